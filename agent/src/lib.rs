@@ -1,0 +1,6 @@
+//! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
+
+pub mod incident;
+pub mod pod;
+pub mod shutdown;
+pub mod sink;

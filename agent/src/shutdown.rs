@@ -1,0 +1,55 @@
+//! One signal for the whole process to drain: SIGTERM, Ctrl-C, or a deadline.
+
+use std::future::Future;
+
+use tokio::sync::watch;
+
+/// Asks everything that holds a [`Drain`] to finish. Dropping it asks too.
+#[derive(Debug)]
+pub struct Shutdown(watch::Sender<bool>);
+
+/// Waits to be asked to finish.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Receiver<bool>);
+
+/// A connected pair.
+#[must_use]
+pub fn channel() -> (Shutdown, Drain) {
+    let (asked, wait) = watch::channel(false);
+    (Shutdown(asked), Drain(wait))
+}
+
+impl Shutdown {
+    /// Asks every holder of the other end to finish.
+    pub fn start(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Drain {
+    /// Returns once asked to finish (or once nobody is left to ask).
+    pub async fn wait(&mut self) {
+        // An error means the asking side is gone: that too is the end.
+        let _ = self.0.wait_for(|asked| *asked).await;
+    }
+
+    /// A future of its own, for `select!` loops that are moved into tasks.
+    pub fn signaled(mut self) -> impl Future<Output = ()> + Send {
+        async move { self.wait().await }
+    }
+}
+
+/// Returns at the first SIGINT or SIGTERM.
+///
+/// # Errors
+/// The handlers could not be installed.
+pub async fn signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! One table row an event, for a terminal.
