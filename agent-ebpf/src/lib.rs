@@ -1,1 +1,20 @@
-//! x
+//! What every probe's kernel side needs: reading kernel memory, pod slots, tallies and the ring.
+#![no_std]
+
+pub mod kernel;
+pub mod packet;
+pub mod slots;
+pub mod tally;
+
+/// A BPF program cannot unwind; the verifier proves that this is never reached.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The kernel lets only GPL-compatible programs call the tracing helpers.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

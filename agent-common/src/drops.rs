@@ -1,0 +1,160 @@
+//! What the drops probe's kernel side counts and records of a dropped packet.
+
+use crate::IFNAMSIZ;
+
+/// Which way a dropped packet was going, seen from the network namespace it died in.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// The kernel did not say.
+    Unknown = 0,
+    /// It had come in by a device and was for this namespace (or not yet routed).
+    Received = 1,
+    /// It was made by a socket or the kernel of this namespace.
+    Sent = 2,
+    /// It had come in by a device and was to leave by another.
+    Forwarded = 3,
+}
+
+impl Direction {
+    /// The direction a record carries; a value this version does not know is [`Direction::Unknown`].
+    #[must_use]
+    pub const fn from_wire(raw: u8) -> Self {
+        match raw {
+            1 => Self::Received,
+            2 => Self::Sent,
+            3 => Self::Forwarded,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// One row of the exact counts.
+///
+/// Sixteen bytes and no more: the hash of the key is the larger part of what a counted drop costs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DropKey {
+    /// Low half of the kernel text address the packet was freed from. Kernel and modules lie within 4 GiB of each
+    /// other on x86_64 and arm64, so it names one place.
+    pub place: u32,
+    /// `enum skb_drop_reason` of the running kernel, subsystem in the upper half; [`NO_REASON`] where the kernel gives none.
+    pub reason: u32,
+    /// Slot of the pod the packet came from, 0 if none is known.
+    pub source: u16,
+    /// Slot of the pod the packet was going to, 0 if none is known.
+    pub destination: u16,
+    /// [`Direction`].
+    pub direction: u8,
+    /// IP version (4, 6), or 0 for a packet that is not IP or could not be read.
+    pub ip_version: u8,
+    /// Always zero: the kernel compares keys byte by byte.
+    pub zero: u16,
+}
+
+/// What is counted for one [`DropKey`] on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropCount {
+    /// Packets dropped (a GSO packet is one: it is one `sk_buff`).
+    pub packets: u64,
+    /// Their `skb->len` added up, in bytes.
+    pub bytes: u64,
+    /// The window, in units of 2^30 ns since boot, that `recorded` belongs to.
+    pub window: u32,
+    /// Records written in that window.
+    pub recorded: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// Packets counted since the last record of this key, that one not included.
+    pub held: u64,
+}
+
+/// [`DropKey::reason`] and [`DropRecord::reason`] where the kernel's tracepoint has no reason argument (5.10).
+pub const NO_REASON: u32 = u32::MAX;
+
+/// Bits of [`DropRecord::flags`].
+pub mod flags {
+    /// The IP header was read: addresses, protocol and TTL are valid.
+    pub const HAS_IP: u8 = 1;
+    /// The first four bytes of the transport header were read: ports, or ICMP type and code.
+    pub const HAS_TRANSPORT: u8 = 1 << 1;
+    /// IPv4's don't-fragment bit.
+    pub const DONT_FRAGMENT: u8 = 1 << 2;
+    /// An IPv4 fragment other than the first.
+    pub const LATER_FRAGMENT: u8 = 1 << 3;
+    /// A socket owned the packet or was to receive it.
+    pub const HAS_SOCKET: u8 = 1 << 4;
+}
+
+/// One dropped packet, as the kernel saw it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRecord {
+    /// `bpf_ktime_get_ns`: `CLOCK_MONOTONIC`, ns.
+    pub ktime_ns: u64,
+    /// Kernel text address the packet was freed from.
+    pub location: u64,
+    /// Packets with the same key on the same CPU since the last record, which this record speaks for too.
+    pub held: u64,
+    /// As [`DropKey::reason`].
+    pub reason: u32,
+    /// `skb->len`, bytes.
+    pub len: u32,
+    /// Inode of the network namespace, 0 if unknown.
+    pub netns: u32,
+    /// Device the packet was on, 0 if unknown.
+    pub ifindex: u32,
+    /// That device's MTU, 0 if unknown.
+    pub mtu: u32,
+    /// Device the packet had come in by (`skb->skb_iif`), 0 if it had not.
+    pub input_ifindex: u32,
+    /// Source address; IPv4 in the first four bytes.
+    pub source: [u8; 16],
+    /// Destination address; IPv4 in the first four bytes.
+    pub destination: [u8; 16],
+    /// `skb->protocol` in host order (`ETH_P_*`), 0 if not set.
+    pub ethertype: u16,
+    /// Source port; for ICMP the type in the upper and the code in the lower byte.
+    pub source_port: u16,
+    /// Destination port.
+    pub destination_port: u16,
+    /// Slot of the pod the packet came from, 0 if none.
+    pub source_slot: u16,
+    /// Slot of the pod the packet was going to, 0 if none.
+    pub destination_slot: u16,
+    /// `skb_shared_info.gso_size`: payload bytes a segment, 0 if the packet is not GSO.
+    pub gso_size: u16,
+    /// [`Direction`].
+    pub direction: u8,
+    /// IP version, 0 if not IP or not read.
+    pub ip_version: u8,
+    /// IP protocol or IPv6 next header.
+    pub protocol: u8,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// [`flags`].
+    pub flags: u8,
+    /// Always zero.
+    pub zero: [u8; 7],
+    /// Name of the device the packet was on, zero-terminated, as the kernel has it (any bytes but `/` and space).
+    pub ifname: [u8; IFNAMSIZ],
+}
+
+// A padding byte would be stale kernel memory in a record, and a key that never matches itself.
+const _: () = assert!(size_of::<DropKey>() == 16);
+const _: () = assert!(size_of::<DropCount>() == 32);
+const _: () = assert!(size_of::<DropRecord>() == 24 + 24 + 32 + 12 + 5 + 7 + IFNAMSIZ);
+const _: () = assert!(size_of::<DropRecord>().is_multiple_of(8));
+
+impl DropRecord {
+    /// The record in `bytes`; `None` unless they are exactly one record long.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, the type is `repr(C)` of integers without padding, and the read is unaligned.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}

@@ -1,0 +1,110 @@
+//! Reads of kernel structures at offsets the user side took from the running kernel's BTF.
+//!
+//! Each offset is a frozen constant to the verifier. [`ABSENT`] says that the running kernel has no such field: the
+//! branch that would read it is then dead code, helper calls included.
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+/// Offset of a field the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// How a program may look at kernel memory.
+pub trait Read {
+    /// The `T` at `base + offset`; `None` where it cannot be read.
+    ///
+    /// # Safety
+    /// `T` is valid for any bytes.
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T>;
+}
+
+/// Direct loads through a BTF-typed pointer (`tp_btf`, fentry): no helper, a fault reads zero.
+pub struct Typed;
+
+/// `bpf_probe_read_kernel`, for programs whose arguments are plain numbers (raw tracepoints, kprobes).
+pub struct Probed;
+
+impl Read for Typed {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
+        // SAFETY: the verifier knows the type of `base` and refuses a load outside of it; volatile keeps the compiler
+        // from widening or merging loads into shapes it would refuse.
+        Some(unsafe { base.add(offset as usize).cast::<T>().read_volatile() })
+    }
+}
+
+impl Read for Probed {
+    #[inline(always)]
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
+        // SAFETY: the helper checks the address; a bad one is an error.
+        unsafe { bpf_probe_read_kernel(base.add(offset as usize).cast::<T>()) }.ok()
+    }
+}
+
+/// The `T` in the field at `offset`, unless the kernel lacks the field.
+///
+/// # Safety
+/// `T` is valid for any bytes.
+#[inline(always)]
+pub unsafe fn field<R: Read, T: Copy>(base: *const u8, offset: &Global<u32>) -> Option<T> {
+    let offset = offset.load();
+    if offset == ABSENT {
+        return None;
+    }
+    // SAFETY: the caller's.
+    unsafe { R::read(base, offset) }
+}
+
+/// As [`field`], for a field that holds a pointer: `None` for NULL and for what cannot be a kernel address.
+///
+/// # Safety
+/// None beyond [`field`]'s.
+#[inline(always)]
+pub unsafe fn pointer<R: Read>(base: *const u8, offset: &Global<u32>) -> Option<*const u8> {
+    // SAFETY: a pointer is valid for any bytes.
+    let pointer: *const u8 = unsafe { field::<R, _>(base, offset) }?;
+    if pointer.is_null() { None } else { Some(pointer) }
+}
+
+macro_rules! offsets {
+    ($($(#[$doc:meta])* $name:ident)*) => {
+        $($(#[$doc])* #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(ABSENT);)*
+    };
+}
+
+offsets! {
+    /// `sk_buff.dev`
+    SKB_DEV
+    /// `sk_buff.sk`
+    SKB_SK
+    /// `sk_buff.len`
+    SKB_LEN
+    /// `sk_buff.protocol`
+    SKB_PROTOCOL
+    /// `sk_buff.head`
+    SKB_HEAD
+    /// `sk_buff.end`
+    SKB_END
+    /// `sk_buff.network_header`
+    SKB_NETWORK_HEADER
+    /// `sk_buff.skb_iif`
+    SKB_IIF
+    /// `sk_buff._skb_refdst`
+    SKB_REFDST
+    /// `skb_shared_info.gso_size`
+    SHINFO_GSO_SIZE
+    /// `net_device.ifindex`
+    DEV_IFINDEX
+    /// `net_device.mtu`
+    DEV_MTU
+    /// `net_device.name`
+    DEV_NAME
+    /// `net_device.nd_net.net`
+    DEV_NET
+    /// `net.ns.inum`
+    NET_INUM
+    /// `sock.__sk_common.skc_net.net`
+    SOCK_NET
+    /// `dst_entry.input`
+    DST_INPUT
+}

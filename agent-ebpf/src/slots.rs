@@ -1,0 +1,39 @@
+//! Which pod an address or a network namespace is: small numbers the user side keeps in two kinds of map.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+
+/// Entries a map: two addresses a pod for [2,048 slots](https://kubernetes.io/docs/setup/best-practices/cluster-large/)
+/// is ten times what a node runs.
+const ENTRIES: u32 = 4096;
+
+#[map]
+static SLOTS_BY_IPV4: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+#[map]
+static SLOTS_BY_IPV6: HashMap<[u8; 16], u32> = HashMap::with_max_entries(ENTRIES, 0);
+#[map]
+static SLOTS_BY_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+
+/// The slot of the pod that holds this IPv4 address (network order), 0 if none does.
+#[inline(always)]
+#[must_use]
+pub fn by_ipv4(address: u32) -> u16 {
+    // SAFETY: the value is one aligned word; a concurrent update leaves the old or the new slot.
+    unsafe { SLOTS_BY_IPV4.get(address) }.map_or(0, |slot| *slot as u16)
+}
+
+/// The slot of the pod that holds this IPv6 address, 0 if none does.
+#[inline(always)]
+#[must_use]
+pub fn by_ipv6(address: &[u8; 16]) -> u16 {
+    // SAFETY: as above.
+    unsafe { SLOTS_BY_IPV6.get(address) }.map_or(0, |slot| *slot as u16)
+}
+
+/// The slot of the pod that lives in this network namespace, 0 if none does (the host's never does).
+#[inline(always)]
+#[must_use]
+pub fn by_netns(inode: u32) -> u16 {
+    // SAFETY: as above.
+    unsafe { SLOTS_BY_NETNS.get(inode) }.map_or(0, |slot| *slot as u16)
+}
