@@ -33,6 +33,12 @@ impl Drain {
         let _ = self.0.wait_for(|asked| *asked).await;
     }
 
+    /// Whether it was asked already.
+    #[must_use]
+    pub fn asked(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// A future of its own, for `select!` loops that are moved into tasks.
     pub fn signaled(mut self) -> impl Future<Output = ()> + Send {
         async move { self.wait().await }

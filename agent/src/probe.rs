@@ -1,0 +1,161 @@
+//! The vocabulary of probes: a probe asks one question of the kernel through hooks, each with a ladder of rungs.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+
+use crate::incident::Span;
+use crate::kernel::Kernel;
+use crate::pod::{Pod, PodSlots, Subject};
+use crate::sink::{Cell, Column, Field, Level};
+
+pub mod attach;
+pub mod flow;
+pub mod globals;
+pub mod pipeline;
+pub mod report;
+pub mod ring;
+pub mod slots;
+pub mod start;
+
+/// A place in the kernel where a probe listens, and the ways to get there: most information first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The kernel's own name of the place.
+    pub name: &'static str,
+    /// What it tells, in a few words.
+    pub tells: &'static str,
+    /// Rungs in the order they are tried. One holds, the rest are never loaded.
+    pub ladder: &'static [Rung],
+}
+
+/// One way to a hook: attachments that stand or fall together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    /// The kind of attachment, as operators know it: `tp_btf`, `raw_tp`, `tracepoint`, `fentry`, `kprobe`.
+    pub name: &'static str,
+    /// What is lost on this rung against the one above; empty on the first.
+    pub loses: &'static str,
+    /// Its programs.
+    pub attach: &'static [Attach],
+}
+
+/// One program of the probe's object and what it attaches to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// What it attaches to.
+    pub target: Target,
+}
+
+/// What a program attaches to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A tracepoint with BTF-typed arguments; needs vmlinux BTF and no trampoline.
+    BtfTracepoint(&'static str),
+    /// A tracepoint's bare arguments.
+    RawTracepoint(&'static str),
+    /// The classic tracepoint with its formatted fields; needs tracefs and `perf_event_open`.
+    Tracepoint {
+        /// Its subsystem.
+        category: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+}
+
+/// What both ends of an event have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ends<T> {
+    /// The end the packet came from.
+    pub source: T,
+    /// The end it was going to.
+    pub destination: T,
+}
+
+/// The pods at both ends, as far as they are known.
+pub type Pods = Ends<Option<Arc<Pod>>>;
+
+/// An event that has its names and its place in an incident.
+#[derive(Debug)]
+pub struct Enriched<'a, E> {
+    /// What happened.
+    pub event: &'a E,
+    /// To whom.
+    pub pods: &'a Pods,
+    /// In which incident.
+    pub span: Span,
+}
+
+/// What one record means. Decoded once; it travels the path unchanged.
+pub trait Event: Send {
+    /// What makes two events one incident.
+    type Cause: Eq + std::hash::Hash + Clone + Send;
+
+    /// When the kernel saw it.
+    fn at(&self) -> SystemTime;
+    /// How much it matters.
+    fn level(&self) -> Level;
+    /// Whom to ask for at each end: the first subject that is somebody's wins.
+    fn subjects(&self) -> Ends<[Option<Subject>; 2]>;
+    /// What makes it the same incident as another event.
+    fn cause(&self, pods: &Pods) -> Self::Cause;
+    /// The pod the line is about: the one that is hurt.
+    fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod>;
+    /// One sentence for a person.
+    fn message(&self, pods: &Pods) -> String;
+    /// Its fields, in a fixed order.
+    fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>);
+    /// Its table row, one cell for each of the probe's [`Probe::COLUMNS`].
+    fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>);
+}
+
+/// Why a record is not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a record of {got} bytes where {want} were expected")]
+pub struct DecodeError {
+    /// Bytes in the record.
+    pub got: usize,
+    /// Bytes a record of this probe has.
+    pub want: usize,
+}
+
+/// One question asked of the kernel.
+pub trait Probe: Sized + Send + 'static {
+    /// What its records mean.
+    type Event: Event;
+
+    /// Its name on the command line, in metrics and in logs.
+    const NAME: &'static str;
+    /// The question, in one line.
+    const ABOUT: &'static str;
+    /// Where it listens.
+    const HOOKS: &'static [Hook];
+    /// The columns of its table.
+    const COLUMNS: &'static [Column];
+
+    /// Its BPF object.
+    fn object() -> &'static [u8];
+    /// The constants its programs need of the running kernel.
+    fn globals(kernel: &Kernel, globals: &mut globals::Globals);
+    /// Takes its maps out of the loaded object.
+    ///
+    /// # Errors
+    /// A map is missing or of another type than the code expects: a broken build.
+    fn open(kernel: &Kernel, maps: &mut attach::Maps<'_>) -> Result<Self, attach::MapError>;
+    /// What the pod index must tell: whose slots are whose.
+    fn slots(&self) -> Box<dyn PodSlots>;
+    /// Its exact counts as metrics, read at each scrape.
+    fn collector(&self) -> Box<dyn Collector>;
+    /// Reads what its kernel side did with the events so far, over all CPUs.
+    fn tally_reader(&self) -> flow::ReadTally;
+    /// The event in a record.
+    ///
+    /// # Errors
+    /// The record is not one of this probe's.
+    fn decode(&mut self, record: &[u8]) -> Result<Self::Event, DecodeError>;
+    /// Notes what metrics want of an event (exemplars); never counts what a map already counts.
+    fn observe(&mut self, enriched: &Enriched<'_, Self::Event>);
+}

@@ -1,0 +1,128 @@
+//! Climbs a hook's ladder: tries each rung and keeps the kernel's reason for each one it refused.
+
+use std::fmt;
+
+use aya::maps::Map;
+use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint, TracePoint};
+use aya::{Btf, Ebpf};
+
+use super::{Attach, Hook, Rung, Target};
+
+/// How far up a hook's ladder the running kernel let us.
+#[derive(Clone, Debug)]
+pub struct Climb {
+    /// The hook.
+    pub hook: &'static Hook,
+    /// The rung that holds; `None` if every one was refused.
+    pub holds: Option<&'static Rung>,
+    /// The rungs tried before it and why each was refused.
+    pub refused: Vec<Refusal>,
+}
+
+/// A rung the kernel refused.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The rung.
+    pub rung: &'static Rung,
+    /// The kernel's reason, in one line.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rung.name, self.why)
+    }
+}
+
+/// Climbs one hook. `only` names the single rung to try (tests climb each alone).
+pub fn climb(bpf: &mut Ebpf, hook: &'static Hook, btf: Option<&Btf>, only: Option<&str>) -> Climb {
+    let mut refused = Vec::new();
+    for rung in hook.ladder.iter().filter(|rung| only.is_none_or(|only| only == rung.name)) {
+        match hold(bpf, rung, btf) {
+            Ok(()) => return Climb { hook, holds: Some(rung), refused },
+            Err(why) => refused.push(Refusal { rung, why }),
+        }
+    }
+    Climb { hook, holds: None, refused }
+}
+
+/// Attaches all of a rung, or none of it.
+fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
+    for (done, attach) in rung.attach.iter().enumerate() {
+        if let Err(why) = attach_one(bpf, attach, btf) {
+            // What is left attached would count twice beside a lower rung.
+            for attached in &rung.attach[..done] {
+                let _ = bpf.program_mut(attached.program).map(aya::programs::Program::unload);
+            }
+            return Err(why);
+        }
+    }
+    Ok(())
+}
+
+fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), String> {
+    let program = bpf.program_mut(attach.program).ok_or_else(|| format!("no program {}", attach.program))?;
+    let attached = match attach.target {
+        Target::BtfTracepoint(name) => {
+            let btf = btf.ok_or("the kernel has no BTF (/sys/kernel/btf/vmlinux)")?;
+            <&mut BtfTracePoint>::try_from(program).and_then(|program| {
+                program.load(name, btf)?;
+                program.attach().map(drop)
+            })
+        }
+        Target::RawTracepoint(name) => <&mut RawTracePoint>::try_from(program).and_then(|program| {
+            program.load()?;
+            program.attach(name).map(drop)
+        }),
+        Target::Tracepoint { category, name } => <&mut TracePoint>::try_from(program).and_then(|program| {
+            program.load()?;
+            program.attach(category, name).map(drop)
+        }),
+    };
+    attached.map_err(|error| why(&error))
+}
+
+/// The kernel's reason in one line: of a verifier's log its last words, which say what it refused.
+fn why(error: &ProgramError) -> String {
+    let text = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let verdict = log
+                .lines()
+                .map(str::trim)
+                .rfind(|line| !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time"))
+                .map(|line| format!(" ({line})"));
+            format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
+        }
+        ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
+        other => other.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+/// The maps of a loaded object, to be taken out: they outlive its programs, so what was counted can be read after
+/// everything is detached.
+pub struct Maps<'a>(pub &'a mut Ebpf);
+
+/// A map that the object does not have as the code expects it: a broken build.
+#[derive(Debug, thiserror::Error)]
+#[error("BPF map {name}: {why}")]
+pub struct MapError {
+    name: &'static str,
+    why: String,
+}
+
+impl Maps<'_> {
+    /// Takes the map called `name`.
+    ///
+    /// # Errors
+    /// It is missing or of another type.
+    pub fn take<T>(&mut self, name: &'static str) -> Result<T, MapError>
+    where
+        T: TryFrom<Map>,
+        <T as TryFrom<Map>>::Error: fmt::Display,
+    {
+        let map = self.0.take_map(name).ok_or(MapError { name, why: "not in the object".to_owned() })?;
+        T::try_from(map).map_err(|error| MapError { name, why: error.to_string() })
+    }
+}

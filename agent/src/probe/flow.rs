@@ -1,0 +1,125 @@
+//! What became of every event: the identity `produced == emitted + sum(dropped{stage})`, as counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use agent_common::Tally;
+
+/// The user side's half of the identity. One a probe, shared by its pipeline and its metrics.
+#[derive(Debug, Default)]
+pub struct Flow {
+    read: AtomicU64,
+    undecoded: AtomicU64,
+    emitted: AtomicU64,
+    filtered: AtomicU64,
+    unwritten: AtomicU64,
+}
+
+/// The whole identity at one moment.
+///
+/// `produced == emitted + filtered + limited + ring_full + undecoded + unwritten + in_ring`, always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Events the kernel side saw and counted.
+    pub produced: u64,
+    /// Events that reached the sink.
+    pub emitted: u64,
+    /// Events the user's filter did not want.
+    pub filtered: u64,
+    /// Events counted only: their key's budget of records was used up.
+    pub limited: u64,
+    /// Events counted only: the ring had no room.
+    pub ring_full: u64,
+    /// Records that were not the probe's.
+    pub undecoded: u64,
+    /// Events the sink's stream refused.
+    pub unwritten: u64,
+    /// Records written by the kernel side and not read yet.
+    pub in_ring: u64,
+}
+
+impl Account {
+    /// Events counted but not written, by stage. The stages are a closed set: they are a metric's label.
+    #[must_use]
+    pub fn dropped(&self) -> [(&'static str, u64); 5] {
+        [
+            ("limited", self.limited),
+            ("ring_full", self.ring_full),
+            ("undecoded", self.undecoded),
+            ("unwritten", self.unwritten),
+            ("filtered", self.filtered),
+        ]
+    }
+}
+
+/// One thing that happens to a record on the user side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It reached the sink.
+    Emitted,
+    /// The user's filter did not want it.
+    Filtered,
+    /// It was not a record of this probe.
+    Undecoded,
+    /// The sink's stream refused it.
+    Unwritten,
+}
+
+impl Flow {
+    /// A record was taken from the ring.
+    pub fn read(&self) {
+        self.read.fetch_add(1, Relaxed);
+    }
+
+    /// And this is what became of it.
+    pub fn ended(&self, fate: Fate) {
+        let counter = match fate {
+            Fate::Emitted => &self.emitted,
+            Fate::Filtered => &self.filtered,
+            Fate::Undecoded => &self.undecoded,
+            Fate::Unwritten => &self.unwritten,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Both halves together.
+    #[must_use]
+    pub fn account(&self, tally: Tally) -> Account {
+        // Read the user's half after the kernel's was: a record read meanwhile must not make `in_ring` negative.
+        let written = tally.seen.saturating_sub(tally.limited).saturating_sub(tally.ring_full);
+        Account {
+            produced: tally.seen,
+            emitted: self.emitted.load(Relaxed),
+            filtered: self.filtered.load(Relaxed),
+            limited: tally.limited,
+            ring_full: tally.ring_full,
+            undecoded: self.undecoded.load(Relaxed),
+            unwritten: self.unwritten.load(Relaxed),
+            in_ring: written.saturating_sub(self.read.load(Relaxed)),
+        }
+    }
+}
+
+/// One probe's tally reader: sums its per-CPU tallies.
+pub type ReadTally = Arc<dyn Fn() -> Tally + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_holds_while_records_are_in_the_ring() {
+        let flow = Flow::default();
+        let tally = Tally { seen: 100, limited: 60, ring_full: 30, uncounted: 5 };
+        flow.read();
+        flow.ended(Fate::Emitted);
+        flow.read();
+        flow.ended(Fate::Filtered);
+        let account = flow.account(tally);
+        assert_eq!(account.in_ring, 8);
+        assert_eq!(
+            account.produced,
+            account.emitted + account.filtered + account.limited + account.ring_full + account.in_ring
+        );
+    }
+}

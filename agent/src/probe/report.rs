@@ -1,0 +1,158 @@
+//! The agent's account of its own probes as metrics: which are up, on which rung, and what became of each event.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+
+use super::start::{Attached, ReadAccount, Started};
+use super::{Hook, attach::Climb};
+
+/// What is kept of a started probe for its report, and of one that is not up.
+pub struct Report {
+    name: &'static str,
+    up: Option<Up>,
+}
+
+struct Up {
+    climbs: Vec<Climb>,
+    account: ReadAccount,
+    attached: Arc<Attached>,
+}
+
+impl Report {
+    /// Of a probe that is up.
+    #[must_use]
+    pub fn up(started: &Started) -> Self {
+        let up = Up {
+            climbs: started.climbs.clone(),
+            account: Arc::clone(&started.account),
+            attached: Arc::clone(&started.attached),
+        };
+        Self { name: started.name, up: Some(up) }
+    }
+
+    /// Of a probe that the kernel refused.
+    #[must_use]
+    pub fn down(name: &'static str) -> Self {
+        Self { name, up: None }
+    }
+}
+
+/// All probes' reports: one collector, since rows of one family must stand together.
+pub struct Reports(pub Vec<Report>);
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|report| report.name)).finish()
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct ProbeLabels {
+    probe: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct StageLabels {
+    probe: &'static str,
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct RungLabels {
+    probe: &'static str,
+    hook: &'static str,
+    rung: &'static str,
+}
+
+impl Collector for Reports {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let mut up = encoder.encode_descriptor(
+            "r2c_probe_up",
+            "1 if the probe is attached, 0 if the kernel refused it",
+            None,
+            MetricType::Gauge,
+        )?;
+        for report in &self.0 {
+            let labels = ProbeLabels { probe: report.name };
+            up.encode_family(&labels)?.encode_gauge(&i64::from(report.up.is_some()))?;
+        }
+
+        let mut rungs = encoder.encode_descriptor(
+            "r2c_hook_rung",
+            "1 for the rung of the hook's ladder that holds; rung \"none\" if all were refused",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (report, up) in self.up() {
+            for Climb { hook: Hook { name: hook, .. }, holds, .. } in &up.climbs {
+                let labels = RungLabels { probe: report.name, hook, rung: holds.map_or("none", |rung| rung.name) };
+                rungs.encode_family(&labels)?.encode_gauge(&1_i64)?;
+            }
+        }
+
+        let accounts: Vec<_> = self.up().map(|(report, up)| (report.name, (up.account)())).collect();
+        let mut produced = encoder.encode_descriptor(
+            "r2c_events_produced",
+            "Events the kernel side saw; equals emitted plus the sum of dropped over all stages, plus what is in the ring",
+            None,
+            MetricType::Counter,
+        )?;
+        for (probe, account) in &accounts {
+            let labels = ProbeLabels { probe };
+            produced.encode_family(&labels)?.encode_counter::<(), _, u64>(&account.produced, None)?;
+        }
+        let mut emitted = encoder.encode_descriptor(
+            "r2c_events_emitted",
+            "Events written as a line",
+            None,
+            MetricType::Counter,
+        )?;
+        for (probe, account) in &accounts {
+            let labels = ProbeLabels { probe };
+            emitted.encode_family(&labels)?.encode_counter::<(), _, u64>(&account.emitted, None)?;
+        }
+        let mut dropped = encoder.encode_descriptor(
+            "r2c_events_dropped",
+            "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered",
+            None,
+            MetricType::Counter,
+        )?;
+        for (probe, account) in &accounts {
+            for (stage, count) in account.dropped() {
+                let labels = StageLabels { probe, stage };
+                dropped.encode_family(&labels)?.encode_counter::<(), _, u64>(&count, None)?;
+            }
+        }
+        let mut in_ring = encoder.encode_descriptor(
+            "r2c_events_in_ring",
+            "Records in the ring buffer, not read yet",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (probe, account) in &accounts {
+            let labels = ProbeLabels { probe };
+            in_ring.encode_family(&labels)?.encode_gauge(&account.in_ring)?;
+        }
+        let mut missed = encoder.encode_descriptor(
+            "r2c_events_missed",
+            "Events the kernel did not hand to the probe because its program was already running on that CPU; in no other count",
+            None,
+            MetricType::Counter,
+        )?;
+        for (report, up) in self.up() {
+            let labels = ProbeLabels { probe: report.name };
+            missed.encode_family(&labels)?.encode_counter::<(), _, u64>(&up.attached.missed(), None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Reports {
+    fn up(&self) -> impl Iterator<Item = (&Report, &Up)> {
+        self.0.iter().filter_map(|report| report.up.as_ref().map(|up| (report, up)))
+    }
+}

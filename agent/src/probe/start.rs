@@ -1,0 +1,268 @@
+//! Brings a probe up: constants in, object loaded, slots filled, hooks climbed; then its path is ready to run.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::{Btf, Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use prometheus_client::collector::Collector;
+use tokio::io::unix::AsyncFd;
+
+use super::attach::{Climb, MapError, Maps, climb};
+use super::flow::{Account, Flow};
+use super::globals::Globals;
+use super::pipeline::{Ended, Path};
+use super::ring::Ring;
+use super::{Hook, Probe};
+use crate::incident::Incidents;
+use crate::kernel::Kernel;
+use crate::pod::{FindPod, PodSlots};
+use crate::shutdown::Drain;
+use crate::sink::{Column, Sink};
+
+/// What the user may set of a probe.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Records a key and CPU may write in a second (2^30 ns).
+    pub records_per_second: u32,
+    /// Size of the ring in bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Turns the BPF programs' own diagnostics on.
+    pub bpf_log: bool,
+    /// Tries only the rung of this name.
+    pub rung: Option<String>,
+}
+
+/// What starting needs of its surroundings.
+pub struct Context<'a> {
+    /// The running kernel.
+    pub kernel: &'a Kernel,
+    /// Its BTF as the loader wants it; `None` where there is none.
+    pub btf: Option<&'a Btf>,
+    /// The user's settings.
+    pub settings: &'a Settings,
+    /// Hands the probe's slot maps to the pod index, before anything is attached: the first event has its pod.
+    pub register: &'a dyn Fn(Box<dyn PodSlots>),
+}
+
+/// One entry of the list of probes: the type behind it erased.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// [`Probe::NAME`].
+    pub name: &'static str,
+    /// [`Probe::ABOUT`].
+    pub about: &'static str,
+    /// [`Probe::HOOKS`].
+    pub hooks: &'static [Hook],
+    /// [`Probe::COLUMNS`].
+    pub columns: &'static [Column],
+    /// Brings it up.
+    pub start: fn(&Context<'_>) -> Result<Started, StartError>,
+}
+
+impl Entry {
+    /// The entry of a probe.
+    #[must_use]
+    pub const fn of<P: Probe>() -> Self {
+        Self { name: P::NAME, about: P::ABOUT, hooks: P::HOOKS, columns: P::COLUMNS, start: start::<P> }
+    }
+}
+
+/// A probe that is up: attached and counting.
+pub struct Started {
+    /// Its name.
+    pub name: &'static str,
+    /// How far up each hook's ladder the kernel let us.
+    pub climbs: Vec<Climb>,
+    /// Its exact counts.
+    pub collector: Box<dyn Collector>,
+    /// What became of its events so far.
+    pub account: ReadAccount,
+    /// The attached programs.
+    pub attached: Arc<Attached>,
+    /// Runs its path.
+    pub carry: Carry,
+}
+
+/// Reads a probe's account.
+pub type ReadAccount = Arc<dyn Fn() -> Account + Send + Sync>;
+
+/// A path, ready to run with its sink until drained.
+pub type Carry = Box<dyn FnOnce(Arc<dyn FindPod>, Box<dyn Sink>, Drain) -> Running + Send>;
+
+/// A running path.
+pub type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
+/// Why a probe is not up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel refused the object as a whole: no rights, or no BPF.
+    #[error("probe {probe}: the kernel refused its maps: {why}")]
+    Load {
+        /// The probe.
+        probe: &'static str,
+        /// The kernel's reason.
+        why: String,
+    },
+    /// A map is not what the code expects.
+    #[error("probe {probe}: {source}")]
+    Map {
+        /// The probe.
+        probe: &'static str,
+        /// Which map.
+        source: MapError,
+    },
+    /// The runtime refused the ring's descriptor.
+    #[error("probe {probe}: ring: {source}")]
+    Ring {
+        /// The probe.
+        probe: &'static str,
+        /// The runtime's reason.
+        source: std::io::Error,
+    },
+    /// Every rung of every hook was refused.
+    #[error("probe {probe}: no rung of hook {hook} holds: {}", refusals(.refused))]
+    Refused {
+        /// The probe.
+        probe: &'static str,
+        /// The first hook without a rung.
+        hook: &'static str,
+        /// Each rung's refusal.
+        refused: Vec<super::attach::Refusal>,
+    },
+}
+
+fn refusals(refused: &[super::attach::Refusal]) -> String {
+    if refused.is_empty() {
+        return "no rung of that name".to_owned();
+    }
+    refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A probe's loaded object. Its links die with it.
+pub struct Attached(Mutex<Programs>);
+
+struct Programs {
+    bpf: Option<Ebpf>,
+    missed: u64,
+}
+
+impl Attached {
+    /// Detaches every program, once and for all.
+    pub fn detach(&self) {
+        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.missed = missed(programs.bpf.as_ref());
+        programs.bpf = None;
+    }
+
+    /// Events the kernel did not hand to a program because it was already running on that CPU (an interrupt in the
+    /// middle of it). They are in no other number. Zero where the kernel does not tell (before 5.12).
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        let programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if programs.bpf.is_some() { missed(programs.bpf.as_ref()) } else { programs.missed }
+    }
+}
+
+/// `recursion_misses` of every loaded program, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
+fn missed(bpf: Option<&Ebpf>) -> u64 {
+    use std::os::fd::{AsFd, AsRawFd};
+    let Some(bpf) = bpf else { return 0 };
+    bpf.programs()
+        .filter_map(|(_, program)| program.fd().ok())
+        .filter_map(|fd| std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok())
+        .filter_map(|text| {
+            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        })
+        .sum()
+}
+
+fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
+    let probe_name = P::NAME;
+    let mut bpf = load::<P>(context)?;
+    if context.settings.bpf_log {
+        forward_bpf_log(&mut bpf, probe_name);
+    }
+    let map_error = |source| StartError::Map { probe: probe_name, source };
+    let ring = Maps(&mut bpf).take("RECORDS").map_err(map_error)?;
+    let ring = Ring::new(ring).map_err(|source| StartError::Ring { probe: probe_name, source })?;
+    let probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
+    (context.register)(probe.slots());
+
+    let only = context.settings.rung.as_deref();
+    let mut climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
+    if climbs.iter().all(|climb| climb.holds.is_none()) {
+        let Climb { hook, refused, .. } = climbs.swap_remove(0);
+        return Err(StartError::Refused { probe: probe_name, hook: hook.name, refused });
+    }
+
+    let flow = Arc::new(Flow::default());
+    let tally = probe.tally_reader();
+    let account: ReadAccount = {
+        let flow = Arc::clone(&flow);
+        Arc::new(move || flow.account(tally()))
+    };
+    let collector = probe.collector();
+    let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
+    let carry: Carry = {
+        let attached = Arc::clone(&attached);
+        Box::new(move |pods, sink, drain| {
+            let path = Path { probe, ring, pods, sink, flow, incidents: Incidents::default() };
+            Box::pin(path.run(drain, move || attached.detach()))
+        })
+    };
+    Ok(Started { name: probe_name, climbs, collector, account, attached, carry })
+}
+
+fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
+    const SILENT: u8 = 0;
+    const ALL: u8 = u8::MAX;
+    let mut globals = Globals::default();
+    P::globals(context.kernel, &mut globals);
+    globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
+    let level = if context.settings.bpf_log { ALL } else { SILENT };
+    let mut loader = EbpfLoader::new();
+    loader.btf(context.btf);
+    globals.inject(&mut loader);
+    // Frozen at zero the verifier drops every log statement: silence costs nothing in the hot path.
+    loader.override_global(aya_log::LEVEL, &level, false);
+    loader.map_max_entries("RECORDS", context.settings.ring_bytes);
+    if !context.settings.bpf_log {
+        loader.map_max_entries("AYA_LOGS", 4096);
+    }
+    loader.load(P::object()).map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
+}
+
+/// An error and its causes in one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Reads the programs' own diagnostics into the agent's log for as long as the object lives.
+fn forward_bpf_log(bpf: &mut Ebpf, probe: &'static str) {
+    let logger = match EbpfLogger::init(bpf) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(probe, "no BPF log: {error}");
+            return;
+        }
+    };
+    let Ok(mut logger) = AsyncFd::new(logger) else { return };
+    tokio::spawn(async move {
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}
