@@ -1,6 +1,7 @@
 //! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
 
 pub mod incident;
+pub mod kernel;
 pub mod pod;
 pub mod shutdown;
 pub mod sink;
