@@ -3,5 +3,7 @@
 pub mod incident;
 pub mod kernel;
 pub mod pod;
+pub mod probe;
+pub mod probes;
 pub mod shutdown;
 pub mod sink;

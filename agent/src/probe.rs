@@ -7,7 +7,7 @@ use prometheus_client::collector::Collector;
 
 use crate::incident::Span;
 use crate::kernel::Kernel;
-use crate::pod::{Pod, PodSlots, Subject};
+use crate::pod::{FindPod, Pod, PodSlots, Subject};
 use crate::sink::{Cell, Column, Field, Level};
 
 pub mod attach;
@@ -67,7 +67,7 @@ pub enum Target {
 }
 
 /// What both ends of an event have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ends<T> {
     /// The end the packet came from.
     pub source: T,
@@ -145,10 +145,13 @@ pub trait Probe: Sized + Send + 'static {
     /// # Errors
     /// A map is missing or of another type than the code expects: a broken build.
     fn open(kernel: &Kernel, maps: &mut attach::Maps<'_>) -> Result<Self, attach::MapError>;
-    /// What the pod index must tell: whose slots are whose.
-    fn slots(&self) -> Box<dyn PodSlots>;
-    /// Its exact counts as metrics, read at each scrape.
-    fn collector(&self) -> Box<dyn Collector>;
+    /// Its slot maps, for the pod index to fill.
+    ///
+    /// # Errors
+    /// As [`Probe::open`].
+    fn slots(&self, maps: &mut attach::Maps<'_>) -> Result<Box<dyn PodSlots>, attach::MapError>;
+    /// Its exact counts as metrics, read at each scrape; `pods` names their slots.
+    fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector>;
     /// Reads what its kernel side did with the events so far, over all CPUs.
     fn tally_reader(&self) -> flow::ReadTally;
     /// The event in a record.

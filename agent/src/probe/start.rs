@@ -42,6 +42,8 @@ pub struct Context<'a> {
     pub btf: Option<&'a Btf>,
     /// The user's settings.
     pub settings: &'a Settings,
+    /// Whose subjects are whose.
+    pub pods: Arc<dyn FindPod>,
     /// Hands the probe's slot maps to the pod index, before anything is attached: the first event has its pod.
     pub register: &'a dyn Fn(Box<dyn PodSlots>),
 }
@@ -89,7 +91,7 @@ pub struct Started {
 pub type ReadAccount = Arc<dyn Fn() -> Account + Send + Sync>;
 
 /// A path, ready to run with its sink until drained.
-pub type Carry = Box<dyn FnOnce(Arc<dyn FindPod>, Box<dyn Sink>, Drain) -> Running + Send>;
+pub type Carry = Box<dyn FnOnce(Box<dyn Sink>, Drain) -> Running + Send>;
 
 /// A running path.
 pub type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
@@ -188,7 +190,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let ring = Maps(&mut bpf).take("RECORDS").map_err(map_error)?;
     let ring = Ring::new(ring).map_err(|source| StartError::Ring { probe: probe_name, source })?;
     let probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
-    (context.register)(probe.slots());
+    (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
 
     let only = context.settings.rung.as_deref();
     let mut climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
@@ -203,11 +205,11 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         let flow = Arc::clone(&flow);
         Arc::new(move || flow.account(tally()))
     };
-    let collector = probe.collector();
+    let collector = probe.collector(Arc::clone(&context.pods));
     let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
     let carry: Carry = {
-        let attached = Arc::clone(&attached);
-        Box::new(move |pods, sink, drain| {
+        let (attached, pods) = (Arc::clone(&attached), Arc::clone(&context.pods));
+        Box::new(move |sink, drain| {
             let path = Path { probe, ring, pods, sink, flow, incidents: Incidents::default() };
             Box::pin(path.run(drain, move || attached.detach()))
         })

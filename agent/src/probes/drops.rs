@@ -1,0 +1,342 @@
+//! The drops probe: every packet the kernel frees as lost, with its reason, place, class and the pods it hurts.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_common::drops::{Direction, DropRecord, flags};
+use agent_common::IFNAMSIZ;
+use prometheus_client::collector::Collector;
+
+use crate::kernel::Kernel;
+use crate::kernel::clock::Clock;
+use crate::pod::{FindPod, Pod, PodSlots, Slot, Subject};
+use crate::probe::attach::{MapError, Maps};
+use crate::probe::flow::ReadTally;
+use crate::probe::globals::Globals;
+use crate::probe::slots::SlotMaps;
+use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Target};
+use crate::sink::{Cell, Column, Field, Level};
+
+pub mod class;
+pub mod counts;
+pub mod place;
+pub mod reasons;
+pub mod row;
+
+use class::{Harm, Verdict};
+use counts::{Counts, Labels};
+use place::Places;
+use reasons::Reasons;
+
+/// The reason of a packet whose source address cannot have come from where it did: it may be anybody's.
+pub const RPFILTER: &str = "IP_RPFILTER";
+
+/// The probe.
+pub struct Drops {
+    counts: Counts,
+    reasons: Reasons,
+    places: Places,
+    clock: Clock,
+}
+
+/// One packet dropped, as the kernel saw it.
+#[derive(Clone, Debug)]
+pub struct PacketDrop {
+    at: SystemTime,
+    /// The kernel's reason by name; `None` where the kernel gives none (5.10).
+    reason: Option<Arc<str>>,
+    /// Kernel function it died in, as `function` or `function+0x1f [module]`; `None` where symbols are hidden.
+    function: Option<Arc<str>>,
+    module: Option<Arc<str>>,
+    verdict: Verdict,
+    record: DropRecord,
+}
+
+const KFREE_SKB: Hook = Hook {
+    name: "kfree_skb",
+    tells: "every packet the kernel frees as lost",
+    ladder: &[
+        Rung {
+            name: "tp_btf",
+            loses: "",
+            attach: &[Attach { program: "kfree_skb_btf", target: Target::BtfTracepoint("kfree_skb") }],
+        },
+        Rung {
+            name: "raw_tp",
+            loses: "costs more per drop",
+            attach: &[Attach { program: "kfree_skb_raw", target: Target::RawTracepoint("kfree_skb") }],
+        },
+        Rung {
+            name: "tracepoint",
+            loses: "costs much more per drop; the receiving socket is not told",
+            attach: &[Attach {
+                program: "kfree_skb_classic",
+                target: Target::Tracepoint { category: "skb", name: "kfree_skb" },
+            }],
+        },
+    ],
+};
+
+/// Offsets the kernel side reads through, by the name of its constant.
+const OFFSETS: [(&str, &str, &str); 17] = [
+    ("SKB_DEV", "sk_buff", "dev"),
+    ("SKB_SK", "sk_buff", "sk"),
+    ("SKB_LEN", "sk_buff", "len"),
+    ("SKB_PROTOCOL", "sk_buff", "protocol"),
+    ("SKB_HEAD", "sk_buff", "head"),
+    ("SKB_END", "sk_buff", "end"),
+    ("SKB_NETWORK_HEADER", "sk_buff", "network_header"),
+    ("SKB_IIF", "sk_buff", "skb_iif"),
+    ("SKB_REFDST", "sk_buff", "_skb_refdst"),
+    ("SHINFO_GSO_SIZE", "skb_shared_info", "gso_size"),
+    ("DEV_IFINDEX", "net_device", "ifindex"),
+    ("DEV_MTU", "net_device", "mtu"),
+    ("DEV_NAME", "net_device", "name"),
+    ("DEV_NET", "net_device", "nd_net.net"),
+    ("NET_INUM", "net", "ns.inum"),
+    ("SOCK_NET", "sock", "__sk_common.skc_net.net"),
+    ("DST_INPUT", "dst_entry", "input"),
+];
+
+impl Probe for Drops {
+    type Event = PacketDrop;
+
+    const NAME: &'static str = "drops";
+    const ABOUT: &'static str = "packets the kernel drops: reason, place, cause, and the pods at both ends";
+    const HOOKS: &'static [Hook] = &[KFREE_SKB];
+    const COLUMNS: &'static [Column] = row::COLUMNS;
+
+    fn object() -> &'static [u8] {
+        aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"))
+    }
+
+    fn globals(kernel: &Kernel, globals: &mut Globals) {
+        for (constant, of, field) in OFFSETS {
+            globals.set_offset(constant, kernel.offset(of, field));
+        }
+        for (constant, function) in
+            [("IP_LOCAL_DELIVER", "ip_local_deliver"), ("IP6_INPUT", "ip6_input"), ("IP6_MC_INPUT", "ip6_mc_input")]
+        {
+            globals.set_address(constant, kernel.address(function));
+        }
+        // The prototype alone says what arguments there are: stable kernels backport them.
+        let args = kernel.tracepoint_args("kfree_skb");
+        let has = |at: usize, what: &str| u32::from(args.get(at).is_some_and(|arg| arg.contains(what)));
+        globals.set("HAS_REASON", has(2, "skb_drop_reason"));
+        globals.set("HAS_RX_SK", has(3, "struct sock"));
+        if let Some(consumed) = Reasons::load(kernel).number("CONSUMED") {
+            globals.set("REASON_CONSUMED", consumed);
+        }
+        for (constant, field) in [("TP_SKBADDR", "skbaddr"), ("TP_LOCATION", "location"), ("TP_REASON", "reason")] {
+            globals.set_offset(constant, kernel.tracepoint_offset("skb", "kfree_skb", field));
+        }
+    }
+
+    fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
+        let reasons = Reasons::load(kernel);
+        let places = Places::new(kernel.symbols());
+        let counts = Counts::new(maps.take("COUNTS")?, maps.take("TALLY")?, reasons.clone(), places.clone());
+        Ok(Self { counts, reasons, places, clock: kernel.clock() })
+    }
+
+    fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
+        let counts = self.counts.clone();
+        Ok(Box::new(SlotMaps::take(maps, move |slot| counts.retire(slot))?))
+    }
+
+    fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector> {
+        self.counts.name_pods_by(pods);
+        Box::new(self.counts.clone())
+    }
+
+    fn tally_reader(&self) -> ReadTally {
+        let counts = self.counts.clone();
+        Arc::new(move || counts.tally())
+    }
+
+    fn decode(&mut self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
+        let want = size_of::<DropRecord>();
+        let record = DropRecord::from_bytes(record).ok_or(DecodeError { got: record.len(), want })?;
+        let place = self.places.at(record.location);
+        let reason = self.reasons.name(record.reason);
+        let verdict = self.places.verdict(reason.as_deref().unwrap_or(""), record.location);
+        Ok(PacketDrop {
+            at: self.clock.to_wall(record.ktime_ns),
+            reason: reason.map(|reason| reason.as_ref().into()),
+            function: place.map(|place| place.function().into()),
+            module: place.and_then(|place| place.module).map(Into::into),
+            verdict,
+            record,
+        })
+    }
+
+    fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
+        let event = enriched.event;
+        let labels = Labels::new(event.reason_name(), event.verdict, event.direction());
+        self.counts.exemplify(labels, enriched.span.trace_id, event.at);
+    }
+}
+
+/// What makes two drops one incident: the same cause in the same place hurting the same pods.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cause {
+    reason: u32,
+    location: u64,
+    direction: Direction,
+    pods: Pods,
+    /// Whom it is about where no pod is known: an address of the far end, so that strangers' drops stay apart.
+    address: Option<IpAddr>,
+}
+
+impl PacketDrop {
+    fn direction(&self) -> Direction {
+        Direction::from_wire(self.record.direction)
+    }
+
+    fn reason_name(&self) -> &str {
+        self.reason.as_deref().unwrap_or(counts::NO_REASON)
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.record.flags & flag != 0
+    }
+
+    fn address(&self, bytes: [u8; 16]) -> Option<IpAddr> {
+        let [a, b, c, d, ..] = bytes;
+        match self.record.ip_version {
+            4 => Some(Ipv4Addr::new(a, b, c, d).into()),
+            6 => Some(Ipv6Addr::from(bytes).into()),
+            _ => None,
+        }
+    }
+
+    fn source(&self) -> Option<IpAddr> {
+        self.address(self.record.source)
+    }
+
+    fn destination(&self) -> Option<IpAddr> {
+        self.address(self.record.destination)
+    }
+
+    /// The device's name with what is not UTF-8 replaced; `None` if the packet was on no device.
+    fn interface(&self) -> Option<std::borrow::Cow<'_, str>> {
+        let name = &self.record.ifname;
+        let end = name.iter().position(|byte| *byte == 0).unwrap_or(IFNAMSIZ);
+        (end > 0).then(|| String::from_utf8_lossy(&name[..end]))
+    }
+
+    /// Ports, for protocols that have them.
+    fn ports(&self) -> Option<(u16, u16)> {
+        let has_ports = matches!(self.record.protocol, 6 | 17 | 33 | 132 | 136);
+        (self.has(flags::HAS_TRANSPORT) && has_ports)
+            .then_some((self.record.source_port, self.record.destination_port))
+    }
+
+    /// ICMP's type and code.
+    fn icmp(&self) -> Option<(u8, u8)> {
+        let is_icmp = matches!(self.record.protocol, 1 | 58);
+        let [kind, code] = self.record.source_port.to_be_bytes();
+        (self.has(flags::HAS_TRANSPORT) && is_icmp).then_some((kind, code))
+    }
+
+    /// The protocol by name where it has one everybody knows.
+    fn protocol(&self) -> std::borrow::Cow<'static, str> {
+        if self.has(flags::HAS_IP) {
+            match self.record.protocol {
+                1 => "ICMP".into(),
+                2 => "IGMP".into(),
+                4 => "IPIP".into(),
+                6 => "TCP".into(),
+                17 => "UDP".into(),
+                33 => "DCCP".into(),
+                41 => "IPv6".into(),
+                47 => "GRE".into(),
+                50 => "ESP".into(),
+                58 => "ICMPv6".into(),
+                132 => "SCTP".into(),
+                other => format!("proto:{other}").into(),
+            }
+        } else {
+            match self.record.ethertype {
+                0 => "-".into(),
+                0x0806 => "ARP".into(),
+                0x0800 => "IPv4".into(),
+                0x86dd => "IPv6".into(),
+                0x88cc => "LLDP".into(),
+                other => format!("eth:{other:#06x}").into(),
+            }
+        }
+    }
+}
+
+impl Event for PacketDrop {
+    type Cause = Cause;
+
+    fn at(&self) -> SystemTime {
+        self.at
+    }
+
+    fn level(&self) -> Level {
+        match self.verdict.harm {
+            Harm::Harmful => Level::Warn,
+            Harm::Benign => Level::Info,
+        }
+    }
+
+    fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
+        // A packet that died for its source address says nothing true about its source.
+        let trusted = self.reason_name() != RPFILTER;
+        let netns = (self.record.netns != 0).then_some(Subject::Netns(self.record.netns));
+        let slot = |raw| Slot::from_wire(raw).map(Subject::Slot);
+        let here = |is_here: bool| if is_here { netns } else { None };
+        let source = slot(self.record.source_slot)
+            .or(here(self.direction() == Direction::Sent))
+            .filter(|_| trusted);
+        let destination = slot(self.record.destination_slot).or(here(self.direction() == Direction::Received));
+        Ends {
+            source: [source, self.source().filter(|_| trusted).map(Subject::Address)],
+            destination: [destination, self.destination().map(Subject::Address)],
+        }
+    }
+
+    fn cause(&self, pods: &Pods) -> Cause {
+        let known = pods.source.is_some() || pods.destination.is_some();
+        Cause {
+            reason: self.record.reason,
+            location: self.record.location,
+            direction: self.direction(),
+            pods: pods.clone(),
+            address: if known { None } else { self.destination() },
+        }
+    }
+
+    fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod> {
+        let Ends { source, destination } = pods;
+        // Who waits for an answer is hurt by what it sent; who is sent to, by what it does not get.
+        let first = if self.direction() == Direction::Sent { [source, destination] } else { [destination, source] };
+        first.into_iter().find_map(|pod| pod.as_deref())
+    }
+
+    fn message(&self, pods: &Pods) -> String {
+        let mut text = format!("dropped {} ", row::flow(self, pods));
+        let _ = write!(text, "({}", self.reason_name());
+        if let Some(function) = &self.function {
+            let _ = write!(text, " in {function}");
+        }
+        let _ = write!(text, "): {}", self.verdict.class.means());
+        if self.record.held > 0 {
+            let _ = write!(text, "; {} more like it before", self.record.held);
+        }
+        text
+    }
+
+    fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {
+        row::fields(self, pods, fields);
+    }
+
+    fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
+        row::cells(self, pods, cells);
+    }
+}

@@ -1,0 +1,325 @@
+//! The exact counts: read from the kernel's per-CPU rows at each scrape, never fed from events.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use agent_common::Tally;
+use agent_common::drops::{Direction, DropCount, DropKey};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::CounterWithExemplar;
+
+use super::class::Verdict;
+use super::place::Places;
+use super::reasons::Reasons;
+use crate::incident::TraceId;
+use crate::pod::{FindPod, Pod, Slot, Subject};
+
+/// Rows of one family before further ones are folded into an overflow row.
+pub const MAX_SERIES: usize = 10_000;
+
+/// What a drop is counted under, node-wide. All from closed sets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels {
+    reason: String,
+    verdict: Verdict,
+    direction: Direction,
+}
+
+/// What a pod's drops are counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct PodLabels {
+    pod: Option<Arc<Pod>>,
+    end: &'static str,
+    labels: Labels,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Lost {
+    fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
+/// The maps and what turns their keys into labels. Cheap to clone: all share one.
+#[derive(Clone)]
+pub struct Counts(Arc<Shared>);
+
+struct Shared {
+    reasons: Reasons,
+    places: Places,
+    state: Mutex<State>,
+}
+
+struct State {
+    rows: PerCpuHashMap<MapData, DropKey, DropCount>,
+    tally: PerCpuArray<MapData, Tally>,
+    /// Node-wide counts of rows whose slots were retired: those series must not go backwards.
+    retired: BTreeMap<Labels, Lost>,
+    exemplars: HashMap<Labels, (TraceId, SystemTime)>,
+    pods: Option<Arc<dyn FindPod>>,
+}
+
+/// The label of a drop for which the kernel gives no reason (5.10).
+pub const NO_REASON: &str = "NONE";
+
+
+impl Counts {
+    /// Of the loaded object's maps.
+    #[must_use]
+    pub fn new(
+        rows: PerCpuHashMap<MapData, DropKey, DropCount>,
+        tally: PerCpuArray<MapData, Tally>,
+        reasons: Reasons,
+        places: Places,
+    ) -> Self {
+        let state = State { rows, tally, retired: BTreeMap::new(), exemplars: HashMap::new(), pods: None };
+        Self(Arc::new(Shared { reasons, places, state: Mutex::new(state) }))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names slots in the per-pod families.
+    pub fn name_pods_by(&self, pods: Arc<dyn FindPod>) {
+        self.state().pods = Some(pods);
+    }
+
+    /// What the kernel side did with the events so far, over all CPUs.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        let Ok(values) = self.state().tally.get(&0, 0) else { return sum };
+        for tally in values.iter() {
+            sum.seen += tally.seen;
+            sum.limited += tally.limited;
+            sum.ring_full += tally.ring_full;
+            sum.uncounted += tally.uncounted;
+        }
+        sum
+    }
+
+    /// Remembers an event's incident as the example of its series.
+    pub fn exemplify(&self, labels: Labels, trace_id: TraceId, at: SystemTime) {
+        let mut state = self.state();
+        if state.exemplars.len() < MAX_SERIES || state.exemplars.contains_key(&labels) {
+            state.exemplars.insert(labels, (trace_id, at));
+        }
+    }
+
+    /// Folds a gone pod's rows into the node-wide counts and clears them, so that its slot can be another pod's.
+    pub fn retire(&self, slot: Slot) {
+        let slot = slot.0.get();
+        let mut state = self.state();
+        for (key, lost) in rows(&state.rows) {
+            if key.source == slot || key.destination == slot {
+                let labels = self.0.labels(&key);
+                if state.rows.remove(&key).is_ok() {
+                    state.retired.entry(labels).or_default().add(lost);
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn labels(&self, key: &DropKey) -> Labels {
+        let reason = self.reasons.name(key.reason).map_or_else(|| NO_REASON.to_owned(), std::borrow::Cow::into_owned);
+        let verdict = self.places.verdict(&reason, u64::from(key.place));
+        Labels { reason, verdict, direction: Direction::from_wire(key.direction) }
+    }
+}
+
+impl Labels {
+    /// The series an event belongs to.
+    #[must_use]
+    pub fn new(reason: &str, verdict: Verdict, direction: Direction) -> Self {
+        Self { reason: reason.to_owned(), verdict, direction }
+    }
+}
+
+/// Every row, summed over CPUs. A row that goes while we read is simply not there.
+fn rows(map: &PerCpuHashMap<MapData, DropKey, DropCount>) -> Vec<(DropKey, Lost)> {
+    map.iter()
+        .filter_map(Result::ok)
+        .map(|(key, values)| {
+            let mut lost = Lost::default();
+            for count in values.iter() {
+                lost.add(Lost { packets: count.packets, bytes: count.bytes });
+            }
+            (key, lost)
+        })
+        .collect()
+}
+
+/// A direction's name in metrics, JSON and tables.
+#[must_use]
+pub const fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Unknown => "unknown",
+        Direction::Received => "received",
+        Direction::Sent => "sent",
+        Direction::Forwarded => "forwarded",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeSet<'a> {
+    reason: &'a str,
+    class: &'static str,
+    harm: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct PodSet<'a> {
+    namespace: &'a str,
+    pod: &'a str,
+    end: &'static str,
+    reason: &'a str,
+    class: &'static str,
+    harm: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet)]
+struct Example {
+    trace_id: String,
+}
+
+impl Labels {
+    fn set(&self) -> NodeSet<'_> {
+        NodeSet {
+            reason: &self.reason,
+            class: self.verdict.class.name(),
+            harm: self.verdict.harm.name(),
+            direction: direction_name(self.direction),
+        }
+    }
+}
+
+impl PodLabels {
+    fn set(&self) -> PodSet<'_> {
+        let NodeSet { reason, class, harm, direction } = self.labels.set();
+        // The overflow row: its sum is right, its names are not to be had.
+        let (namespace, pod) = self.pod.as_ref().map_or(("", "other"), |pod| (&pod.namespace, &pod.name));
+        PodSet { namespace, pod, end: self.end, reason, class, harm, direction }
+    }
+}
+
+/// One scrape's worth of counts.
+#[derive(Default)]
+struct Snapshot {
+    node: BTreeMap<Labels, Lost>,
+    pods: BTreeMap<PodLabels, Lost>,
+    folded: u64,
+}
+
+impl Counts {
+    fn snapshot(&self, state: &State) -> Snapshot {
+        let mut snapshot = Snapshot { node: state.retired.clone(), ..Snapshot::default() };
+        let now = SystemTime::now();
+        for (key, lost) in rows(&state.rows) {
+            let labels = self.0.labels(&key);
+            snapshot.node.entry(labels.clone()).or_default().add(lost);
+            // A packet that died for its source address says nothing true about its source.
+            let source = if labels.reason == super::RPFILTER { 0 } else { key.source };
+            for (end, slot) in [("source", source), ("destination", key.destination)] {
+                let pod = Slot::from_wire(slot)
+                    .and_then(|slot| state.pods.as_ref()?.find_pod(Subject::Slot(slot), now));
+                if let Some(pod) = pod {
+                    snapshot.add_pod(PodLabels { pod: Some(pod), end, labels: labels.clone() }, lost);
+                }
+            }
+        }
+        snapshot
+    }
+}
+
+impl Snapshot {
+    fn add_pod(&mut self, mut labels: PodLabels, lost: Lost) {
+        if self.pods.len() >= MAX_SERIES && !self.pods.contains_key(&labels) {
+            self.folded += 1;
+            labels.pod = None;
+        }
+        self.pods.entry(labels).or_default().add(lost);
+    }
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("drops::Counts")
+    }
+}
+
+impl Collector for Counts {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let tally = self.tally();
+        let state = self.state();
+        let snapshot = self.snapshot(&state);
+
+        let mut packets = encoder.encode_descriptor(
+            "r2c_drop_packets",
+            "Packets the kernel dropped, by its reason, what that means, and the way they were going",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, lost) in &snapshot.node {
+            let counter = CounterWithExemplar::<Example>::default();
+            let example = state.exemplars.get(labels);
+            counter.inc_by(lost.packets - u64::from(example.is_some()), None, None);
+            if let Some((trace_id, at)) = example {
+                counter.inc_by(1, Some(Example { trace_id: trace_id.to_string() }), Some(*at));
+            }
+            counter.encode(packets.encode_family(&labels.set())?)?;
+        }
+        let mut bytes = encoder.encode_descriptor(
+            "r2c_drop_bytes",
+            "Their length added up (skb->len: from the header the kernel was at)",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, lost) in &snapshot.node {
+            bytes.encode_family(&labels.set())?.encode_counter::<(), _, u64>(&lost.bytes, None)?;
+        }
+        let mut pods = encoder.encode_descriptor(
+            "r2c_pod_drop_packets",
+            "Packets dropped with a pod of this node at one end; a packet between two of them counts at both ends",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, lost) in &snapshot.pods {
+            pods.encode_family(&labels.set())?.encode_counter::<(), _, u64>(&lost.packets, None)?;
+        }
+        encoder
+            .encode_descriptor(
+                "r2c_drop_uncounted_packets",
+                "Packets dropped that are in no row: the kernel's map of counts was full or busy",
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<(), _, u64>(&tally.uncounted, None)?;
+        encoder
+            .encode_descriptor(
+                "r2c_drop_folded_series",
+                "Rows of this scrape that were folded into the overflow row",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&snapshot.folded)
+    }
+}

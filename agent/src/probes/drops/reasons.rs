@@ -1,0 +1,104 @@
+//! Names of drop reasons, from the running kernel alone: numbers move with every release.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use agent_common::drops::NO_REASON;
+
+use crate::kernel::Kernel;
+
+/// Upper half of a reason: which subsystem's enumeration the lower half is of (include/net/dropreason.h).
+const SUBSYSTEM_SHIFT: u32 = 16;
+
+/// Subsystems' enumerations and the modules whose BTF has them (`None`: the kernel's own).
+const ENUMS: [(&str, Option<&str>); 4] = [
+    ("skb_drop_reason", None),
+    ("qdisc_drop_reason", None),
+    ("mac80211_drop_reason", Some("mac80211")),
+    ("ovs_drop_reason", Some("openvswitch")),
+];
+
+/// Reason numbers of the running kernel and their names.
+#[derive(Clone, Debug, Default)]
+pub struct Reasons {
+    names: BTreeMap<u32, String>,
+}
+
+impl Reasons {
+    /// From the kernel's BTF, else from the tracepoint's own format; empty where neither is to be had.
+    #[must_use]
+    pub fn load(kernel: &Kernel) -> Self {
+        let mut names = BTreeMap::new();
+        for (name, module) in ENUMS {
+            for (value, text) in kernel.enum_values(name, module) {
+                if let Ok(value) = u32::try_from(value) {
+                    names.insert(value, strip(&text).to_owned());
+                }
+            }
+        }
+        if names.is_empty() {
+            for (value, text) in kernel.tracepoint_names("skb", "kfree_skb", "reason") {
+                if let Ok(value) = u32::try_from(value) {
+                    names.insert(value, strip(&text).to_owned());
+                }
+            }
+        }
+        // Not reasons: the count of them and the mask of the subsystem.
+        names.retain(|_, name| name != "MAX" && name != "SUBSYS_MASK");
+        Self { names }
+    }
+
+    /// The number of a name, if this kernel has it.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.names.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+    }
+
+    /// The name of a number; numbers the kernel does not name keep their parts. `None` where the kernel gave no reason.
+    #[must_use]
+    pub fn name(&self, reason: u32) -> Option<Cow<'_, str>> {
+        if reason == NO_REASON {
+            return None;
+        }
+        Some(match self.names.get(&reason) {
+            Some(name) => Cow::Borrowed(name.as_str()),
+            None => {
+                let (subsystem, reason) = (reason >> SUBSYSTEM_SHIFT, reason & 0xffff);
+                Cow::Owned(format!("subsys:{subsystem}/reason:{reason}"))
+            }
+        })
+    }
+
+    /// Every name this kernel has, for `--reason`'s error message.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.values().map(String::as_str)
+    }
+}
+
+/// `SKB_DROP_REASON_NETFILTER_DROP` is NETFILTER_DROP to everybody; the two oldest lack half of the prefix.
+fn strip(name: &str) -> &str {
+    name.strip_prefix("SKB_DROP_REASON_").or_else(|| name.strip_prefix("SKB_")).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reasons() -> Reasons {
+        Reasons { names: BTreeMap::from([(1, "CONSUMED".to_owned()), (2, "NOT_SPECIFIED".to_owned())]) }
+    }
+
+    #[test]
+    fn unknown_numbers_keep_their_parts() {
+        assert_eq!(reasons().name(2).as_deref(), Some("NOT_SPECIFIED"));
+        assert_eq!(reasons().name(0x0003_0007).as_deref(), Some("subsys:3/reason:7"));
+        assert_eq!(reasons().name(NO_REASON), None);
+    }
+
+    #[test]
+    fn names_lose_their_prefix() {
+        assert_eq!(strip("SKB_DROP_REASON_PKT_TOO_BIG"), "PKT_TOO_BIG");
+        assert_eq!(strip("SKB_CONSUMED"), "CONSUMED");
+        assert_eq!(strip("QDISC_DROP_OVERLIMIT"), "QDISC_DROP_OVERLIMIT");
+    }
+}

@@ -1,0 +1,183 @@
+//! A dropped packet as JSON fields and as a table row.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use agent_common::drops::{Direction, flags};
+
+use super::PacketDrop;
+use super::counts::direction_name;
+use crate::pod::Pod;
+use crate::probe::Pods;
+use crate::sink::{Cell, Column, Field, Value};
+
+const fn column(title: &'static str, width: usize, wide: bool) -> Column {
+    Column { title, width, wide }
+}
+
+/// The table's columns: 80 characters without the wide ones and with the commonest reason.
+pub const COLUMNS: &[Column] = &[
+    column("TIME", 8, false),
+    column("CLASS", 9, false),
+    column("DIR", 4, false),
+    column("SOURCE", 19, false),
+    column("DESTINATION", 21, false),
+    column("IFACE", 15, true),
+    column("PROTO", 6, true),
+    column("LEN", 5, true),
+    column("ADDRESSES", 45, true),
+    column("PLACE", 24, true),
+    column("REASON", 14, false),
+];
+
+/// The row's cells, in the order of [`COLUMNS`].
+pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
+    let texts: [Cow<'a, str>; 11] = [
+        time_of_day(event.at).into(),
+        event.verdict.class.name().into(),
+        short(event.direction()).into(),
+        end(pods.source.as_deref(), event.source(), None).into(),
+        end(pods.destination.as_deref(), event.destination(), event.ports().map(|(_, port)| port)).into(),
+        event.interface().unwrap_or("-".into()),
+        event.protocol(),
+        event.record.len.to_string().into(),
+        addresses(event).into(),
+        place(event).into(),
+        reason(event).into(),
+    ];
+    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
+}
+
+/// The event's fields, in the order of the documented schema.
+pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {
+    let record = &event.record;
+    let text = |text: Option<&'a str>| text.map_or(Value::Absent, |text| Value::Text(text.into()));
+    let (source_port, destination_port) = event.ports().unzip();
+    let (icmp_type, icmp_code) = event.icmp().unzip();
+    let port = |port: Option<u16>| port.map_or(Value::Absent, Value::Port);
+    let ip = |address: Option<IpAddr>| address.map_or(Value::Absent, Value::Ip);
+    let small = |number: Option<u8>| number.map_or(Value::Absent, |number| Value::Number(number.into()));
+    let has_ip = event.has(flags::HAS_IP);
+    fields.extend([
+        ("direction", Value::Text(direction_name(event.direction()).into())),
+        ("class", Value::Text(event.verdict.class.name().into())),
+        ("harm", Value::Text(event.verdict.harm.name().into())),
+        ("reason", event.reason.as_deref().map_or(Value::Absent, |reason| Value::Reason(reason.into()))),
+        ("function", text(event.function.as_deref())),
+        ("module", text(event.module.as_deref())),
+        ("interface", event.interface().map_or(Value::Absent, Value::Interface)),
+        ("mtu", nonzero(record.mtu)),
+        ("protocol", Value::Text(event.protocol())),
+        ("source_ip", ip(event.source())),
+        ("source_port", port(source_port)),
+        ("source_pod", Value::Pod(pods.source.as_deref())),
+        ("destination_ip", ip(event.destination())),
+        ("destination_port", port(destination_port)),
+        ("destination_pod", Value::Pod(pods.destination.as_deref())),
+        ("icmp_type", small(icmp_type)),
+        ("icmp_code", small(icmp_code)),
+        ("ttl", small(has_ip.then_some(record.ttl))),
+        ("dont_fragment", if record.ip_version == 4 { Value::Flag(event.has(flags::DONT_FRAGMENT)) } else { Value::Absent }),
+        ("length", nonzero(record.len)),
+        ("gso_size", nonzero(record.gso_size.into())),
+        ("netns", nonzero(record.netns)),
+        ("has_socket", Value::Flag(event.has(flags::HAS_SOCKET))),
+        ("suppressed", Value::Number(record.held)),
+    ]);
+}
+
+/// `UDP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:53`, as far as it is known.
+pub fn flow(event: &PacketDrop, pods: &Pods) -> String {
+    let mut text = String::new();
+    match event.direction() {
+        Direction::Unknown => {}
+        direction => {
+            let _ = write!(text, "{} ", direction_name(direction));
+        }
+    }
+    let _ = write!(text, "{}", event.protocol());
+    if let Some((kind, code)) = event.icmp() {
+        let _ = write!(text, " {kind}/{code}");
+    }
+    let (source_port, destination_port) = event.ports().unzip();
+    if event.has(flags::HAS_IP) {
+        let source = named(pods.source.as_deref(), event.source(), source_port);
+        let destination = named(pods.destination.as_deref(), event.destination(), destination_port);
+        let _ = write!(text, " {source} -> {destination}");
+    }
+    if let Some(interface) = event.interface() {
+        let _ = write!(text, " on {interface}");
+    }
+    text
+}
+
+fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    let address = socket(address, port);
+    match pod {
+        Some(pod) => format!("{}/{} ({address})", pod.namespace, pod.name),
+        None => address,
+    }
+}
+
+fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (pod, port) {
+        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
+        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
+        (None, _) => socket(address, port),
+    }
+}
+
+fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (address, port) {
+        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn addresses(event: &PacketDrop) -> String {
+    let (source_port, destination_port) = event.ports().unzip();
+    format!("{}>{}", socket(event.source(), source_port), socket(event.destination(), destination_port))
+}
+
+fn place(event: &PacketDrop) -> String {
+    match (&event.function, &event.module) {
+        (Some(function), Some(module)) => format!("{function} [{module}]"),
+        (Some(function), None) => function.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn reason(event: &PacketDrop) -> String {
+    // Where the kernel gives no reason worth the name, the place says more.
+    let mut text = match (event.reason_name(), &event.function) {
+        ("NOT_SPECIFIED" | super::counts::NO_REASON, Some(function)) => format!("@{function}"),
+        (reason, _) => reason.to_owned(),
+    };
+    if event.record.held > 0 {
+        let _ = write!(text, " +{}", event.record.held);
+    }
+    text
+}
+
+const fn short(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Unknown => "-",
+        Direction::Received => "recv",
+        Direction::Sent => "sent",
+        Direction::Forwarded => "fwd",
+    }
+}
+
+/// A number the kernel side writes as 0 when it could not read it.
+fn nonzero(number: u32) -> Value<'static> {
+    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
+}
+
+/// `HH:MM:SS`, UTC: what node logs and dashboards are compared in.
+fn time_of_day(at: SystemTime) -> String {
+    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() % 86_400);
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
