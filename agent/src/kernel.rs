@@ -1,4 +1,273 @@
-//! What decoding and attaching must know of the running kernel: types, symbols, clock, what it allows.
+//! What decoding and attaching must know of the running kernel: types, symbols, clock, and what it allows.
+//!
+//! Nothing here fails for want of a part: [`Kernel::load`] notes what is missing and why, and answers `None` for it.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use self::btf::Btf;
+use self::clock::Clock;
+use self::kallsyms::{Symbols, SymbolsError};
+use self::tracefs::Tracefs;
 
 pub mod btf;
+pub mod clock;
 pub mod kallsyms;
+#[cfg(test)]
+mod tests;
+pub mod tracefs;
+
+/// Where the kernel's files are: tests have them elsewhere.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// `/proc`
+    pub proc: PathBuf,
+    /// `/sys`
+    pub sys: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self::under(Path::new("/"))
+    }
+}
+
+impl Roots {
+    /// `proc` and `sys` below `root`.
+    #[must_use]
+    pub fn under(root: &Path) -> Self {
+        Self { proc: root.join("proc"), sys: root.join("sys") }
+    }
+}
+
+/// What the agent would like to know of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Types: without them no offset is known, and nothing attaches by BTF.
+    Btf,
+    /// Names of text addresses: without them a drop has no place.
+    Symbols,
+    /// Tracepoint formats: only kernels without BTF are asked for them.
+    Tracefs,
+    /// The kernel's release.
+    Release,
+    /// How many CPUs there may ever be.
+    Cpus,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Btf => "kernel types (BTF)",
+            Self::Symbols => "kernel symbols",
+            Self::Tracefs => "tracepoint formats (tracefs)",
+            Self::Release => "kernel release",
+            Self::Cpus => "possible CPUs",
+        })
+    }
+}
+
+/// A part that could not be had: one line for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What.
+    pub part: Part,
+    /// Why, naming the file or the right that would help.
+    pub why: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no {}: {}", self.part, self.why)
+    }
+}
+
+/// How far the kernel locks out even root (`lockdown(7)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lockdown {
+    /// Not at all.
+    None,
+    /// No change to the running kernel; tracing is not affected.
+    Integrity,
+    /// No reading of kernel memory: BPF programs with `bpf_probe_read*` are refused at load, kprobes at attach.
+    Confidentiality,
+    /// securityfs is not mounted here, or says something new.
+    Unknown,
+}
+
+/// The kernel the agent runs on, as `uname -rm` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// For people and labels only: nothing is chosen by it. `None` if `/proc` does not say.
+    pub version: Option<String>,
+    /// `x86_64`, `aarch64`.
+    pub arch: &'static str,
+}
+
+/// What is known of the running kernel. Shared by all probes.
+#[derive(Debug)]
+pub struct Kernel {
+    roots: Roots,
+    btf: Option<Btf>,
+    /// Replaced as a whole when modules have come: whoever reads the old ones may finish.
+    symbols: RwLock<Option<Arc<Symbols>>>,
+    tracefs: Option<Tracefs>,
+    clock: Clock,
+    release: Release,
+    possible_cpus: Option<usize>,
+    missing: Vec<Missing>,
+}
+
+impl Kernel {
+    /// Reads all that can be read of the running kernel (some 50 ms).
+    #[must_use]
+    pub fn load() -> Self {
+        Self::load_from(Roots::default())
+    }
+
+    /// As [`Kernel::load`], of the kernel whose files are in `roots`.
+    #[must_use]
+    pub fn load_from(roots: Roots) -> Self {
+        let mut missing = Missings::default();
+        let btf = missing.note(Part::Btf, Btf::from_dir(&roots.sys.join("kernel/btf")));
+        let symbols = missing.note(Part::Symbols, Symbols::load_from(&roots.proc.join("kallsyms")));
+        let tracefs = Tracefs::find(&roots.sys).ok_or("not mounted, or this process may not see it");
+        let release = line(&roots.proc.join("sys/kernel/osrelease"));
+        let cpus = line(&roots.sys.join("devices/system/cpu/possible"));
+        let cpus =
+            cpus.and_then(|list| count_cpus(&list).ok_or_else(|| format!("{list:?} is not a list of CPUs")));
+        Self {
+            btf,
+            symbols: RwLock::new(symbols.map(Arc::new)),
+            tracefs: missing.note(Part::Tracefs, tracefs),
+            clock: Clock::new(),
+            release: Release { version: missing.note(Part::Release, release), arch: std::env::consts::ARCH },
+            possible_cpus: missing.note(Part::Cpus, cpus),
+            missing: missing.0,
+            roots,
+        }
+    }
+
+    /// What could not be had when the kernel was loaded, and why.
+    #[must_use]
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    /// The kernel's types; `None` if it has none, or after [`Kernel::drop_btf`].
+    #[must_use]
+    pub fn btf(&self) -> Option<&Btf> {
+        self.btf.as_ref()
+    }
+
+    /// Gives the types' memory back (6 MB or so). Call when all is attached and all names are looked up.
+    pub fn drop_btf(&mut self) {
+        self.btf = None;
+    }
+
+    /// Values and names of an enum of the kernel's, from its types.
+    #[must_use]
+    pub fn enum_names(&self, name: &str) -> Option<Vec<(u64, String)>> {
+        self.btf()?.enum_values(name)
+    }
+
+    /// The symbols, as they were when last read.
+    #[must_use]
+    pub fn symbols(&self) -> Option<Arc<Symbols>> {
+        self.symbols.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the symbols again, for modules loaded since. Takes some 30 ms: not on the event path, and not for every
+    /// address that has no name.
+    ///
+    /// # Errors
+    /// They cannot be read now; those known before stay.
+    pub fn reload_symbols(&self) -> Result<(), SymbolsError> {
+        let symbols = Arc::new(Symbols::load_from(&self.roots.proc.join("kallsyms"))?);
+        *self.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(symbols);
+        Ok(())
+    }
+
+    /// Tracepoint formats.
+    #[must_use]
+    pub fn tracefs(&self) -> Option<&Tracefs> {
+        self.tracefs.as_ref()
+    }
+
+    /// Wall-clock times of events.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Release and architecture.
+    #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.release
+    }
+
+    /// How many CPUs there may ever be: the values of a per-CPU map's entry.
+    #[must_use]
+    pub fn possible_cpus(&self) -> Option<usize> {
+        self.possible_cpus
+    }
+
+    /// How far the kernel is locked down, as of now: it can be tightened while it runs.
+    #[must_use]
+    pub fn lockdown(&self) -> Lockdown {
+        let security = self.roots.sys.join("kernel/security");
+        match line(&security.join("lockdown")) {
+            Ok(modes) => selected_mode(&modes),
+            // securityfs is there but has no such file: the kernel was built without lockdown.
+            Err(_) if fs::read_dir(&security).is_ok_and(|mut entries| entries.next().is_some()) => {
+                Lockdown::None
+            }
+            Err(_) => Lockdown::Unknown,
+        }
+    }
+
+    /// Whether the kernel was built with kprobes that `perf_event_open` can make.
+    #[must_use]
+    pub fn has_kprobes(&self) -> bool {
+        self.roots.sys.join("bus/event_source/devices/kprobe/type").exists()
+    }
+}
+
+#[derive(Default)]
+struct Missings(Vec<Missing>);
+
+impl Missings {
+    /// Keeps the reason of a failure, passes on the rest.
+    fn note<T, E: fmt::Display>(&mut self, part: Part, result: Result<T, E>) -> Option<T> {
+        result.map_err(|why| self.0.push(Missing { part, why: why.to_string() })).ok()
+    }
+}
+
+/// A file of one line, without its end.
+fn line(file: &Path) -> Result<String, String> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(text.trim_end().to_owned()),
+        Err(why) => Err(format!("{}: {why}", file.display())),
+    }
+}
+
+/// Counts a list such as `0-3,8-11,16`.
+fn count_cpus(ranges: &str) -> Option<usize> {
+    ranges.split(',').try_fold(0_usize, |count, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+        count.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+/// The mode in brackets: `none [integrity] confidentiality`.
+fn selected_mode(modes: &str) -> Lockdown {
+    match modes.split_ascii_whitespace().find(|mode| mode.starts_with('[')) {
+        Some("[none]") => Lockdown::None,
+        Some("[integrity]") => Lockdown::Integrity,
+        Some("[confidentiality]") => Lockdown::Confidentiality,
+        _ => Lockdown::Unknown,
+    }
+}
