@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use self::btf::Btf;
 use self::clock::Clock;
 use self::kallsyms::{Symbols, SymbolsError};
-use self::tracefs::Tracefs;
+use self::tracefs::{Format, Tracefs};
 
 pub mod btf;
 pub mod clock;
@@ -167,10 +167,39 @@ impl Kernel {
         self.btf = None;
     }
 
-    /// Values and names of an enum of the kernel's, from its types.
+    /// Offset of a field in bytes, from the kernel's types; `None` if there is no such field or there are no types.
     #[must_use]
-    pub fn enum_names(&self, name: &str) -> Option<Vec<(u64, String)>> {
-        self.btf()?.enum_values(name)
+    pub fn offset(&self, strukt: &str, path: &str) -> Option<u32> {
+        self.btf()?.offset(strukt, path)
+    }
+
+    /// Values and names of an enum, from the kernel's types or those of a module that is loaded; empty if unknown.
+    #[must_use]
+    pub fn enum_values(&self, name: &str, module: Option<&str>) -> Vec<(u64, String)> {
+        let Some(btf) = self.btf() else { return Vec::new() };
+        let values = match module {
+            Some(module) => btf.module(module).ok().and_then(|btf| btf.enum_values(name)),
+            None => btf.enum_values(name),
+        };
+        values.unwrap_or_default()
+    }
+
+    /// The argument types of a tracepoint, from the kernel's types; empty if unknown.
+    #[must_use]
+    pub fn tracepoint_args(&self, name: &str) -> Vec<String> {
+        self.btf().and_then(|btf| btf.tracepoint_args(name)).unwrap_or_default()
+    }
+
+    /// The format of a classic tracepoint, if tracefs can be read.
+    #[must_use]
+    pub fn tracepoint_format(&self, category: &str, name: &str) -> Option<Format> {
+        self.tracefs()?.format(category, name).ok()
+    }
+
+    /// Address of a function; `None` where it is not known or hidden.
+    #[must_use]
+    pub fn address(&self, function: &str) -> Option<u64> {
+        self.symbols()?.address(function)
     }
 
     /// The symbols, as they were when last read.

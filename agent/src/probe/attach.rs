@@ -52,7 +52,7 @@ fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
         if let Err(why) = attach_one(bpf, attach, btf) {
             // What is left attached would count twice beside a lower rung.
             for attached in &rung.attach[..done] {
-                let _ = bpf.program_mut(attached.program).map(aya::programs::Program::unload);
+                detach_one(bpf, attached);
             }
             return Err(why);
         }
@@ -80,6 +80,16 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
         }),
     };
     attached.map_err(|error| why(&error))
+}
+
+fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
+    let Some(program) = bpf.program_mut(attach.program) else { return };
+    // It was attached a moment ago: there is nothing that could be done about a refusal now.
+    let _ = match attach.target {
+        Target::BtfTracepoint(_) => <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload),
+        Target::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload),
+        Target::Tracepoint { .. } => <&mut TracePoint>::try_from(program).and_then(TracePoint::unload),
+    };
 }
 
 /// The kernel's reason in one line: of a verifier's log its last words, which say what it refused.

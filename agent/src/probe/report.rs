@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 
 use super::start::{Attached, ReadAccount, Started};
 use super::{Hook, attach::Climb};
@@ -50,24 +51,6 @@ impl fmt::Debug for Reports {
     }
 }
 
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct ProbeLabels {
-    probe: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct StageLabels {
-    probe: &'static str,
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct RungLabels {
-    probe: &'static str,
-    hook: &'static str,
-    rung: &'static str,
-}
-
 impl Collector for Reports {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut up = encoder.encode_descriptor(
@@ -77,7 +60,7 @@ impl Collector for Reports {
             MetricType::Gauge,
         )?;
         for report in &self.0 {
-            let labels = ProbeLabels { probe: report.name };
+            let labels = [("probe", report.name)];
             up.encode_family(&labels)?.encode_gauge(&i64::from(report.up.is_some()))?;
         }
 
@@ -89,7 +72,7 @@ impl Collector for Reports {
         )?;
         for (report, up) in self.up() {
             for Climb { hook: Hook { name: hook, .. }, holds, .. } in &up.climbs {
-                let labels = RungLabels { probe: report.name, hook, rung: holds.map_or("none", |rung| rung.name) };
+                let labels = [("probe", report.name), ("hook", *hook), ("rung", holds.map_or("none", |rung| rung.name))];
                 rungs.encode_family(&labels)?.encode_gauge(&1_i64)?;
             }
         }
@@ -102,8 +85,8 @@ impl Collector for Reports {
             MetricType::Counter,
         )?;
         for (probe, account) in &accounts {
-            let labels = ProbeLabels { probe };
-            produced.encode_family(&labels)?.encode_counter::<(), _, u64>(&account.produced, None)?;
+            let labels = [("probe", *probe)];
+            ConstCounter::new(account.produced).encode(produced.encode_family(&labels)?)?;
         }
         let mut emitted = encoder.encode_descriptor(
             "r2c_events_emitted",
@@ -112,8 +95,8 @@ impl Collector for Reports {
             MetricType::Counter,
         )?;
         for (probe, account) in &accounts {
-            let labels = ProbeLabels { probe };
-            emitted.encode_family(&labels)?.encode_counter::<(), _, u64>(&account.emitted, None)?;
+            let labels = [("probe", *probe)];
+            ConstCounter::new(account.emitted).encode(emitted.encode_family(&labels)?)?;
         }
         let mut dropped = encoder.encode_descriptor(
             "r2c_events_dropped",
@@ -123,8 +106,8 @@ impl Collector for Reports {
         )?;
         for (probe, account) in &accounts {
             for (stage, count) in account.dropped() {
-                let labels = StageLabels { probe, stage };
-                dropped.encode_family(&labels)?.encode_counter::<(), _, u64>(&count, None)?;
+                let labels = [("probe", *probe), ("stage", stage)];
+                ConstCounter::new(count).encode(dropped.encode_family(&labels)?)?;
             }
         }
         let mut in_ring = encoder.encode_descriptor(
@@ -134,7 +117,7 @@ impl Collector for Reports {
             MetricType::Gauge,
         )?;
         for (probe, account) in &accounts {
-            let labels = ProbeLabels { probe };
+            let labels = [("probe", *probe)];
             in_ring.encode_family(&labels)?.encode_gauge(&account.in_ring)?;
         }
         let mut missed = encoder.encode_descriptor(
@@ -144,8 +127,8 @@ impl Collector for Reports {
             MetricType::Counter,
         )?;
         for (report, up) in self.up() {
-            let labels = ProbeLabels { probe: report.name };
-            missed.encode_family(&labels)?.encode_counter::<(), _, u64>(&up.attached.missed(), None)?;
+            let labels = [("probe", report.name)];
+            ConstCounter::new(up.attached.missed()).encode(missed.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -18,7 +18,10 @@ impl Ring {
     /// # Errors
     /// The descriptor could not be registered.
     pub fn new(records: RingBuf<MapData>) -> io::Result<Self> {
-        Ok(Self { records: AsyncFd::with_interest(records, Interest::READABLE)? })
+        // SAFETY: the ring owns its descriptor and is never replaced in the `AsyncFd`: the descriptor stays open and the
+        // same until the `AsyncFd` has deregistered it.
+        let records = unsafe { AsyncFd::register_with_interest(records, Interest::READABLE) }?;
+        Ok(Self { records })
     }
 
     /// The next record if one is there.

@@ -260,7 +260,8 @@ fn forward_bpf_log(bpf: &mut Ebpf, probe: &'static str) {
             return;
         }
     };
-    let Ok(mut logger) = AsyncFd::new(logger) else { return };
+    // SAFETY: the logger owns its ring's descriptor and is never replaced in the `AsyncFd`.
+    let Ok(mut logger) = (unsafe { AsyncFd::register(logger) }) else { return };
     tokio::spawn(async move {
         while let Ok(mut guard) = logger.readable_mut().await {
             guard.get_inner_mut().flush();

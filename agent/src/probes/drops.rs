@@ -25,9 +25,9 @@ pub mod place;
 pub mod reasons;
 pub mod row;
 
-use class::{Harm, Verdict};
+use class::{Harm, Verdict, classify};
 use counts::{Counts, Labels};
-use place::Places;
+use place::{Place, Places};
 use reasons::Reasons;
 
 /// The reason of a packet whose source address cannot have come from where it did: it may be anybody's.
@@ -47,9 +47,8 @@ pub struct PacketDrop {
     at: SystemTime,
     /// The kernel's reason by name; `None` where the kernel gives none (5.10).
     reason: Option<Arc<str>>,
-    /// Kernel function it died in, as `function` or `function+0x1f [module]`; `None` where symbols are hidden.
-    function: Option<Arc<str>>,
-    module: Option<Arc<str>>,
+    /// Kernel function it died in; `None` where symbols are hidden.
+    place: Option<Place>,
     verdict: Verdict,
     record: DropRecord,
 }
@@ -129,8 +128,10 @@ impl Probe for Drops {
         if let Some(consumed) = Reasons::load(kernel).number("CONSUMED") {
             globals.set("REASON_CONSUMED", consumed);
         }
+        let format = kernel.tracepoint_format("skb", "kfree_skb");
         for (constant, field) in [("TP_SKBADDR", "skbaddr"), ("TP_LOCATION", "location"), ("TP_REASON", "reason")] {
-            globals.set_offset(constant, kernel.tracepoint_offset("skb", "kfree_skb", field));
+            let field = format.as_ref().and_then(|format| format.field(field));
+            globals.set_offset(constant, field.map(|field| field.offset));
         }
     }
 
@@ -138,7 +139,7 @@ impl Probe for Drops {
         let reasons = Reasons::load(kernel);
         let places = Places::new(kernel.symbols());
         let counts = Counts::new(maps.take("COUNTS")?, maps.take("TALLY")?, reasons.clone(), places.clone());
-        Ok(Self { counts, reasons, places, clock: kernel.clock() })
+        Ok(Self { counts, reasons, places, clock: Clock::new() })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -161,12 +162,12 @@ impl Probe for Drops {
         let record = DropRecord::from_bytes(record).ok_or(DecodeError { got: record.len(), want })?;
         let place = self.places.at(record.location);
         let reason = self.reasons.name(record.reason);
-        let verdict = self.places.verdict(reason.as_deref().unwrap_or(""), record.location);
+        let function = place.as_ref().map_or("", |place| place.function.as_ref());
+        let verdict = classify(reason.as_deref().unwrap_or(""), function);
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),
-            function: place.map(|place| place.function().into()),
-            module: place.and_then(|place| place.module).map(Into::into),
+            place,
             verdict,
             record,
         })
@@ -322,8 +323,8 @@ impl Event for PacketDrop {
     fn message(&self, pods: &Pods) -> String {
         let mut text = format!("dropped {} ", row::flow(self, pods));
         let _ = write!(text, "({}", self.reason_name());
-        if let Some(function) = &self.function {
-            let _ = write!(text, " in {function}");
+        if let Some(place) = &self.place {
+            let _ = write!(text, " in {}", place.function);
         }
         let _ = write!(text, "): {}", self.verdict.class.means());
         if self.record.held > 0 {

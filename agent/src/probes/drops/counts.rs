@@ -9,8 +9,9 @@ use agent_common::Tally;
 use agent_common::drops::{Direction, DropCount, DropKey};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::CounterWithExemplar;
 
 use super::class::Verdict;
@@ -177,47 +178,23 @@ pub const fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NodeSet<'a> {
-    reason: &'a str,
-    class: &'static str,
-    harm: &'static str,
-    direction: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct PodSet<'a> {
-    namespace: &'a str,
-    pod: &'a str,
-    end: &'static str,
-    reason: &'a str,
-    class: &'static str,
-    harm: &'static str,
-    direction: &'static str,
-}
-
-#[derive(Clone, Debug, EncodeLabelSet)]
-struct Example {
-    trace_id: String,
-}
-
 impl Labels {
-    fn set(&self) -> NodeSet<'_> {
-        NodeSet {
-            reason: &self.reason,
-            class: self.verdict.class.name(),
-            harm: self.verdict.harm.name(),
-            direction: direction_name(self.direction),
-        }
+    fn set(&self) -> [(&'static str, &str); 4] {
+        [
+            ("reason", &self.reason),
+            ("class", self.verdict.class.name()),
+            ("harm", self.verdict.harm.name()),
+            ("direction", direction_name(self.direction)),
+        ]
     }
 }
 
 impl PodLabels {
-    fn set(&self) -> PodSet<'_> {
-        let NodeSet { reason, class, harm, direction } = self.labels.set();
+    fn set(&self) -> [(&'static str, &str); 7] {
+        let [reason, class, harm, direction] = self.labels.set();
         // The overflow row: its sum is right, its names are not to be had.
         let (namespace, pod) = self.pod.as_ref().map_or(("", "other"), |pod| (&pod.namespace, &pod.name));
-        PodSet { namespace, pod, end: self.end, reason, class, harm, direction }
+        [("namespace", namespace), ("pod", pod), ("end", self.end), reason, class, harm, direction]
     }
 }
 
@@ -279,11 +256,11 @@ impl Collector for Counts {
             MetricType::Counter,
         )?;
         for (labels, lost) in &snapshot.node {
-            let counter = CounterWithExemplar::<Example>::default();
+            let counter = CounterWithExemplar::<[(&str, String); 1]>::default();
             let example = state.exemplars.get(labels);
             counter.inc_by(lost.packets - u64::from(example.is_some()), None, None);
             if let Some((trace_id, at)) = example {
-                counter.inc_by(1, Some(Example { trace_id: trace_id.to_string() }), Some(*at));
+                counter.inc_by(1, Some([("trace_id", trace_id.to_string())]), Some(*at));
             }
             counter.encode(packets.encode_family(&labels.set())?)?;
         }
@@ -294,7 +271,7 @@ impl Collector for Counts {
             MetricType::Counter,
         )?;
         for (labels, lost) in &snapshot.node {
-            bytes.encode_family(&labels.set())?.encode_counter::<(), _, u64>(&lost.bytes, None)?;
+            ConstCounter::new(lost.bytes).encode(bytes.encode_family(&labels.set())?)?;
         }
         let mut pods = encoder.encode_descriptor(
             "r2c_pod_drop_packets",
@@ -303,16 +280,15 @@ impl Collector for Counts {
             MetricType::Counter,
         )?;
         for (labels, lost) in &snapshot.pods {
-            pods.encode_family(&labels.set())?.encode_counter::<(), _, u64>(&lost.packets, None)?;
+            ConstCounter::new(lost.packets).encode(pods.encode_family(&labels.set())?)?;
         }
-        encoder
-            .encode_descriptor(
-                "r2c_drop_uncounted_packets",
-                "Packets dropped that are in no row: the kernel's map of counts was full or busy",
-                None,
-                MetricType::Counter,
-            )?
-            .encode_counter::<(), _, u64>(&tally.uncounted, None)?;
+        let uncounted = encoder.encode_descriptor(
+            "r2c_drop_uncounted_packets",
+            "Packets dropped that are in no row: the kernel's map of counts was full or busy",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(tally.uncounted).encode(uncounted)?;
         encoder
             .encode_descriptor(
                 "r2c_drop_folded_series",

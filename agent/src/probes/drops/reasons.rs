@@ -37,7 +37,8 @@ impl Reasons {
             }
         }
         if names.is_empty() {
-            for (value, text) in kernel.tracepoint_names("skb", "kfree_skb", "reason") {
+            let format = kernel.tracepoint_format("skb", "kfree_skb");
+            for (value, text) in format.map(|format| format.symbols("reason")).unwrap_or_default() {
                 if let Ok(value) = u32::try_from(value) {
                     names.insert(value, strip(&text).to_owned());
                 }

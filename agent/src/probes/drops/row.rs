@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use agent_common::drops::{Direction, flags};
 
 use super::PacketDrop;
-use super::counts::direction_name;
+use super::counts::{NO_REASON, direction_name};
+use super::place::Place;
 use crate::pod::Pod;
 use crate::probe::Pods;
 use crate::sink::{Cell, Column, Field, Value};
@@ -65,8 +66,8 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("class", Value::Text(event.verdict.class.name().into())),
         ("harm", Value::Text(event.verdict.harm.name().into())),
         ("reason", event.reason.as_deref().map_or(Value::Absent, |reason| Value::Reason(reason.into()))),
-        ("function", text(event.function.as_deref())),
-        ("module", text(event.module.as_deref())),
+        ("function", text(event.place.as_ref().map(|place| place.function.as_ref()))),
+        ("module", text(event.place.as_ref().and_then(|place| place.module.as_deref()))),
         ("interface", event.interface().map_or(Value::Absent, Value::Interface)),
         ("mtu", nonzero(record.mtu)),
         ("protocol", Value::Text(event.protocol())),
@@ -143,17 +144,17 @@ fn addresses(event: &PacketDrop) -> String {
 }
 
 fn place(event: &PacketDrop) -> String {
-    match (&event.function, &event.module) {
-        (Some(function), Some(module)) => format!("{function} [{module}]"),
-        (Some(function), None) => function.to_string(),
-        (None, _) => "-".to_owned(),
+    match &event.place {
+        Some(Place { function, module: Some(module) }) => format!("{function} [{module}]"),
+        Some(Place { function, module: None }) => function.to_string(),
+        None => "-".to_owned(),
     }
 }
 
 fn reason(event: &PacketDrop) -> String {
     // Where the kernel gives no reason worth the name, the place says more.
-    let mut text = match (event.reason_name(), &event.function) {
-        ("NOT_SPECIFIED" | super::counts::NO_REASON, Some(function)) => format!("@{function}"),
+    let mut text = match (event.reason_name(), &event.place) {
+        ("NOT_SPECIFIED" | NO_REASON, Some(place)) => format!("@{}", place.function),
         (reason, _) => reason.to_owned(),
     };
     if event.record.held > 0 {
