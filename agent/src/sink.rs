@@ -3,12 +3,16 @@
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::incident::Span;
 use crate::pod::Pod;
 
+pub mod escape;
+pub mod filter;
 pub mod json;
+#[cfg(test)]
+pub(crate) mod schema;
 pub mod table;
 
 /// How much a line matters to an operator.
@@ -22,6 +26,18 @@ pub enum Level {
     Error,
 }
 
+impl Level {
+    /// As every line of the agent spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
 /// One value of a line, typed by what it means so that filters and sinks need not know the probe.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
@@ -31,6 +47,8 @@ pub enum Value<'a> {
     Text(Cow<'a, str>),
     /// A count, size or identifier.
     Number(u64),
+    /// A number that may be negative, such as an errno the kernel returned.
+    Signed(i64),
     /// A yes or no.
     Flag(bool),
     /// An address: `--ip` looks at these.
@@ -89,6 +107,54 @@ pub struct Line<'a> {
     pub cells: &'a [Cell<'a>],
 }
 
+/// Who writes: what `node_name`, `pod_name` and `namespace` are on lines that are about no pod in particular.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node, as Kubernetes names it where that is known, else the host.
+    pub node_name: String,
+    /// The agent's own pod; `None` when it runs outside of one.
+    pub pod_name: Option<String>,
+    /// The namespace of the agent's own pod.
+    pub namespace: Option<String>,
+}
+
+impl Identity {
+    /// From what the downward API says (`NODE_NAME`, `POD_NAME`, `POD_NAMESPACE`); an empty string says nothing.
+    #[must_use]
+    pub fn new(node_name: Option<String>, pod_name: Option<String>, namespace: Option<String>) -> Self {
+        let said = |name: Option<String>| name.filter(|name| !name.is_empty());
+        let node_name = said(node_name).or_else(hostname).unwrap_or_else(|| "unknown".to_owned());
+        Self { node_name, pod_name: said(pod_name), namespace: said(namespace) }
+    }
+}
+
+/// The host's name: kubelet's default for the node's. The kernel gives it per UTS namespace.
+fn hostname() -> Option<String> {
+    let raw = std::fs::read("/proc/sys/kernel/hostname").ok()?;
+    let name = escape::bytes(raw.trim_ascii());
+    (!name.is_empty()).then(|| name.into_owned())
+}
+
+/// RFC 3339 in UTC with nanoseconds: `2026-01-02T03:04:05.000000006Z`.
+///
+/// A time outside of 1970..=9999 is brought to the nearest end: a clock that is far off must not end the agent.
+#[must_use]
+pub fn timestamp(at: SystemTime) -> String {
+    humantime::format_rfc3339_nanos(at.clamp(SystemTime::UNIX_EPOCH, year_9999())).to_string()
+}
+
+/// `HH:MM:SS.mmm` in UTC, for a table.
+#[must_use]
+pub fn time_of_day(at: SystemTime) -> String {
+    let full = humantime::format_rfc3339_millis(at.clamp(SystemTime::UNIX_EPOCH, year_9999())).to_string();
+    full["1970-01-01T".len()..].trim_end_matches('Z').to_owned()
+}
+
+/// The last second of the year 9999: four digits are all that RFC 3339 has.
+fn year_9999() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799)
+}
+
 /// Writes lines somewhere.
 pub trait Sink: Send {
     /// Writes one line.
@@ -112,4 +178,30 @@ pub enum Written {
     Filtered,
     /// It was out and it was the last one wanted (`--max-events`).
     Last,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_whatever_the_clock_says() {
+        let at = SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 6);
+        assert_eq!(timestamp(at), "2026-01-02T03:04:05.000000006Z");
+        assert_eq!(time_of_day(at + Duration::from_millis(70)), "03:04:05.070");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(5);
+        assert_eq!(timestamp(before), "1970-01-01T00:00:00.000000000Z");
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(400_000_000_000);
+        assert_eq!(timestamp(far), "9999-12-31T23:59:59.000000000Z");
+    }
+
+    #[test]
+    fn an_empty_name_is_no_name() {
+        let outside = Identity::new(Some(String::new()), None, Some(String::new()));
+        assert_ne!(outside.node_name, "");
+        assert_eq!((outside.pod_name, outside.namespace), (None, None));
+        let inside = Identity::new(Some("n1".into()), Some("r2c-agent-x".into()), Some("kube-system".into()));
+        assert_eq!(inside.node_name, "n1");
+        assert_eq!(inside.pod_name.as_deref(), Some("r2c-agent-x"));
+    }
 }
