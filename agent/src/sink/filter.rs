@@ -1,1 +1,258 @@
-//! x
+//! Lets through only the lines a person asked for, by what the values mean; knows no probe.
+
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+
+use ipnet::IpNet;
+
+use super::{Line, Sink, Value, Written};
+use crate::pod::Pod;
+
+/// What a person wants to see. An empty list asks nothing; of several values in one list any will do; every list
+/// that is not empty must be satisfied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Namespaces of the pods of interest (`-n`).
+    pub namespace: Vec<String>,
+    /// Names of the pods of interest (`--pod`). With `namespace`, one and the same pod must satisfy both.
+    pub pod: Vec<String>,
+    /// Networks of the addresses of interest (`--ip`).
+    pub ip: Vec<IpNet>,
+    /// Transport ports at either end (`--port`).
+    pub port: Vec<u16>,
+    /// Interfaces (`-i`).
+    pub interface: Vec<String>,
+    /// Reasons, in either case (`--reason`).
+    pub reason: Vec<String>,
+}
+
+/// What `--ip` accepts: an address or a network in CIDR notation, of either family.
+///
+/// # Errors
+/// A sentence that says what would have been right.
+pub fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpAddr>()
+        .map(IpNet::from)
+        .or_else(|_| text.parse::<IpNet>())
+        .map_err(|_| "expected an address or a network such as 10.0.0.1, 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
+impl Filter {
+    /// Whether `line` is wanted. A value that is absent satisfies nothing.
+    #[must_use]
+    pub fn wants(&self, line: &Line<'_>) -> bool {
+        let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| line.fields.iter().any(|(_, value)| satisfies(value));
+        let no_pod_asked = self.namespace.is_empty() && self.pod.is_empty();
+        (no_pod_asked
+            || line.pod.is_some_and(|pod| self.wants_pod(pod))
+            || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
+            && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
+            && (self.port.is_empty() || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
+            && (self.interface.is_empty()
+                || any(&|value| matches!(value, Value::Interface(name) if self.interface.iter().any(|i| i == name))))
+            && (self.reason.is_empty() || any(&|value| matches!(value, Value::Reason(why) if self.wants_reason(why))))
+    }
+
+    fn wants_pod(&self, pod: &Pod) -> bool {
+        (self.namespace.is_empty() || self.namespace.contains(&pod.namespace))
+            && (self.pod.is_empty() || self.pod.contains(&pod.name))
+    }
+
+    /// An IPv4 address that the kernel saw through an IPv6 socket (`::ffff:10.0.0.1`) is that IPv4 address.
+    fn wants_ip(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.ip.iter().any(|network| network.contains(&ip))
+    }
+
+    fn wants_reason(&self, reason: &str) -> bool {
+        self.reason.iter().any(|wanted| wanted.eq_ignore_ascii_case(reason))
+    }
+}
+
+/// Hands on the lines its filter wants.
+#[derive(Debug)]
+pub struct Filtered<S> {
+    inner: S,
+    filter: Filter,
+}
+
+impl<S: Sink> Filtered<S> {
+    /// `inner` behind `filter`.
+    pub fn new(inner: S, filter: Filter) -> Self {
+        Self { inner, filter }
+    }
+}
+
+impl<S: Sink> Sink for Filtered<S> {
+    fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        if self.filter.wants(line) { self.inner.write(line) } else { Ok(Written::Filtered) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Ends after so many lines have gone out (`--max-events`).
+#[derive(Debug)]
+pub struct Limited<S> {
+    inner: S,
+    left: u64,
+}
+
+impl<S: Sink> Limited<S> {
+    /// `inner`, for `max` lines. Lines that a filter further in does not want are not counted.
+    pub fn new(inner: S, max: NonZeroU64) -> Self {
+        Self { inner, left: max.get() }
+    }
+}
+
+impl<S: Sink> Sink for Limited<S> {
+    /// As [`Sink::write`]; after the last line nothing more goes out.
+    fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        if self.left == 0 {
+            return Ok(Written::Filtered);
+        }
+        let written = self.inner.write(line)?;
+        if written != Written::Yes {
+            return Ok(written);
+        }
+        self.left -= 1;
+        Ok(if self.left == 0 { Written::Last } else { Written::Yes })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::incident::Span;
+    use crate::sink::{Field, Level};
+
+    fn pod(namespace: &str, name: &str) -> Pod {
+        Pod { namespace: namespace.into(), name: name.into(), uid: "u".into() }
+    }
+
+    fn line<'a>(pod: Option<&'a Pod>, fields: &'a [Field<'a>]) -> Line<'a> {
+        Line {
+            at: SystemTime::UNIX_EPOCH,
+            level: Level::Info,
+            probe: "drops",
+            message: "m".into(),
+            span: Span::root(),
+            pod,
+            fields,
+            cells: &[],
+        }
+    }
+
+    fn list<T: From<&'static str>>(values: &[&'static str]) -> Vec<T> {
+        values.iter().map(|value| T::from(value)).collect()
+    }
+
+    /// Whether `filter` wants the one event all these tests ask about.
+    fn wants(filter: &Filter) -> bool {
+        let (web, db) = (pod("shop", "web"), pod("data", "db"));
+        let fields = [
+            ("src", Value::Ip("10.1.2.3".parse().unwrap())),
+            ("dst", Value::Ip("::ffff:192.0.2.7".parse().unwrap())),
+            ("dst_port", Value::Port(443)),
+            ("pid", Value::Number(80)),
+            ("dev", Value::Interface("eth0".into())),
+            ("comm", Value::Text("lo".into())),
+            ("reason", Value::Reason("NO_SOCKET".into())),
+            ("dst_pod", Value::Pod(Some(&db))),
+            ("ttl", Value::Absent),
+        ];
+        filter.wants(&line(Some(&web), &fields))
+    }
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| parse_network(text).unwrap()).collect()
+    }
+
+    #[test]
+    fn nothing_asked_wants_everything() {
+        assert!(wants(&Filter::default()));
+        assert!(Filter::default().wants(&line(None, &[])));
+    }
+
+    #[test]
+    fn pods_at_both_ends_count_and_one_pod_must_satisfy_all() {
+        let asked = |namespace: &[&'static str], pod: &[&'static str]| {
+            wants(&Filter { namespace: list(namespace), pod: list(pod), ..Filter::default() })
+        };
+        assert!(asked(&["shop"], &[]));
+        assert!(asked(&["data"], &[]));
+        assert!(asked(&[], &["db"]));
+        assert!(asked(&["none", "shop"], &["web"]));
+        assert!(!asked(&["shop"], &["db"]), "web's namespace with db's name is nobody");
+        assert!(!asked(&["sho"], &[]));
+    }
+
+    #[test]
+    fn addresses_and_networks_of_both_families() {
+        let asked = |texts: &[&str]| wants(&Filter { ip: networks(texts), ..Filter::default() });
+        assert!(asked(&["10.1.2.3"]));
+        assert!(asked(&["10.9.9.9/8"]));
+        assert!(asked(&["192.0.2.7"]), "an IPv4 address inside IPv6 is itself");
+        assert!(asked(&["fd00::/8", "192.0.2.0/24"]));
+        assert!(!asked(&["10.1.2.4"]));
+        assert!(!asked(&["::/0"]));
+        for wrong in ["", "10.0.0", "10.0.0.0/33", "web", "10.0.0.1:80", "fe80::1%eth0"] {
+            assert!(parse_network(wrong).unwrap_err().contains("10.0.0.0/8"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn values_match_by_meaning_not_by_text() {
+        assert!(wants(&Filter { port: vec![80, 443], ..Filter::default() }));
+        assert!(!wants(&Filter { port: vec![80], ..Filter::default() }), "a pid is no port");
+        assert!(wants(&Filter { interface: list(&["eth0"]), ..Filter::default() }));
+        assert!(!wants(&Filter { interface: list(&["lo"]), ..Filter::default() }), "a comm is no interface");
+        assert!(wants(&Filter { reason: list(&["no_socket"]), ..Filter::default() }));
+        assert!(!wants(&Filter { reason: list(&["NO_SOCKE"]), ..Filter::default() }));
+    }
+
+    #[test]
+    fn every_kind_asked_must_match() {
+        let both = Filter { port: vec![443], interface: list(&["eth1"]), ..Filter::default() };
+        assert!(!wants(&both));
+        assert!(!Filter { port: vec![443], ..Filter::default() }.wants(&line(None, &[("p", Value::Absent)])));
+    }
+
+    /// Counts what reaches it.
+    #[derive(Default)]
+    struct Count(u64);
+
+    impl Sink for Count {
+        fn write(&mut self, _: &Line<'_>) -> io::Result<Written> {
+            self.0 += 1;
+            Ok(Written::Yes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_only_what_went_out() {
+        let filter = Filter { port: vec![443], ..Filter::default() };
+        let two = NonZeroU64::new(2).unwrap();
+        let mut sink = Limited::new(Filtered::new(Count::default(), filter), two);
+        let wanted = [("port", Value::Port(443))];
+        assert_eq!(sink.write(&line(None, &[])).unwrap(), Written::Filtered);
+        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Yes);
+        assert_eq!(sink.write(&line(None, &[])).unwrap(), Written::Filtered);
+        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Last);
+        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Filtered);
+        assert_eq!(sink.inner.inner.0, 2);
+    }
+}
