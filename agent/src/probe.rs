@@ -112,6 +112,9 @@ pub trait Event: Send {
     fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>);
 }
 
+/// Makes a few lines of a probe's exact counts, largest first.
+pub type Summary = Box<dyn Fn() -> Vec<String> + Send>;
+
 /// Why a record is not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a record of {got} bytes where {want} were expected")]
@@ -152,6 +155,10 @@ pub trait Probe: Sized + Send + 'static {
     fn slots(&self, maps: &mut attach::Maps<'_>) -> Result<Box<dyn PodSlots>, attach::MapError>;
     /// Its exact counts as metrics, read at each scrape; `pods` names their slots.
     fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector>;
+    /// Sums the exact counts up for a person.
+    fn summary(&self) -> Summary;
+    /// The values `--reason` can match on this kernel; empty if any may.
+    fn reasons(kernel: &Kernel) -> Vec<String>;
     /// Reads what its kernel side did with the events so far, over all CPUs.
     fn tally_reader(&self) -> flow::ReadTally;
     /// The event in a record.

@@ -16,9 +16,10 @@ pub(crate) mod schema;
 pub mod table;
 
 /// How much a line matters to an operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Worth knowing.
+    #[default]
     Info,
     /// Something is being lost or refused.
     Warn,
@@ -167,6 +168,20 @@ pub trait Sink: Send {
     /// # Errors
     /// The underlying stream's.
     fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Wants nothing: metrics are all that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write(&mut self, _: &Line<'_>) -> io::Result<Written> {
+        Ok(Written::Filtered)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What became of a line.

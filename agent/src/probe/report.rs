@@ -26,7 +26,7 @@ struct Up {
 impl Report {
     /// Of a probe that is up.
     #[must_use]
-    pub fn up(started: &Started) -> Self {
+    pub fn of(started: &Started) -> Self {
         let up = Up {
             climbs: started.climbs.clone(),
             account: Arc::clone(&started.account),

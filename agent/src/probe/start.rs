@@ -59,6 +59,8 @@ pub struct Entry {
     pub hooks: &'static [Hook],
     /// [`Probe::COLUMNS`].
     pub columns: &'static [Column],
+    /// [`Probe::reasons`].
+    pub reasons: fn(&Kernel) -> Vec<String>,
     /// Brings it up.
     pub start: fn(&Context<'_>) -> Result<Started, StartError>,
 }
@@ -67,7 +69,14 @@ impl Entry {
     /// The entry of a probe.
     #[must_use]
     pub const fn of<P: Probe>() -> Self {
-        Self { name: P::NAME, about: P::ABOUT, hooks: P::HOOKS, columns: P::COLUMNS, start: start::<P> }
+        Self {
+            name: P::NAME,
+            about: P::ABOUT,
+            hooks: P::HOOKS,
+            columns: P::COLUMNS,
+            reasons: P::reasons,
+            start: start::<P>,
+        }
     }
 }
 
@@ -81,6 +90,8 @@ pub struct Started {
     pub collector: Box<dyn Collector>,
     /// What became of its events so far.
     pub account: ReadAccount,
+    /// The exact counts in a few lines for a person, largest first.
+    pub summary: super::Summary,
     /// The attached programs.
     pub attached: Arc<Attached>,
     /// Runs its path.
@@ -205,6 +216,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         let flow = Arc::clone(&flow);
         Arc::new(move || flow.account(tally()))
     };
+    let summary = probe.summary();
     let collector = probe.collector(Arc::clone(&context.pods));
     let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
     let carry: Carry = {
@@ -214,7 +226,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
             Box::pin(path.run(drain, move || attached.detach()))
         })
     };
-    Ok(Started { name: probe_name, climbs, collector, account, attached, carry })
+    Ok(Started { name: probe_name, climbs, collector, account, summary, attached, carry })
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {

@@ -16,7 +16,7 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::flow::ReadTally;
 use crate::probe::globals::Globals;
 use crate::probe::slots::SlotMaps;
-use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Target};
+use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
 use crate::sink::{Cell, Column, Field, Level};
 
 pub mod class;
@@ -25,7 +25,7 @@ pub mod place;
 pub mod reasons;
 pub mod row;
 
-use class::{Harm, Verdict, classify};
+use class::{Class, Harm, Verdict, classify};
 use counts::{Counts, Labels};
 use place::{Place, Places};
 use reasons::Reasons;
@@ -150,6 +150,20 @@ impl Probe for Drops {
     fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector> {
         self.counts.name_pods_by(pods);
         Box::new(self.counts.clone())
+    }
+
+    fn summary(&self) -> Summary {
+        let counts = self.counts.clone();
+        Box::new(move || counts.summary())
+    }
+
+    fn reasons(kernel: &Kernel) -> Vec<String> {
+        let reasons = Reasons::load(kernel);
+        if reasons.is_empty() {
+            return Vec::new();
+        }
+        let classes = Class::ALL.iter().map(|class| class.name());
+        classes.chain(reasons.names()).map(str::to_owned).collect()
     }
 
     fn tally_reader(&self) -> ReadTally {

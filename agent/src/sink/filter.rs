@@ -6,13 +6,15 @@ use std::num::NonZeroU64;
 
 use ipnet::IpNet;
 
-use super::{Line, Sink, Value, Written};
+use super::{Level, Line, Sink, Value, Written};
 use crate::pod::Pod;
 
 /// What a person wants to see. An empty list asks nothing; of several values in one list any will do; every list
 /// that is not empty must be satisfied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
+    /// Lines that matter less than this are not wanted.
+    pub level: Level,
     /// Namespaces of the pods of interest (`-n`).
     pub namespace: Vec<String>,
     /// Names of the pods of interest (`--pod`). With `namespace`, one and the same pod must satisfy both.
@@ -44,9 +46,10 @@ impl Filter {
     pub fn wants(&self, line: &Line<'_>) -> bool {
         let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| line.fields.iter().any(|(_, value)| satisfies(value));
         let no_pod_asked = self.namespace.is_empty() && self.pod.is_empty();
-        (no_pod_asked
-            || line.pod.is_some_and(|pod| self.wants_pod(pod))
-            || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
+        line.level >= self.level
+            && (no_pod_asked
+                || line.pod.is_some_and(|pod| self.wants_pod(pod))
+                || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
             && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
             && (self.port.is_empty() || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
             && (self.interface.is_empty()

@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::CounterWithExemplar;
 
-use super::class::Verdict;
+use super::class::{Harm, Verdict};
 use super::place::Places;
 use super::reasons::Reasons;
 use crate::incident::TraceId;
@@ -224,6 +224,37 @@ impl Counts {
             }
         }
         snapshot
+    }
+}
+
+/// Rows of [`Counts::summary`].
+const SUMMARY_ROWS: usize = 8;
+
+impl Counts {
+    /// The largest counts by class, reason, place and direction, benign ones last.
+    #[must_use]
+    pub fn summary(&self) -> Vec<String> {
+        let mut sums: BTreeMap<(Labels, String), u64> = BTreeMap::new();
+        for (key, lost) in rows(&self.state().rows) {
+            let place = self.0.places.at(key.place.into()).map(|place| format!(" in {}", place.function));
+            *sums.entry((self.0.labels(&key), place.unwrap_or_default())).or_default() += lost.packets;
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by_key(|((labels, _), packets)| (labels.verdict.harm, std::cmp::Reverse(*packets)));
+        let more = sums.len().saturating_sub(SUMMARY_ROWS);
+        let mut lines: Vec<String> = sums
+            .iter()
+            .take(SUMMARY_ROWS)
+            .map(|((Labels { reason, verdict, direction }, place), packets)| {
+                let benign = if verdict.harm == Harm::Benign { " (benign)" } else { "" };
+                let (class, direction) = (verdict.class.name(), direction_name(*direction));
+                format!("{packets:>9} {class}{benign}: {reason}{place}, {direction}")
+            })
+            .collect();
+        if more > 0 {
+            lines.push(format!("          and {more} more kinds"));
+        }
+        lines
     }
 }
 

@@ -70,6 +70,12 @@ impl Reasons {
         })
     }
 
+    /// Whether this kernel names no reason at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Every name this kernel has, for `--reason`'s error message.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.values().map(String::as_str)

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use agent_common::drops::{Direction, flags};
 
@@ -12,7 +11,7 @@ use super::counts::{NO_REASON, direction_name};
 use super::place::Place;
 use crate::pod::Pod;
 use crate::probe::Pods;
-use crate::sink::{Cell, Column, Field, Value};
+use crate::sink::{Cell, Column, Field, Value, time_of_day};
 
 const fn column(title: &'static str, width: usize, wide: bool) -> Column {
     Column { title, width, wide }
@@ -23,8 +22,8 @@ pub const COLUMNS: &[Column] = &[
     column("TIME", 8, false),
     column("CLASS", 9, false),
     column("DIR", 4, false),
-    column("SOURCE", 19, false),
-    column("DESTINATION", 21, false),
+    column("SOURCE", 16, false),
+    column("DESTINATION", 19, false),
     column("IFACE", 15, true),
     column("PROTO", 6, true),
     column("LEN", 5, true),
@@ -36,7 +35,7 @@ pub const COLUMNS: &[Column] = &[
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     let texts: [Cow<'a, str>; 11] = [
-        time_of_day(event.at).into(),
+        time_of_day(event.at).chars().take(8).collect::<String>().into(),
         event.verdict.class.name().into(),
         short(event.direction()).into(),
         end(pods.source.as_deref(), event.source(), None).into(),
@@ -63,7 +62,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
     let has_ip = event.has(flags::HAS_IP);
     fields.extend([
         ("direction", Value::Text(direction_name(event.direction()).into())),
-        ("class", Value::Text(event.verdict.class.name().into())),
+        ("class", Value::Reason(event.verdict.class.name().into())),
         ("harm", Value::Text(event.verdict.harm.name().into())),
         ("reason", event.reason.as_deref().map_or(Value::Absent, |reason| Value::Reason(reason.into()))),
         ("function", text(event.place.as_ref().map(|place| place.function.as_ref()))),
@@ -175,10 +174,4 @@ const fn short(direction: Direction) -> &'static str {
 /// A number the kernel side writes as 0 when it could not read it.
 fn nonzero(number: u32) -> Value<'static> {
     if number == 0 { Value::Absent } else { Value::Number(number.into()) }
-}
-
-/// `HH:MM:SS`, UTC: what node logs and dashboards are compared in.
-fn time_of_day(at: SystemTime) -> String {
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() % 86_400);
-    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }

@@ -1,0 +1,51 @@
+//! `r2c-agent metrics`: attach, wait, print one scrape. For a look without a Prometheus, and for CI.
+
+use std::io::Write;
+
+use crate::cli::{Format, Host, Metrics as Args};
+use crate::failure::Failure;
+use crate::metrics::{self, Metrics};
+use crate::node::{self, Node};
+use crate::probe::report::{Report, Reports};
+use crate::probes;
+use crate::shutdown;
+
+/// Prints one scrape of every probe the kernel allows.
+///
+/// # Errors
+/// Unsupported: none is.
+pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
+    let (_stop, drain) = shutdown::channel();
+    let node = Node::look(host, drain).await;
+    let mut metrics = Metrics::default();
+    metrics.registry().register_collector(Box::new(crate::version::BuildInfo));
+    let (mut reports, mut refused, mut attached) = (Vec::new(), None, Vec::new());
+    for entry in probes::ALL {
+        match node.start(entry, &args.limits) {
+            Ok(started) => {
+                reports.push(Report::of(&started));
+                metrics.registry().register_collector(started.collector);
+                attached.push((started.attached, started.carry));
+            }
+            Err(error) => {
+                reports.push(Report::down(entry.name));
+                refused = Some(node::refused(&error));
+            }
+        }
+    }
+    if let (true, Some(refused)) = (attached.is_empty(), refused) {
+        return Err(refused);
+    }
+    metrics.registry().register_collector(Box::new(Reports(reports)));
+    metrics.registry().register_collector(Box::new(node.pods.clone()));
+    tokio::select! {
+        () = tokio::time::sleep(args.wait) => {}
+        signal = shutdown::signal() => signal?,
+    }
+    let format = match args.format {
+        Format::Classic => metrics::Format::Classic,
+        Format::Openmetrics => metrics::Format::OpenMetrics,
+    };
+    let text = metrics.encode(format)?;
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,114 @@
+//! What every command needs of the node it runs on: its kernel, its pods, and probes brought up on both.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::cli::{Host, Limits};
+use crate::enrich::{self, PodIndex, Roots};
+use crate::failure::Failure;
+use crate::kernel::Kernel;
+use crate::probe::start::{Context, Entry, Settings, StartError, Started};
+use crate::shutdown::Drain;
+use crate::sink::Identity;
+
+/// The node as the agent sees it.
+pub struct Node {
+    /// The running kernel.
+    pub kernel: Kernel,
+    /// The node's pods.
+    pub pods: PodIndex,
+    /// Kernel types as the loader wants them; given back after attaching, it is tens of MB.
+    btf: Option<aya::Btf>,
+}
+
+impl Node {
+    /// Reads kernel and pods; both are followed from then on.
+    pub async fn look(host: &Host, drain: Drain) -> Self {
+        let kernel = Kernel::load();
+        for missing in kernel.missing() {
+            warn!("{missing}");
+        }
+        let btf = match kernel.btf() {
+            // The loader's own reader; it has read the same bytes, so it can hardly fail.
+            Some(_) => aya::Btf::from_sys_fs().map_err(|error| warn!("BTF: {error}")).ok(),
+            None => None,
+        };
+        let roots = Roots {
+            proc: host.host_proc.clone(),
+            cgroup: host.host_cgroup.clone(),
+            pod_logs: host.pod_logs.clone(),
+        };
+        let (pods, _) = enrich::start(roots, drain).await;
+        Self { kernel, pods, btf }
+    }
+
+    /// Brings one probe up and says which rungs hold.
+    ///
+    /// # Errors
+    /// The kernel refused every rung of a hook, or the object as a whole.
+    pub fn start(&self, entry: &Entry, limits: &Limits) -> Result<Started, StartError> {
+        let settings = Settings {
+            records_per_second: limits.events_per_second,
+            ring_bytes: limits.ring_kib * 1024,
+            bpf_log: limits.bpf_log,
+            rung: limits.rung.clone(),
+        };
+        let context = Context {
+            kernel: &self.kernel,
+            btf: self.btf.as_ref(),
+            settings: &settings,
+            pods: Arc::new(self.pods.clone()),
+            register: &|slots| self.pods.register(slots),
+        };
+        let started = (entry.start)(&context)?;
+        for climb in &started.climbs {
+            let refused = climb.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            match climb.holds {
+                Some(rung) if refused.is_empty() => info!("hook {} by {}", climb.hook.name, rung.name),
+                Some(rung) => info!("hook {} by {}; refused {refused}", climb.hook.name, rung.name),
+                None => warn!("hook {} refused: {refused}", climb.hook.name),
+            }
+        }
+        Ok(started)
+    }
+
+    /// Gives back what only starting needed.
+    pub fn settle(&mut self) {
+        self.btf = None;
+        self.kernel.drop_btf();
+    }
+}
+
+/// Who the agent is in its lines.
+#[must_use]
+pub fn identity(host: &Host) -> Arc<Identity> {
+    Arc::new(Identity::new(host.node_name.clone(), host.pod_name.clone(), host.pod_namespace.clone()))
+}
+
+/// A refused start as one line that says what would help.
+#[must_use]
+pub fn refused(error: &StartError) -> Failure {
+    let lacking = lacking_rights();
+    if lacking.is_empty() {
+        return Failure::unsupported(error);
+    }
+    Failure::unsupported(format!("{error}; this process lacks {}: run as root, or add them", lacking.join(" and ")))
+}
+
+/// The capabilities BPF tracing needs and this process has not (capabilities(7)).
+#[must_use]
+pub fn lacking_rights() -> Vec<&'static str> {
+    const SYS_ADMIN: u32 = 21;
+    const NEEDED: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    if has(SYS_ADMIN) {
+        return Vec::new();
+    }
+    NEEDED.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect()
+}

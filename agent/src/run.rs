@@ -1,0 +1,117 @@
+//! `r2c-agent run`: the node's agent. Metrics over HTTP, one JSON line per event on stdout, diagnostics on stderr.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::cli::{Events, Host, Run};
+use crate::failure::Failure;
+use crate::http::{self, Health, State};
+use crate::metrics::Metrics;
+use crate::node::{self, Node};
+use crate::probe::pipeline::Ended;
+use crate::probe::report::{Report, Reports};
+use crate::probe::start::{Entry, Started};
+use crate::probes;
+use crate::shutdown;
+use crate::sink::filter::{Filter, Filtered};
+use crate::sink::json::JsonSink;
+use crate::sink::{Level, Nowhere, Sink};
+
+/// Time the paths have to carry what is left after SIGTERM; Kubernetes gives 30 s, an operator less.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Unsupported: a probe named by the user, or all of them, were refused. Runtime: the address is taken.
+pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
+    let (stop, drain) = shutdown::channel();
+    // Bound first: a second agent on the address must fail before it attaches anything.
+    let listener = http::bind(args.listen).await?;
+    info!("r2c-agent {} serves {}", crate::version::SHORT, args.listen);
+    let mut node = Node::look(host, drain.clone()).await;
+    let (started, reports) = start_probes(&node, &args)?;
+    node.settle();
+
+    let health = Health::default();
+    let mut metrics = Metrics::default();
+    metrics.registry().register_collector(Box::new(crate::version::BuildInfo));
+    metrics.registry().register_collector(Box::new(Reports(reports)));
+    metrics.registry().register_collector(Box::new(node.pods.clone()));
+
+    let mut paths = JoinSet::new();
+    for Started { name, collector, carry, .. } in started {
+        metrics.registry().register_collector(collector);
+        let path = carry(sink(host, args.events), drain.clone());
+        paths.spawn(async move { (name, path.await) });
+    }
+    health.ready();
+    let state = Arc::new(State::new(metrics, health.clone()));
+    let server = tokio::spawn(http::serve(listener, state, drain));
+    info!("ready");
+
+    tokio::select! {
+        signal = shutdown::signal() => signal?,
+        // A path ends by itself only when its stream or ring has failed.
+        Some(ended) = paths.join_next() => {
+            health.dead("a probe's path has ended");
+            report_end(ended);
+        }
+    }
+    info!("draining");
+    stop.start();
+    let drained = async { while let Some(ended) = paths.join_next().await { report_end(ended); } };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        warn!("a path did not end in {DRAIN:?}; its last events may be missing");
+    }
+    let _ = server.await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Every probe asked for. One that the user named must come up; of the default set one that cannot is a warning.
+fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), Failure> {
+    let named = !args.probes.is_empty();
+    let wanted = |entry: &&Entry| !named || args.probes.iter().any(|name| name == entry.name);
+    let (mut started, mut reports, mut last) = (Vec::new(), Vec::new(), None);
+    for entry in probes::ALL.iter().filter(wanted) {
+        match node.start(entry, &args.limits) {
+            Ok(probe) => {
+                reports.push(Report::of(&probe));
+                started.push(probe);
+            }
+            Err(error) if named => return Err(node::refused(&error)),
+            Err(error) => {
+                let refused = node::refused(&error);
+                warn!("{}", refused.message);
+                reports.push(Report::down(entry.name));
+                last = Some(refused);
+            }
+        }
+    }
+    match last {
+        Some(refused) if started.is_empty() => Err(refused),
+        _ => Ok((started, reports)),
+    }
+}
+
+fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
+    let json = || JsonSink::new(io::stdout(), node::identity(host));
+    match events {
+        Events::None => Box::new(Nowhere),
+        Events::All => Box::new(json()),
+        Events::Harmful => Box::new(Filtered::new(json(), Filter { level: Level::Warn, ..Filter::default() })),
+    }
+}
+
+fn report_end(ended: Result<(&'static str, Ended), tokio::task::JoinError>) {
+    match ended {
+        Ok((_, Ended::Drained | Ended::Last)) => {}
+        Ok((probe, Ended::Failed(error))) => error!(probe, "no more events: {error}"),
+        Err(error) => error!("a path died: {error}"),
+    }
+}

@@ -1,0 +1,169 @@
+//! `r2c-agent trace`: one probe's events as they happen, then what it all came to.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::cli::{Host, Output, Trace};
+use crate::failure::Failure;
+use crate::node::{self, Node};
+use crate::probe::flow::Account;
+use crate::probe::pipeline::Ended;
+use crate::probe::start::{Entry, Started};
+use crate::probes;
+use crate::shutdown;
+use crate::sink::filter::{Filter, Filtered, Limited};
+use crate::sink::json::JsonSink;
+use crate::sink::table::{Style, TableSink, wants_colour};
+use crate::sink::{Level, Sink, escape};
+
+/// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
+///
+/// # Errors
+/// Usage: a filter names something that does not exist. Unsupported: the kernel refuses the probe.
+pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
+    let entry = probes::ALL
+        .iter()
+        .find(|entry| entry.name == args.probe)
+        .ok_or_else(|| Failure::usage(format!("no probe {}", args.probe)))?;
+    let (stop, drain) = shutdown::channel();
+    let mut node = Node::look(host, drain.clone()).await;
+    check_names(entry, &node, &args)?;
+    let started = node.start(entry, &args.limits).map_err(|error| node::refused(&error))?;
+    node.settle();
+    note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
+    if let Some(path) = &args.ready_file {
+        std::fs::write(path, b"attached\n").map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    }
+    let began = Instant::now();
+    let sink = sink(host, entry, &args)?;
+    tokio::spawn(async move {
+        let ended = ended_by_user(args.duration).await;
+        stop.start();
+        ended
+    });
+    let Started { carry, account, attached, summary, .. } = started;
+    let ended = carry(sink, drain).await;
+    let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
+    lines.iter().for_each(|line| note(line));
+    match ended {
+        Ended::Drained | Ended::Last => Ok(()),
+        // `trace drops | head`: the reader has seen enough.
+        Ended::Failed(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Ended::Failed(error) => Err(error.into()),
+    }
+}
+
+/// Ctrl-C, SIGTERM, or the time is up.
+async fn ended_by_user(duration: Duration) -> io::Result<()> {
+    if duration.is_zero() {
+        return shutdown::signal().await;
+    }
+    tokio::select! {
+        ended = shutdown::signal() => ended,
+        () = tokio::time::sleep(duration) => Ok(()),
+    }
+}
+
+fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
+    let filter = Filter {
+        level: if args.all { Level::Info } else { Level::Warn },
+        namespace: args.namespace.clone(),
+        pod: args.pod.clone(),
+        ip: args.ip.clone(),
+        port: args.port.clone(),
+        interface: args.interface.clone(),
+        reason: args.reason.clone(),
+    };
+    let stdout = io::stdout();
+    let inner: Box<dyn Sink> = match args.output {
+        Output::Json => Box::new(JsonSink::new(stdout, node::identity(host))),
+        Output::Table | Output::Wide => {
+            let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+            let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
+            let mut table = TableSink::new(stdout, Style { wide: args.output == Output::Wide, colour });
+            // Before the first event, so that an empty screen says what is being waited for.
+            table.heading(entry.name, entry.columns.iter().copied())?;
+            table.flush()?;
+            Box::new(table)
+        }
+    };
+    Ok(match args.max_events {
+        Some(max) => Box::new(Filtered::new(Limited::new(inner, max), filter)),
+        None => Box::new(Filtered::new(inner, filter)),
+    })
+}
+
+/// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
+fn check_names(entry: &Entry, node: &Node, args: &Trace) -> Result<(), Failure> {
+    let reasons = (entry.reasons)(&node.kernel);
+    let known = |reason: &String| reasons.is_empty() || reasons.iter().any(|known| known.eq_ignore_ascii_case(reason));
+    if let Some(unknown) = args.reason.iter().find(|reason| !known(reason)) {
+        return Err(Failure::usage(format!("no reason {unknown:?} on this kernel; there are: {}", reasons.join(", "))));
+    }
+    let interfaces = node::interfaces();
+    if let Some(unknown) = args.interface.iter().find(|name| !interfaces.contains(*name)) {
+        let names: Vec<&str> = interfaces.iter().map(String::as_str).collect();
+        return Err(Failure::usage(format!(
+            "no interface {unknown:?} in this node's or its pods' network namespaces; there are: {}",
+            names.join(", ")
+        )));
+    }
+    for namespace in &args.namespace {
+        if !node.pods.pods().iter().any(|known| known.pod.namespace == *namespace) {
+            note(&format!("no pod of namespace {namespace} on this node yet"));
+        }
+    }
+    for pod in &args.pod {
+        if !node.pods.pods().iter().any(|known| known.pod.name == *pod) {
+            note(&format!("no pod {pod} on this node yet"));
+        }
+    }
+    Ok(())
+}
+
+fn rungs(started: &Started) -> String {
+    let holds = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?.name)));
+    holds.map(|(hook, rung)| format!("{hook} ({rung})")).collect::<Vec<_>>().join(", ")
+}
+
+fn until(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "; Ctrl-C ends it".to_owned();
+    }
+    format!(" for {}; Ctrl-C ends it sooner", humantime::format_duration(duration))
+}
+
+/// What it all came to: exact counts, then every loss in one line, then a hint if nothing was shown.
+fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], all: bool) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} events in {:.1} s: {} shown, {} not asked for, {} more of the same kinds only counted",
+        account.produced,
+        took.as_secs_f64(),
+        account.emitted,
+        account.filtered,
+        account.limited
+    )];
+    lines.extend(counts.iter().map(|line| format!("  {line}")));
+    let lost = account.ring_full + account.undecoded + account.unwritten + missed;
+    lines.push(match lost {
+        0 => "nothing lost".to_owned(),
+        _ => format!(
+            "lost {lost} descriptions (ring full {}, undecoded {}, unwritten {}, missed by the kernel {missed}); counts include all but the missed",
+            account.ring_full, account.undecoded, account.unwritten
+        ),
+    });
+    if account.emitted == 0 {
+        lines.push(match (account.produced, all) {
+            (0, _) => "nothing happened at this hook; `r2c-agent doctor` shows whether it can fire here".to_owned(),
+            (_, false) => "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned(),
+            (_, true) => "all of it was filtered out".to_owned(),
+        });
+    }
+    lines
+}
+
+/// A line for the person, beside the data.
+fn note(text: &str) {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
+}
