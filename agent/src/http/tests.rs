@@ -1,0 +1,295 @@
+//! The server over real sockets, with well and ill behaved clients. Time is tokio's own, advanced when all wait.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::*;
+use crate::shutdown::{Shutdown, channel};
+
+/// A running server.
+struct Server {
+    address: SocketAddr,
+    health: Health,
+    state: Arc<State>,
+    shutdown: Arc<Shutdown>,
+    task: JoinHandle<()>,
+}
+
+async fn server() -> Server {
+    server_with(None::<fn(Arc<Shutdown>) -> Box<dyn Collector>>).await
+}
+
+async fn server_with(collector: Option<impl FnOnce(Arc<Shutdown>) -> Box<dyn Collector>>) -> Server {
+    let (shutdown, drain) = channel();
+    let shutdown = Arc::new(shutdown);
+    let mut metrics = Metrics::default();
+    if let Some(collector) = collector {
+        metrics.registry().register_collector(collector(Arc::clone(&shutdown)));
+    }
+    let health = Health::expecting(["drops"]);
+    let state = Arc::new(State::new(metrics, health.clone()));
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(serve(listener, Arc::clone(&state), drain));
+    Server { address, health, state, shutdown, task }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends `request` and reads to the end of the connection.
+    async fn exchange(&self, request: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // A server that has seen enough may close before it has read all.
+        let _ = stream.write_all(request).await;
+        read_all(&mut stream).await
+    }
+
+    async fn ask(&self, method: &str, path: &str, more: &str) -> String {
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{more}Connection: close\r\n\r\n");
+        self.exchange(request.as_bytes()).await
+    }
+
+    /// The server still answers as it should.
+    async fn assert_well(&self) {
+        let answer = self.ask("GET", "/healthz", "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    }
+}
+
+/// Everything up to the end, which may be a reset.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn both_formats_by_negotiation_with_their_content_types() {
+    let server = server().await;
+    let classic = server.ask("GET", "/metrics", "").await;
+    assert!(classic.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{classic}");
+    assert!(classic.contains("\nr2c_http_connections_refused_total 0\n"));
+    let accept = "Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text;version=1.0.0\r\n";
+    let open = server.ask("GET", "/metrics?x=1", accept).await;
+    assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{open}");
+    assert!(open.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn head_has_the_length_and_no_body() {
+    let server = server().await;
+    let (head, get) = (server.ask("HEAD", "/metrics", "").await, server.ask("GET", "/metrics", "").await);
+    assert!(head.ends_with("\r\n\r\n"));
+    let length = format!("content-length: {}\r\n", get.split_once("\r\n\r\n").unwrap().1.len());
+    assert!(head.contains(&length) && get.contains(&length), "{head}");
+}
+
+#[tokio::test]
+async fn readiness_and_liveness_say_why_not() {
+    let server = server().await;
+    let early = server.ask("GET", "/readyz", "").await;
+    assert!(early.starts_with("HTTP/1.1 503 ") && early.ends_with("still attaching: drops\n"), "{early}");
+    server.health.settled("drops");
+    assert!(server.ask("GET", "/readyz", "").await.starts_with("HTTP/1.1 200 "));
+    server.assert_well().await;
+    server.health.stopped("drops");
+    let dead = server.ask("GET", "/healthz", "").await;
+    assert!(dead.starts_with("HTTP/1.1 503 ") && dead.ends_with("stopped: drops\n"), "{dead}");
+}
+
+#[tokio::test]
+async fn there_is_nothing_else() {
+    let server = server().await;
+    for path in ["/", "/metrics/", "/debug/pprof", "//metrics", "/../metrics", "/metrics%00"] {
+        assert!(server.ask("GET", path, "").await.starts_with("HTTP/1.1 404 "), "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "BREW"] {
+        let answer = server.ask(method, "/metrics", "").await;
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_huge_heads_are_refused() {
+    let server = server().await;
+    let bad: [&[u8]; 4] = [b"\0\x01\xff\xfe\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc", b"GET / HTTP/9.9\r\n\r\n"];
+    for garbage in bad {
+        let answer = server.exchange(garbage).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(10 * MAX_HEAD));
+    let many = format!("GET /metrics HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(MAX_HEADERS + 1));
+    let target = format!("GET /{} HTTP/1.1\r\n\r\n", "y".repeat(70_000));
+    for huge in [long, many, target] {
+        let answer = server.exchange(huge.as_bytes()).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    server.assert_well().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_never_ends_is_cut_off() {
+    let server = server().await;
+    let mut silent = server.connect().await;
+    let started = Instant::now();
+    assert_eq!(read_all(&mut silent).await, "");
+    assert!(started.elapsed() < HEAD_TIMEOUT * 2, "{:?}", started.elapsed());
+
+    let mut drip = server.connect().await;
+    let started = Instant::now();
+    drip.write_all(b"GET /metrics HTTP/1.1\r\nX: ").await.unwrap();
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            _ = every_second.tick() => if drip.write_all(b"y").await.is_err() { break },
+            _ = drip.read(&mut byte) => break,
+        }
+    }
+    assert!(started.elapsed() < HEAD_TIMEOUT * 2, "{:?}", started.elapsed());
+    server.assert_well().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_ends_when_unused_and_when_old() {
+    const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let server = server().await;
+    let mut stream = server.connect().await;
+    let started = Instant::now();
+    stream.write_all(REQUEST).await.unwrap();
+    assert!(read_all(&mut stream).await.ends_with("ok\n"));
+    assert!(started.elapsed() < HEAD_TIMEOUT * 2, "{:?}", started.elapsed());
+
+    let mut busy = server.connect().await;
+    let started = Instant::now();
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    let mut answer = [0; 1024];
+    loop {
+        every_second.tick().await;
+        if busy.write_all(REQUEST).await.is_err() || !matches!(busy.read(&mut answer).await, Ok(1..)) {
+            break;
+        }
+        assert!(started.elapsed() < MAX_AGE * 2);
+    }
+    assert!(started.elapsed() >= MAX_AGE, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so_and_counted() {
+    let server = server().await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        held.push(server.connect().await);
+    }
+    // Connections are accepted in the order they were made, so this is the 65th whatever the timing.
+    let refused = read_all(&mut server.connect().await).await;
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.ends_with("\r\n\r\ntoo many connections\n"));
+    assert_eq!(server.state.refused.get(), 1);
+    held.clear();
+    while !server.ask("GET", "/healthz", "").await.starts_with("HTTP/1.1 200 ") {}
+    server.assert_well().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_closes_idle_connections_and_the_port() {
+    let Server { address, shutdown, task, .. } = server().await;
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"GET /metrics HTTP/1.1\r\nX: ").await.unwrap();
+    let started = Instant::now();
+    shutdown.start();
+    task.await.unwrap();
+    assert!(started.elapsed() <= GRACE, "{:?}", started.elapsed());
+    assert_eq!((read_all(&mut idle).await, read_all(&mut half).await), (String::new(), String::new()));
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Does something in the middle of each scrape.
+struct During<F>(F);
+
+impl<F> fmt::Debug for During<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("During")
+    }
+}
+
+impl<F: Fn() -> fmt::Result + Send + Sync + 'static> Collector for During<F> {
+    fn encode(&self, _: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0()
+    }
+}
+
+#[tokio::test]
+async fn a_scrape_under_way_is_finished_before_the_end() {
+    let drain_now = |shutdown: Arc<Shutdown>| -> Box<dyn Collector> {
+        Box::new(During(move || {
+            shutdown.start();
+            Ok(())
+        }))
+    };
+    let server = server_with(Some(drain_now)).await;
+    let answer = server.ask("GET", "/metrics", "Accept: application/openmetrics-text\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "{answer}");
+    server.task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_collector_that_fails_or_panics_costs_one_answer() {
+    let calls = AtomicUsize::new(0);
+    let fails = |_| -> Box<dyn Collector> {
+        Box::new(During(move || match calls.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(fmt::Error),
+            1 => panic!("a collector's bug"),
+            _ => Ok(()),
+        }))
+    };
+    let server = server_with(Some(fails)).await;
+    assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 500 "));
+    assert_eq!(server.ask("GET", "/metrics", "").await, "");
+    assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn scrapes_are_made_one_at_a_time() {
+    let most = Arc::new(AtomicUsize::new(0));
+    let watch = {
+        let (most, now) = (Arc::clone(&most), AtomicUsize::new(0));
+        move |_| -> Box<dyn Collector> {
+            Box::new(During(move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Long enough for a second one to be seen, if there can be one.
+                for _ in 0..10_000 {
+                    std::thread::yield_now();
+                }
+                now.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }))
+        }
+    };
+    let server = Arc::new(server_with(Some(watch)).await);
+    let mut clients = JoinSet::new();
+    for _ in 0..16 {
+        let server = Arc::clone(&server);
+        clients.spawn(async move { server.ask("GET", "/metrics", "").await });
+    }
+    let answers = clients.join_all().await;
+    assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ")));
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn all_addresses_of_both_families_can_be_asked_for() {
+    let listener = bind("[::]:0".parse().unwrap()).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    assert!(DEFAULT_LISTEN.ip().is_loopback());
+}
