@@ -105,5 +105,6 @@ fn the_running_kernel_loads() {
         assert!(matches!(missing.part, Part::Btf | Part::Symbols | Part::Tracefs), "{missing}");
     }
     kernel.drop_btf();
+    trim_heap();
     assert!(kernel.btf().is_none());
 }
