@@ -14,7 +14,7 @@ use crate::sink::filter::parse_network;
 
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
-#[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::long(), max_term_width = 100)]
+#[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::LONG.as_str(), max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -55,6 +55,12 @@ pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
+/// Whether [`start`] has been called: before it, a line must find its own way to stderr.
+#[must_use]
+pub fn started() -> bool {
+    tracing::dispatcher::has_been_set()
+}
+
 /// Starts diagnostics for the whole process. `root` is the span of every line outside of any incident.
 ///
 /// `filter` is a level (`info`) or a list of `target=level`, as [`EnvFilter`] reads it.

@@ -37,7 +37,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
         return Err(refused);
     }
     metrics.registry().register_collector(Box::new(Reports(reports)));
-    metrics.registry().register_collector(Box::new(node.pods.clone()));
+    metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
     tokio::select! {
         () = tokio::time::sleep(args.wait) => {}
         signal = shutdown::signal() => signal?,

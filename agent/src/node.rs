@@ -1,13 +1,19 @@
 //! What every command needs of the node it runs on: its kernel, its pods, and probes brought up on both.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use tracing::{info, warn};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use tracing::{debug, info, warn};
 
 use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Part, trim_heap};
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::shutdown::Drain;
 use crate::sink::Identity;
@@ -27,7 +33,12 @@ impl Node {
     pub async fn look(host: &Host, drain: Drain) -> Self {
         let kernel = Kernel::load();
         for missing in kernel.missing() {
-            warn!("{missing}");
+            // Formats are only asked for where there are no types; a container seldom has tracefs mounted.
+            if missing.part == Part::Tracefs && kernel.btf().is_some() {
+                debug!("{missing}");
+            } else {
+                warn!("{missing}");
+            }
         }
         let btf = match kernel.btf() {
             // The loader's own reader; it has read the same bytes, so it can hardly fail.
@@ -77,6 +88,7 @@ impl Node {
     pub fn settle(&mut self) {
         self.btf = None;
         self.kernel.drop_btf();
+        trim_heap();
     }
 }
 
@@ -111,4 +123,55 @@ pub fn lacking_rights() -> Vec<&'static str> {
         return Vec::new();
     }
     NEEDED.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect()
+}
+
+/// Names of the network interfaces in every network namespace some process of this node lives in.
+#[must_use]
+pub fn interfaces() -> BTreeSet<String> {
+    let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let Ok(netns) = std::fs::read_link(process.path().join("ns/net")) else { continue };
+        if !seen.insert(netns) {
+            continue;
+        }
+        let devices = std::fs::read_to_string(process.path().join("net/dev")).unwrap_or_default();
+        // Two lines of headings, then `  name: counters`.
+        names.extend(devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())));
+    }
+    names
+}
+
+/// The pod index as metrics: how many pods are known, and what was left out and why.
+#[derive(Debug)]
+pub struct PodsReport(pub PodIndex);
+
+impl Collector for PodsReport {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let known = self.0.pods().iter().filter(|known| !known.gone).count();
+        encoder
+            .encode_descriptor("pods", "Pods of this node whose names are known", None, MetricType::Gauge)?
+            .encode_gauge(&u32::try_from(known).unwrap_or(u32::MAX))?;
+        let stats = self.0.stats();
+        let mut left_out = encoder.encode_descriptor(
+            "pods_left_out",
+            "What the pod index could not use, by why: events of such pods carry no pod rather than a wrong one",
+            None,
+            MetricType::Counter,
+        )?;
+        for (why, count) in [
+            ("name_contested", &stats.names_contested),
+            ("key_ambiguous", &stats.keys_ambiguous),
+            ("address_of_host", &stats.addresses_of_host),
+            ("slots_full", &stats.full),
+            ("bind_refused", &stats.binds_refused),
+            ("reading_raced", &stats.readings_raced),
+            ("pids_hidden", &stats.pids_hidden),
+            ("watch_lost", &stats.watches_lost),
+        ] {
+            let count = ConstCounter::new(count.load(Relaxed));
+            count.encode(left_out.encode_family(&[("why", why)])?)?;
+        }
+        Ok(())
+    }
 }

@@ -41,15 +41,15 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::BuildInfo));
     metrics.registry().register_collector(Box::new(Reports(reports)));
-    metrics.registry().register_collector(Box::new(node.pods.clone()));
+    metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
 
     let mut paths = JoinSet::new();
     for Started { name, collector, carry, .. } in started {
         metrics.registry().register_collector(collector);
         let path = carry(sink(host, args.events), drain.clone());
         paths.spawn(async move { (name, path.await) });
+        health.settled(name);
     }
-    health.ready();
     let state = Arc::new(State::new(metrics, health.clone()));
     let server = tokio::spawn(http::serve(listener, state, drain));
     info!("ready");
@@ -58,13 +58,12 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         signal = shutdown::signal() => signal?,
         // A path ends by itself only when its stream or ring has failed.
         Some(ended) = paths.join_next() => {
-            health.dead("a probe's path has ended");
-            report_end(ended);
+            report_end(ended, &health);
         }
     }
     info!("draining");
     stop.start();
-    let drained = async { while let Some(ended) = paths.join_next().await { report_end(ended); } };
+    let drained = async { while let Some(ended) = paths.join_next().await { report_end(ended, &health); } };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         warn!("a path did not end in {DRAIN:?}; its last events may be missing");
     }
@@ -108,10 +107,13 @@ fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
     }
 }
 
-fn report_end(ended: Result<(&'static str, Ended), tokio::task::JoinError>) {
+fn report_end(ended: Result<(&'static str, Ended), tokio::task::JoinError>, health: &Health) {
     match ended {
         Ok((_, Ended::Drained | Ended::Last)) => {}
-        Ok((probe, Ended::Failed(error))) => error!(probe, "no more events: {error}"),
+        Ok((probe, Ended::Failed(error))) => {
+            health.stopped(probe);
+            error!(probe, "no more events: {error}");
+        }
         Err(error) => error!("a path died: {error}"),
     }
 }

@@ -170,6 +170,16 @@ pub trait Sink: Send {
     fn flush(&mut self) -> io::Result<()>;
 }
 
+impl Sink for Box<dyn Sink> {
+    fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        self.as_mut().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.as_mut().flush()
+    }
+}
+
 /// Wants nothing: metrics are all that is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Nowhere;

@@ -1,5 +1,11 @@
 //! Which build this is.
 
+use std::sync::LazyLock;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+
 include!(concat!(env!("OUT_DIR"), "/objects.rs"));
 
 /// Version and commit, as `--version` and `r2c_build_info` give them.
@@ -12,12 +18,21 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub const REVISION: &str = env!("R2C_GIT_HASH");
 
 /// [`SHORT`], the architecture, and the hash of each BPF object: what a bug report needs.
-#[must_use]
-pub fn long() -> String {
-    let mut text = format!("{SHORT} {}", std::env::consts::ARCH);
-    for (name, sha256) in OBJECTS {
-        let short = sha256.get(..16).unwrap_or(sha256);
-        text.push_str(&format!("\nbpf object {name}: sha256 {short}"));
+pub static LONG: LazyLock<String> = LazyLock::new(|| {
+    let head = format!("{SHORT} {}", std::env::consts::ARCH);
+    let objects = OBJECTS.iter().map(|(name, sha256)| format!("bpf object {name}: sha256 {sha256}"));
+    std::iter::once(head).chain(objects).collect::<Vec<_>>().join("\n")
+});
+
+/// `r2c_build_info`.
+#[derive(Debug)]
+pub struct BuildInfo;
+
+impl Collector for BuildInfo {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let labels = [("version", VERSION), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
+        encoder
+            .encode_descriptor("build", "Version, commit and architecture of the agent", None, MetricType::Info)?
+            .encode_info(&labels)
     }
-    text
 }

@@ -54,7 +54,7 @@ impl fmt::Debug for Reports {
 impl Collector for Reports {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut up = encoder.encode_descriptor(
-            "r2c_probe_up",
+            "probe_up",
             "1 if the probe is attached, 0 if the kernel refused it",
             None,
             MetricType::Gauge,
@@ -65,7 +65,7 @@ impl Collector for Reports {
         }
 
         let mut rungs = encoder.encode_descriptor(
-            "r2c_hook_rung",
+            "hook_rung",
             "1 for the rung of the hook's ladder that holds; rung \"none\" if all were refused",
             None,
             MetricType::Gauge,
@@ -79,7 +79,7 @@ impl Collector for Reports {
 
         let accounts: Vec<_> = self.up().map(|(report, up)| (report.name, (up.account)())).collect();
         let mut produced = encoder.encode_descriptor(
-            "r2c_events_produced",
+            "events_produced",
             "Events the kernel side saw; equals emitted plus the sum of dropped over all stages, plus what is in the ring",
             None,
             MetricType::Counter,
@@ -89,7 +89,7 @@ impl Collector for Reports {
             ConstCounter::new(account.produced).encode(produced.encode_family(&labels)?)?;
         }
         let mut emitted = encoder.encode_descriptor(
-            "r2c_events_emitted",
+            "events_emitted",
             "Events written as a line",
             None,
             MetricType::Counter,
@@ -99,7 +99,7 @@ impl Collector for Reports {
             ConstCounter::new(account.emitted).encode(emitted.encode_family(&labels)?)?;
         }
         let mut dropped = encoder.encode_descriptor(
-            "r2c_events_dropped",
+            "events_dropped",
             "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered",
             None,
             MetricType::Counter,
@@ -111,7 +111,7 @@ impl Collector for Reports {
             }
         }
         let mut in_ring = encoder.encode_descriptor(
-            "r2c_events_in_ring",
+            "events_in_ring",
             "Records in the ring buffer, not read yet",
             None,
             MetricType::Gauge,
@@ -121,7 +121,7 @@ impl Collector for Reports {
             in_ring.encode_family(&labels)?.encode_gauge(&account.in_ring)?;
         }
         let mut missed = encoder.encode_descriptor(
-            "r2c_events_missed",
+            "events_missed",
             "Events the kernel did not hand to the probe because its program was already running on that CPU; in no other count",
             None,
             MetricType::Counter,

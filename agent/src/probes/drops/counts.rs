@@ -281,7 +281,7 @@ impl Collector for Counts {
         let snapshot = self.snapshot(&state);
 
         let mut packets = encoder.encode_descriptor(
-            "r2c_drop_packets",
+            "drop_packets",
             "Packets the kernel dropped, by its reason, what that means, and the way they were going",
             None,
             MetricType::Counter,
@@ -296,7 +296,7 @@ impl Collector for Counts {
             counter.encode(packets.encode_family(&labels.set())?)?;
         }
         let mut bytes = encoder.encode_descriptor(
-            "r2c_drop_bytes",
+            "drop_bytes",
             "Their length added up (skb->len: from the header the kernel was at)",
             None,
             MetricType::Counter,
@@ -305,7 +305,7 @@ impl Collector for Counts {
             ConstCounter::new(lost.bytes).encode(bytes.encode_family(&labels.set())?)?;
         }
         let mut pods = encoder.encode_descriptor(
-            "r2c_pod_drop_packets",
+            "pod_drop_packets",
             "Packets dropped with a pod of this node at one end; a packet between two of them counts at both ends",
             None,
             MetricType::Counter,
@@ -314,7 +314,7 @@ impl Collector for Counts {
             ConstCounter::new(lost.packets).encode(pods.encode_family(&labels.set())?)?;
         }
         let uncounted = encoder.encode_descriptor(
-            "r2c_drop_uncounted_packets",
+            "drop_uncounted_packets",
             "Packets dropped that are in no row: the kernel's map of counts was full or busy",
             None,
             MetricType::Counter,
@@ -322,7 +322,7 @@ impl Collector for Counts {
         ConstCounter::new(tally.uncounted).encode(uncounted)?;
         encoder
             .encode_descriptor(
-                "r2c_drop_folded_series",
+                "drop_folded_series",
                 "Rows of this scrape that were folded into the overflow row",
                 None,
                 MetricType::Gauge,

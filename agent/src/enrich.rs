@@ -1,0 +1,77 @@
+//! Whose an event is: the pods of this node, from kubelet's own files, with no API server.
+//!
+//! A pod's uid is in its cgroup's path, its namespace and name in `/var/log/pods`, its network namespace and
+//! addresses in `/proc`. Every answer is right or absent: what two pods hold at once is nobody's.
+
+use std::path::PathBuf;
+
+use tokio::task::JoinHandle;
+
+use crate::shutdown::Drain;
+
+pub mod cgroup;
+mod follow;
+mod holds;
+pub mod names;
+mod netns;
+pub mod pods;
+mod scan;
+mod table;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use pods::{KnownPod, PodIndex, PodStats};
+
+/// Where the host's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// A proc file system of the host's pid namespace.
+    pub proc: PathBuf,
+    /// What the host has at `/sys/fs/cgroup`: version 2, or the directory of version 1's hierarchies.
+    pub cgroup: PathBuf,
+    /// Kubelet's directory of container logs.
+    pub pod_logs: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { proc: "/proc".into(), cgroup: "/sys/fs/cgroup".into(), pod_logs: "/var/log/pods".into() }
+    }
+}
+
+/// Starts following the pods of this node until `drain`. The pods that are there are known when this returns.
+///
+/// Where there is no kubelet the index stays empty until there is one. Call it on a tokio runtime; files are read on
+/// its blocking threads.
+pub async fn start(roots: Roots, drain: Drain) -> (PodIndex, JoinHandle<()>) {
+    let index = PodIndex::new();
+    let (watches, events) = match watch::Watches::new() {
+        Ok((watches, events)) => (Some(watches), Some(events)),
+        Err(error) => {
+            tracing::warn!(%error, "inotify refused to start: pods are looked for by reading");
+            (None, None)
+        }
+    };
+    let mut follower = follow::Follower::new(roots.clone(), index.clone(), watches);
+    let first = tokio::task::spawn_blocking(move || {
+        follower.work();
+        follower
+    });
+    let task = match first.await {
+        Ok(follower) => {
+            if follower.count() == 0 && !roots.pod_logs.exists() {
+                tracing::info!("no pod of a kubelet here yet: events are told without pod names");
+            } else {
+                tracing::info!(pods = follower.count(), named = index.pods().len(), "pods of this node read");
+            }
+            tokio::spawn(follow::follow(follower, events, drain))
+        }
+        Err(error) => {
+            tracing::error!(%error, "looking for pods failed: no pod is known");
+            tokio::spawn(async {})
+        }
+    };
+    (index, task)
+}

@@ -1,0 +1,269 @@
+//! The network namespace and the addresses a process lives with, read from `/proc` with no right to enter it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+/// Bytes read of one of a pod's files: a pod with `NET_ADMIN` may give itself a million addresses.
+const MAX_FILE: u64 = 256 * 1024;
+
+/// Bytes read of one of the host's files: a node with ipvs has thousands of service addresses.
+const MAX_HOST_FILE: u64 = 16 * 1024 * 1024;
+
+/// Addresses kept of one pod. Dual stack with a few secondary networks needs less than ten.
+pub(super) const MAX_ADDRESSES: usize = 64;
+
+/// One process, held by its directory: when it ends, every read fails, even if its pid is given to another.
+#[derive(Debug)]
+pub(super) struct Process {
+    dir: OwnedFd,
+}
+
+impl Process {
+    /// Takes hold of process `pid` of the `/proc` mounted at `proc`.
+    pub(super) fn open(proc: &Path, pid: u32) -> Option<Self> {
+        Self::open_dir(&proc.join(pid.to_string()))
+    }
+
+    fn open_dir(path: &Path) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Some(Self { dir: open(path, flags, Mode::empty()).ok()? })
+    }
+
+    /// Inode of its network namespace. Needs `SYS_PTRACE` for a process of another user.
+    pub(super) fn netns(&self) -> Option<u32> {
+        parse_netns(&readlinkat(&self.dir, "ns/net").ok()?)
+    }
+
+    /// When it started, in clock ticks since boot: orders the processes of a pod.
+    pub(super) fn started(&self) -> Option<u64> {
+        parse_started(&self.read("stat", MAX_FILE)?)
+    }
+
+    /// The addresses that are local in its network namespace.
+    pub(super) fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        let mut addresses = BTreeSet::new();
+        local_v4(&self.read("net/fib_trie", MAX_FILE)?, |address| keep(&mut addresses, address.into()));
+        // Not there on a kernel without IPv6.
+        if let Some(listing) = self.read("net/if_inet6", MAX_FILE) {
+            global_v6(&listing, |address| keep(&mut addresses, address.into()));
+        }
+        Some(addresses)
+    }
+
+    fn read(&self, name: &str, limit: u64) -> Option<Vec<u8>> {
+        let file = openat(&self.dir, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+        let mut bytes = Vec::new();
+        File::from(file).take(limit).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+/// What is the host's and therefore no pod's.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    /// The network namespaces of pid 1 and of this process.
+    netns: BTreeSet<u32>,
+    /// The addresses of the first: a pod that gives itself one of them does not get its packets.
+    addresses: HashSet<IpAddr>,
+}
+
+impl Host {
+    /// Reads it; `None` if pid 1's namespace cannot be seen: then no pod's can be told from it.
+    pub(super) fn read(proc: &Path) -> Option<Self> {
+        let first = Process::open(proc, 1)?;
+        let mut netns = BTreeSet::from([first.netns()?]);
+        netns.extend(Process::open_dir(&proc.join("self")).and_then(|own| own.netns()));
+        let mut addresses = HashSet::new();
+        local_v4(&first.read("net/fib_trie", MAX_HOST_FILE).unwrap_or_default(), |address| {
+            addresses.insert(address.into());
+        });
+        global_v6(&first.read("net/if_inet6", MAX_HOST_FILE).unwrap_or_default(), |address| {
+            addresses.insert(address.into());
+        });
+        Some(Self { netns, addresses })
+    }
+
+    pub(super) fn has_netns(&self, netns: u32) -> bool {
+        self.netns.contains(&netns)
+    }
+
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+}
+
+fn keep(addresses: &mut BTreeSet<IpAddr>, address: IpAddr) {
+    if addresses.len() < MAX_ADDRESSES {
+        addresses.insert(address);
+    }
+}
+
+/// The inode in `net:[4026531840]`.
+fn parse_netns(link: &OsStr) -> Option<u32> {
+    let inode = link.as_bytes().strip_prefix(b"net:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(inode).ok()?.parse().ok()
+}
+
+/// Field 22 of `/proc/<pid>/stat`. The process chooses its own name, which may hold spaces, newlines and `)`: only
+/// after the last `)` are the fields the kernel's alone.
+fn parse_started(stat: &[u8]) -> Option<u64> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The local host entries of `/proc/<pid>/net/fib_trie`: a leaf `|-- 10.0.0.5` followed by `/32 host LOCAL`.
+fn local_v4(trie: &[u8], mut found: impl FnMut(Ipv4Addr)) {
+    let mut leaf = None;
+    for line in trie.split(|byte| *byte == b'\n') {
+        let line = line.trim_ascii();
+        if let Some(address) = line.strip_prefix(b"|-- ") {
+            leaf = std::str::from_utf8(address).ok().and_then(|text| text.parse::<Ipv4Addr>().ok());
+        } else if line == b"/32 host LOCAL"
+            && let Some(address) = leaf
+            && !address.is_loopback()
+            && !address.is_unspecified()
+        {
+            found(address);
+        }
+    }
+}
+
+/// The global addresses of `/proc/<pid>/net/if_inet6`: address, ifindex, prefix length, scope, flags (hex), name.
+fn global_v6(listing: &[u8], mut found: impl FnMut(Ipv6Addr)) {
+    /// `IFA_F_DADFAILED`: someone else on the link holds it.
+    const DUPLICATE: u32 = 0x08;
+    let hex = |text: &str| u32::from_str_radix(text, 16).ok();
+    for line in listing.split(|byte| *byte == b'\n') {
+        // The interface's name, last on the line, may be anything but a slash.
+        let line = String::from_utf8_lossy(line);
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(address), Some(_ifindex), Some(_prefix), Some(scope), Some(flags)) =
+            (fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let global = hex(scope) == Some(0) && hex(flags).is_some_and(|flags| flags & DUPLICATE == 0);
+        if global
+            && address.len() == 32
+            && let Ok(address) = u128::from_str_radix(address, 16)
+        {
+            found(Ipv6Addr::from_bits(address));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TRIE: &str = "Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 10.244.1.0/24 2 0 2
+        |-- 10.244.1.0
+           /24 link UNICAST
+        |-- 10.244.1.7
+           /32 link UNICAST
+           /32 host LOCAL
+        |-- 10.244.1.255
+           /32 link BROADCAST
+Local:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 127.0.0.0
+        /8 host LOCAL
+     |-- 127.0.0.1
+        /32 host LOCAL
+     |-- 10.244.1.7
+        /32 host LOCAL
+     |-- 192.0.2.9
+        /32 host LOCAL
+";
+
+    fn v4(trie: &[u8]) -> BTreeSet<Ipv4Addr> {
+        let mut all = BTreeSet::new();
+        local_v4(trie, |address| {
+            all.insert(address);
+        });
+        all
+    }
+
+    fn v6(listing: &[u8]) -> Vec<Ipv6Addr> {
+        let mut all = Vec::new();
+        global_v6(listing, |address| all.push(address));
+        all
+    }
+
+    #[test]
+    fn only_local_host_entries_are_addresses() {
+        let wanted = [Ipv4Addr::new(10, 244, 1, 7), Ipv4Addr::new(192, 0, 2, 9)];
+        assert_eq!(v4(TRIE.as_bytes()), BTreeSet::from(wanted));
+        assert!(v4(b"   /32 host LOCAL\n |-- 10.0.0.999\n /32 host LOCAL\n").is_empty());
+    }
+
+    #[test]
+    fn only_global_scope_is_an_address() {
+        let listing = b"00000000000000000000000000000001 01 80 10 80       lo
+fd000000000000000000000000000002 04 40 00 82     eth0
+fd000000000000000000000000000003 04 40 00 c8     eth0
+20010db8000000000000000000000004 0a2 80 00 80     \xff\xfe
+fe8000000000000000fc00fffe000001 04 40 20 80     eth0
+20010db8 04 40 00 80 short
+";
+        assert_eq!(v6(listing), ["fd00::2".parse::<Ipv6Addr>().unwrap(), "2001:db8::4".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_process_name_cannot_forge_its_start() {
+        let tail = format!(" S {} 4711 9", vec!["1"; 18].join(" "));
+        assert_eq!(parse_started(format!("7 (sleep){tail}").as_bytes()), Some(4711));
+        assert_eq!(parse_started(format!("7 (a) S 1 1\n) ){tail}").as_bytes()), Some(4711));
+        assert_eq!(parse_started(b"7 (sleep) S 1 1"), None);
+        assert_eq!(parse_started(b"7 sleep"), None);
+    }
+
+    #[test]
+    fn a_namespace_link_is_an_inode() {
+        assert_eq!(parse_netns(OsStr::new("net:[4026531840]")), Some(4_026_531_840));
+        for link in ["mnt:[4026531840]", "net:[]", "net:[-1]", "net:[4294967296]", "net:[1", "/etc"] {
+            assert_eq!(parse_netns(OsStr::new(link)), None, "{link}");
+        }
+    }
+
+    #[test]
+    fn this_process_is_the_hosts() {
+        let own = Process::open(Path::new("/proc"), std::process::id()).unwrap();
+        assert!(own.started().is_some());
+        assert!(own.addresses().is_some());
+        let netns = own.netns().unwrap();
+        if let Some(host) = Host::read(Path::new("/proc")) {
+            assert!(host.has_netns(netns));
+            assert!(own.addresses().unwrap().iter().all(|address| host.has_address(*address)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(raw in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = (v4(&raw), v6(&raw), parse_started(&raw), parse_netns(OsStr::from_bytes(&raw)));
+        }
+
+        #[test]
+        fn any_cut_of_a_real_file_gives_only_its_addresses(at in 0_usize..600) {
+            let all = v4(TRIE.as_bytes());
+            prop_assert!(v4(TRIE.as_bytes().get(..at).unwrap_or_default()).is_subset(&all));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The index of this node's pods: answers whose a subject is and keeps every probe's slot maps filled.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::enrich::cgroup::Uid;
+use crate::enrich::table::{Effects, Sighting, Table};
+use crate::pod::{FindPod, Pod, PodSlots, Slot, SlotKey, Subject};
+
+/// The pods of this node. A clone is another handle to the same index.
+#[derive(Clone, Default)]
+pub struct PodIndex(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Taken first and held while the kernel side is told: writers and registrations are one after the other.
+    slots: Mutex<Vec<Box<dyn PodSlots>>>,
+    /// Never held while anything outside this file runs.
+    table: RwLock<Table>,
+    stats: PodStats,
+    version: watch::Sender<u64>,
+}
+
+/// What the index left out, and why. Each is a count since the start unless it says otherwise.
+#[derive(Debug, Default)]
+pub struct PodStats {
+    /// Entries of `/var/log/pods` that are no pod's, at the last full reading.
+    pub names_ignored: AtomicU64,
+    /// Times two names claimed one uid.
+    pub names_contested: AtomicU64,
+    /// Times an address or network namespace became two pods'.
+    pub keys_ambiguous: AtomicU64,
+    /// Addresses of pods that the host has as well, seen in readings.
+    pub addresses_of_host: AtomicU64,
+    /// Times a pod found no free slot or no place in the table.
+    pub full: AtomicU64,
+    /// Bindings a probe's map refused.
+    pub binds_refused: AtomicU64,
+    /// Readings thrown away because the process had gone meanwhile.
+    pub readings_raced: AtomicU64,
+    /// Containers whose processes are of another pid namespace (the agent lacks `hostPID`), seen in readings.
+    pub pids_hidden: AtomicU64,
+    /// Times the kernel's notification queue overflowed or a directory could not be watched.
+    pub watches_lost: AtomicU64,
+}
+
+impl PodStats {
+    pub(super) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// One pod as [`PodIndex::pods`] tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPod {
+    /// Whose.
+    pub pod: Arc<Pod>,
+    /// Its slot. `None` for a pod that never had an address or namespace of its own.
+    pub slot: Option<Slot>,
+    /// Its cgroup is gone; its slot is not yet retired.
+    pub gone: bool,
+}
+
+impl PodIndex {
+    /// An index that knows no pod.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Fills `slots` with what is known and keeps it filled. Called back from then on by whichever thread learns of
+    /// a change; an implementation may look pods up in this index, but not register another.
+    pub fn register(&self, mut slots: Box<dyn PodSlots>) {
+        let mut registered = self.slots();
+        let bound: Vec<_> = self.read().bound().collect();
+        for (key, slot) in bound {
+            self.bind(slots.as_mut(), key, slot);
+        }
+        registered.push(slots);
+    }
+
+    /// Every pod whose names are known, those that left in the last minute included.
+    #[must_use]
+    pub fn pods(&self) -> Vec<KnownPod> {
+        let table = self.read();
+        table.named().map(|(pod, slot, gone)| KnownPod { pod: Arc::clone(pod), slot, gone }).collect()
+    }
+
+    /// What was left out.
+    #[must_use]
+    pub fn stats(&self) -> &PodStats {
+        &self.0.stats
+    }
+
+    /// A number that changes whenever the index has been told something: for those who must wait for a pod.
+    #[must_use]
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.0.version.subscribe()
+    }
+
+    /// `uid` was looked at.
+    pub(super) fn observe(&self, uid: &Uid, seen: &Sighting) {
+        self.update(|table| table.observe(uid, seen));
+    }
+
+    /// `uid`'s names were found.
+    pub(super) fn name(&self, uid: &Uid, pod: Pod) {
+        self.update(|table| table.name(uid, pod, SystemTime::now()));
+    }
+
+    /// `uid`'s cgroup is gone.
+    pub(super) fn gone(&self, uid: &Uid) {
+        self.update(|table| table.gone(uid, SystemTime::now()));
+    }
+
+    /// Retires the slots of pods that are gone for long enough at `now`.
+    pub(super) fn reap(&self, now: SystemTime) {
+        let mut registered = self.slots();
+        let due = self.read().due(now);
+        // Told before the slot is forgotten: a probe may still ask whose it was.
+        for slot in due.iter().filter_map(|(_, slot)| *slot) {
+            registered.iter_mut().for_each(|slots| slots.retire(slot));
+        }
+        self.write().forget(&due, now);
+        drop(registered);
+        if !due.is_empty() {
+            self.changed();
+        }
+    }
+
+    /// When the next slot is to be retired.
+    pub(super) fn next_reap(&self) -> Option<SystemTime> {
+        self.read().next_due()
+    }
+
+    /// Uids of the pods whose cgroup is there, and those of them that still have no name.
+    pub(super) fn alive(&self) -> (HashSet<Uid>, HashSet<Uid>) {
+        let table = self.read();
+        let nameless = table.alive().filter(|(_, named)| !named).map(|(uid, _)| uid.clone()).collect();
+        (table.alive().map(|(uid, _)| uid.clone()).collect(), nameless)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Table) -> Effects) {
+        let mut registered = self.slots();
+        let effects = change(&mut self.write());
+        for (key, slot) in effects.keys {
+            for slots in registered.iter_mut() {
+                match slot {
+                    Some(slot) => self.bind(slots.as_mut(), key, slot),
+                    None => slots.unbind(key),
+                }
+            }
+        }
+        drop(registered);
+        PodStats::add(&self.0.stats.keys_ambiguous, effects.ambiguous);
+        PodStats::add(&self.0.stats.full, effects.full);
+        PodStats::add(&self.0.stats.names_contested, effects.contested);
+        self.changed();
+    }
+
+    fn bind(&self, slots: &mut dyn PodSlots, key: SlotKey, slot: Slot) {
+        if let Err(error) = slots.bind(key, slot) {
+            // What the map may still have under this key is another pod's slot.
+            slots.unbind(key);
+            PodStats::add(&self.0.stats.binds_refused, 1);
+            tracing::debug!(?key, %error, "a probe's map refused a pod");
+        }
+    }
+
+    fn changed(&self) {
+        self.0.version.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    // A panic elsewhere while a lock was held must not end enrichment: the table is whole between its calls.
+    fn slots(&self) -> MutexGuard<'_, Vec<Box<dyn PodSlots>>> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FindPod for PodIndex {
+    fn find_pod(&self, subject: Subject, at: SystemTime) -> Option<Arc<Pod>> {
+        self.read().find(subject, at)
+    }
+}
+
+impl std::fmt::Debug for PodIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#?}", self.read())
+    }
+}
