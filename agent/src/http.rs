@@ -4,7 +4,7 @@
 //! the time and size of a request's head, the age of a connection, and scrapes, of which one runs at a time.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub const MAX_CONNECTIONS: usize = 64;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Of a connection, however well used: a reader that never reads must not keep a place for ever.
-pub const MAX_AGE: Duration = Duration::from_secs(60);
+pub const MAX_AGE: Duration = Duration::from_mins(1);
 
 /// For what is under way to end once asked to.
 pub const GRACE: Duration = Duration::from_secs(1);
@@ -56,7 +56,8 @@ const MAX_HEADERS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a client over [`MAX_CONNECTIONS`] is told.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\nContent-Type: text/plain\r\n\
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\nContent-Type: text/plain\r\n\
     Connection: close\r\n\r\ntoo many connections\n";
 
 /// What the answers are made from.
@@ -136,7 +137,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => refuse(&stream, &state.refused),
+            Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => refuse(stream, &state.refused),
             Ok((stream, _)) => {
                 connections.spawn(connection(stream, Arc::clone(&state), drain.clone()));
                 complained = false;
@@ -156,11 +157,13 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
 }
 
 /// Tells a client that it is one too many, if it can be told without waiting for it.
-fn refuse(stream: &TcpStream, refused: &Counter) {
+fn refuse(stream: TcpStream, refused: &Counter) {
     refused.inc();
+    // Past tokio, which would not try before its first look at the new socket; it stays non-blocking.
+    let Ok(mut stream) = stream.into_std() else { return };
     // What it has sent already is read away: closing with bytes unread would reset the answer too.
-    let _ = stream.try_read(&mut [0; 4096]);
-    let _ = stream.try_write(REFUSAL);
+    let _ = stream.read(&mut [0; 4096]);
+    let _ = stream.write(REFUSAL);
 }
 
 /// One connection, from its first byte to its end.
@@ -188,7 +191,8 @@ async fn connection(stream: TcpStream, state: Arc<State>, mut drain: Drain) {
 
 /// The format a request asks for; several `Accept` headers are one list.
 fn wanted(request: &Request<Incoming>) -> Format {
-    let accepts: Vec<&str> = request.headers().get_all(ACCEPT).iter().filter_map(|a| a.to_str().ok()).collect();
+    let accepts: Vec<&str> =
+        request.headers().get_all(ACCEPT).iter().filter_map(|a| a.to_str().ok()).collect();
     negotiate(Some(&accepts.join(",")))
 }
 

@@ -140,7 +140,10 @@ impl Writer {
         let why = panic.payload_as_str().unwrap_or("a value that is no text");
         let mut said = Said::default();
         let thread = std::thread::current();
-        said.fields.push(("thread", thread.name().map_or(Value::Absent, |name| Value::Text(name.to_owned().into()))));
+        said.fields.push((
+            "thread",
+            thread.name().map_or(Value::Absent, |name| Value::Text(name.to_owned().into())),
+        ));
         said.message = match panic.location() {
             Some(place) => bounded(format_args!("panicked at {place}: {why}")),
             None => bounded(format_args!("panicked: {why}")),

@@ -50,7 +50,8 @@ impl Health {
 
     fn none_in(&self, stage: Stage, why: &str) -> Result<(), String> {
         let probes = self.probes();
-        let found: Vec<&str> = probes.iter().filter(|(_, at)| **at == stage).map(|(probe, _)| *probe).collect();
+        let found: Vec<&str> =
+            probes.iter().filter(|(_, at)| **at == stage).map(|(probe, _)| *probe).collect();
         if found.is_empty() { Ok(()) } else { Err(format!("{why}{}", found.join(", "))) }
     }
 

@@ -80,7 +80,10 @@ async fn both_formats_by_negotiation_with_their_content_types() {
     assert!(classic.contains("\nr2c_http_connections_refused_total 0\n"));
     let accept = "Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text;version=1.0.0\r\n";
     let open = server.ask("GET", "/metrics?x=1", accept).await;
-    assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"), "{open}");
+    assert!(
+        open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+        "{open}"
+    );
     assert!(open.ends_with("# EOF\n"));
 }
 
@@ -121,7 +124,12 @@ async fn there_is_nothing_else() {
 #[tokio::test]
 async fn garbage_and_huge_heads_are_refused() {
     let server = server().await;
-    let bad: [&[u8]; 4] = [b"\0\x01\xff\xfe\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\0\x01\0\x01\xfc", b"GET / HTTP/9.9\r\n\r\n"];
+    let bad: [&[u8]; 4] = [
+        b"\0\x01\xff\xfe\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ];
     for garbage in bad {
         let answer = server.exchange(garbage).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");

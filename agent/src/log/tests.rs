@@ -13,7 +13,8 @@ const HOSTILE: &str = "a\nr2c-agent: error: forged\x1b[2J\u{9b}\u{202e}\u{2028}"
 /// What `act` makes a layer in `style` write.
 fn captured(style: Style, act: impl FnOnce()) -> String {
     let lines: Arc<Mutex<Vec<u8>>> = Arc::default();
-    let identity = Identity::new(Some("node-1".into()), Some("r2c-agent-x".into()), Some("monitoring".into()));
+    let identity =
+        Identity::new(Some("node-1".into()), Some("r2c-agent-x".into()), Some("monitoring".into()));
     let writer = Writer { style, identity: Arc::new(identity), root: Span::root() };
     let out = {
         let lines = Arc::clone(&lines);
@@ -129,7 +130,9 @@ fn a_process_writes_nothing_but_lines_of_the_schema_even_when_it_panics() {
     assert_eq!((&lines[1]["target"], &lines[1]["level"]), (&"aya::bpf".into(), &"WARN".into()));
     assert_eq!(lines[1]["message"], HOSTILE);
     let message = lines[2]["message"].as_str().unwrap();
-    assert!(message.starts_with("panicked at ") && message.contains("tests.rs:") && message.ends_with(HOSTILE));
+    assert!(
+        message.starts_with("panicked at ") && message.contains("tests.rs:") && message.ends_with(HOSTILE)
+    );
     assert_eq!((&lines[2]["target"], &lines[2]["level"]), (&"panic".into(), &"ERROR".into()));
     assert_eq!(lines[2]["thread"], HOSTILE);
     assert!(lines[3]["message"].as_str().unwrap().ends_with("a value that is no text"));

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn an_exemplar_goes_and_a_label_that_looks_like_one_stays() {
         assert_eq!(classic("x_total 3 # {trace_id=\"ab\"} 1 1.5\n"), "x_total 3\n");
-        let odd = r##"x_total{a=" # {b=\"c\"} 1",d="\\"} 3"##;
+        let odd = r#"x_total{a=" # {b=\"c\"} 1",d="\\"} 3"#;
         assert_eq!(classic(&format!("{odd}\n")), format!("{odd}\n"));
         assert_eq!(classic(&format!("{odd} # {{t=\"}} # \"}} 1\n")), format!("{odd}\n"));
     }

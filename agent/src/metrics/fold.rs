@@ -36,14 +36,7 @@ impl<K: Eq + Hash + Clone> Fold<K> {
     /// At most `max` series besides the overflow one (`--max-series`).
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self {
-            max,
-            kept: HashSet::new(),
-            folded: HashMap::new(),
-            retired: 0,
-            rows_folded: 0,
-            overflow: 0,
-        }
+        Self { max, kept: HashSet::new(), folded: HashMap::new(), retired: 0, rows_folded: 0, overflow: 0 }
     }
 
     /// Sorts one scrape's `rows`: each key once, with its count since the start.

@@ -53,7 +53,9 @@ fn fit(range: &str, offer: &Offer) -> Option<(Fit, f32)> {
     let mut fit = match (class.trim(), name.trim()) {
         ("*", "*") => Fit::Anything,
         (class, "*") if class.eq_ignore_ascii_case(offer.class) => Fit::Class,
-        (class, name) if class.eq_ignore_ascii_case(offer.class) && name.eq_ignore_ascii_case(offer.name) => Fit::Name,
+        (class, name) if class.eq_ignore_ascii_case(offer.class) && name.eq_ignore_ascii_case(offer.name) => {
+            Fit::Name
+        }
         _ => return None,
     };
     let mut quality = 1.0;

@@ -69,7 +69,10 @@ fn the_classic_text_passes_promtools_lint() {
     let text = metrics().encode(Format::Classic).unwrap();
     let Some(output) = promtool(&["check", "metrics"], &text) else { return };
     assert_passed(&output, &text);
-    assert!(output.stdout.is_empty() && output.stderr.is_empty(), "promtool has something to say: {output:?}");
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "promtool has something to say: {output:?}"
+    );
 }
 
 #[test]

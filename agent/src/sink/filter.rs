@@ -44,17 +44,22 @@ impl Filter {
     /// Whether `line` is wanted. A value that is absent satisfies nothing.
     #[must_use]
     pub fn wants(&self, line: &Line<'_>) -> bool {
-        let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| line.fields.iter().any(|(_, value)| satisfies(value));
+        let any =
+            |satisfies: &dyn Fn(&Value<'_>) -> bool| line.fields.iter().any(|(_, value)| satisfies(value));
         let no_pod_asked = self.namespace.is_empty() && self.pod.is_empty();
         line.level >= self.level
             && (no_pod_asked
                 || line.pod.is_some_and(|pod| self.wants_pod(pod))
                 || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
             && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
-            && (self.port.is_empty() || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
+            && (self.port.is_empty()
+                || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
             && (self.interface.is_empty()
-                || any(&|value| matches!(value, Value::Interface(name) if self.interface.iter().any(|i| i == name))))
-            && (self.reason.is_empty() || any(&|value| matches!(value, Value::Reason(why) if self.wants_reason(why))))
+                || any(
+                    &|value| matches!(value, Value::Interface(name) if self.interface.iter().any(|i| i == name)),
+                ))
+            && (self.reason.is_empty()
+                || any(&|value| matches!(value, Value::Reason(why) if self.wants_reason(why))))
     }
 
     fn wants_pod(&self, pod: &Pod) -> bool {

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn each_required_name_is_required() {
-        let names = ["timestamp", "level", "message", "trace_id", "span_id", "pod_name", "node_name", "namespace"];
+        let names =
+            ["timestamp", "level", "message", "trace_id", "span_id", "pod_name", "node_name", "namespace"];
         for name in names.into_iter().chain(["probe"]) {
             let mut line = good();
             line.as_object_mut().unwrap().remove(name);

@@ -23,7 +23,9 @@ pub struct Style {
 /// Whether to colour: only a terminal, and only if `NO_COLOR` is empty or unset and `TERM` can do it.
 #[must_use]
 pub fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
-    is_terminal && no_color.is_none_or(OsStr::is_empty) && term.is_some_and(|term| !term.is_empty() && term != "dumb")
+    is_terminal
+        && no_color.is_none_or(OsStr::is_empty)
+        && term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 /// Characters a row of these columns takes up to the last one, which is as long as its text.
@@ -47,14 +49,23 @@ pub struct TableSink<W: Write> {
 impl<W: Write> TableSink<W> {
     /// A table on `out`, written whenever it is flushed or enough has been gathered.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out: BufWriter::with_capacity(4 * MAX_LINE, out), style, headed: Vec::new(), row: String::new() }
+        Self {
+            out: BufWriter::with_capacity(4 * MAX_LINE, out),
+            style,
+            headed: Vec::new(),
+            row: String::new(),
+        }
     }
 
     /// Writes the heading of `probe`'s table unless it is there already; its first row would do the same.
     ///
     /// # Errors
     /// The underlying stream's.
-    pub fn heading(&mut self, probe: &'static str, columns: impl IntoIterator<Item = Column>) -> io::Result<()> {
+    pub fn heading(
+        &mut self,
+        probe: &'static str,
+        columns: impl IntoIterator<Item = Column>,
+    ) -> io::Result<()> {
         if self.headed.contains(&probe) {
             return Ok(());
         }
@@ -169,7 +180,7 @@ mod tests {
         Column { title: "WHY", width: 10, wide: false },
     ];
 
-    fn cells<'a>(texts: [&'a str; 4]) -> Vec<Cell<'a>> {
+    fn cells(texts: [&str; 4]) -> Vec<Cell<'_>> {
         COLUMNS.into_iter().zip(texts).map(|(column, text)| Cell { column, text: text.into() }).collect()
     }
 

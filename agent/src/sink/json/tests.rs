@@ -61,7 +61,11 @@ fn an_event_has_the_schema_and_its_fields() {
         ("comm", Value::Text("curl".into())),
     ];
     let (text, json) = written(&line("dropped", Some(&pod), &fields));
-    assert!(text.starts_with(r#"{"timestamp":"2026-01-02T03:04:05.000000000Z","level":"WARN","message":"dropped""#));
+    assert!(
+        text.starts_with(
+            r#"{"timestamp":"2026-01-02T03:04:05.000000000Z","level":"WARN","message":"dropped""#
+        )
+    );
     assert_eq!(json["pod_name"], "web-0");
     assert_eq!(json["namespace"], "shop");
     assert_eq!(json["node_name"], "node-1");
