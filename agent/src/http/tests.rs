@@ -17,21 +17,18 @@ struct Server {
     address: SocketAddr,
     health: Health,
     state: Arc<State>,
-    shutdown: Arc<Shutdown>,
+    shutdown: Shutdown,
     task: JoinHandle<()>,
 }
 
 async fn server() -> Server {
-    server_with(None::<fn(Arc<Shutdown>) -> Box<dyn Collector>>).await
+    server_with(|_| {}).await
 }
 
-async fn server_with(collector: Option<impl FnOnce(Arc<Shutdown>) -> Box<dyn Collector>>) -> Server {
+async fn server_with(register: impl FnOnce(&mut Metrics)) -> Server {
     let (shutdown, drain) = channel();
-    let shutdown = Arc::new(shutdown);
     let mut metrics = Metrics::default();
-    if let Some(collector) = collector {
-        metrics.registry().register_collector(collector(Arc::clone(&shutdown)));
-    }
+    register(&mut metrics);
     let health = Health::expecting(["drops"]);
     let state = Arc::new(State::new(metrics, health.clone()));
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -237,30 +234,30 @@ impl<F: Fn() -> fmt::Result + Send + Sync + 'static> Collector for During<F> {
 }
 
 #[tokio::test]
-async fn a_scrape_under_way_is_finished_before_the_end() {
-    let drain_now = |shutdown: Arc<Shutdown>| -> Box<dyn Collector> {
-        Box::new(During(move || {
-            shutdown.start();
-            Ok(())
-        }))
+async fn an_answer_under_way_is_finished_before_the_end() {
+    // More than any socket's buffers hold: the server is in the middle of it until the client reads.
+    let big = |metrics: &mut Metrics| {
+        metrics.registry().register("big", "x".repeat(1 << 25), Counter::<u64>::default());
     };
-    let server = server_with(Some(drain_now)).await;
-    let answer = server.ask("GET", "/metrics", "Accept: application/openmetrics-text\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("# EOF\n"), "{answer}");
-    server.task.await.unwrap();
+    let Server { address, shutdown, task, .. } = server_with(big).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    stream.readable().await.unwrap();
+    shutdown.start();
+    assert!(read_all(&mut stream).await.ends_with("# EOF\n"));
+    task.await.unwrap();
 }
 
 #[tokio::test]
 async fn a_collector_that_fails_or_panics_costs_one_answer() {
     let calls = AtomicUsize::new(0);
-    let fails = |_| -> Box<dyn Collector> {
-        Box::new(During(move || match calls.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(fmt::Error),
-            1 => panic!("a collector's bug"),
-            _ => Ok(()),
-        }))
-    };
-    let server = server_with(Some(fails)).await;
+    let fails = During(move || match calls.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(fmt::Error),
+        1 => panic!("a collector's bug"),
+        _ => Ok(()),
+    });
+    let server = server_with(|metrics| metrics.registry().register_collector(Box::new(fails))).await;
     assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 500 "));
     assert_eq!(server.ask("GET", "/metrics", "").await, "");
     assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 200 "));
@@ -269,21 +266,18 @@ async fn a_collector_that_fails_or_panics_costs_one_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn scrapes_are_made_one_at_a_time() {
     let most = Arc::new(AtomicUsize::new(0));
-    let watch = {
-        let (most, now) = (Arc::clone(&most), AtomicUsize::new(0));
-        move |_| -> Box<dyn Collector> {
-            Box::new(During(move || {
-                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                // Long enough for a second one to be seen, if there can be one.
-                for _ in 0..10_000 {
-                    std::thread::yield_now();
-                }
-                now.fetch_sub(1, Ordering::SeqCst);
-                Ok(())
-            }))
+    let (seen, now) = (Arc::clone(&most), AtomicUsize::new(0));
+    let watch = During(move || {
+        seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        // Long enough for a second one to be seen, if there can be one.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
         }
-    };
-    let server = Arc::new(server_with(Some(watch)).await);
+        now.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let server =
+        Arc::new(server_with(|metrics| metrics.registry().register_collector(Box::new(watch))).await);
     let mut clients = JoinSet::new();
     for _ in 0..16 {
         let server = Arc::clone(&server);
