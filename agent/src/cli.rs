@@ -46,7 +46,13 @@ pub struct Host {
     #[arg(long, global = true, env = "R2C_HOST_PROC", default_value = "/proc", value_name = "DIR")]
     pub host_proc: PathBuf,
     /// The host's cgroup root
-    #[arg(long, global = true, env = "R2C_HOST_CGROUP", default_value = "/sys/fs/cgroup", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "R2C_HOST_CGROUP",
+        default_value = "/sys/fs/cgroup",
+        value_name = "DIR"
+    )]
     pub host_cgroup: PathBuf,
     /// kubelet's pod log directory: it names pods without an API server
     #[arg(long, global = true, env = "R2C_POD_LOGS", default_value = "/var/log/pods", value_name = "DIR")]
@@ -86,7 +92,7 @@ pub struct Limits {
     /// Write the BPF programs' own diagnostics to the log
     #[arg(long, env = "R2C_BPF_LOG")]
     pub bpf_log: bool,
-    /// Try only this rung of each hook's ladder, such as raw_tp
+    /// Try only this rung of each hook's ladder, such as tracepoint
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     pub rung: Option<String>,
 }
@@ -140,7 +146,7 @@ pub struct Trace {
     /// Only this network interface
     #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
     pub interface: Vec<String>,
-    /// Only this reason or class, such as NETFILTER_DROP or mtu
+    /// Only this class, such as mtu, or the kernel's own reason
     #[arg(long, value_name = "NAME", help_heading = "Filters")]
     pub reason: Vec<String>,
     /// Show what a healthy node drops all day, too
@@ -232,7 +238,9 @@ pub struct Selftest {
 }
 
 fn probe_names() -> PossibleValuesParser {
-    PossibleValuesParser::new(probes::ALL.iter().map(|probe| clap::builder::PossibleValue::new(probe.name).help(probe.about)))
+    PossibleValuesParser::new(
+        probes::ALL.iter().map(|probe| clap::builder::PossibleValue::new(probe.name).help(probe.about)),
+    )
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -257,7 +265,8 @@ fn ring_kib(text: &str) -> Result<u32, String> {
 pub fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    let lines: Vec<&str> =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
@@ -292,7 +301,7 @@ mod tests {
     #[test]
     fn times_are_read_as_people_write_them() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert!(duration("-1s").is_err());
     }

@@ -1,4 +1,9 @@
 //! x
-use crate::{cli::{Host,Doctor}, failure::Failure};
+use crate::{
+    cli::{Doctor, Host},
+    failure::Failure,
+};
 /// x
-pub async fn doctor(_: &Host, _: &Doctor) -> Result<(), Failure> { Ok(()) }
+pub async fn doctor(_: &Host, _: &Doctor) -> Result<(), Failure> {
+    Ok(())
+}

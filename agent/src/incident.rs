@@ -76,7 +76,7 @@ struct Open {
 pub const MAX_OPEN: usize = 1024;
 
 /// An incident with no event for this long is closed; the next event with its cause opens a new one.
-pub const QUIET: Duration = Duration::from_secs(60);
+pub const QUIET: Duration = Duration::from_mins(1);
 
 impl<K: Eq + Hash + Clone> Default for Incidents<K> {
     fn default() -> Self {

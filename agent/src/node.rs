@@ -105,7 +105,10 @@ pub fn refused(error: &StartError) -> Failure {
     if lacking.is_empty() {
         return Failure::unsupported(error);
     }
-    Failure::unsupported(format!("{error}; this process lacks {}: run as root, or add them", lacking.join(" and ")))
+    Failure::unsupported(format!(
+        "{error}; this process lacks {}: run as root, or add them",
+        lacking.join(" and ")
+    ))
 }
 
 /// The capabilities BPF tracing needs and this process has not (capabilities(7)).
@@ -137,7 +140,9 @@ pub fn interfaces() -> BTreeSet<String> {
         }
         let devices = std::fs::read_to_string(process.path().join("net/dev")).unwrap_or_default();
         // Two lines of headings, then `  name: counters`.
-        names.extend(devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())));
+        names.extend(
+            devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())),
+        );
     }
     names
 }

@@ -63,7 +63,11 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     }
     info!("draining");
     stop.start();
-    let drained = async { while let Some(ended) = paths.join_next().await { report_end(ended, &health); } };
+    let drained = async {
+        while let Some(ended) = paths.join_next().await {
+            report_end(ended, &health);
+        }
+    };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         warn!("a path did not end in {DRAIN:?}; its last events may be missing");
     }
@@ -103,7 +107,9 @@ fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
     match events {
         Events::None => Box::new(Nowhere),
         Events::All => Box::new(json()),
-        Events::Harmful => Box::new(Filtered::new(json(), Filter { level: Level::Warn, ..Filter::default() })),
+        Events::Harmful => {
+            Box::new(Filtered::new(json(), Filter { level: Level::Warn, ..Filter::default() }))
+        }
     }
 }
 

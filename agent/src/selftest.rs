@@ -1,4 +1,9 @@
 //! x
-use crate::{cli::{Host,Selftest}, failure::Failure};
+use crate::{
+    cli::{Host, Selftest},
+    failure::Failure,
+};
 /// x
-pub async fn selftest(_: &Host, _: &Selftest) -> Result<(), Failure> { Ok(()) }
+pub async fn selftest(_: &Host, _: &Selftest) -> Result<(), Failure> {
+    Ok(())
+}

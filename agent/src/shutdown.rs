@@ -1,7 +1,5 @@
 //! One signal for the whole process to drain: SIGTERM, Ctrl-C, or a deadline.
 
-use std::future::Future;
-
 use tokio::sync::watch;
 
 /// Asks everything that holds a [`Drain`] to finish. Dropping it asks too.
@@ -37,11 +35,6 @@ impl Drain {
     #[must_use]
     pub fn asked(&self) -> bool {
         *self.0.borrow() || self.0.has_changed().is_err()
-    }
-
-    /// A future of its own, for `select!` loops that are moved into tasks.
-    pub fn signaled(mut self) -> impl Future<Output = ()> + Send {
-        async move { self.wait().await }
     }
 }
 

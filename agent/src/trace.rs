@@ -32,7 +32,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     if let Some(path) = &args.ready_file {
-        std::fs::write(path, b"attached\n").map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        std::fs::write(path, b"attached\n")
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     let began = Instant::now();
     let sink = sink(host, entry, &args)?;
@@ -44,7 +45,9 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let Started { carry, account, attached, summary, .. } = started;
     let ended = carry(sink, drain).await;
     let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
-    lines.iter().for_each(|line| note(line));
+    for line in &lines {
+        note(line);
+    }
     match ended {
         Ended::Drained | Ended::Last => Ok(()),
         // `trace drops | head`: the reader has seen enough.
@@ -96,9 +99,14 @@ fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
 /// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
 fn check_names(entry: &Entry, node: &Node, args: &Trace) -> Result<(), Failure> {
     let reasons = (entry.reasons)(&node.kernel);
-    let known = |reason: &String| reasons.is_empty() || reasons.iter().any(|known| known.eq_ignore_ascii_case(reason));
+    let known = |reason: &String| {
+        reasons.is_empty() || reasons.iter().any(|known| known.eq_ignore_ascii_case(reason))
+    };
     if let Some(unknown) = args.reason.iter().find(|reason| !known(reason)) {
-        return Err(Failure::usage(format!("no reason {unknown:?} on this kernel; there are: {}", reasons.join(", "))));
+        return Err(Failure::usage(format!(
+            "no reason {unknown:?} on this kernel; there are: {}",
+            reasons.join(", ")
+        )));
     }
     let interfaces = node::interfaces();
     if let Some(unknown) = args.interface.iter().find(|name| !interfaces.contains(*name)) {
@@ -154,8 +162,12 @@ fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], 
     });
     if account.emitted == 0 {
         lines.push(match (account.produced, all) {
-            (0, _) => "nothing happened at this hook; `r2c-agent doctor` shows whether it can fire here".to_owned(),
-            (_, false) => "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned(),
+            (0, _) => {
+                "nothing happened at this hook; `r2c-agent doctor` shows whether it can fire here".to_owned()
+            }
+            (_, false) => {
+                "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned()
+            }
             (_, true) => "all of it was filtered out".to_owned(),
         });
     }

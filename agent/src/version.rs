@@ -32,7 +32,12 @@ impl Collector for BuildInfo {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         let labels = [("version", VERSION), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
         encoder
-            .encode_descriptor("build", "Version, commit and architecture of the agent", None, MetricType::Info)?
+            .encode_descriptor(
+                "build",
+                "Version, commit and architecture of the agent",
+                None,
+                MetricType::Info,
+            )?
             .encode_info(&labels)
     }
 }

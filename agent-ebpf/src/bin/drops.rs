@@ -5,8 +5,8 @@
 use agent_common::Tally;
 use agent_common::drops::{Direction, DropCount, DropKey, DropRecord, NO_REASON, flags};
 use agent_ebpf::kernel::{
-    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SHINFO_GSO_SIZE, SKB_DEV, SKB_END, SKB_HEAD,
-    SKB_IIF, SKB_LEN, SKB_REFDST, SKB_SK, Typed,
+    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SHINFO_GSO_SIZE, SKB_DEV, SKB_END,
+    SKB_HEAD, SKB_IIF, SKB_LEN, SKB_REFDST, SKB_SK, Typed,
 };
 use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Packet};
 use agent_ebpf::slots;
@@ -216,10 +216,14 @@ unsafe fn look<R: Read>(freed: &Freed) -> Seen {
         if !freed.rx_sk.is_null() {
             netns = packet::socket_netns::<R>(freed.rx_sk);
         }
-        if netns == 0 && let Some(dev) = dev {
+        if netns == 0
+            && let Some(dev) = dev
+        {
             netns = packet::device_netns::<R>(dev);
         }
-        if netns == 0 && let Some(sk) = sk {
+        if netns == 0
+            && let Some(sk) = sk
+        {
             netns = packet::socket_netns::<R>(sk);
         }
         Seen {
@@ -254,7 +258,8 @@ unsafe fn direction<R: Read>(skb: *const u8, seen: &Seen) -> Direction {
                 return Direction::Unknown;
             }
             let input = bpf_probe_read_kernel((dst + u64::from(offset)) as *const u64).unwrap_or(0);
-            let local = input == IP_LOCAL_DELIVER.load() || input == IP6_INPUT.load() || input == IP6_MC_INPUT.load();
+            let local =
+                input == IP_LOCAL_DELIVER.load() || input == IP6_INPUT.load() || input == IP6_MC_INPUT.load();
             return if local { Direction::Received } else { Direction::Forwarded };
         }
     }

@@ -100,7 +100,11 @@ fn why(error: &ProgramError) -> String {
             let verdict = log
                 .lines()
                 .map(str::trim)
-                .rfind(|line| !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time"))
+                .rfind(|line| {
+                    !line.is_empty()
+                        && !line.starts_with("processed ")
+                        && !line.starts_with("verification time")
+                })
                 .map(|line| format!(" ({line})"));
             format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
         }

@@ -36,21 +36,20 @@ impl<P: Probe> Path<P> {
     /// Carries records until `drain`; then detaches the programs and carries what is left in the ring.
     pub async fn run(mut self, mut drain: Drain, detach: impl FnOnce()) -> Ended {
         let ended = loop {
-            let record = match self.ring.try_next() {
-                Some(record) => record,
-                None => {
-                    // Nothing more to add to this write: let the reader of stdout have it now.
-                    if let Err(error) = self.sink.flush() {
-                        break Ended::Failed(error);
-                    }
-                    tokio::select! {
-                        biased;
-                        () = drain.wait() => break Ended::Drained,
-                        record = self.ring.next() => match record {
-                            Ok(record) => record,
-                            Err(error) => break Ended::Failed(error),
-                        },
-                    }
+            let record = if let Some(record) = self.ring.try_next() {
+                record
+            } else {
+                // Nothing more to add to this write: let the reader of stdout have it now.
+                if let Err(error) = self.sink.flush() {
+                    break Ended::Failed(error);
+                }
+                tokio::select! {
+                    biased;
+                    () = drain.wait() => break Ended::Drained,
+                    record = self.ring.next() => match record {
+                        Ok(record) => record,
+                        Err(error) => break Ended::Failed(error),
+                    },
                 }
             };
             match self.carry(&record) {

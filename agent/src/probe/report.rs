@@ -72,7 +72,11 @@ impl Collector for Reports {
         )?;
         for (report, up) in self.up() {
             for Climb { hook: Hook { name: hook, .. }, holds, .. } in &up.climbs {
-                let labels = [("probe", report.name), ("hook", *hook), ("rung", holds.map_or("none", |rung| rung.name))];
+                let labels = [
+                    ("probe", report.name),
+                    ("hook", *hook),
+                    ("rung", holds.map_or("none", |rung| rung.name)),
+                ];
                 rungs.encode_family(&labels)?.encode_gauge(&1_i64)?;
             }
         }

@@ -35,7 +35,9 @@ impl PodSlots for SlotMaps {
     fn bind(&mut self, key: SlotKey, slot: Slot) -> io::Result<()> {
         let slot = u32::from(slot.0.get());
         let bound = match key {
-            SlotKey::Address(IpAddr::V4(address)) => self.ipv4.insert(u32::from_ne_bytes(address.octets()), slot, 0),
+            SlotKey::Address(IpAddr::V4(address)) => {
+                self.ipv4.insert(u32::from_ne_bytes(address.octets()), slot, 0)
+            }
             SlotKey::Address(IpAddr::V6(address)) => self.ipv6.insert(address.octets(), slot, 0),
             SlotKey::Netns(inode) => self.netns.insert(inode, slot, 0),
         };

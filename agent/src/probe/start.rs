@@ -184,7 +184,9 @@ fn missed(bpf: Option<&Ebpf>) -> u64 {
     let Some(bpf) = bpf else { return 0 };
     bpf.programs()
         .filter_map(|(_, program)| program.fd().ok())
-        .filter_map(|fd| std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok())
+        .filter_map(|fd| {
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()
+        })
         .filter_map(|text| {
             text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         })
@@ -204,7 +206,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
 
     let only = context.settings.rung.as_deref();
-    let mut climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
+    let mut climbs: Vec<Climb> =
+        P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
     if climbs.iter().all(|climb| climb.holds.is_none()) {
         let Climb { hook, refused, .. } = climbs.swap_remove(0);
         return Err(StartError::Refused { probe: probe_name, hook: hook.name, refused });

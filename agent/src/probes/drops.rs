@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_common::drops::{Direction, DropRecord, flags};
 use agent_common::IFNAMSIZ;
+use agent_common::drops::{Direction, DropRecord, flags};
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
@@ -115,9 +115,11 @@ impl Probe for Drops {
         for (constant, of, field) in OFFSETS {
             globals.set_offset(constant, kernel.offset(of, field));
         }
-        for (constant, function) in
-            [("IP_LOCAL_DELIVER", "ip_local_deliver"), ("IP6_INPUT", "ip6_input"), ("IP6_MC_INPUT", "ip6_mc_input")]
-        {
+        for (constant, function) in [
+            ("IP_LOCAL_DELIVER", "ip_local_deliver"),
+            ("IP6_INPUT", "ip6_input"),
+            ("IP6_MC_INPUT", "ip6_mc_input"),
+        ] {
             globals.set_address(constant, kernel.address(function));
         }
         // The prototype alone says what arguments there are: stable kernels backport them.
@@ -129,7 +131,9 @@ impl Probe for Drops {
             globals.set("REASON_CONSUMED", consumed);
         }
         let format = kernel.tracepoint_format("skb", "kfree_skb");
-        for (constant, field) in [("TP_SKBADDR", "skbaddr"), ("TP_LOCATION", "location"), ("TP_REASON", "reason")] {
+        for (constant, field) in
+            [("TP_SKBADDR", "skbaddr"), ("TP_LOCATION", "location"), ("TP_REASON", "reason")]
+        {
             let field = format.as_ref().and_then(|format| format.field(field));
             globals.set_offset(constant, field.map(|field| field.offset));
         }
@@ -306,10 +310,10 @@ impl Event for PacketDrop {
         let netns = (self.record.netns != 0).then_some(Subject::Netns(self.record.netns));
         let slot = |raw| Slot::from_wire(raw).map(Subject::Slot);
         let here = |is_here: bool| if is_here { netns } else { None };
-        let source = slot(self.record.source_slot)
-            .or(here(self.direction() == Direction::Sent))
-            .filter(|_| trusted);
-        let destination = slot(self.record.destination_slot).or(here(self.direction() == Direction::Received));
+        let source =
+            slot(self.record.source_slot).or(here(self.direction() == Direction::Sent)).filter(|_| trusted);
+        let destination =
+            slot(self.record.destination_slot).or(here(self.direction() == Direction::Received));
         Ends {
             source: [source, self.source().filter(|_| trusted).map(Subject::Address)],
             destination: [destination, self.destination().map(Subject::Address)],
@@ -330,7 +334,8 @@ impl Event for PacketDrop {
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod> {
         let Ends { source, destination } = pods;
         // Who waits for an answer is hurt by what it sent; who is sent to, by what it does not get.
-        let first = if self.direction() == Direction::Sent { [source, destination] } else { [destination, source] };
+        let first =
+            if self.direction() == Direction::Sent { [source, destination] } else { [destination, source] };
         first.into_iter().find_map(|pod| pod.as_deref())
     }
 

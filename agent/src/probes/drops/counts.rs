@@ -77,7 +77,6 @@ struct State {
 /// The label of a drop for which the kernel gives no reason (5.10).
 pub const NO_REASON: &str = "NONE";
 
-
 impl Counts {
     /// Of the loaded object's maps.
     #[must_use]
@@ -139,7 +138,8 @@ impl Counts {
 
 impl Shared {
     fn labels(&self, key: &DropKey) -> Labels {
-        let reason = self.reasons.name(key.reason).map_or_else(|| NO_REASON.to_owned(), std::borrow::Cow::into_owned);
+        let reason =
+            self.reasons.name(key.reason).map_or_else(|| NO_REASON.to_owned(), std::borrow::Cow::into_owned);
         let verdict = self.places.verdict(&reason, u64::from(key.place));
         Labels { reason, verdict, direction: Direction::from_wire(key.direction) }
     }

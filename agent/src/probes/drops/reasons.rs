@@ -61,13 +61,11 @@ impl Reasons {
         if reason == NO_REASON {
             return None;
         }
-        Some(match self.names.get(&reason) {
-            Some(name) => Cow::Borrowed(name.as_str()),
-            None => {
-                let (subsystem, reason) = (reason >> SUBSYSTEM_SHIFT, reason & 0xffff);
-                Cow::Owned(format!("subsys:{subsystem}/reason:{reason}"))
-            }
-        })
+        let unknown = || {
+            let (subsystem, reason) = (reason >> SUBSYSTEM_SHIFT, reason & 0xffff);
+            Cow::Owned(format!("subsys:{subsystem}/reason:{reason}"))
+        };
+        Some(self.names.get(&reason).map_or_else(unknown, |name| Cow::Borrowed(name.as_str())))
     }
 
     /// Whether this kernel names no reason at all.
@@ -82,7 +80,7 @@ impl Reasons {
     }
 }
 
-/// `SKB_DROP_REASON_NETFILTER_DROP` is NETFILTER_DROP to everybody; the two oldest lack half of the prefix.
+/// `SKB_DROP_REASON_NETFILTER_DROP` is `NETFILTER_DROP` to everybody; the two oldest lack half of the prefix.
 fn strip(name: &str) -> &str {
     name.strip_prefix("SKB_DROP_REASON_").or_else(|| name.strip_prefix("SKB_")).unwrap_or(name)
 }

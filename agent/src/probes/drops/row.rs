@@ -79,7 +79,10 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("icmp_type", small(icmp_type)),
         ("icmp_code", small(icmp_code)),
         ("ttl", small(has_ip.then_some(record.ttl))),
-        ("dont_fragment", if record.ip_version == 4 { Value::Flag(event.has(flags::DONT_FRAGMENT)) } else { Value::Absent }),
+        (
+            "dont_fragment",
+            if record.ip_version == 4 { Value::Flag(event.has(flags::DONT_FRAGMENT)) } else { Value::Absent },
+        ),
         ("length", nonzero(record.len)),
         ("gso_size", nonzero(record.gso_size.into())),
         ("netns", nonzero(record.netns)),
@@ -89,6 +92,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
 }
 
 /// `UDP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:53`, as far as it is known.
+#[must_use]
 pub fn flow(event: &PacketDrop, pods: &Pods) -> String {
     let mut text = String::new();
     match event.direction() {
