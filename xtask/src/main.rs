@@ -1,2 +1,47 @@
-//! x
-fn main() {}
+//! `cargo xtask <verb>`: everything this repository does besides `cargo build`, one file a verb.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod build;
+mod kernels;
+mod run;
+mod setup;
+mod tree;
+mod vm;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "r2c-agent's development commands")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Build(build::Args),
+    Setup(setup::Args),
+    Vm(vm::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one verb; what it returns is the exit code of the process.
+fn dispatch(cli: Cli) -> Result<u8> {
+    tree::check_rustc()?;
+    match cli.verb {
+        Verb::Build(args) => build::main(&args),
+        Verb::Setup(args) => setup::main(&args),
+        Verb::Vm(args) => vm::main(&args),
+    }
+}

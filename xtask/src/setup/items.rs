@@ -1,0 +1,169 @@
+//! What each part needs: how to see that it is there, and how to get it.
+
+use std::fmt::{Display, Formatter};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{Part, find};
+use crate::kernels::{self, Kernel};
+use crate::run::Run as _;
+
+/// The toolchain linked to Debian's compiler; agent's build script looks for it by this name.
+pub(super) const TOOLCHAIN: &str = "r2c-bpf";
+
+/// The version of cargo-deny that deny.toml is written for.
+pub(super) const DENY: &str = "0.20.2";
+
+/// One thing that can be missing.
+pub(super) struct Item {
+    /// As the user should read it.
+    what: String,
+    pub(super) present: bool,
+    /// Debian's packages for it.
+    pub(super) packages: &'static [&'static str],
+    /// What is to be done after these are installed.
+    pub(super) install: Install,
+}
+
+/// A way of installing, after the packages.
+#[derive(Clone, Copy)]
+pub(super) enum Install {
+    /// Nothing more than the packages.
+    Packages,
+    /// Name Debian's compiler to rustup.
+    Link,
+    /// Compile bpf-linker.
+    Linker,
+    /// Compile cargo-deny.
+    Deny,
+    /// Unpack a kernel of this series into the cache.
+    Kernel(&'static str),
+    /// Unpack this package into the cache instead of installing it.
+    Unpack(&'static str),
+}
+
+impl Display for Item {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.what)?;
+        match (self.packages, self.install) {
+            ([], Install::Unpack(package)) => write!(f, " (Debian: {package}, unpacked in the cache)"),
+            ([], _) => Ok(()),
+            (packages, _) => write!(f, " (Debian: {})", packages.join(" ")),
+        }
+    }
+}
+
+/// Everything one part needs, present or not.
+pub(super) fn of(part: Part) -> Result<Vec<Item>> {
+    match part {
+        Part::Build => Ok(build()),
+        Part::Guests => guests(),
+        Part::Oracles => Ok(oracles()),
+        Part::Lint => Ok(lint()),
+    }
+}
+
+fn build() -> Vec<Item> {
+    vec![
+        Item {
+            what: "a toolchain with the source of `core`, for the BPF target".to_owned(),
+            present: bpf_toolchain().is_some(),
+            packages: &["rustc-web", "cargo-web", "rust-web-src"],
+            install: Install::Link,
+        },
+        Item {
+            what: "bpf-linker 0.13.0, compiled against LLVM 22".to_owned(),
+            present: find("bpf-linker").is_some(),
+            packages: &["llvm-22-dev", "g++", "libzstd-dev", "zlib1g-dev"],
+            install: Install::Linker,
+        },
+    ]
+}
+
+fn guests() -> Result<Vec<Item>> {
+    let mut items = vec![
+        program("qemu-system-x86_64", &["qemu-system-x86"]),
+        program("depmod", &["kmod"]),
+        program("xz", &["xz-utils"]),
+        Item {
+            what: "/bin/busybox, statically linked".to_owned(),
+            // ldd fails for what needs no loader.
+            present: Path::new("/bin/busybox").exists()
+                && Command::new("ldd").arg("/bin/busybox").read().is_err(),
+            packages: &["busybox-static"],
+            install: Install::Packages,
+        },
+    ];
+    for series in kernels::TESTED {
+        items.push(Item {
+            what: format!("kernel {series}, unpacked in the cache"),
+            present: Kernel::cached(series)?.is_some(),
+            packages: &[],
+            install: Install::Kernel(series),
+        });
+    }
+    Ok(items)
+}
+
+fn oracles() -> Vec<Item> {
+    let mut items = vec![
+        program("bpftool", &["bpftool"]),
+        program("bpftrace", &["bpftrace"]),
+        program("conntrack", &["conntrack"]),
+        program("ethtool", &["ethtool"]),
+        program("ip", &["iproute2"]),
+        program("iptables", &["iptables"]),
+        program("jq", &["jq"]),
+        program("nc", &["netcat-openbsd"]),
+        program("nft", &["nftables"]),
+        program("ping", &["iputils-ping"]),
+        program("socat", &["socat"]),
+        program("tcpdump", &["tcpdump"]),
+        // Installed, it would start a server.
+        Item { install: Install::Unpack("prometheus"), ..program("prometheus", &[]) },
+    ];
+    items.push(Item {
+        what: "scapy for /usr/bin/python3".to_owned(),
+        present: Path::new("/usr/lib/python3/dist-packages/scapy").exists(),
+        packages: &["python3-scapy"],
+        install: Install::Packages,
+    });
+    items
+}
+
+fn lint() -> Vec<Item> {
+    let mut items = vec![Item {
+        what: format!("cargo-deny {DENY}"),
+        present: find("cargo-deny").is_some(),
+        packages: &[],
+        install: Install::Deny,
+    }];
+    if bpf_toolchain().as_deref() == Some(TOOLCHAIN) {
+        items.push(Item {
+            what: "clippy for the BPF toolchain".to_owned(),
+            present: Path::new("/usr/bin/clippy-driver").exists(),
+            packages: &["rust-web-clippy"],
+            install: Install::Packages,
+        });
+    }
+    items
+}
+
+fn program(name: &str, packages: &'static [&'static str]) -> Item {
+    Item { what: name.to_owned(), present: find(name).is_some(), packages, install: Install::Packages }
+}
+
+/// The toolchain that agent's build script will take: ours, else a nightly, if it has the source of its `core`.
+pub(super) fn bpf_toolchain() -> Option<String> {
+    let listed = Command::new("rustup").args(["toolchain", "list", "--quiet"]).read().ok()?;
+    let nightlies = listed.lines().filter(|name| name.starts_with("nightly"));
+    let ours = listed.lines().filter(|name| *name == TOOLCHAIN);
+    ours.chain(nightlies).find(|name| has_core_source(name)).map(str::to_owned)
+}
+
+fn has_core_source(toolchain: &str) -> bool {
+    let sysroot = Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]).read();
+    sysroot.is_ok_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists())
+}
