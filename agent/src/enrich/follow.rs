@@ -17,7 +17,7 @@ use crate::enrich::netns::Host;
 use crate::enrich::pods::{PodIndex, PodStats};
 use crate::enrich::scan::{self, Tally, Tree};
 use crate::enrich::table::Net;
-use crate::enrich::watch::{Change, Place, Watches};
+use crate::enrich::watch::{Change, Events, Place, Watches};
 use crate::shutdown::Drain;
 
 /// A burst of changes is looked at once, this long after its first.
@@ -111,8 +111,9 @@ impl Follower {
             self.look(uid);
             self.plan_next(uid);
         }
-        if !due.is_empty() {
-            self.find_names();
+        let (_, nameless) = self.index.alive();
+        if !due.is_empty() && !nameless.is_empty() {
+            self.read_names(&nameless);
         }
         self.index.reap(SystemTime::now());
     }
@@ -210,6 +211,9 @@ impl Follower {
             self.index.gone(uid);
         }
         self.plans.retain(|uid, _| found.contains_key(uid));
+        if let Some(watches) = &mut self.watches {
+            watches.keep_only(|place| !matches!(place, Place::Pod(uid) if !found.contains_key(uid)));
+        }
         self.pods = found;
         let uids: Vec<Uid> = self.pods.keys().cloned().collect();
         for uid in uids {
@@ -218,9 +222,8 @@ impl Follower {
                 self.plan(&uid, SETTLE);
             }
         }
-        self.find_names();
-        let ignored = names::find(&self.roots.pod_logs, &HashSet::new()).ignored;
-        self.index.stats().names_ignored.store(ignored, Ordering::Relaxed);
+        let (_, nameless) = self.index.alive();
+        self.read_names(&nameless);
         self.last_full = Instant::now();
         self.next_full = self.last_full + if blind { RESYNC_BLIND } else { RESYNC };
         self.tell(blind);
@@ -293,14 +296,11 @@ impl Follower {
     }
 
     /// Looks the pods that have no name up in kubelet's log directory.
-    fn find_names(&self) {
-        let (_, nameless) = self.index.alive();
-        if nameless.is_empty() {
-            return;
-        }
-        let names = names::find(&self.roots.pod_logs, &nameless);
-        let contested = u64::try_from(names.contested.len()).unwrap_or(u64::MAX);
-        PodStats::add(&self.index.stats().names_contested, contested);
+    fn read_names(&self, nameless: &HashSet<Uid>) {
+        let names = names::find(&self.roots.pod_logs, nameless);
+        let stats = self.index.stats();
+        stats.names_ignored.store(names.ignored, Ordering::Relaxed);
+        PodStats::add(&stats.names_contested, u64::try_from(names.contested.len()).unwrap_or(u64::MAX));
         for (uid, pod) in names.found {
             self.index.name(&uid, pod);
         }
@@ -335,11 +335,7 @@ fn is_kubelets(name: &[u8]) -> bool {
 }
 
 /// Follows until asked to finish.
-pub(super) async fn follow(
-    mut follower: Follower,
-    mut events: Option<crate::enrich::watch::Events>,
-    mut drain: Drain,
-) {
+pub(super) async fn follow(mut follower: Follower, mut events: Option<Events>, mut drain: Drain) {
     loop {
         let wake = follower.next_wake();
         tokio::select! {
@@ -365,7 +361,7 @@ pub(super) async fn follow(
     }
 }
 
-async fn next(events: Option<&crate::enrich::watch::Events>) -> std::io::Result<Vec<InotifyEvent>> {
+async fn next(events: Option<&Events>) -> std::io::Result<Vec<InotifyEvent>> {
     match events {
         Some(events) => events.next().await,
         None => std::future::pending().await,

@@ -190,8 +190,8 @@ fn oldest(container: &Path, proc: &Path, tally: &mut Tally) -> Option<Member> {
         let member =
             pids.iter().filter(|pid| **pid != 0).find_map(|pid| Member::open(dir.clone(), *pid, proc));
         if let Some(member) = member {
-            // Cgroup v2 has processes in leaves only: what is below a cgroup with processes is not this container's.
-            if members.is_empty() && dir == container {
+            // Nested below a cgroup with processes is what the container itself started.
+            if dir == container {
                 return Some(member);
             }
             members.push(member);

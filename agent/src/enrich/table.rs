@@ -262,5 +262,4 @@ impl Sighting {
 }
 
 #[cfg(test)]
-#[path = "table_tests.rs"]
 mod tests;
