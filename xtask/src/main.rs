@@ -7,8 +7,10 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod kernels;
+mod lint;
 mod run;
 mod setup;
+mod test;
 mod tree;
 mod vm;
 
@@ -22,7 +24,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Build(build::Args),
+    Lint(lint::Args),
     Setup(setup::Args),
+    Test(test::Args),
     Vm(vm::Args),
 }
 
@@ -41,7 +45,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
     tree::check_rustc()?;
     match cli.verb {
         Verb::Build(args) => build::main(&args),
+        Verb::Lint(args) => lint::main(&args),
         Verb::Setup(args) => setup::main(&args),
+        Verb::Test(args) => Ok(test::main(&args)),
         Verb::Vm(args) => vm::main(&args),
     }
 }

@@ -68,6 +68,11 @@ pub(crate) fn need(parts: &[Part]) -> Result<()> {
     verify(parts)
 }
 
+/// The toolchain that builds for the BPF target, which [`need`]`(&[Part::Build])` makes sure of.
+pub(crate) fn bpf_toolchain() -> Result<String> {
+    items::bpf_toolchain().context("no toolchain for the BPF target: run `cargo xtask setup build`")
+}
+
 fn install(missing: &[Item]) -> Result<()> {
     step("apt-get update", || apt().arg("update").read().map(drop))?;
     let packages: Vec<&str> = missing.iter().flat_map(|item| item.packages).copied().collect();

@@ -1,0 +1,269 @@
+//! `cargo xtask test`: everything CI runs, in stages, with a table of them at the end.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd::Uid;
+
+use crate::build::{self, Built};
+use crate::run::{Run as _, shown};
+use crate::setup::{self, Part};
+use crate::vm::Guest;
+use crate::{kernels, lint, tree};
+
+/// Run all that CI runs: lint, unit tests, build, and the tests on real kernels; ends with a table
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only these stages, and what they need
+    #[arg(value_parser = STAGES)]
+    stages: Vec<String>,
+    /// Arguments of the test binary on real kernels: a filter, `--nocapture`
+    #[arg(last = true)]
+    tests: Vec<String>,
+}
+
+/// `here` is this machine's own kernel, with what its rungs allow.
+const STAGES: [&str; 7] = ["setup", "lint", "unit", "build", "6.1", "6.12", "here"];
+
+/// How the stages went, in the order in which they ended.
+#[derive(Default)]
+struct Table(Vec<(String, Result<()>, Duration)>);
+
+pub(crate) fn main(args: &Args) -> u8 {
+    let chosen = |stage: &str| args.stages.is_empty() || args.stages.iter().any(|name| name == stage);
+    let guests: Vec<&str> = kernels::TESTED.into_iter().filter(|kernel| chosen(kernel)).collect();
+    let kernels = !guests.is_empty() || chosen("here");
+    let mut table = Table::default();
+
+    if table.stage("setup", || setup::need(&parts(&args.stages))).is_some() {
+        if chosen("lint") {
+            table.stage("lint", lint::lint);
+        }
+        if chosen("unit") {
+            table.stage("unit", unit);
+        }
+        if chosen("build") || kernels {
+            match table.stage("build", || build::build(true)) {
+                Some(built) => on_kernels(&mut table, &guests, chosen("here"), &built, &args.tests),
+                None => STAGES[4..]
+                    .iter()
+                    .filter(|stage| chosen(stage))
+                    .for_each(|stage| table.not_run(stage, "build")),
+            }
+        }
+    } else {
+        STAGES.iter().skip(1).filter(|stage| chosen(stage)).for_each(|stage| table.not_run(stage, "setup"));
+    }
+    table.close()
+}
+
+/// The parts of setup that these stages need.
+fn parts(stages: &[String]) -> Vec<Part> {
+    let any =
+        |names: &[&str]| stages.is_empty() || stages.iter().any(|stage| names.contains(&stage.as_str()));
+    let mut parts = vec![Part::Build];
+    for (part, users) in [
+        (Part::Lint, &["lint"][..]),
+        (Part::Guests, &kernels::TESTED),
+        (Part::Oracles, &["6.1", "6.12", "here"]),
+    ] {
+        if any(users) || stages.iter().any(|stage| stage == "setup") {
+            parts.push(part);
+        }
+    }
+    parts
+}
+
+fn unit() -> Result<()> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--quiet", "--package", "agent", "--package", "agent-common", "--package", "xtask"]);
+    cargo.current_dir(tree::root()).dies_with_us().run()
+}
+
+/// The guests side by side, as each takes one core; then this machine's kernel, which they would disturb.
+fn on_kernels(table: &mut Table, guests: &[&str], here: bool, built: &Built, filter: &[String]) {
+    let ended: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = guests
+            .iter()
+            .map(|kernel| {
+                eprintln!("== {kernel}");
+                (kernel, scope.spawn(|| timed(|| in_guest(kernel, built, filter))))
+            })
+            .collect();
+        let panicked = || (Err(anyhow::anyhow!("its thread panicked")), Duration::ZERO);
+        running
+            .into_iter()
+            .map(|(kernel, thread)| (kernel, thread.join().unwrap_or_else(|_| panicked())))
+            .collect()
+    });
+    for (kernel, (result, took)) in ended {
+        table.add(kernel, result, took);
+    }
+    if here {
+        table.stage("here", || on_this_kernel(built, filter));
+    }
+}
+
+fn in_guest(kernel: &str, built: &Built, filter: &[String]) -> Result<()> {
+    let mut guest = Guest::new(kernel);
+    guest.carry(built);
+    let mut log = Log::new(kernel)?;
+    let command = [&["r2c-tests".to_owned(), "--test-threads=1".to_owned()], filter].concat();
+    let code = guest.run(&command, &mut |line| log.line(line))?;
+    log.judge(code == 0, filter)
+}
+
+fn on_this_kernel(built: &Built, filter: &[String]) -> Result<()> {
+    if !Uid::effective().is_root() {
+        bail!("the tests on this machine's kernel need root");
+    }
+    let mut log = Log::new("here")?;
+    let (reader, writer) = std::io::pipe()?;
+    let mut tests = Command::new(&built.tests);
+    tests.arg("--test-threads=1").args(filter).current_dir(tree::root());
+    tests.env("PATH", setup::search_path()).env("R2C_GUEST", "here").env("R2C_AGENT", &built.agent);
+    tests.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).dies_with_us();
+    let mut child = tests.spawn().with_context(|| shown(&tests))?;
+    // It holds both writing ends: with them open here the pipe would never end.
+    drop(tests);
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        log.line(&line)?;
+        line.clear();
+    }
+    log.judge(child.wait()?.success(), filter)
+}
+
+/// What a test binary says: each line to stdout as it comes and to a file, counted on the way.
+struct Log {
+    kernel: String,
+    file: File,
+    passed: u64,
+}
+
+impl Log {
+    fn new(kernel: &str) -> Result<Self> {
+        let directory = tree::root().join("target/test-logs");
+        fs::create_dir_all(&directory)?;
+        let path = directory.join(format!("{kernel}.log"));
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        Ok(Self { kernel: kernel.to_owned(), file, passed: 0 })
+    }
+
+    /// libtest's own lines keep their beginning, so that they can be searched for; the kernel follows them.
+    fn line(&mut self, line: &[u8]) -> Result<()> {
+        self.file.write_all(line)?;
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim_end();
+        self.passed += passed(line);
+        if line.starts_with("test ") {
+            println!("{line}  [{}]", self.kernel);
+        } else {
+            println!("[{}] {line}", self.kernel);
+        }
+        Ok(())
+    }
+
+    /// A run that passed no test has shown nothing, unless a filter asked for that.
+    fn judge(&self, succeeded: bool, filter: &[String]) -> Result<()> {
+        if !succeeded {
+            bail!(
+                "tests failed, see {}",
+                Path::new("target/test-logs").join(format!("{}.log", self.kernel)).display()
+            );
+        }
+        if self.passed == 0 && filter.is_empty() {
+            bail!("not one test ran");
+        }
+        Ok(())
+    }
+}
+
+/// `test result: ok. 12 passed; ...` says 12.
+fn passed(line: &str) -> u64 {
+    let Some(counts) = line.strip_prefix("test result: ") else { return 0 };
+    let before = counts.split(" passed").next().unwrap_or_default();
+    before.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    let done = act();
+    (done, start.elapsed())
+}
+
+impl Table {
+    /// Runs a stage and keeps how it went; what it gave if it went well.
+    fn stage<T>(&mut self, name: &str, act: impl FnOnce() -> Result<T>) -> Option<T> {
+        eprintln!("== {name}");
+        let (result, took) = timed(act);
+        let (given, result) = match result {
+            Ok(given) => (Some(given), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.add(name, result, took);
+        given
+    }
+
+    fn add(&mut self, name: &str, result: Result<()>, took: Duration) {
+        if let Err(error) = &result {
+            eprintln!("== {name} failed: {error:#}");
+        }
+        self.0.push((name.to_owned(), result, took));
+    }
+
+    fn not_run(&mut self, name: &str, because: &str) {
+        let error = anyhow::anyhow!("not run, {because} failed");
+        self.0.push((name.to_owned(), Err(error), Duration::ZERO));
+    }
+
+    /// Prints the table; gives the exit code.
+    fn close(&self) -> u8 {
+        println!("\n{}", self.text());
+        u8::from(self.0.iter().any(|(_, result, _)| result.is_err()))
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{:<8}{:>8}  result\n", "stage", "seconds");
+        for (name, result, took) in &self.0 {
+            let result = match result {
+                Ok(()) => "ok".to_owned(),
+                Err(error) => format!("FAILED: {}", error.to_string().lines().next().unwrap_or_default()),
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name:<8}{:>8.1}  {result}", took.as_secs_f64());
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Table, passed};
+
+    #[test]
+    fn passed_tests_are_counted() {
+        assert_eq!(passed("test result: ok. 12 passed; 0 failed; 0 ignored"), 12);
+        assert_eq!(passed("test result: FAILED. 3 passed; 1 failed"), 3);
+        assert_eq!(passed("test drops::closed_port ... ok"), 0);
+    }
+
+    #[test]
+    fn a_stage_that_did_not_run_fails_the_run() {
+        let mut table = Table::default();
+        table.add("build", Ok(()), Duration::from_secs(3));
+        assert_eq!(table.close(), 0);
+        table.not_run("here", "build");
+        assert_eq!(table.close(), 1);
+        assert!(table.text().contains("here         0.0  FAILED: not run, build failed"), "{}", table.text());
+    }
+}
