@@ -32,8 +32,8 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Builds both. The agent's profile is the caller's choice (an emulated guest needs `release`); the tests mostly
-/// wait, and keep their line numbers.
+/// Builds both. `release` is what ships; guests run the same build as everything else here, so that nothing is built
+/// twice (its profile is optimised enough for an emulated CPU).
 pub(crate) fn build(release: bool) -> Result<Built> {
     setup::need(&[setup::Part::Build])?;
     let profile: &[&str] = if release { &["--release"] } else { &[] };

@@ -49,7 +49,7 @@ pub(crate) fn main(args: &Args) -> u8 {
             table.stage("unit", unit);
         }
         if chosen("build") || kernels {
-            match table.stage("build", || build::build(true)) {
+            match table.stage("build", || build::build(false)) {
                 Some(built) => on_kernels(&mut table, &guests, chosen("here"), &built, &args.tests),
                 None => STAGES[4..]
                     .iter()

@@ -57,7 +57,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     guest.timeout = Duration::from_secs(args.timeout);
     guest.verbose = args.verbose;
     if !args.no_build {
-        guest.carry(&build::build(true)?);
+        guest.carry(&build::build(false)?);
     }
     let mut stdout = std::io::stdout().lock();
     guest.run(&args.command, &mut |line| Ok(stdout.write_all(line).and_then(|()| stdout.flush())?))
