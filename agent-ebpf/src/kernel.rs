@@ -46,6 +46,7 @@ impl Read for Probed {
 /// # Safety
 /// `T` is valid for any bytes.
 #[inline(always)]
+#[must_use]
 pub unsafe fn field<R: Read, T: Copy>(base: *const u8, offset: &Global<u32>) -> Option<T> {
     let offset = offset.load();
     if offset == ABSENT {
@@ -60,6 +61,7 @@ pub unsafe fn field<R: Read, T: Copy>(base: *const u8, offset: &Global<u32>) -> 
 /// # Safety
 /// None beyond [`field`]'s.
 #[inline(always)]
+#[must_use]
 pub unsafe fn pointer<R: Read>(base: *const u8, offset: &Global<u32>) -> Option<*const u8> {
     // SAFETY: a pointer is valid for any bytes.
     let pointer: *const u8 = unsafe { field::<R, _>(base, offset) }?;

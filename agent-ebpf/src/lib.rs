@@ -1,5 +1,9 @@
 //! What every probe's kernel side needs: reading kernel memory, pod slots, tallies and the ring.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a call between BPF functions costs, and an untyped argument loses the BTF type"
+)]
 
 pub mod kernel;
 pub mod packet;

@@ -47,6 +47,7 @@ impl Packet {
     /// # Safety
     /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
     #[inline(always)]
+    #[must_use]
     pub unsafe fn of<R: Read>(skb: *const u8) -> Self {
         // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
         unsafe { Self::try_of::<R>(skb) }.unwrap_or(Self::NONE)
@@ -120,6 +121,7 @@ impl Packet {
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
+#[must_use]
 pub unsafe fn ethertype<R: Read>(skb: *const u8) -> u16 {
     // SAFETY: an integer is valid for any bytes.
     u16::from_be(unsafe { kernel::field::<R, _>(skb, &SKB_PROTOCOL) }.unwrap_or(0))
@@ -130,6 +132,7 @@ pub unsafe fn ethertype<R: Read>(skb: *const u8) -> u16 {
 /// # Safety
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
+#[must_use]
 pub unsafe fn device_netns<R: Read>(dev: *const u8) -> u32 {
     // SAFETY: pointers and integers are valid for any bytes.
     unsafe { kernel::pointer::<R>(dev, &DEV_NET).map_or(0, |net| netns::<R>(net)) }
@@ -140,6 +143,7 @@ pub unsafe fn device_netns<R: Read>(dev: *const u8) -> u32 {
 /// # Safety
 /// `sk` is the kernel's `struct sock *` as `R` reads it.
 #[inline(always)]
+#[must_use]
 pub unsafe fn socket_netns<R: Read>(sk: *const u8) -> u32 {
     // SAFETY: pointers and integers are valid for any bytes.
     unsafe { kernel::pointer::<R>(sk, &SOCK_NET).map_or(0, |net| netns::<R>(net)) }
@@ -152,9 +156,12 @@ unsafe fn netns<R: Read>(net: *const u8) -> u32 {
 }
 
 /// Copies `N` bytes of kernel memory; zeroes where it cannot be read.
+///
+/// # Safety
+/// None beyond the helper's own checks: any address may be asked for.
 #[inline(always)]
 #[must_use]
-pub fn bytes<const N: usize>(at: *const u8) -> [u8; N] {
+pub unsafe fn bytes<const N: usize>(at: *const u8) -> [u8; N] {
     let mut copy = [0; N];
     // SAFETY: the helper checks the address; on an error it zeroes the destination itself.
     let _ = unsafe { bpf_probe_read_kernel_buf(at, &mut copy) };

@@ -3,23 +3,22 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 
-/// Entries a map: two addresses a pod for [2,048 slots](https://kubernetes.io/docs/setup/best-practices/cluster-large/)
-/// is ten times what a node runs.
+/// Entries a map: two addresses of each family for every slot there is, and a node runs some 110 pods.
 const ENTRIES: u32 = 4096;
 
 #[map]
-static SLOTS_BY_IPV4: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+static SLOTS_BY_IPV4: HashMap<u32, u16> = HashMap::with_max_entries(ENTRIES, 0);
 #[map]
-static SLOTS_BY_IPV6: HashMap<[u8; 16], u32> = HashMap::with_max_entries(ENTRIES, 0);
+static SLOTS_BY_IPV6: HashMap<[u8; 16], u16> = HashMap::with_max_entries(ENTRIES, 0);
 #[map]
-static SLOTS_BY_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(ENTRIES, 0);
+static SLOTS_BY_NETNS: HashMap<u32, u16> = HashMap::with_max_entries(ENTRIES, 0);
 
 /// The slot of the pod that holds this IPv4 address (network order), 0 if none does.
 #[inline(always)]
 #[must_use]
 pub fn by_ipv4(address: u32) -> u16 {
-    // SAFETY: the value is one aligned word; a concurrent update leaves the old or the new slot.
-    unsafe { SLOTS_BY_IPV4.get(address) }.map_or(0, |slot| *slot as u16)
+    // SAFETY: the value is one aligned half word; a concurrent update leaves the old or the new slot.
+    unsafe { SLOTS_BY_IPV4.get(address) }.map_or(0, |slot| *slot)
 }
 
 /// The slot of the pod that holds this IPv6 address, 0 if none does.
@@ -27,7 +26,7 @@ pub fn by_ipv4(address: u32) -> u16 {
 #[must_use]
 pub fn by_ipv6(address: &[u8; 16]) -> u16 {
     // SAFETY: as above.
-    unsafe { SLOTS_BY_IPV6.get(address) }.map_or(0, |slot| *slot as u16)
+    unsafe { SLOTS_BY_IPV6.get(address) }.map_or(0, |slot| *slot)
 }
 
 /// The slot of the pod that lives in this network namespace, 0 if none does (the host's never does).
@@ -35,5 +34,5 @@ pub fn by_ipv6(address: &[u8; 16]) -> u16 {
 #[must_use]
 pub fn by_netns(inode: u32) -> u16 {
     // SAFETY: as above.
-    unsafe { SLOTS_BY_NETNS.get(inode) }.map_or(0, |slot| *slot as u16)
+    unsafe { SLOTS_BY_NETNS.get(inode) }.map_or(0, |slot| *slot)
 }

@@ -18,7 +18,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let (_stop, drain) = shutdown::channel();
     let node = Node::look(host, drain).await;
     let mut metrics = Metrics::default();
-    metrics.registry().register_collector(Box::new(crate::version::BuildInfo));
+    metrics.registry().register_collector(Box::new(crate::version::Build));
     let (mut reports, mut refused, mut attached) = (Vec::new(), None, Vec::new());
     for entry in probes::ALL {
         match node.start(entry, &args.limits) {

@@ -5,10 +5,13 @@ use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 
-use crate::incident::Span;
 use crate::kernel::Kernel;
 use crate::pod::{FindPod, Pod, PodSlots, Subject};
-use crate::sink::{Cell, Column, Field, Level};
+
+/// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
+pub use crate::incident::{Span, TraceId};
+/// As above.
+pub use crate::sink::{Cell, Column, Field, Level, Value, time_of_day};
 
 pub mod attach;
 pub mod flow;

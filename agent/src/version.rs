@@ -26,9 +26,9 @@ pub static LONG: LazyLock<String> = LazyLock::new(|| {
 
 /// `r2c_build_info`.
 #[derive(Debug)]
-pub struct BuildInfo;
+pub struct Build;
 
-impl Collector for BuildInfo {
+impl Collector for Build {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         let labels = [("version", VERSION), ("revision", REVISION), ("arch", std::env::consts::ARCH)];
         encoder

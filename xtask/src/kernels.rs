@@ -14,18 +14,8 @@ pub(crate) const TESTED: [&str; 2] = ["6.1", "6.12"];
 
 /// What of the modules a guest of ours can use; the rest (sound, graphics, hardware) is two thirds of the bytes.
 const KEPT: [&str; 12] = [
-    "arch",
-    "block",
-    "crypto",
-    "drivers/block",
-    "drivers/char",
-    "drivers/net",
-    "drivers/virtio",
-    "fs",
-    "kernel",
-    "lib",
-    "mm",
-    "net",
+    "arch", "block", "crypto", "drivers/block", "drivers/char", "drivers/net", "drivers/virtio", "fs",
+    "kernel", "lib", "mm", "net",
 ];
 
 /// A kernel that is unpacked here.

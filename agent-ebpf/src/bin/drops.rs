@@ -1,6 +1,11 @@
 //! Kernel side of the drops probe: every packet the kernel frees as lost is counted; a few a second are described.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::inline_always,
+    reason = "a call between BPF functions costs, and an untyped argument loses the BTF type"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "the program macros hand the context over")]
 
 use agent_common::Tally;
 use agent_common::drops::{Direction, DropCount, DropKey, DropRecord, NO_REASON, flags};
@@ -149,7 +154,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     let direction = unsafe { direction::<R>(freed.skb, &seen) };
     let (source, destination) = ends(&seen, direction);
     let key = DropKey {
-        place: freed.location as u32,
+        place: low(freed.location),
         reason: freed.reason,
         source,
         destination,
@@ -159,7 +164,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     };
     // SAFETY: no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(held) = count(tally, &key, u64::from(seen.len), (now >> 30) as u32) else {
+    let Some(held) = count(tally, &key, u64::from(seen.len), low(now >> 30)) else {
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
@@ -286,13 +291,11 @@ fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
     }
     match seen.packet.ip_version {
         4 => {
-            let [a, b, c, d, ..] = seen.packet.source;
-            let [e, f, g, h, ..] = seen.packet.destination;
             if source == 0 {
-                source = slots::by_ipv4(u32::from_ne_bytes([a, b, c, d]));
+                source = slots::by_ipv4(ipv4(&seen.packet.source));
             }
             if destination == 0 {
-                destination = slots::by_ipv4(u32::from_ne_bytes([e, f, g, h]));
+                destination = slots::by_ipv4(ipv4(&seen.packet.destination));
             }
         }
         6 => {
@@ -306,6 +309,19 @@ fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
         _ => {}
     }
     (source, destination)
+}
+
+/// The IPv4 address in the first four bytes, as the slot map has it.
+#[inline(always)]
+fn ipv4(address: &[u8; 16]) -> u32 {
+    u32::from_ne_bytes([address[0], address[1], address[2], address[3]])
+}
+
+/// The low half, all of the number that a key needs.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+const fn low(number: u64) -> u32 {
+    number as u32
 }
 
 /// Fills every byte of the record: ring memory is not zeroed, and what is left in it would be a stranger's.

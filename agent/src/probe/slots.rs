@@ -10,9 +10,9 @@ use crate::pod::{PodSlots, Slot, SlotKey};
 
 /// The three maps every object that names pods has (`agent-ebpf/src/slots.rs`), and what to do when a slot retires.
 pub struct SlotMaps {
-    ipv4: HashMap<MapData, u32, u32>,
-    ipv6: HashMap<MapData, [u8; 16], u32>,
-    netns: HashMap<MapData, u32, u32>,
+    ipv4: HashMap<MapData, u32, u16>,
+    ipv6: HashMap<MapData, [u8; 16], u16>,
+    netns: HashMap<MapData, u32, u16>,
     retired: Box<dyn FnMut(Slot) + Send>,
 }
 
@@ -33,7 +33,7 @@ impl SlotMaps {
 
 impl PodSlots for SlotMaps {
     fn bind(&mut self, key: SlotKey, slot: Slot) -> io::Result<()> {
-        let slot = u32::from(slot.0.get());
+        let slot = slot.0.get();
         let bound = match key {
             SlotKey::Address(IpAddr::V4(address)) => {
                 self.ipv4.insert(u32::from_ne_bytes(address.octets()), slot, 0)

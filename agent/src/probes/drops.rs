@@ -17,7 +17,7 @@ use crate::probe::flow::ReadTally;
 use crate::probe::globals::Globals;
 use crate::probe::slots::SlotMaps;
 use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
-use crate::sink::{Cell, Column, Field, Level};
+use crate::probe::{Cell, Column, Field, Level};
 
 pub mod class;
 pub mod counts;

@@ -26,17 +26,8 @@ const STRING_LIMITS: [usize; 5] = [MAX_LINE, 4096, 1024, 256, 64];
 /// Names the schema owns. A field called like one of them is written as `field_<name>`: a second `pod_name` in one
 /// object would let a library's log record overrule the first.
 const OWN_NAMES: [&str; 11] = [
-    "timestamp",
-    "level",
-    "message",
-    "trace_id",
-    "span_id",
-    "pod_name",
-    "node_name",
-    "namespace",
-    "probe",
-    "target",
-    "truncated",
+    "timestamp", "level", "message", "trace_id", "span_id", "pod_name", "node_name", "namespace", "probe",
+    "target", "truncated",
 ];
 
 /// Writes each line as one JSON object.

@@ -53,20 +53,8 @@ const ATTACH: &str = "agent/src/probe/attach.rs";
 
 /// Words that say nothing of what a module or type is.
 const BANNED: [&str; 14] = [
-    "manager",
-    "handler",
-    "util",
-    "utils",
-    "helper",
-    "helpers",
-    "service",
-    "engine",
-    "processor",
-    "data",
-    "info",
-    "common",
-    "infos",
-    "managers",
+    "manager", "handler", "util", "utils", "helper", "helpers", "service", "engine", "processor", "data",
+    "info", "common", "infos", "managers",
 ];
 
 /// The crates' sources, and what their manifests may depend on where the design limits it.

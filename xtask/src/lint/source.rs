@@ -277,10 +277,7 @@ mod tests {
     fn grouped_imports_are_expanded() {
         let text = "pub use crate::{kernel::btf::{self, Btf}, pod::Pod as P, sink::*};\nuse ::aya::maps;";
         let expected = [
-            "crate::kernel::btf::self",
-            "crate::kernel::btf::Btf",
-            "crate::pod::Pod",
-            "crate::sink::*",
+            "crate::kernel::btf::self", "crate::kernel::btf::Btf", "crate::pod::Pod", "crate::sink::*",
             "aya::maps",
         ];
         let found = paths(text, &["probe"]);
@@ -318,9 +315,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "crate::probe::attach::Rung",
-                "crate::probe::pipeline::*",
-                "crate::probe::ring::new",
+                "crate::probe::attach::Rung", "crate::probe::pipeline::*", "crate::probe::ring::new",
                 "crate::probe::pipeline::a::B"
             ]
         );

@@ -82,10 +82,7 @@ fn a_symbol_may_reach_over_four_gigabytes() {
 fn functions_are_named_as_in_the_source() {
     let function = |symbol, module| Place { symbol, module, offset: 0 }.function();
     for symbol in [
-        "ip_fragment",
-        "ip_fragment.constprop.0",
-        "ip_fragment.isra.0.cold",
-        "ip_fragment.part.0",
+        "ip_fragment", "ip_fragment.constprop.0", "ip_fragment.isra.0.cold", "ip_fragment.part.0",
         "ip_fragment.llvm.1234",
     ] {
         assert_eq!(function(symbol, None), "ip_fragment");

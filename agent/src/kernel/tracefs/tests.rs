@@ -95,12 +95,8 @@ fn declarations_of_all_kinds_are_named() {
             .map(|field| field.name)
     };
     for declaration in [
-        "char x[16]",
-        "__data_loc char[] x",
-        "const struct sock *x",
-        "u8 x[4 * sizeof(u32)]",
-        "__rel_loc u8[] x",
-        "x",
+        "char x[16]", "__data_loc char[] x", "const struct sock *x", "u8 x[4 * sizeof(u32)]",
+        "__rel_loc u8[] x", "x",
     ] {
         assert_eq!(name(declaration).as_deref(), Some("x"), "{declaration}");
     }

@@ -17,8 +17,8 @@ use prometheus_client::metrics::exemplar::CounterWithExemplar;
 use super::class::{Harm, Verdict};
 use super::place::Places;
 use super::reasons::Reasons;
-use crate::incident::TraceId;
 use crate::pod::{FindPod, Pod, Slot, Subject};
+use crate::probe::TraceId;
 
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;

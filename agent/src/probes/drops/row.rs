@@ -10,8 +10,7 @@ use super::PacketDrop;
 use super::counts::{NO_REASON, direction_name};
 use super::place::Place;
 use crate::pod::Pod;
-use crate::probe::Pods;
-use crate::sink::{Cell, Column, Field, Value, time_of_day};
+use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 
 const fn column(title: &'static str, width: usize, wide: bool) -> Column {
     Column { title, width, wide }
