@@ -17,6 +17,7 @@ use prometheus_client::metrics::exemplar::CounterWithExemplar;
 use super::class::{Harm, Verdict};
 use super::place::Places;
 use super::reasons::Reasons;
+use crate::metrics::fold::{Fold, Folded};
 use crate::pod::{FindPod, Pod, Slot, Subject};
 use crate::probe::TraceId;
 
@@ -34,7 +35,7 @@ pub struct Labels {
 /// What a pod's drops are counted under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct PodLabels {
-    pod: Option<Arc<Pod>>,
+    pod: Arc<Pod>,
     end: &'static str,
     labels: Labels,
 }
@@ -72,6 +73,8 @@ struct State {
     retired: BTreeMap<Labels, Lost>,
     exemplars: HashMap<Labels, (TraceId, SystemTime)>,
     pods: Option<Arc<dyn FindPod>>,
+    /// Which pods' rows have a series of their own.
+    fold: Fold<PodLabels>,
 }
 
 /// The label of a drop for which the kernel gives no reason (5.10).
@@ -86,7 +89,14 @@ impl Counts {
         reasons: Reasons,
         places: Places,
     ) -> Self {
-        let state = State { rows, tally, retired: BTreeMap::new(), exemplars: HashMap::new(), pods: None };
+        let state = State {
+            rows,
+            tally,
+            retired: BTreeMap::new(),
+            exemplars: HashMap::new(),
+            pods: None,
+            fold: Fold::new(MAX_SERIES),
+        };
         Self(Arc::new(Shared { reasons, places, state: Mutex::new(state) }))
     }
 
@@ -123,16 +133,23 @@ impl Counts {
 
     /// Folds a gone pod's rows into the node-wide counts and clears them, so that its slot can be another pod's.
     pub fn retire(&self, slot: Slot) {
-        let slot = slot.0.get();
         let mut state = self.state();
         for (key, lost) in rows(&state.rows) {
-            if key.source == slot || key.destination == slot {
-                let labels = self.0.labels(&key);
-                if state.rows.remove(&key).is_ok() {
-                    state.retired.entry(labels).or_default().add(lost);
-                }
+            let is_its = [key.source, key.destination].contains(&slot.0.get());
+            if is_its && state.rows.remove(&key).is_ok() {
+                state.retired.entry(self.0.labels(&key)).or_default().add(lost);
             }
         }
+        if let Some(pod) = state.pod(slot.0.get()) {
+            state.fold.retire(|row| row.pod == pod);
+        }
+    }
+}
+
+impl State {
+    /// The pod of a slot on the wire.
+    fn pod(&self, slot: u16) -> Option<Arc<Pod>> {
+        self.pods.as_ref()?.find_pod(Subject::Slot(Slot::from_wire(slot)?), SystemTime::now())
     }
 }
 
@@ -192,38 +209,45 @@ impl Labels {
 impl PodLabels {
     fn set(&self) -> [(&'static str, &str); 7] {
         let [reason, class, harm, direction] = self.labels.set();
-        // The overflow row: its sum is right, its names are not to be had.
-        let (namespace, pod) = self.pod.as_ref().map_or(("", "other"), |pod| (&pod.namespace, &pod.name));
+        let (namespace, pod) = (self.pod.namespace.as_str(), self.pod.name.as_str());
         [("namespace", namespace), ("pod", pod), ("end", self.end), reason, class, harm, direction]
     }
 }
 
+/// The series of all rows beyond [`MAX_SERIES`]: its sum is right, its names are not to be had.
+const OVERFLOW: [(&str, &str); 7] = [
+    ("namespace", ""),
+    ("pod", "other"),
+    ("end", "other"),
+    ("reason", "other"),
+    ("class", "other"),
+    ("harm", "other"),
+    ("direction", "other"),
+];
+
 /// One scrape's worth of counts.
-#[derive(Default)]
 struct Snapshot {
     node: BTreeMap<Labels, Lost>,
-    pods: BTreeMap<PodLabels, Lost>,
+    pods: Folded<PodLabels>,
     folded: u64,
 }
 
-impl Counts {
-    fn snapshot(&self, state: &State) -> Snapshot {
-        let mut snapshot = Snapshot { node: state.retired.clone(), ..Snapshot::default() };
-        let now = SystemTime::now();
-        for (key, lost) in rows(&state.rows) {
-            let labels = self.0.labels(&key);
-            snapshot.node.entry(labels.clone()).or_default().add(lost);
+impl State {
+    fn snapshot(&mut self, shared: &Shared) -> Snapshot {
+        let (mut node, mut pods) = (self.retired.clone(), BTreeMap::<PodLabels, u64>::new());
+        for (key, lost) in rows(&self.rows) {
+            let labels = shared.labels(&key);
+            node.entry(labels.clone()).or_default().add(lost);
             // A packet that died for its source address says nothing true about its source.
             let source = if labels.reason == super::RPFILTER { 0 } else { key.source };
             for (end, slot) in [("source", source), ("destination", key.destination)] {
-                let pod = Slot::from_wire(slot)
-                    .and_then(|slot| state.pods.as_ref()?.find_pod(Subject::Slot(slot), now));
-                if let Some(pod) = pod {
-                    snapshot.add_pod(PodLabels { pod: Some(pod), end, labels: labels.clone() }, lost);
+                if let Some(pod) = self.pod(slot) {
+                    *pods.entry(PodLabels { pod, end, labels: labels.clone() }).or_default() += lost.packets;
                 }
             }
         }
-        snapshot
+        let pods = self.fold.fold(pods);
+        Snapshot { node, pods, folded: self.fold.rows_folded() }
     }
 }
 
@@ -258,16 +282,6 @@ impl Counts {
     }
 }
 
-impl Snapshot {
-    fn add_pod(&mut self, mut labels: PodLabels, lost: Lost) {
-        if self.pods.len() >= MAX_SERIES && !self.pods.contains_key(&labels) {
-            self.folded += 1;
-            labels.pod = None;
-        }
-        self.pods.entry(labels).or_default().add(lost);
-    }
-}
-
 impl fmt::Debug for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("drops::Counts")
@@ -277,8 +291,8 @@ impl fmt::Debug for Counts {
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let tally = self.tally();
-        let state = self.state();
-        let snapshot = self.snapshot(&state);
+        let mut state = self.state();
+        let snapshot = state.snapshot(&self.0);
 
         let mut packets = encoder.encode_descriptor(
             "drop_packets",
@@ -289,7 +303,7 @@ impl Collector for Counts {
         for (labels, lost) in &snapshot.node {
             let counter = CounterWithExemplar::<[(&str, String); 1]>::default();
             let example = state.exemplars.get(labels);
-            counter.inc_by(lost.packets - u64::from(example.is_some()), None, None);
+            counter.inc_by(lost.packets.saturating_sub(u64::from(example.is_some())), None, None);
             if let Some((trace_id, at)) = example {
                 counter.inc_by(1, Some([("trace_id", trace_id.to_string())]), Some(*at));
             }
@@ -310,8 +324,11 @@ impl Collector for Counts {
             None,
             MetricType::Counter,
         )?;
-        for (labels, lost) in &snapshot.pods {
-            ConstCounter::new(lost.packets).encode(pods.encode_family(&labels.set())?)?;
+        for (labels, packets) in &snapshot.pods.own {
+            ConstCounter::new(*packets).encode(pods.encode_family(&labels.set())?)?;
+        }
+        if let Some(packets) = snapshot.pods.overflow {
+            ConstCounter::new(packets).encode(pods.encode_family(&OVERFLOW)?)?;
         }
         let uncounted = encoder.encode_descriptor(
             "drop_uncounted_packets",
@@ -320,13 +337,12 @@ impl Collector for Counts {
             MetricType::Counter,
         )?;
         ConstCounter::new(tally.uncounted).encode(uncounted)?;
-        encoder
-            .encode_descriptor(
-                "drop_folded_series",
-                "Rows of this scrape that were folded into the overflow row",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_gauge(&snapshot.folded)
+        let folded = encoder.encode_descriptor(
+            "drop_folded_series",
+            "Pods' rows that were folded into the overflow series since the start",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(snapshot.folded).encode(folded)
     }
 }
