@@ -45,6 +45,16 @@ pub struct Host {
     /// The host's process directory: in a container without hostPID, a mount of the host's
     #[arg(long, global = true, env = "R2C_HOST_PROC", default_value = "/proc", value_name = "DIR")]
     pub host_proc: PathBuf,
+    /// The system directory that describes the kernel: tests have broken ones
+    #[arg(
+        long,
+        global = true,
+        env = "R2C_HOST_SYS",
+        hide = true,
+        default_value = "/sys",
+        value_name = "DIR"
+    )]
+    pub host_sys: PathBuf,
     /// The host's cgroup root
     #[arg(
         long,

@@ -1,9 +1,111 @@
-//! x
-use crate::{
-    cli::{Doctor, Host},
-    failure::Failure,
-};
-/// x
-pub async fn doctor(_: &Host, _: &Doctor) -> Result<(), Failure> {
-    Ok(())
+//! `r2c-agent doctor`: what this kernel, these rights and this node allow, and each hook's ladder rung by rung.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::cli::{Doctor, Host, Report as Output};
+use crate::failure::Failure;
+use crate::node::{self, Node};
+use crate::shutdown;
+
+mod checks;
+mod hooks;
+mod print;
+
+/// How a check turned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// As it should be.
+    Ok,
+    /// The agent runs without it and tells less.
+    Degraded,
+    /// No probe runs without it.
+    Failed,
+    /// It cannot be told from here.
+    Unknown,
+}
+
+/// One thing the agent needs or likes to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Check {
+    /// Stable: scripts look for it.
+    id: &'static str,
+    status: Status,
+    /// What there is, in one line.
+    found: String,
+    /// What is lost and what to do about it; `None` if nothing is.
+    advice: Option<String>,
+}
+
+impl Check {
+    fn ok(id: &'static str, found: impl Into<String>) -> Self {
+        Self { id, status: Status::Ok, found: found.into(), advice: None }
+    }
+
+    fn not_ok(id: &'static str, status: Status, found: impl Into<String>, advice: &str) -> Self {
+        Self { id, status, found: found.into(), advice: Some(advice.to_owned()) }
+    }
+}
+
+/// All that was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    kernel: Option<String>,
+    arch: &'static str,
+    checks: Vec<Check>,
+    hooks: Vec<hooks::HookReport>,
+}
+
+impl Report {
+    /// Probes none of whose hooks can be attached to.
+    fn dead_probes(&self) -> Vec<&'static str> {
+        let lives = |probe| self.hooks.iter().any(|hook| hook.probe == probe && hook.takes.is_some());
+        let mut dead: Vec<_> =
+            self.hooks.iter().map(|hook| hook.probe).filter(|probe| !lives(*probe)).collect();
+        dead.dedup();
+        dead
+    }
+}
+
+/// Looks at everything and prints it.
+///
+/// # Errors
+/// Unsupported: some probe cannot attach at all; the report is printed before.
+pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
+    let (_stop, drain) = shutdown::channel();
+    let node = Node::read(host, drain).await;
+    let hooks = hooks::try_all(&node).await;
+    let mut checks = checks::kernel(&node.kernel, &node::kernel_roots(host));
+    checks.extend(checks::rights(hooks.iter().any(|hook| hook.takes.is_some())));
+    checks.extend(checks::host(host, &node.pods));
+    let release = node.kernel.release();
+    let report = Report {
+        version: crate::version::VERSION,
+        kernel: release.version.clone(),
+        arch: release.arch,
+        checks,
+        hooks,
+    };
+    let text = match args.output {
+        Output::Table => print::table(&report),
+        Output::Json => serde_json::to_string(&report)? + "\n",
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // `doctor | head`: the reader has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
+    }
+    let (dead, lacking) = (report.dead_probes(), node::lacking_rights());
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let why = if lacking.is_empty() {
+        String::new()
+    } else {
+        format!("; this process lacks {}: run as root, or add them", lacking.join(" and "))
+    };
+    Err(Failure::unsupported(format!("no hook of probe {} can be attached to here{why}", dead.join(", "))))
 }

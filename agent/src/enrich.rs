@@ -3,7 +3,7 @@
 //! A pod's uid is in its cgroup's path, its namespace and name in `/var/log/pods`, its network namespace and
 //! addresses in `/proc`. Every answer is right or absent: what two pods hold at once is nobody's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::task::JoinHandle;
 
@@ -39,6 +39,22 @@ impl Default for Roots {
     fn default() -> Self {
         Self { proc: "/proc".into(), cgroup: "/sys/fs/cgroup".into(), pod_logs: "/var/log/pods".into() }
     }
+}
+
+/// What is mounted at [`Roots::cgroup`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Version 2's single hierarchy, where an inode identifies a cgroup to the kernel side as well.
+    pub v2: bool,
+    /// The directory of kubelet's pods, if there is one.
+    pub kubepods: Option<PathBuf>,
+}
+
+/// Looks for kubelet's pods in what is mounted at `cgroup`.
+#[must_use]
+pub fn cgroups(cgroup: &Path) -> Cgroups {
+    let tree = scan::tree(cgroup);
+    Cgroups { v2: tree.v2, kubepods: tree.levels.last().cloned() }
 }
 
 /// Starts following the pods of this node until `drain`. The pods that are there are known when this returns.

@@ -13,7 +13,7 @@ use tracing::{debug, info, warn};
 use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
-use crate::kernel::{Kernel, Part, trim_heap};
+use crate::kernel::{self, Kernel, Part, trim_heap};
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::shutdown::Drain;
 use crate::sink::Identity;
@@ -25,26 +25,27 @@ pub struct Node {
     /// The node's pods.
     pub pods: PodIndex,
     /// Kernel types as the loader wants them; given back after attaching, it is tens of MB.
-    btf: Option<aya::Btf>,
+    pub btf: Option<aya::Btf>,
 }
 
 impl Node {
-    /// Reads kernel and pods; both are followed from then on.
+    /// Reads kernel and pods, and warns of what the kernel does not tell; both are followed from then on.
     pub async fn look(host: &Host, drain: Drain) -> Self {
-        let kernel = Kernel::load();
-        for missing in kernel.missing() {
+        let node = Self::read(host, drain).await;
+        for missing in node.kernel.missing() {
             // Formats are only asked for where there are no types; a container seldom has tracefs mounted.
-            if missing.part == Part::Tracefs && kernel.btf().is_some() {
+            if missing.part == Part::Tracefs && node.kernel.btf().is_some() {
                 debug!("{missing}");
             } else {
                 warn!("{missing}");
             }
         }
-        let btf = match kernel.btf() {
-            // The loader's own reader; it has read the same bytes, so it can hardly fail.
-            Some(_) => aya::Btf::from_sys_fs().map_err(|error| warn!("BTF: {error}")).ok(),
-            None => None,
-        };
+        node
+    }
+
+    /// As [`Node::look`], without a word: for who reports what is missing in a way of its own.
+    pub async fn read(host: &Host, drain: Drain) -> Self {
+        let (kernel, btf) = read_kernel(host);
         let roots = Roots {
             proc: host.host_proc.clone(),
             cgroup: host.host_cgroup.clone(),
@@ -59,12 +60,7 @@ impl Node {
     /// # Errors
     /// The kernel refused every rung of a hook, or the object as a whole.
     pub fn start(&self, entry: &Entry, limits: &Limits) -> Result<Started, StartError> {
-        let settings = Settings {
-            records_per_second: limits.events_per_second,
-            ring_bytes: limits.ring_kib * 1024,
-            bpf_log: limits.bpf_log,
-            rung: limits.rung.clone(),
-        };
+        let settings = settings(limits);
         let context = Context {
             kernel: &self.kernel,
             btf: self.btf.as_ref(),
@@ -92,6 +88,36 @@ impl Node {
     }
 }
 
+/// Where the kernel's files are.
+#[must_use]
+pub fn kernel_roots(host: &Host) -> kernel::Roots {
+    kernel::Roots { sys: host.host_sys.clone(), ..kernel::Roots::default() }
+}
+
+/// The running kernel, and its types as the loader wants them.
+#[must_use]
+pub fn read_kernel(host: &Host) -> (Kernel, Option<aya::Btf>) {
+    let roots = kernel_roots(host);
+    let types = roots.sys.join("kernel/btf/vmlinux");
+    let kernel = Kernel::load_from(roots);
+    // The loader's own reader; the kernel's has read the same bytes, so it can hardly fail.
+    let btf = kernel.btf().and_then(|_| {
+        aya::Btf::parse_file(types, aya::Endianness::default()).map_err(|error| warn!("BTF: {error}")).ok()
+    });
+    (kernel, btf)
+}
+
+/// A probe's settings as the user gave them.
+#[must_use]
+pub fn settings(limits: &Limits) -> Settings {
+    Settings {
+        records_per_second: limits.events_per_second,
+        ring_bytes: limits.ring_kib * 1024,
+        bpf_log: limits.bpf_log,
+        rung: limits.rung.clone(),
+    }
+}
+
 /// Who the agent is in its lines.
 #[must_use]
 pub fn identity(host: &Host) -> Arc<Identity> {
@@ -111,21 +137,62 @@ pub fn refused(error: &StartError) -> Failure {
     ))
 }
 
-/// The capabilities BPF tracing needs and this process has not (capabilities(7)).
+/// A right of capabilities(7) that the agent has a use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Load programs and maps.
+    Bpf,
+    /// Attach to tracepoints and read kernel memory.
+    Perfmon,
+    /// Ask for other network namespaces' links and conntrack.
+    NetAdmin,
+    /// See which network namespace another user's process lives in.
+    SysPtrace,
+    /// See kernel symbols' addresses.
+    Syslog,
+}
+
+impl Right {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Bpf, Self::Perfmon, Self::NetAdmin, Self::SysPtrace, Self::Syslog];
+
+    /// As `setcap` and manifests spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bpf => "CAP_BPF",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysPtrace => "CAP_SYS_PTRACE",
+            Self::Syslog => "CAP_SYSLOG",
+        }
+    }
+
+    /// Whether this process has it. `CAP_SYS_ADMIN` stands for the two that were once part of it; the kernel does not
+    /// take it for the others.
+    #[must_use]
+    pub fn held(self) -> bool {
+        const SYS_ADMIN: u32 = 21;
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let effective = status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
+            .unwrap_or(0);
+        let has = |bit: u32| effective & (1 << bit) != 0;
+        match self {
+            Self::Bpf => has(39) || has(SYS_ADMIN),
+            Self::Perfmon => has(38) || has(SYS_ADMIN),
+            Self::NetAdmin => has(12),
+            Self::SysPtrace => has(19),
+            Self::Syslog => has(34),
+        }
+    }
+}
+
+/// The capabilities BPF tracing needs and this process has not.
 #[must_use]
 pub fn lacking_rights() -> Vec<&'static str> {
-    const SYS_ADMIN: u32 = 21;
-    const NEEDED: [(u32, &str); 2] = [(39, "CAP_BPF"), (38, "CAP_PERFMON")];
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    if has(SYS_ADMIN) {
-        return Vec::new();
-    }
-    NEEDED.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect()
+    [Right::Bpf, Right::Perfmon].into_iter().filter(|right| !right.held()).map(Right::name).collect()
 }
 
 /// Names of the network interfaces in every network namespace some process of this node lives in.

@@ -169,6 +169,12 @@ pub trait Probe: Sized + Send + 'static {
     /// # Errors
     /// The record is not one of this probe's.
     fn decode(&mut self, record: &[u8]) -> Result<Self::Event, DecodeError>;
+    /// Makes every hook of this probe fire once, harmlessly and on this host's own loopback: what is attached and stays
+    /// silent then will stay silent when it matters.
+    ///
+    /// # Errors
+    /// It could not be done here (loopback is down); nothing is known of the hooks then.
+    fn provoke() -> std::io::Result<()>;
     /// Notes what metrics want of an event (exemplars); never counts what a map already counts.
     fn observe(&mut self, enriched: &Enriched<'_, Self::Event>);
 }

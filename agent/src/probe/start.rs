@@ -59,6 +59,8 @@ pub struct Entry {
     pub hooks: &'static [Hook],
     /// [`Probe::COLUMNS`].
     pub columns: &'static [Column],
+    /// [`Probe::provoke`].
+    pub provoke: fn() -> std::io::Result<()>,
     /// [`Probe::reasons`].
     pub reasons: fn(&Kernel) -> Vec<String>,
     /// Brings it up.
@@ -74,6 +76,7 @@ impl Entry {
             about: P::ABOUT,
             hooks: P::HOOKS,
             columns: P::COLUMNS,
+            provoke: P::provoke,
             reasons: P::reasons,
             start: start::<P>,
         }
@@ -135,22 +138,24 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// Every rung of every hook was refused.
-    #[error("probe {probe}: no rung of hook {hook} holds: {}", refusals(.refused))]
+    #[error("probe {probe}: {}", refusals(.climbs))]
     Refused {
         /// The probe.
         probe: &'static str,
-        /// The first hook without a rung.
-        hook: &'static str,
-        /// Each rung's refusal.
-        refused: Vec<super::attach::Refusal>,
+        /// Each hook, with each rung's refusal.
+        climbs: Vec<Climb>,
     },
 }
 
-fn refusals(refused: &[super::attach::Refusal]) -> String {
-    if refused.is_empty() {
-        return "no rung of that name".to_owned();
-    }
-    refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+fn refusals(climbs: &[Climb]) -> String {
+    let of_hook = |climb: &Climb| {
+        let refused = match climb.refused.as_slice() {
+            [] => "it has none of that name".to_owned(),
+            refused => refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        };
+        format!("no rung of hook {} holds: {refused}", climb.hook.name)
+    };
+    climbs.iter().map(of_hook).collect::<Vec<_>>().join("; ")
 }
 
 /// A probe's loaded object. Its links die with it.
@@ -162,11 +167,13 @@ struct Programs {
 }
 
 impl Attached {
-    /// Detaches every program, once and for all.
+    /// Detaches every program, once and for all. What they saw is in the ring and in the counts when this returns.
     pub fn detach(&self) {
         let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.missed = missed(programs.bpf.as_ref());
-        programs.bpf = None;
+        let Some(bpf) = programs.bpf.take() else { return };
+        programs.missed = missed(Some(&bpf));
+        drop(bpf);
+        wait_for_programs();
     }
 
     /// Events the kernel did not hand to a program because it was already running on that CPU (an interrupt in the
@@ -176,6 +183,14 @@ impl Attached {
         let programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if programs.bpf.is_some() { missed(programs.bpf.as_ref()) } else { programs.missed }
     }
+}
+
+/// Waits until no CPU is in the middle of a program that was detached before: its record would come too late to be read.
+fn wait_for_programs() {
+    // Detaching does not wait for it; `MEMBARRIER_CMD_GLOBAL` does (membarrier(2): it is `synchronize_rcu`, and programs
+    // run with preemption off). Where the kernel refuses it (nohz_full) a record may be missed, as it always may be.
+    // SAFETY: takes no pointer.
+    unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, nix::libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
 /// `recursion_misses` of every loaded program, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
@@ -206,11 +221,9 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
 
     let only = context.settings.rung.as_deref();
-    let mut climbs: Vec<Climb> =
-        P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
+    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
     if climbs.iter().all(|climb| climb.holds.is_none()) {
-        let Climb { hook, refused, .. } = climbs.swap_remove(0);
-        return Err(StartError::Refused { probe: probe_name, hook: hook.name, refused });
+        return Err(StartError::Refused { probe: probe_name, climbs });
     }
 
     let flow = Arc::new(Flow::default());

@@ -1,7 +1,7 @@
 //! The drops probe: every packet the kernel frees as lost, with its reason, place, class and the pods it hurts.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -189,6 +189,12 @@ impl Probe for Drops {
             verdict,
             record,
         })
+    }
+
+    fn provoke() -> std::io::Result<()> {
+        // A port that was free a moment ago: nobody listens there.
+        let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.send_to(b"r2c-agent", closed).map(drop)
     }
 
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
