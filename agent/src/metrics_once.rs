@@ -8,13 +8,14 @@ use crate::metrics::{self, Metrics};
 use crate::node::{self, Node};
 use crate::probe::report::{Report, Reports};
 use crate::probes;
-use crate::shutdown;
+use crate::shutdown::{self, Signals};
 
 /// Prints one scrape of every probe the kernel allows.
 ///
 /// # Errors
 /// Unsupported: none is.
 pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
     let (_stop, drain) = shutdown::channel();
     let node = Node::look(host, drain).await;
     let mut metrics = Metrics::default();
@@ -40,7 +41,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
     tokio::select! {
         () = tokio::time::sleep(args.wait) => {}
-        signal = shutdown::signal() => signal?,
+        () = signals.first() => {}
     }
     let format = match args.format {
         Format::Classic => metrics::Format::Classic,

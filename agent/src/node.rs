@@ -32,9 +32,11 @@ impl Node {
     /// Reads kernel and pods, and warns of what the kernel does not tell; both are followed from then on.
     pub async fn look(host: &Host, drain: Drain) -> Self {
         let node = Self::read(host, drain).await;
+        let powerless = !lacking_rights().is_empty();
         for missing in node.kernel.missing() {
-            // Formats are only asked for where there are no types; a container seldom has tracefs mounted.
-            if missing.part == Part::Tracefs && node.kernel.btf().is_some() {
+            // Formats are only asked for where there are no types; a container seldom has tracefs mounted. Without
+            // rights there will be a refusal that says what is lacking: one line, not a line for each consequence.
+            if powerless || (missing.part == Part::Tracefs && node.kernel.btf().is_some()) {
                 debug!("{missing}");
             } else {
                 warn!("{missing}");

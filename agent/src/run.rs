@@ -16,7 +16,7 @@ use crate::probe::pipeline::Ended;
 use crate::probe::report::{Report, Reports};
 use crate::probe::start::{Entry, Started};
 use crate::probes;
-use crate::shutdown;
+use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered};
 use crate::sink::json::JsonSink;
 use crate::sink::{Level, Nowhere, Sink};
@@ -29,6 +29,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// Unsupported: a probe named by the user, or all of them, were refused. Runtime: the address is taken.
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
     // Bound first: a second agent on the address must fail before it attaches anything.
     let listener = http::bind(args.listen).await?;
@@ -55,7 +56,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     info!("ready");
 
     tokio::select! {
-        signal = shutdown::signal() => signal?,
+        () = signals.first() => {}
         // A path ends by itself only when its stream or ring has failed.
         Some(ended) = paths.join_next() => {
             report_end(ended, &health);
@@ -80,7 +81,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
 fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), Failure> {
     let named = !args.probes.is_empty();
     let wanted = |entry: &&Entry| !named || args.probes.iter().any(|name| name == entry.name);
-    let (mut started, mut reports, mut last) = (Vec::new(), Vec::new(), None);
+    let (mut started, mut reports, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for entry in probes::ALL.iter().filter(wanted) {
         match node.start(entry, &args.limits) {
             Ok(probe) => {
@@ -89,17 +90,17 @@ fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), 
             }
             Err(error) if named => return Err(node::refused(&error)),
             Err(error) => {
-                let refused = node::refused(&error);
-                warn!("{}", refused.message);
+                refused.push(node::refused(&error));
                 reports.push(Report::down(entry.name));
-                last = Some(refused);
             }
         }
     }
-    match last {
-        Some(refused) if started.is_empty() => Err(refused),
-        _ => Ok((started, reports)),
+    // The last one's is how the command ends, if there is none left to run.
+    let end = if started.is_empty() { refused.pop() } else { None };
+    for refused in refused {
+        warn!("{}", refused.message);
     }
+    end.map_or(Ok((started, reports)), Err)
 }
 
 fn sink(host: &Host, events: Events) -> Box<dyn Sink> {

@@ -1,5 +1,6 @@
 //! One signal for the whole process to drain: SIGTERM, Ctrl-C, or a deadline.
 
+use tokio::signal::unix::{self, Signal, SignalKind};
 use tokio::sync::watch;
 
 /// Asks everything that holds a [`Drain`] to finish. Dropping it asks too.
@@ -38,17 +39,37 @@ impl Drain {
     }
 }
 
-/// Returns at the first SIGINT or SIGTERM.
+/// SIGINT and SIGTERM, held back from ending the process from the moment this exists.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Begins to listen. To be called before anything says that it is ready: whoever waits for that may send one at once.
+    ///
+    /// # Errors
+    /// The handlers could not be installed.
+    pub fn listen() -> std::io::Result<Self> {
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(unix::signal);
+        Ok(Self { interrupt: interrupt?, terminate: terminate? })
+    }
+
+    /// Returns at the first of them since [`Signals::listen`].
+    pub async fn first(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Returns at the first SIGINT or SIGTERM from now on.
 ///
 /// # Errors
 /// The handlers could not be installed.
 pub async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    Signals::listen()?.first().await;
     Ok(())
 }

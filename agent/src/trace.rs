@@ -10,7 +10,7 @@ use crate::probe::flow::Account;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Started};
 use crate::probes;
-use crate::shutdown;
+use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
 use crate::sink::table::{Style, TableSink, wants_colour};
@@ -25,6 +25,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         .iter()
         .find(|entry| entry.name == args.probe)
         .ok_or_else(|| Failure::usage(format!("no probe {}", args.probe)))?;
+    let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
     let mut node = Node::look(host, drain.clone()).await;
     check_names(entry, &node, &args)?;
@@ -38,9 +39,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let began = Instant::now();
     let sink = sink(host, entry, &args)?;
     tokio::spawn(async move {
-        let ended = ended_by_user(args.duration).await;
+        ended_by_user(&mut signals, args.duration).await;
         stop.start();
-        ended
     });
     let Started { carry, account, attached, summary, .. } = started;
     let ended = carry(sink, drain).await;
@@ -57,14 +57,12 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
 }
 
 /// Ctrl-C, SIGTERM, or the time is up.
-async fn ended_by_user(duration: Duration) -> io::Result<()> {
+async fn ended_by_user(signals: &mut Signals, duration: Duration) {
     if duration.is_zero() {
-        return shutdown::signal().await;
+        return signals.first().await;
     }
-    tokio::select! {
-        ended = shutdown::signal() => ended,
-        () = tokio::time::sleep(duration) => Ok(()),
-    }
+    // An error is that the time was up.
+    let _ = tokio::time::timeout(duration, signals.first()).await;
 }
 
 fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {

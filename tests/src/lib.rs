@@ -1,1 +1,21 @@
-//! x
+//! r2c-agent on a real kernel: each cause is made for real, and what the agent says of it is compared. Needs root.
+//!
+//! `R2C_AGENT` is the binary to test (default: this workspace's debug build), `R2C_GUEST` says where it runs.
+//! One executable: `cargo test -p tests --no-run` makes it, a guest runs it by itself.
+
+#[cfg(test)]
+mod drops;
+#[cfg(test)]
+mod ends;
+#[cfg(test)]
+mod exact;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod lines;
+#[cfg(test)]
+mod pods;
+#[cfg(test)]
+mod scrapes;
+#[cfg(test)]
+mod usage;

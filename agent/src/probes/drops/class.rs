@@ -146,6 +146,8 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("IP_INHDR", "ip_forward" | "ip6_forward") => harmful(Class::Ttl),
         // An echo reply ends here once its raw socket has had a copy.
         ("NO_SOCKET", "icmp_rcv" | "icmpv6_rcv" | "ping_rcv") => benign(Class::NoSocket),
+        // What comes to a connection in TIME_WAIT ends here once it is answered: every FIN to one who closed first.
+        ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv") => benign(Class::TcpState),
         // ip_error answers for "no route", "prohibited" and "not forwarding" alike.
         ("IP_INADDRERRORS" | "NOT_SPECIFIED", "ip_error") => harmful(Class::Routing),
         _ => return None,
@@ -252,6 +254,8 @@ const PLACES: Table = &[
             "ip_fragment", "ip_do_fragment", "ip6_fragment", "__dev_forward_skb", "__dev_forward_skb2",
             "____dev_forward_skb", "dev_forward_skb", "dev_forward_skb_nomtu", "veth_xmit",
             "br_dev_queue_push_xmit",
+            // A bridge that shows its packets to netfilter, as Kubernetes asks for (br_netfilter, bridge conntrack).
+            "br_nf_dev_queue_xmit", "br_nf_ip_fragment", "nf_br_ip_fragment",
         ],
     ),
     (
@@ -310,7 +314,8 @@ const PLACES: Table = &[
             "inet_sock_destruct", "sk_stream_kill_queues", "tcp_disconnect", "tcp_write_queue_purge",
             "packet_release", "pfifo_fast_reset", "qdisc_reset", "qdisc_reset_queue", "dev_deactivate_queue",
             "flush_backlog", "neigh_destroy", "neigh_flush_dev", "__kfree_skb", "rtnl_kfree_skbs",
-            "veth_close", "tun_chr_close", "udp_destruct_common", "sk_destruct", "__sk_destruct",
+            "__rtnl_unlock", "veth_close", "tun_chr_close", "udp_destruct_common", "sk_destruct",
+            "__sk_destruct",
         ],
     ),
 ];
@@ -333,6 +338,8 @@ mod tests {
         assert_eq!(classify("IP_INHDR", "ip_rcv_core"), harmful(Class::Malformed));
         assert_eq!(classify("NO_SOCKET", "icmp_rcv"), benign(Class::NoSocket));
         assert_eq!(classify("NO_SOCKET", "tcp_v4_rcv"), harmful(Class::NoSocket));
+        assert_eq!(classify("NOT_SPECIFIED", "tcp_v4_rcv"), benign(Class::TcpState));
+        assert_eq!(classify("", "tcp_v4_rcv"), harmful(Class::NoSocket), "kernels without reasons");
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub struct Places(Arc<Shared>);
 
 struct Shared {
     symbols: RwLock<Option<Arc<Symbols>>>,
-    reread: Mutex<Instant>,
+    reread: Mutex<Option<Instant>>,
 }
 
 /// A named place.
@@ -36,7 +36,7 @@ impl Places {
     /// With the kernel's symbols, if they are to be had.
     #[must_use]
     pub fn new(symbols: Option<Arc<Symbols>>) -> Self {
-        Self(Arc::new(Shared { symbols: RwLock::new(symbols), reread: Mutex::new(Instant::now()) }))
+        Self(Arc::new(Shared { symbols: RwLock::new(symbols), reread: Mutex::new(None) }))
     }
 
     /// The function around `location`: a whole address, or the low half of one as the counts keep it.
@@ -54,10 +54,11 @@ impl Places {
 
     fn reread(&self) -> Option<Arc<Symbols>> {
         let mut last = self.0.reread.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.elapsed() < REREAD {
+        // The first is free: modules are loaded when they are first asked for, often by what is just starting.
+        if last.is_some_and(|last| last.elapsed() < REREAD) {
             return None;
         }
-        *last = Instant::now();
+        *last = Some(Instant::now());
         let symbols = Arc::new(Symbols::load().ok()?);
         *self.0.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&symbols));
         Some(symbols)

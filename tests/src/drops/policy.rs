@@ -1,0 +1,101 @@
+//! Rules that refuse: nftables, iptables, tc, socket filters.
+
+use crate::harness::packet::{refuse_all, udp};
+
+use super::{DB, FORWARDED, Lab, RECEIVED, SENT, WEB, Want, db4, db6, to_port};
+
+const NETFILTER: &[&str] = &["NETFILTER_DROP"];
+
+#[test]
+fn nft_in_the_forward_chain() {
+    let lab = Lab::lock();
+    let _rule = lab.router.meanwhile(
+        "nft",
+        "add table inet r2c\nadd chain inet r2c forward { type filter hook forward priority 0; }\n\
+         add rule inet r2c forward udp dport 7001 drop\n",
+        "delete table inet r2c\n",
+    );
+    // nft frees by itself from 6.7 on.
+    let want =
+        Want { reason: NETFILTER, function: &["nf_hook_slow", "nft_do_chain"], class: "policy", ..FORWARDED };
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7001), 3, 100));
+    watch.expect(3, &to_port(7001), &want);
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db6(7001), 3, 100));
+    watch.expect(3, &to_port(7001), &want);
+}
+
+#[test]
+fn nft_in_the_output_chain() {
+    let lab = Lab::lock();
+    let _rule = lab.web.netns.meanwhile(
+        "nft",
+        "add table inet r2c\nadd chain inet r2c output { type filter hook output priority 0; }\n\
+         add rule inet r2c output udp dport 7002 drop\n",
+        "delete table inet r2c\n",
+    );
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7002), 3, 100));
+    let want = Want {
+        reason: NETFILTER,
+        function: &["nf_hook_slow", "nft_do_chain"],
+        class: "policy",
+        // The device comes after this hook (`ip_output`).
+        interface: &["-"],
+        ..SENT
+    };
+    watch.expect(3, &to_port(7002), &want);
+}
+
+#[test]
+fn iptables_in_the_input_chain() {
+    let lab = Lab::lock();
+    let rule = ["INPUT", "-p", "udp", "--dport", "7003", "-j", "DROP"];
+    lab.db.netns.run("iptables-legacy", &[&["-A"], rule.as_slice()].concat());
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7003), 3, 100));
+    lab.db.netns.run("iptables-legacy", &[&["-D"], rule.as_slice()].concat());
+    let want = Want { reason: NETFILTER, function: &["nf_hook_slow"], class: "policy", ..RECEIVED };
+    watch.expect(3, &to_port(7003), &want);
+}
+
+#[test]
+fn tc_at_ingress() {
+    let lab = Lab::lock();
+    // A classic BPF program that says TC_ACT_SHOT to all IPv4: kernels without act_gact have this, too.
+    let _filter = lab.db.netns.meanwhile(
+        "tc",
+        "qdisc add dev eth0 clsact\n\
+         filter add dev eth0 ingress protocol ip prio 1 bpf da bytecode '1,6 0 0 2,'\n",
+        "qdisc del dev eth0 clsact\n",
+    );
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7004), 3, 100));
+    let want = Want {
+        reason: &["TC_INGRESS"],
+        // All but the last is inlined in some build or other.
+        function: &["sch_handle_ingress", "tcf_classify", "__netif_receive_skb_core"],
+        class: "policy",
+        ..RECEIVED
+    };
+    watch.expect(3, &to_port(7004), &want);
+}
+
+#[test]
+fn a_socket_filter() {
+    let lab = Lab::lock();
+    let socket = lab.db.netns.inside(|| std::net::UdpSocket::bind(db4(7005)).unwrap());
+    refuse_all(&socket);
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7005), 3, 100));
+    let want = Want {
+        reason: &["SOCKET_FILTER"],
+        function: &["udp_queue_rcv_one_skb"],
+        class: "policy",
+        source: Some(WEB),
+        destination: Some(DB),
+        ..RECEIVED
+    };
+    watch.expect(3, &to_port(7005), &want);
+}

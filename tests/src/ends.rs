@@ -1,0 +1,183 @@
+//! How the agent ends: asked to, interrupted, with nobody reading, and where it may not even begin.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::signal::Signal;
+
+use crate::harness::agent::{Agent, Running, command, json};
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
+use crate::harness::pod::Node;
+use crate::harness::{lines_of, until};
+
+/// A namespace in which packets can be dropped on the loopback device.
+fn alone() -> Netns {
+    let netns = Netns::new();
+    netns.ip("link set lo up\n");
+    netns
+}
+
+fn knock(netns: &Netns, port: u16, count: usize) {
+    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
+}
+
+/// Time to end in: issue 3's two seconds, and ten times that where the processor is emulated.
+fn patience() -> Duration {
+    let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
+    Duration::from_secs(if slow { 20 } else { 2 })
+}
+
+#[test]
+fn sigterm_leaves_nothing_behind_and_loses_nothing() {
+    let netns = alone();
+    let mut running = Running::start(&Node::new(), &["--events", "all", "--events-per-second", "100"]);
+    let kept = running.agent.kernel_objects();
+    assert!(kept.iter().any(|(kind, _)| *kind == "prog"), "{kept:?}");
+    assert!(kept.iter().any(|(kind, _)| *kind == "link"), "{kept:?}");
+    assert!(kept.iter().all(|(kind, id)| exists(kind, *id)), "{kept:?}");
+    knock(&netns, 9101, 5);
+    let (took, code) = running.terminate();
+    assert_eq!(code, 0, "{}", running.agent.stderr.text());
+    assert!(took <= patience(), "{took:?}");
+    assert_eq!(lines_of(&running.agent.stdout, 9101), 5, "the last events were not written");
+    for (kind, id) in kept {
+        // The kernel lets go a moment after the last descriptor has.
+        until(&format!("{kind} {id} is gone"), || (!exists(kind, id)).then_some(()));
+    }
+}
+
+/// Whether the kernel has the program, link or map of this number.
+fn exists(kind: &str, id: u32) -> bool {
+    // enum bpf_cmd: BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_LINK_GET_FD_BY_ID
+    let command = match kind {
+        "prog" => 13,
+        "map" => 14,
+        _ => 30,
+    };
+    let attributes = [id, 0, 0];
+    // SAFETY: the attributes outlive the call, and their size is theirs.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(&attributes)) };
+    if let Ok(fd) = i32::try_from(fd)
+        && fd >= 0
+    {
+        // SAFETY: the descriptor was just made, and is ours alone.
+        drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) });
+        return true;
+    }
+    false
+}
+
+/// `trace drops`, attached.
+fn trace(args: &[&str]) -> (Agent, Node) {
+    let node = Node::new();
+    let ready = node.logs.with_file_name("ready");
+    let args = [&["trace", "drops", "--ready-file", ready.to_str().unwrap()], args].concat();
+    let agent = Agent::spawn(&mut command(&node, &args));
+    until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));
+    (agent, node)
+}
+
+#[test]
+fn ctrl_c_ends_a_trace_with_a_summary() {
+    let netns = alone();
+    for output in ["json", "table", "wide"] {
+        let (mut agent, _node) = trace(&["--all", "--duration", "0", "-o", output]);
+        knock(&netns, 9102, 3);
+        agent.stdout.wait(0, |lines| {
+            (lines.iter().filter(|line| String::from_utf8_lossy(line).contains("9102")).count() >= 3)
+                .then_some(())
+        });
+        agent.signal(Signal::SIGINT);
+        assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
+        let said = agent.stderr.text();
+        assert!(said.contains(" events in ") && said.contains("shown"), "{said}");
+        assert!(said.contains("NO_SOCKET in __udp4_lib_rcv, received"), "{said}");
+        assert!(said.contains("nothing lost"), "{said}");
+        assert!(said.lines().all(|line| line.starts_with("r2c-agent: ")), "{said}");
+        assert!(!agent.stdout.text().contains("events in"), "data and notes are mixed");
+    }
+}
+
+#[test]
+fn a_trace_stops_by_itself_after_so_many_events() {
+    let netns = alone();
+    let (mut agent, _node) = trace(&["--duration", "0", "-o", "json", "--port", "9103", "--max-events", "2"]);
+    knock(&netns, 9104, 3);
+    knock(&netns, 9103, 3);
+    assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
+    assert_eq!(agent.stdout.count(), 2, "{}", agent.stdout.text());
+    assert_eq!(lines_of(&agent.stdout, 9103), 2);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough() {
+    let netns = alone();
+    let node = Node::new();
+    let mut trace = command(&node, &["trace", "drops", "--all", "--duration", "0", "-o", "json"]);
+    let mut child = trace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut port = 9200;
+    let mut more = || {
+        knock(&netns, port, 1);
+        port += 1;
+    };
+    until("attached", || {
+        more();
+        attached(child.id()).then_some(())
+    });
+    more();
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert!(json(line.as_bytes()).is_some(), "{line}");
+    drop(stdout);
+    let status = until("it ends", || {
+        more();
+        child.try_wait().unwrap()
+    });
+    assert!(status.success(), "{status}");
+}
+
+/// Whether a process holds a link to a kernel hook.
+fn attached(pid: u32) -> bool {
+    crate::harness::agent::kernel_objects(pid).iter().any(|(kind, _)| *kind == "link")
+}
+
+#[test]
+fn without_rights_there_is_one_line_and_exit_code_3() {
+    for args in [&["run", "--listen", "127.0.0.1:0"][..], &["trace", "drops"], &["metrics"]] {
+        let mut powerless = command(&Node::new(), args);
+        without_capabilities(&mut powerless);
+        let mut agent = Agent::spawn(&mut powerless);
+        assert_eq!(agent.ended(), 3, "{args:?}: {}", agent.stderr.text());
+        assert_eq!(agent.stdout.count(), 0, "{}", agent.stdout.text());
+        let said = agent.stderr.text();
+        // The rest of what `run` says are notes.
+        let is_note = |line: &&str| line.contains("\"level\":\"INFO\"");
+        let lines: Vec<&str> = said.lines().filter(|line| !is_note(line)).collect();
+        assert_eq!(lines.len(), 1, "{args:?}: {said}");
+        assert!(lines[0].contains("CAP_BPF") && lines[0].contains("CAP_PERFMON"), "{said}");
+        if args[0] == "run" {
+            agent.stderr.since(0).iter().for_each(|line| crate::lines::assert_valid(line));
+        }
+    }
+}
+
+/// Root without a single capability, and no way to any.
+fn without_capabilities(command: &mut Command) {
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            for capability in 0..64_u64 {
+                // Those beyond the kernel's last are refused, which is as good.
+                libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            }
+            Ok(())
+        });
+    }
+}

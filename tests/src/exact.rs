@@ -1,0 +1,148 @@
+//! Counts are exact at any rate, whatever is described of them and whoever else watches.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::thread;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::agent::{Lines, Running};
+use crate::harness::lab::{Lab, WEB};
+use crate::harness::netns::Netns;
+use crate::harness::packet::{udp, udp_hops};
+use crate::harness::pod::Node;
+use crate::harness::scrape::Scrape;
+use crate::harness::{tool, until};
+
+/// Drops of one kind; each test makes four kinds.
+const EACH: usize = 5_000;
+
+/// From `web`, on two processors: two closed ports, a rule, and no hops left. All for reasons of their own but the
+/// first two, which IPv4 and IPv6 have in common.
+fn storm(lab: &Lab) {
+    let to = |port| SocketAddr::from(([10, 99, 2, 2], port));
+    let to6 = SocketAddr::from(([0xfd99, 2, 0, 0, 0, 0, 0, 2], 7502));
+    let web = &lab.web.netns;
+    thread::scope(|scope| {
+        scope.spawn(|| web.inside(|| (udp(to(7501), EACH, 50), udp(to6, EACH, 50))));
+        scope.spawn(|| web.inside(|| (udp(to(7503), EACH, 50), udp_hops(to(7504), EACH, 1))));
+    });
+}
+
+/// What was counted between two scrapes for the pod `web`, by reason; then all.
+fn counted(before: &Scrape, after: &Scrape) -> [usize; 4] {
+    let (namespace, pod) = WEB.split_once('/').unwrap();
+    let pod = [("namespace", namespace), ("pod", pod), ("end", "source")];
+    let of = |more: &[(&str, &str)]| {
+        let labels = [pod.as_slice(), more].concat();
+        let name = "r2c_pod_drop_packets_total";
+        format!("{}", after.sum(name, &labels) - before.sum(name, &labels)).parse().unwrap()
+    };
+    [
+        of(&[("reason", "NO_SOCKET")]),
+        of(&[("reason", "NETFILTER_DROP")]),
+        of(&[("reason", "IP_INHDR")]),
+        of(&[]),
+    ]
+}
+
+fn storm_is_counted(lab: &Lab) {
+    let _rule = lab.router.meanwhile(
+        "nft",
+        "add table inet r2c\nadd chain inet r2c forward { type filter hook forward priority 0; }\n\
+         add rule inet r2c forward udp dport 7503 drop\n",
+        "delete table inet r2c\n",
+    );
+    let before = lab.agent.scrape();
+    storm(lab);
+    // Softirq may still be at it, on the other processor.
+    let wanted = [2 * EACH, EACH, EACH, 4 * EACH];
+    let enough = || {
+        let counts = counted(&before, &lab.agent.scrape());
+        (counts[3] >= wanted[3]).then_some(counts)
+    };
+    assert_eq!(until("all are counted", enough), wanted);
+    // None comes after that.
+    until("the ring is empty", || (lab.agent.scrape().sum("r2c_events_in_ring", &[]) == 0.).then_some(()));
+    lab.barrier();
+    let after = lab.agent.scrape();
+    assert_eq!(counted(&before, &after), wanted);
+    assert_eq!(after.sum("r2c_drop_uncounted_packets_total", &[]), 0.);
+    assert_eq!(after.sum("r2c_events_missed_total", &[]), 0.);
+}
+
+#[test]
+fn a_storm_from_two_processors() {
+    storm_is_counted(&Lab::lock());
+}
+
+#[test]
+fn a_storm_that_bpftrace_watches_as_well() {
+    let lab = Lab::lock();
+    let (mut other, printed) = bpftrace();
+    until("bpftrace counts, too", || {
+        lab.barrier();
+        let counts = printed.text();
+        counts.lines().any(|line| line.starts_with("@: ") && line != "@: 0").then_some(())
+    });
+    storm_is_counted(&lab);
+    kill(Pid::from_raw(other.id().cast_signed()), Signal::SIGINT).unwrap();
+    other.wait().unwrap();
+}
+
+/// bpftrace on the same hook; what it prints.
+fn bpftrace() -> (Child, Lines) {
+    let script = "tracepoint:skb:kfree_skb { @ = count(); } interval:s:1 { print(@); }";
+    let mut bpftrace = tool("bpftrace");
+    bpftrace.args(["-e", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        bpftrace.pre_exec(|| Ok(with_tracefs()?));
+    }
+    let mut child = bpftrace.spawn().unwrap();
+    crate::harness::undo::at_end(&format!("kill {} 2>/dev/null", child.id()));
+    let printed = Lines::collect(child.stdout.take().unwrap());
+    (child, printed)
+}
+
+/// Gives this process alone what not every machine has mounted, and bpftrace needs.
+fn with_tracefs() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    for (kind, place) in [("debugfs", "/sys/kernel/debug"), ("tracefs", "/sys/kernel/tracing")] {
+        // Refused where it is mounted already.
+        let _ = mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_ring_that_is_far_too_small() {
+    const SENT: usize = 5_000;
+    let netns = Netns::new();
+    netns.ip("link set lo up\n");
+    let args = ["--events", "all", "--events-per-second", "1000000", "--ring-kib", "4"];
+    let mut running = Running::start(&Node::new(), &args);
+    let before = running.scrape();
+    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7505)), SENT, 10));
+    let after = until("the ring is empty", || {
+        let now = running.scrape();
+        (now.sum("r2c_events_in_ring", &[]) == 0.).then_some(now)
+    });
+    let of = |name: &str| after.sum(name, &[]);
+    let labels = [("reason", "NO_SOCKET"), ("direction", "received")];
+    let dropped =
+        after.sum("r2c_drop_packets_total", &labels) - before.sum("r2c_drop_packets_total", &labels);
+    assert!(dropped >= SENT as f64, "{dropped} of {SENT}");
+    let lost = after.sum("r2c_events_dropped_total", &[("stage", "ring_full")]);
+    assert!(lost > 0., "the ring was large enough: nothing was tested");
+    let parts = of("r2c_events_emitted_total") + of("r2c_events_dropped_total");
+    assert_eq!(of("r2c_events_produced_total"), parts, "an event is in no count");
+    let emitted = of("r2c_events_emitted_total");
+    assert_eq!(running.terminate().1, 0);
+    assert!(running.agent.stdout.count() as f64 >= emitted, "fewer lines than counted");
+}

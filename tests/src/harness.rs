@@ -1,0 +1,57 @@
+//! What the tests stand on: network namespaces, pods as kubelet makes them, the agent as a child, and one shared lab.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+pub(crate) mod agent;
+pub(crate) mod lab;
+pub(crate) mod netns;
+pub(crate) mod packet;
+pub(crate) mod pod;
+pub(crate) mod scrape;
+pub(crate) mod undo;
+
+/// Nothing that is awaited takes this long, not even in a guest twenty times slower than its host.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+
+/// The agent under test.
+pub(crate) fn agent_binary() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/r2c-agent");
+    let path = std::env::var_os("R2C_AGENT").map_or(built, PathBuf::from);
+    assert!(path.exists(), "no agent at {}: build it, or set R2C_AGENT", path.display());
+    path
+}
+
+/// Asks again and again until `found` says something; fails, naming `what`, after [`DEADLINE`].
+pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    let (_open, never) = mpsc::channel::<()>();
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "in vain: {what}");
+        // Not a guess at how long it takes: only to leave the processor to whom we wait for.
+        let _ = never.recv_timeout(Duration::from_millis(20));
+    }
+}
+
+/// How many lines are events of packets to this port.
+pub(crate) fn lines_of(lines: &agent::Lines, port: u16) -> usize {
+    let events = lines.since(0);
+    events
+        .iter()
+        .filter_map(|line| agent::json(line))
+        .filter(|event| event["destination_port"] == port)
+        .count()
+}
+
+/// A command that fails the test by name if this machine lacks it: a test that is left out must not look passed.
+pub(crate) fn tool(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let found = std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|path| path.exists());
+    Command::new(found.unwrap_or_else(|| panic!("{name} is needed and not in PATH: `cargo xtask setup`")))
+}

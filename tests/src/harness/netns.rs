@@ -1,0 +1,135 @@
+//! Network namespaces without names: they live as long as something holds them, so a killed test leaves none behind.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::tool;
+
+/// A network namespace, held open.
+#[derive(Clone, Debug)]
+pub(crate) struct Netns(Arc<File>);
+
+impl Netns {
+    /// A new one, in which nothing but `lo` exists.
+    pub(crate) fn new() -> Self {
+        let made = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: are we root?");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        let netns = Self(Arc::new(made.join().unwrap()));
+        // Duplicate address detection would keep addresses from use for a second or two.
+        netns.sysctl("ipv6/conf/default/accept_dad", "0");
+        netns.sysctl("ipv6/conf/all/accept_dad", "0");
+        netns
+    }
+
+    /// This process's own: the host's.
+    pub(crate) fn host() -> Self {
+        Self(Arc::new(File::open("/proc/self/ns/net").unwrap()))
+    }
+
+    /// Runs `work` in it. Sockets made there stay there.
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let netns = Arc::clone(&self.0);
+        thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+                work()
+            });
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Sets `/proc/sys/net/<name>`.
+    pub(crate) fn sysctl(&self, name: &str, value: &str) {
+        let path = format!("/proc/sys/net/{name}");
+        self.inside(|| fs::write(&path, value).unwrap_or_else(|error| panic!("{path} = {value}: {error}")));
+    }
+
+    /// `command`, to be started in it.
+    pub(crate) fn enter(&self, command: &mut Command) {
+        let netns = Arc::clone(&self.0);
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe {
+            command.pre_exec(move || Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?));
+        }
+    }
+
+    /// Runs a tool in it with `input` on its standard input; a failure fails the test with what the tool said.
+    pub(crate) fn feed(&self, name: &str, args: &[&str], input: &str) -> String {
+        self.try_feed(name, args, input).unwrap_or_else(|said| panic!("{name} {args:?}: {said}\n{input}"))
+    }
+
+    fn try_feed(&self, name: &str, args: &[&str], input: &str) -> Result<String, String> {
+        let mut command = tool(name);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.enter(&mut command);
+        let mut child = command.spawn().map_err(|error| error.to_string())?;
+        // A tool that does not read it says why on its own.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        let Output { status, stdout, stderr } =
+            child.wait_with_output().map_err(|error| error.to_string())?;
+        let said = format!("{status}: {}", String::from_utf8_lossy(&stderr));
+        if status.success() { Ok(String::from_utf8_lossy(&stdout).into_owned()) } else { Err(said) }
+    }
+
+    /// Runs a tool in it.
+    pub(crate) fn run(&self, name: &str, args: &[&str]) -> String {
+        self.feed(name, args, "")
+    }
+
+    /// Runs lines of `ip`, `tc` or `nft` in one process.
+    pub(crate) fn batch(&self, name: &str, lines: &str) {
+        self.feed(name, stdin_of(name), lines);
+    }
+
+    /// Runs lines of `ip`.
+    pub(crate) fn ip(&self, lines: &str) {
+        self.batch("ip", lines);
+    }
+
+    /// Runs lines of `ip`, `tc` or `nft`, and others when the result goes: also when the test fails.
+    #[must_use]
+    pub(crate) fn meanwhile(&self, name: &'static str, lines: &str, undo: &'static str) -> Meanwhile {
+        self.batch(name, lines);
+        Meanwhile { netns: self.clone(), name, undo }
+    }
+
+    /// A path that `ip link .. netns <path>` takes for it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// Inode, as the kernel and the agent tell namespaces apart.
+    pub(crate) fn inode(&self) -> u64 {
+        self.0.metadata().unwrap().ino()
+    }
+}
+
+/// Something that is so for a while.
+pub(crate) struct Meanwhile {
+    netns: Netns,
+    name: &'static str,
+    undo: &'static str,
+}
+
+impl Drop for Meanwhile {
+    fn drop(&mut self) {
+        if let Err(said) = self.netns.try_feed(self.name, stdin_of(self.name), self.undo) {
+            eprintln!("{} {}: {said}", self.name, self.undo);
+        }
+    }
+}
+
+/// The arguments with which a tool reads its commands from standard input.
+fn stdin_of(name: &str) -> &'static [&'static str] {
+    if name == "nft" { &["-f", "-"] } else { &["-batch", "-"] }
+}

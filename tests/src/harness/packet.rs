@@ -1,0 +1,190 @@
+//! Packets that no polite program sends, and sockets with the options that ask for trouble.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd as _};
+
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrLike as _, sendto, socket,
+};
+
+/// A UDP socket of the family of `to`, bound to nothing in particular.
+pub(crate) fn udp_for(to: SocketAddr) -> UdpSocket {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0)).unwrap()
+}
+
+/// Sends `count` datagrams of `size` bytes of payload.
+pub(crate) fn udp(to: SocketAddr, count: usize, size: usize) {
+    let socket = udp_for(to);
+    for _ in 0..count {
+        // An ICMP error for the one before may be reported here; nothing is lost by it.
+        let _ = socket.send_to(&vec![0; size], to);
+    }
+}
+
+/// Sends as [`udp`], never fragmented here and whatever path MTU is known.
+pub(crate) fn udp_unfragmented(to: SocketAddr, count: usize, size: usize) {
+    let socket = udp_for(to);
+    match to {
+        SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        SocketAddr::V6(_) => {
+            set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+        }
+    }
+    for _ in 0..count {
+        socket.send_to(&vec![0; size], to).unwrap();
+    }
+}
+
+/// Sends `count` datagrams with this TTL or hop limit.
+pub(crate) fn udp_hops(to: SocketAddr, count: usize, hops: i32) {
+    let socket = udp_for(to);
+    match to {
+        SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_TTL, hops),
+        SocketAddr::V6(_) => set(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, hops),
+    }
+    for _ in 0..count {
+        let _ = socket.send_to(b"hops", to);
+    }
+}
+
+/// Sets an option that is an `int`.
+pub(crate) fn set(socket: &impl AsFd, level: i32, name: i32, value: i32) {
+    let size = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
+    // SAFETY: the pointer is to an `int` of that size, which outlives the call.
+    let status =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    assert_eq!(status, 0, "option {level}/{name}: {}", std::io::Error::last_os_error());
+}
+
+/// Attaches a classic BPF filter that lets nothing through.
+pub(crate) fn refuse_all(socket: &impl AsFd) {
+    let code = u16::try_from(libc::BPF_RET).unwrap();
+    let mut program = [libc::sock_filter { code, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap();
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: `filter` and the program it points to outlive the call; the kernel copies them.
+    let status = unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), size)
+    };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A UDP datagram with its header; the checksum is right, or off by one.
+pub(crate) fn udp_segment(source: SocketAddr, destination: SocketAddr, size: usize, right: bool) -> Vec<u8> {
+    let len = u16::try_from(size + 8).unwrap();
+    let mut bytes = Vec::from(source.port().to_be_bytes());
+    bytes.extend(destination.port().to_be_bytes());
+    bytes.extend(len.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.resize(usize::from(len), 0);
+    let sum = checksum(&[&pseudo(source.ip(), destination.ip(), 17, len), &bytes]);
+    let sum = if right { sum } else { sum ^ 1 };
+    bytes[6..8].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+/// A TCP segment with these flags, without data.
+pub(crate) fn tcp_segment(source: SocketAddr, destination: SocketAddr, flags: u8) -> Vec<u8> {
+    let mut bytes = Vec::from(source.port().to_be_bytes());
+    bytes.extend(destination.port().to_be_bytes());
+    bytes.extend([0, 0, 0, 7, 0, 0, 0, 9, 5 << 4, flags, 1, 0, 0, 0, 0, 0]);
+    let sum = checksum(&[&pseudo(source.ip(), destination.ip(), 6, 20), &bytes]);
+    bytes[16..18].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for address in [source, destination] {
+        match address {
+            IpAddr::V4(address) => bytes.extend(address.octets()),
+            IpAddr::V6(address) => bytes.extend(address.octets()),
+        }
+    }
+    bytes.extend([0, protocol]);
+    bytes.extend(len.to_be_bytes());
+    bytes
+}
+
+/// RFC 1071, over parts of even length.
+fn checksum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let sum = words.map(|word| u32::from(u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)])));
+    let mut sum: u32 = sum.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap()
+}
+
+/// An IPv4 packet around `segment`: don't fragment, TTL 64; the header's checksum is right, or off by one.
+pub(crate) fn ipv4(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    segment: &[u8],
+    right: bool,
+) -> Vec<u8> {
+    let len = u16::try_from(segment.len() + 20).unwrap();
+    let mut bytes = vec![0x45, 0];
+    bytes.extend(len.to_be_bytes());
+    bytes.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    bytes.extend(source.octets());
+    bytes.extend(destination.octets());
+    let sum = checksum(&[&bytes]);
+    let sum = if right { sum } else { sum ^ 1 };
+    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    bytes.extend(segment);
+    bytes
+}
+
+/// An IPv6 packet around `segment`, hop limit 64.
+pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, segment: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x60, 0, 0, 0];
+    bytes.extend(u16::try_from(segment.len()).unwrap().to_be_bytes());
+    bytes.extend([protocol, 64]);
+    bytes.extend(source.octets());
+    bytes.extend(destination.octets());
+    bytes.extend(segment);
+    bytes
+}
+
+/// Hands a packet of our own making to routing.
+pub(crate) fn send_routed(destination: IpAddr, packet: &[u8]) -> nix::Result<usize> {
+    let raw = |family| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).unwrap();
+    match destination {
+        IpAddr::V4(address) => {
+            let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
+            sendto(raw(AddressFamily::Inet).as_raw_fd(), packet, &to, MsgFlags::empty())
+        }
+        IpAddr::V6(address) => {
+            let to = SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0));
+            sendto(raw(AddressFamily::Inet6).as_raw_fd(), packet, &to, MsgFlags::empty())
+        }
+    }
+}
+
+/// Puts an IPv4 packet on the wire of `interface`, addressed to the station `to`.
+pub(crate) fn send_on_wire(interface: &str, to: [u8; 6], packet: &[u8]) {
+    let wire = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::EthIp)
+        .unwrap();
+    let mut address = [0; 8];
+    address[..6].copy_from_slice(&to);
+    let raw = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
+        sll_protocol: u16::try_from(libc::ETH_P_IP).unwrap().to_be(),
+        sll_ifindex: nix::net::if_::if_nametoindex(interface).unwrap().cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: address,
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&raw)).unwrap();
+    // SAFETY: `raw` is a whole sockaddr_ll of that size.
+    let to = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(size)) }.unwrap();
+    assert_eq!(sendto(wire.as_raw_fd(), packet, &to, MsgFlags::empty()), Ok(packet.len()));
+}

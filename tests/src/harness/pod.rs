@@ -1,0 +1,117 @@
+//! Pods as kubelet and a runtime leave them on a node: cgroup, process, network namespace and log directory.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::netns::Netns;
+use super::undo;
+
+/// A node's directories, apart from the real ones.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// What the agent gets as `--host-cgroup`.
+    pub(crate) cgroup: PathBuf,
+    /// What the agent gets as `--pod-logs`.
+    pub(crate) logs: PathBuf,
+    /// What the agent gets as `--host-proc`: the real one, unless process 1 is hidden from us there.
+    pub(crate) proc: PathBuf,
+}
+
+impl Node {
+    /// With empty directories, which are gone when the tests are over.
+    pub(crate) fn new() -> Self {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("r2c-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let cgroup = cgroup_v2().join(&name);
+        let logs = std::env::temp_dir().join(&name).join("pods");
+        fs::create_dir(&cgroup).expect("a cgroup: are we root?");
+        fs::create_dir_all(&logs).unwrap();
+        let (at, temp) = (cgroup.display(), logs.parent().unwrap().display());
+        // A killed process leaves its cgroup a moment later.
+        let remove = format!("find {at} -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1");
+        undo::at_end(&format!(
+            "rm -rf {temp}; echo 1 >{at}/cgroup.kill; for i in 1 2 3 4 5 6 7 8 9; do {remove}; done"
+        ));
+        let hidden = fs::read_link("/proc/1/ns/net").is_err();
+        let proc = if hidden { logs.with_file_name("proc") } else { "/proc".into() };
+        if hidden {
+            // In a container of its own this process is as much the host's as process 1.
+            fs::create_dir(&proc).unwrap();
+            for name in ["1", "self"] {
+                symlink(format!("/proc/{}", std::process::id()), proc.join(name)).unwrap();
+            }
+        }
+        Self { cgroup, logs, proc }
+    }
+
+    /// Lets the agent see a process.
+    fn show(&self, pid: u32) {
+        if self.proc != Path::new("/proc") {
+            symlink(format!("/proc/{pid}"), self.proc.join(pid.to_string())).unwrap();
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted here.
+fn cgroup_v2() -> PathBuf {
+    let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
+    places.into_iter().find(|path| path.join("cgroup.controllers").exists()).expect("cgroup v2 is mounted")
+}
+
+/// A pod with one container, which does nothing.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// `namespace/name`.
+    pub(crate) name: String,
+    /// Where it lives; the host's for a pod with `hostNetwork`.
+    pub(crate) netns: Netns,
+    cgroup: PathBuf,
+    logs: PathBuf,
+    process: Child,
+}
+
+impl Pod {
+    /// Starts one as kubelet does: log directory, cgroup, then a process in the network namespace `netns`.
+    pub(crate) fn start(node: &Node, name: &str, netns: &Netns) -> Self {
+        static BORN: AtomicU32 = AtomicU32::new(1);
+        let number = BORN.fetch_add(1, Ordering::Relaxed);
+        let uid = format!("{number:08x}-0000-4000-8000-{:012x}", std::process::id());
+        let logs = node.logs.join(format!("{}_{uid}", name.replace('/', "_")));
+        fs::create_dir(&logs).unwrap();
+        let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
+        let cgroup = node.cgroup.join("kubepods.slice/kubepods-burstable.slice").join(slice);
+        let container = cgroup.join(format!("cri-containerd-{number:064x}.scope"));
+        fs::create_dir_all(&container).unwrap();
+        let process = sleeper(netns, &container);
+        node.show(process.id());
+        Self { name: name.to_owned(), netns: netns.clone(), cgroup, logs, process }
+    }
+
+    /// Ends it as kubelet does, its log directory included.
+    pub(crate) fn stop(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        for container in fs::read_dir(&self.cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+            fs::remove_dir(container.path()).unwrap();
+        }
+        fs::remove_dir(&self.cgroup).unwrap();
+        fs::remove_dir(&self.logs).unwrap();
+    }
+}
+
+/// A process in this namespace and cgroup that ends when this one does: then its standard input ends.
+fn sleeper(netns: &Netns, cgroup: &Path) -> Child {
+    let procs = OpenOptions::new().write(true).open(cgroup.join("cgroup.procs")).unwrap();
+    let mut cat = Command::new("/bin/cat");
+    cat.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    netns.enter(&mut cat);
+    // SAFETY: between fork and exec only one system call is made. Zero is the process that writes it.
+    unsafe {
+        cat.pre_exec(move || Ok(nix::unistd::write(&procs, b"0").map(drop)?));
+    }
+    cat.spawn().expect("a process in the pod's cgroup")
+}

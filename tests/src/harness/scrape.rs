@@ -1,0 +1,78 @@
+//! One reading of `/metrics`, taken apart.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use super::DEADLINE;
+
+/// A series: its name and its labels.
+pub(crate) type Series = (String, BTreeMap<String, String>);
+
+/// Series and their values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scrape(BTreeMap<Series, f64>);
+
+/// The classic text format.
+pub(crate) const CLASSIC: &str = "text/plain;version=0.0.4";
+/// The `OpenMetrics` format.
+pub(crate) const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0";
+
+/// Status and body of one GET.
+pub(crate) fn get(address: SocketAddr, path: &str, accept: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: r2c\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+impl Scrape {
+    /// Of classic text.
+    pub(crate) fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        Self(lines.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect())
+    }
+
+    /// The sum of all series of `name` that have these labels, among others.
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |have: &BTreeMap<String, String>| {
+            labels.iter().all(|(label, value)| have.get(*label).is_some_and(|have| have == value))
+        };
+        self.0.iter().filter(|((of, have), _)| of == name && has(have)).map(|(_, value)| value).sum()
+    }
+}
+
+/// `name{label="value",..} value`.
+fn sample(line: &str) -> Option<(Series, f64)> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, mut rest) = series.split_once('{').unwrap_or((series, "}"));
+    let mut labels = BTreeMap::new();
+    while rest != "}" {
+        let (label, quoted) = rest.trim_start_matches(',').split_once("=\"")?;
+        let (value, after) = unquote(quoted)?;
+        labels.insert(label.to_owned(), value);
+        rest = after;
+    }
+    Some(((name.to_owned(), labels), value.parse().ok()?))
+}
+
+/// What stands before the closing quote, unescaped, and what comes after it.
+fn unquote(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(match chars.next()?.1 {
+                'n' => '\n',
+                other => other,
+            }),
+            other => value.push(other),
+        }
+    }
+    None
+}

@@ -1,0 +1,39 @@
+//! What a user can get wrong on the command line: one line that names what would be right, and exit code 2.
+
+use crate::harness::agent::{Agent, command};
+use crate::harness::pod::Node;
+
+/// Exit code and standard error of a command that should not get far.
+fn refused(args: &[&str]) -> (i32, String) {
+    let mut agent = Agent::spawn(&mut command(&Node::new(), args));
+    let code = agent.ended();
+    assert_eq!(agent.stdout.count(), 0, "{}", agent.stdout.text());
+    (code, agent.stderr.text())
+}
+
+#[test]
+fn a_mistake_is_one_line_that_names_what_is_right() {
+    for (args, names) in [
+        (&["trace", "dropz"][..], &["dropz", "drops"][..]),
+        (&["run", "--probe", "mtux"], &["mtux", "drops"]),
+        (&["trace", "drops", "--filter", "x"], &["--filter"]),
+        (&["trace", "drops", "--ip", "10.0.0"], &["10.0.0", "10.0.0.0/8"]),
+        (&["trace", "drops", "--interface", "r2c-nowhere"], &["r2c-nowhere", "lo"]),
+        (&["trace", "drops", "--reason", "WEATHER"], &["WEATHER", "NETFILTER_DROP", "mtu"]),
+        (&["trace", "drops", "--ready-file", "/r2c-nowhere/file"], &["/r2c-nowhere/file"]),
+    ] {
+        let (code, said) = refused(args);
+        assert_eq!(code, 2, "{args:?}: {said}");
+        // `trace` first says that it traces, which it does until the file cannot be made.
+        let mistakes: Vec<&str> = said.lines().filter(|line| line.contains("error")).collect();
+        assert_eq!(mistakes.len(), 1, "{args:?}: {said}");
+        assert!(names.iter().all(|name| mistakes[0].contains(name)), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_a_runtime_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, said) = refused(&["run", "--listen", &taken.local_addr().unwrap().to_string()]);
+    assert_eq!(code, 1, "{said}");
+}
