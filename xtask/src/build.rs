@@ -35,11 +35,16 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
 /// Builds both. `release` is what ships; guests run the same build as everything else here, so that nothing is built
 /// twice (its profile is optimised enough for an emulated CPU).
 pub(crate) fn build(release: bool) -> Result<Built> {
-    setup::need(&[setup::Part::Build])?;
-    let profile: &[&str] = if release { &["--release"] } else { &[] };
-    let agent = executable(&[&["build", "--package", "agent", "--bin", "r2c-agent"], profile].concat())?;
+    let agent = agent(release)?;
     let tests = executable(&["test", "--no-run", "--package", "tests", "--lib"])?;
     Ok(Built { agent, tests })
+}
+
+/// Builds the agent alone.
+pub(crate) fn agent(release: bool) -> Result<PathBuf> {
+    setup::need(&[setup::Part::Build])?;
+    let profile: &[&str] = if release { &["--release"] } else { &[] };
+    executable(&[&["build", "--package", "agent", "--bin", "r2c-agent"], profile].concat())
 }
 
 /// Runs cargo, its progress and diagnostics on stderr, and gives the one executable it made.

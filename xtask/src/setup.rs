@@ -29,13 +29,15 @@ pub(crate) enum Part {
     Build,
     /// QEMU and kernels, to boot guests
     Guests,
+    /// What the demo makes its node with
+    Demo,
     /// What the tests compare the agent with and make traffic with
     Oracles,
     /// Linters beyond rustup's
     Lint,
 }
 
-const ALL: [Part; 4] = [Part::Build, Part::Guests, Part::Oracles, Part::Lint];
+const ALL: [Part; 5] = [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Lint];
 
 pub(crate) fn main(args: &Args) -> Result<u8> {
     let parts = if args.parts.is_empty() { &ALL[..] } else { &args.parts };

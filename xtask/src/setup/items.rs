@@ -60,6 +60,7 @@ pub(super) fn of(part: Part) -> Result<Vec<Item>> {
     match part {
         Part::Build => Ok(build()),
         Part::Guests => guests(),
+        Part::Demo => Ok(vec![program("ip", &["iproute2"]), program("nft", &["nftables"])]),
         Part::Oracles => Ok(oracles()),
         Part::Lint => Ok(lint()),
     }

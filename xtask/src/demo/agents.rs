@@ -1,0 +1,103 @@
+//! The two agents of the demo: `trace drops` for a person to watch, and `run` for machines to read.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::lines::Lines;
+use super::node::{NAMESPACE, Roots};
+use crate::run::{Run as _, shown};
+
+/// Where `run` serves, in this network namespace.
+pub(super) const LISTEN: &str = "127.0.0.1:9436";
+
+/// What a person would type after `r2c-agent`.
+pub(super) const TRACE: [&str; 6] = ["trace", "drops", "--namespace", NAMESPACE, "--duration", "0"];
+
+/// An agent that runs, and what it writes to standard output.
+pub(super) struct Agent {
+    child: Child,
+    stdout: Lines,
+    name: String,
+}
+
+impl Agent {
+    /// `r2c-agent trace drops`: standard error is the person's, too.
+    pub(super) fn trace(roots: &Roots<'_>) -> Result<Self> {
+        Self::start(command(roots).args(TRACE))
+    }
+
+    /// `r2c-agent run`, to be waited for with [`ready`](Self::ready).
+    pub(super) fn run(roots: &Roots<'_>) -> Result<Self> {
+        Self::start(command(roots).args(["run", "--listen", LISTEN]).stderr(Stdio::piped()))
+    }
+
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command.spawn().with_context(|| shown(command))?;
+        let stdout = Lines::of(child.stdout.take().context("the agent's output")?);
+        Ok(Self { child, stdout, name: shown(command) })
+    }
+
+    /// Waits until `run` says that it is ready, and then until it proves it.
+    pub(super) fn ready(&mut self) -> Result<()> {
+        let diagnostics = Lines::of(self.child.stderr.take().context("the agent's diagnostics")?);
+        let mut said = Vec::new();
+        while let Some(line) = diagnostics.next()? {
+            if serde_json::from_str::<Value>(&line)?["message"] == "ready" {
+                // Read to the end by its thread: the agent must never wait for us.
+                std::thread::spawn(move || while let Ok(Some(_)) = diagnostics.next() {});
+                return get("/readyz").map(drop);
+            }
+            said.push(line);
+        }
+        bail!("`{}` ended before it was ready:\n{}", self.name, said.join("\n"))
+    }
+
+    /// The next line of standard output.
+    pub(super) fn line(&mut self) -> Result<String> {
+        match self.stdout.next().with_context(|| format!("`{}`", self.name))? {
+            Some(line) => Ok(line),
+            None => bail!("`{}` ended too early: {}", self.name, self.child.wait()?),
+        }
+    }
+
+    /// Asks it to end as Ctrl-C or kubelet would; gives the lines it still had to say.
+    pub(super) fn end(mut self, signal: Signal) -> Result<Vec<String>> {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal)?;
+        let mut rest = Vec::new();
+        while let Some(line) = self.stdout.next()? {
+            rest.push(line);
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("`{}` ended badly: {status}", self.name);
+        }
+        Ok(rest)
+    }
+}
+
+fn command(roots: &Roots<'_>) -> Command {
+    let mut agent = Command::new("r2c-agent");
+    agent.env("R2C_HOST_CGROUP", roots.cgroup).env("R2C_POD_LOGS", roots.pod_logs);
+    agent.env("NODE_NAME", "node-1").stdin(Stdio::null()).stdout(Stdio::piped()).dies_with_us();
+    agent
+}
+
+/// The body of one of `run`'s pages.
+pub(super) fn get(path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(LISTEN).context(LISTEN)?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {LISTEN}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).with_context(|| format!("http://{LISTEN}{path}"))?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
+        _ => bail!("http://{LISTEN}{path} answered:\n{answer}"),
+    }
+}

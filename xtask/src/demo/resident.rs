@@ -1,0 +1,168 @@
+//! The one process of a pod: lives in the pod's network namespace and cgroup, and does there what the node asks.
+
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sched::{CloneFlags, unshare};
+
+use super::lines::Lines;
+use crate::run::Run as _;
+
+/// Patience of a pod for an answer: less than the second after which TCP repeats itself, so that one call is one
+/// packet.
+const PATIENCE: Duration = Duration::from_millis(900);
+
+/// What an order that has no outcome worth telling answers.
+const DONE: &str = "done";
+
+/// The node's side of the talk with a resident. One order, one answer, one line each.
+pub(super) struct Resident {
+    child: Child,
+    orders: ChildStdin,
+    answers: Lines,
+}
+
+impl Resident {
+    /// Starts one in a network namespace of its own, and in this cgroup if there is one.
+    pub(super) fn settle(cgroup: Option<&Path>) -> Result<Self> {
+        let procs = cgroup.map(|cgroup| OpenOptions::new().write(true).open(cgroup.join("cgroup.procs")));
+        let procs =
+            procs.transpose().with_context(|| format!("{}", cgroup.unwrap_or(Path::new("")).display()))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["demo", "resident"]).stdin(Stdio::piped()).stdout(Stdio::piped()).dies_with_us();
+        // SAFETY: between fork and exec only write(2) and unshare(2) are called, which take no lock and allocate
+        // nothing.
+        unsafe {
+            command.pre_exec(move || {
+                if let Some(procs) = &procs {
+                    // 0 is the writing process itself.
+                    nix::unistd::write(procs, b"0")?;
+                }
+                Ok(unshare(CloneFlags::CLONE_NEWNET)?)
+            })
+        };
+        let mut child = command.spawn().context("the process of a pod")?;
+        let orders = child.stdin.take().context("a pipe to the pod")?;
+        let answers = Lines::of(child.stdout.take().context("a pipe from the pod")?);
+        Ok(Self { child, orders, answers })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Gives an order; its [`answer`](Self::answer) can wait.
+    pub(super) fn order(&mut self, order: &str) -> Result<()> {
+        writeln!(self.orders, "{order}").with_context(|| format!("the pod did not hear {order:?}"))
+    }
+
+    /// What came of the oldest order not answered yet.
+    pub(super) fn answer(&mut self) -> Result<String> {
+        self.answers.next()?.context("the pod's process ended")
+    }
+
+    pub(super) fn ask(&mut self, order: &str) -> Result<String> {
+        self.order(order)?;
+        self.answer()
+    }
+
+    /// For an order that cannot fail on a working machine.
+    pub(super) fn demand(&mut self, order: &str) -> Result<()> {
+        match self.ask(order)?.as_str() {
+            DONE => Ok(()),
+            answer => bail!("{order:?} in a pod: {answer}"),
+        }
+    }
+}
+
+/// The resident's side: until its orders end.
+pub(super) fn live() -> Result<u8> {
+    for order in io::stdin().lines() {
+        let answer = obey(&order?).unwrap_or_else(|error| plain(&error));
+        println!("{answer}");
+    }
+    Ok(0)
+}
+
+fn obey(order: &str) -> Result<String> {
+    let words: Vec<&str> = order.split(' ').collect();
+    match words[..] {
+        ["ip", ..] => ip(order.trim_start_matches("ip ")),
+        ["listen", port] => listen(port.parse()?),
+        ["connect", to] => connect(to.parse()?),
+        ["send", to, bytes] => send(to.parse()?, usize::from_str(bytes)?),
+        _ => bail!("no such order: {order}"),
+    }
+}
+
+/// ip(8)'s commands with `;` between them, in one process: programs start slowly in a guest.
+pub(super) fn ip(commands: &str) -> Result<String> {
+    let mut ip = Command::new("ip");
+    ip.args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .dies_with_us();
+    let mut child = ip.spawn().context("ip")?;
+    child.stdin.take().context("a pipe to ip")?.write_all(commands.replace("; ", "\n").as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip: {}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
+    }
+    Ok(DONE.to_owned())
+}
+
+fn listen(port: u16) -> Result<String> {
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    Ok(DONE.to_owned())
+}
+
+fn connect(to: SocketAddr) -> Result<String> {
+    TcpStream::connect_timeout(&to, PATIENCE)?;
+    Ok("connected".to_owned())
+}
+
+/// One UDP packet, which Linux sends with DF as it does with TCP's: whether it was too long is told by the next call.
+fn send(to: SocketAddr, bytes: usize) -> Result<String> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(&vec![0; bytes])?;
+    match socket.recv(&mut [0; 1]) {
+        Ok(_) => Ok("answered".to_owned()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok("no answer".to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The error as a person reads it.
+fn plain(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::{obey, plain};
+
+    #[test]
+    fn a_pod_says_what_its_calls_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        assert_eq!(obey(&format!("connect {to}")).unwrap(), "connected");
+        drop(listener);
+        assert_eq!(plain(&obey(&format!("connect {to}")).unwrap_err()), "connection refused");
+        assert!(obey("dance").is_err());
+        assert!(obey("connect db").is_err());
+    }
+}

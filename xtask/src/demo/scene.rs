@@ -1,0 +1,236 @@
+//! What happens on the node: four real causes, one after another, each to be named by the agent before the next.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::agents::{Agent, LISTEN, TRACE, get};
+use super::here;
+use super::lines::{LIMIT, fold};
+use super::node::{DB_PORT, FAR, NAMESPACE, NOWHERE, Node, Roots, SMALL_MTU, nft};
+
+/// Causes whose rows and lines are printed whole.
+const SHOWN: [&str; 2] = ["policy", "mtu"];
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The cgroup to make the pods' in
+    #[arg(long)]
+    cgroup: PathBuf,
+    /// Move into a world of its own first
+    #[arg(long)]
+    here: bool,
+}
+
+/// One cause.
+struct Act {
+    /// What is wrong, as an operator would have to find out.
+    story: String,
+    /// The firewall rule that makes it so, if it is not so already.
+    rule: Option<String>,
+    /// What web does then.
+    order: String,
+    /// The class the agent must name.
+    class: &'static str,
+    /// The destination it must name.
+    destination: String,
+}
+
+pub(super) fn play(args: &Args) -> Result<u8> {
+    let pod_logs = if args.here { here::enter()? } else { PathBuf::from("/var/log/pods") };
+    let roots = Roots { cgroup: &args.cgroup, pod_logs: &pod_logs };
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    say(format_args!("# Linux {}: a node, two pods {NAMESPACE}/web and {NAMESPACE}/db,", kernel.trim()))?;
+    say(format_args!("# and the rest of the world behind a hop of MTU {SMALL_MTU}."))?;
+    let mut node = Node::build(&roots)?;
+    say(format_args!("# web reaches db:{DB_PORT}. Now the agent starts, and things break one by one.\n"))?;
+
+    say(format_args!("$ r2c-agent {}", TRACE.join(" ")))?;
+    // At the same time: most of a start is the kernel's, and there are two processors.
+    let (mut run, mut trace) = (Agent::run(&roots)?, Agent::trace(&roots)?);
+    // The heading comes once everything is attached.
+    say(trace.line()?)?;
+    run.ready()?;
+
+    let acts = acts(&node);
+    let mut slowest = Duration::ZERO;
+    for (number, act) in (1..).zip(&acts) {
+        say(format_args!("\n# {number}. {}", act.story))?;
+        if let Some(rule) = &act.rule {
+            say(format_args!("#    nft {rule}"))?;
+            nft(rule)?;
+        }
+        let took = perform(act, &mut node, &mut trace)
+            .with_context(|| format!("{number}. the agent did not name {}", act.class))?;
+        slowest = slowest.max(took);
+    }
+    say("\n^C")?;
+    for row in trace.end(Signal::SIGINT)? {
+        say(row)?;
+    }
+    let caught = acts.len();
+    say(format_args!(
+        "\n# {caught} of {caught} causes named, each within {} ms of its packet.",
+        slowest.as_millis()
+    ))?;
+    machine_side(&acts, &mut run)?;
+    run.end(Signal::SIGTERM)?;
+    Ok(0)
+}
+
+fn acts(node: &Node) -> [Act; 4] {
+    let db = node.db.address;
+    [
+        Act {
+            story: format!("A NetworkPolicy shuts db:{DB_PORT}"),
+            rule: Some(format!("add rule ip cni forward ip daddr {db} tcp dport {DB_PORT} drop")),
+            order: format!("connect {db}:{DB_PORT}"),
+            class: "policy",
+            destination: format!("{NAMESPACE}/db:{DB_PORT}"),
+        },
+        Act {
+            story: "web calls db:6379, where nobody listens".to_owned(),
+            rule: None,
+            order: format!("connect {db}:6379"),
+            class: "no_socket",
+            destination: format!("{NAMESPACE}/db:6379"),
+        },
+        Act {
+            story: format!("web sends 1450 bytes with DF to {FAR}, over a hop of MTU {SMALL_MTU}"),
+            rule: None,
+            order: format!("send {FAR}:4433 1450"),
+            class: "mtu",
+            destination: format!("{FAR}:4433"),
+        },
+        Act {
+            story: format!("web calls {NOWHERE}, which nobody routes"),
+            rule: None,
+            order: format!("connect {NOWHERE}:443"),
+            class: "routing",
+            destination: format!("{NOWHERE}:443"),
+        },
+    ]
+}
+
+/// Sends web's packet and watches until the agent names its fate; how long that took.
+fn perform(act: &Act, node: &mut Node, trace: &mut Agent) -> Result<Duration> {
+    let sent = Instant::now();
+    node.web.resident.order(&act.order)?;
+    loop {
+        let row = trace.line()?;
+        say(&row)?;
+        if names(&row, act) {
+            break;
+        }
+        if sent.elapsed() > LIMIT {
+            bail!("rows, but not the one");
+        }
+    }
+    let took = sent.elapsed();
+    say(format_args!("#    All that web is told: {}", node.web.resident.answer()?))?;
+    Ok(took)
+}
+
+/// One line to standard output; an error, not a panic, when its reader has gone.
+fn say(text: impl Display) -> Result<()> {
+    writeln!(io::stdout(), "{text}").context("standard output")
+}
+
+/// Whether a table row is this cause: its columns are TIME, CLASS, DIR, SOURCE, DESTINATION, REASON.
+fn names(row: &str, act: &Act) -> bool {
+    let cells: Vec<&str> = row.split_ascii_whitespace().collect();
+    let [_, class, _, source, destination, ..] = cells[..] else { return false };
+    class == act.class && source == format!("{NAMESPACE}/web") && destination == act.destination
+}
+
+/// What `run` has made of the same minute, for machines. All four causes must be in both; some are shown.
+fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
+    say(format_args!("# `r2c-agent run` saw the same. From http://{LISTEN}/metrics (folded):\n"))?;
+    let metrics = get("/metrics")?;
+    for act in acts {
+        let [node, pod] = rows(&metrics, act.class)
+            .with_context(|| format!("the metrics do not count web's {} drop:\n{metrics}", act.class))?;
+        say(fold(node))?;
+        if SHOWN.contains(&act.class) {
+            say(fold(pod))?;
+        }
+    }
+    say("\n# And two of its JSON lines (folded):\n")?;
+    for act in acts {
+        let line = json_line(run, act.class)?;
+        if SHOWN.contains(&act.class) {
+            say(format_args!("{}\n", fold(&line)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows that count what web sent and this cause ate: the node's and the pod's.
+fn rows<'a>(metrics: &'a str, class: &str) -> Option<[&'a str; 2]> {
+    let pods = format!("r2c_pod_drop_packets_total{{namespace=\"{NAMESPACE}\",pod=\"web\",end=\"source\",");
+    let class = format!("class=\"{class}\"");
+    let pod = metrics.lines().find(|row| row.starts_with(&pods) && row.contains(&class))?;
+    // The other labels are the node's.
+    let (labels, _) = pod.strip_prefix(&pods)?.split_once('}')?;
+    let node = format!("r2c_drop_packets_total{{{labels}}} ");
+    Some([metrics.lines().find(|row| row.starts_with(&node))?, pod])
+}
+
+/// The next line about this cause in one of the pods.
+fn json_line(run: &mut Agent, class: &str) -> Result<String> {
+    loop {
+        let line = run.line()?;
+        let parsed: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+        if parsed["class"] == class && parsed["namespace"] == NAMESPACE {
+            return Ok(line);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Act, names, rows};
+
+    #[test]
+    fn only_the_right_cause_and_ends_count_as_caught() {
+        let act = Act {
+            story: String::new(),
+            rule: None,
+            order: String::new(),
+            class: "policy",
+            destination: "shop/db:5432".to_owned(),
+        };
+        assert!(names(
+            "09:01:02  policy     fwd   shop/web          shop/db:5432         NETFILTER_DROP",
+            &act
+        ));
+        for row in [
+            "TIME      CLASS      DIR   SOURCE            DESTINATION          REASON",
+            "09:01:02  no_socket  recv  shop/web          shop/db:5432         NO_SOCKET",
+            "09:01:02  policy     fwd   10.244.1.10:4711  shop/db:5432         NETFILTER_DROP",
+            "09:01:02  policy     fwd   shop/web          shop/db:6379         NETFILTER_DROP",
+            "",
+        ] {
+            assert!(!names(row, &act), "{row}");
+        }
+    }
+
+    #[test]
+    fn the_rows_of_web_as_source_are_found() {
+        let of_db = r#"r2c_pod_drop_packets_total{namespace="shop",pod="db",end="destination",reason="A",class="mtu"} 1"#;
+        let pod =
+            r#"r2c_pod_drop_packets_total{namespace="shop",pod="web",end="source",reason="B",class="mtu"} 1"#;
+        let other = r#"r2c_drop_packets_total{reason="A",class="mtu"} 7"#;
+        let node = r#"r2c_drop_packets_total{reason="B",class="mtu"} 8"#;
+        let metrics = [of_db, pod, other, node].join("\n");
+        assert_eq!(rows(&metrics, "mtu"), Some([node, pod]));
+        assert_eq!(rows(&metrics, "policy"), None);
+        assert_eq!(rows(of_db, "mtu"), None);
+    }
+}
