@@ -240,7 +240,7 @@ mod tests {
     fn judge(sent: &Plan, text: &str, missed: u64, account: Account, reasons: &[String]) -> Run {
         let counted = Counted::parse(text);
         Run::judge(&After {
-            run: 1,
+            nth: 1,
             sent,
             counted: &counted,
             account: &account,
