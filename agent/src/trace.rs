@@ -142,14 +142,17 @@ fn until(duration: Duration) -> String {
 /// What it all came to: exact counts, then every loss in one line, then a hint if nothing was shown.
 fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], all: bool) -> Vec<String> {
     let mut lines = vec![format!(
-        "{} events in {:.1} s: {} shown, {} not asked for, {} more of the same kinds only counted",
+        "{} events in {:.1} s: {} shown, {} filtered out, {} only counted",
         account.produced,
         took.as_secs_f64(),
         account.emitted,
         account.filtered,
         account.limited
     )];
-    lines.extend(counts.iter().map(|line| format!("  {line}")));
+    if !counts.is_empty() {
+        lines.push("on the whole node:".to_owned());
+        lines.extend(counts.iter().cloned());
+    }
     let lost = account.ring_full + account.undecoded + account.unwritten + missed;
     lines.push(match lost {
         0 => "nothing lost".to_owned(),

@@ -76,8 +76,8 @@ pub(super) fn play(args: &Args) -> Result<u8> {
     }
     let caught = acts.len();
     say(format_args!(
-        "\n# {caught} of {caught} causes named, each within {} ms of its packet.",
-        slowest.as_millis()
+        "\n# {caught} of {caught} causes named, each less than {} ms after its packet.",
+        slowest.as_millis() + 1
     ))?;
     machine_side(&acts, &mut run)?;
     run.end(Signal::SIGTERM)?;

@@ -166,7 +166,10 @@ fn by_reason(reason: &str) -> Option<Verdict> {
 /// Places that free a packet without saying why.
 fn by_function(function: &str) -> Option<Verdict> {
     look_up(PLACES, function).or_else(|| match function {
-        _ if ["unix_", "netlink_", "scm_"].iter().any(|family| function.starts_with(family)) => {
+        _ if ["unix_", "netlink_", "nfnetlink_", "scm_"]
+            .iter()
+            .any(|family| function.starts_with(family)) =>
+        {
             Some(benign(Class::LocalSocket))
         }
         _ if function.starts_with("tcp_") => Some(harmful(Class::TcpState)),
@@ -344,9 +347,12 @@ mod tests {
 
     #[test]
     fn what_a_healthy_node_drops_is_benign() {
-        for (reason, function) in
-            [("NOT_SPECIFIED", "ip6_mc_input"), ("NOT_SPECIFIED", "unix_stream_connect"), ("QUEUE_PURGE", "")]
-        {
+        for (reason, function) in [
+            ("NOT_SPECIFIED", "ip6_mc_input"),
+            ("NOT_SPECIFIED", "unix_stream_connect"),
+            ("NOT_SPECIFIED", "nfnetlink_rcv_batch"),
+            ("QUEUE_PURGE", ""),
+        ] {
             assert_eq!(classify(reason, function).harm, Harm::Benign, "{reason} in {function}");
         }
     }
