@@ -89,6 +89,20 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The limits of a command that starts probes.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Limits> {
+        match self {
+            Self::Run(args) => Some(&args.limits),
+            Self::Trace(args) => Some(&args.limits),
+            Self::Metrics(args) => Some(&args.limits),
+            Self::Selftest(args) => Some(&args.limits),
+            Self::Doctor(_) | Self::Completions { .. } => None,
+        }
+    }
+}
+
 /// How much a probe describes. Counting is always complete; this bounds descriptions only.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]

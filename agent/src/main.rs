@@ -7,6 +7,7 @@ use agent::failure::Failure;
 use agent::incident::Span;
 use agent::log::{self, Style};
 use agent::node;
+use agent::probes;
 use agent::sink::escape;
 use agent::{doctor, metrics_once, run, selftest, trace};
 use clap::{CommandFactory, Parser};
@@ -31,8 +32,14 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Command::Run(_) => (Style::Json, "info"),
         _ => (Style::Plain, "warn"),
     };
-    let level = cli.log_level.as_deref().unwrap_or(level);
-    log::start(style, level, node::identity(&cli.host), Span::root()).map_err(Failure::usage)
+    let level = cli.log_level.clone().unwrap_or_else(|| match cli.command.limits() {
+        // The programs' diagnostics are of level debug, and their target is their object: the probe's name.
+        Some(limits) if limits.bpf_log => {
+            probes::ALL.iter().fold(level.to_owned(), |level, probe| format!("{level},{}=trace", probe.name))
+        }
+        _ => level.to_owned(),
+    });
+    log::start(style, &level, node::identity(&cli.host), Span::root()).map_err(Failure::usage)
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
