@@ -18,7 +18,7 @@ use crate::probe::Probe as _;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Context, Entry, Settings, Started};
 use crate::probes::drops::Drops;
-use crate::shutdown::{self, Drain};
+use crate::shutdown::{self, Drain, Signals};
 use crate::sink::escape;
 use crate::sink::json::JsonSink;
 
@@ -50,11 +50,9 @@ const NOTE: Duration = Duration::from_secs(5);
 /// interrupted.
 pub async fn selftest(host: &Host, args: &Selftest) -> Result<(), Failure> {
     let (interrupt, interrupted) = shutdown::channel();
+    let mut signals = Signals::listen()?;
     tokio::spawn(async move {
-        // Without a handler for it Ctrl-C ends the process at once, which leaves nothing behind either.
-        if shutdown::signal().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        signals.first().await;
         interrupt.start();
     });
     let (kernel, btf) = node::read_kernel(host);
