@@ -23,7 +23,7 @@ fn alone() -> Netns {
     netns
 }
 
-fn knock(netns: &Netns, port: u16, count: usize) {
+fn knock(netns: &Netns, port: u16, count: u64) {
     netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
 }
 

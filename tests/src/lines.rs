@@ -92,7 +92,9 @@ fn an_interface_named_to_forge_a_line() {
     netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9302)), 3, 10));
     running.terminate();
     let lines = running.agent.stdout.since(0);
-    lines.iter().for_each(|line| assert_valid(line));
+    for line in &lines {
+        assert_valid(line);
+    }
     let lines = lines.iter().map(|line| serde_json::from_slice::<Value>(line).unwrap());
     let ours: Vec<Value> = lines.filter(|line| line["destination_port"] == 9302).collect();
     assert_eq!(ours.len(), 3);
@@ -144,7 +146,7 @@ fn a_log_directory_full_of_nonsense() {
     fs::write(node.logs.join("shop_file_00000000-0000-4000-8000-000000000001"), "not a directory").unwrap();
     let mut running = Running::start(&node, &["--events", "all"]);
     netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9304)), 3, 10));
-    assert_eq!(running.scrape().sum("r2c_pods", &[]), 1.);
+    assert_eq!(running.scrape().sum("r2c_pods", &[]), 1);
     assert_eq!(running.terminate().1, 0);
     for stream in [&running.agent.stdout, &running.agent.stderr] {
         stream.since(0).iter().for_each(|line| assert_valid(line));

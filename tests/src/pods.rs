@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::harness::agent::Running;
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
-use crate::harness::pod::Pod;
+use crate::harness::pod::{Names, Node, Pod};
 use crate::harness::until;
 
 /// Puts `netns` at 10.99.4.2 behind the router, whoever was there before.
@@ -77,6 +78,15 @@ fn an_address_that_moves_to_another_pod() {
     unsettle(&lab);
 }
 
+/// Datagrams to closed ports, as the kernel counts them in this namespace.
+fn refused(netns: &Netns) -> u64 {
+    let snmp = netns.inside(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let mut udp = snmp.lines().filter_map(|line| line.strip_prefix("Udp: ")).map(str::split_whitespace);
+    let (names, values) = (udp.next().unwrap(), udp.next().unwrap());
+    let found = names.zip(values).find(|(name, _)| *name == "NoPorts");
+    found.unwrap().1.parse().unwrap()
+}
+
 #[test]
 fn a_pod_that_is_gone_before_its_event_is_read() {
     let lab = Lab::lock();
@@ -85,8 +95,10 @@ fn a_pod_that_is_gone_before_its_event_is_read() {
     let pod = Pod::start(&lab.node, "shop/brief-0", &netns);
     named(&lab, "shop/brief-0");
     let from = lab.agent.agent.stdout.count();
+    let before = refused(&netns);
     lab.agent.agent.signal(Signal::SIGSTOP);
     let port = knock(&lab);
+    until("the kernel has dropped it", || (refused(&netns) > before).then_some(()));
     pod.stop();
     unsettle(&lab);
     lab.agent.agent.signal(Signal::SIGCONT);
@@ -128,7 +140,7 @@ fn two_pods_that_claim_one_address() {
     forger.ip("link set lo up\naddr add 10.99.4.2/32 dev lo\n");
     let forging = Pod::start(&lab.node, "evil/forger-0", &forger);
     let ambiguous = || lab.agent.scrape().sum("r2c_pods_left_out_total", &[("why", "key_ambiguous")]);
-    until("the claim is seen", || (ambiguous() > 0.).then_some(()));
+    until("the claim is seen", || (ambiguous() > 0).then_some(()));
     let from = lab.agent.agent.stdout.count();
     // Its own namespace still says whose it is.
     let port = knock(&lab);
@@ -137,4 +149,52 @@ fn two_pods_that_claim_one_address() {
     honest.stop();
     forging.stop();
     unsettle(&lab);
+}
+
+/// Both of kubelet's cgroup drivers, three runtimes, and a guaranteed pod, which has no class of its own.
+const NAMES: [Names; 6] = [
+    Names {
+        pod: "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_I_D.slice",
+        container: "cri-containerd-ID.scope",
+    },
+    Names {
+        pod: "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice",
+        container: "crio-ID.scope",
+    },
+    Names { pod: "kubepods.slice/kubepods-podU_I_D.slice", container: "docker-ID.scope" },
+    Names { pod: "kubepods/burstable/podUID", container: "ID" },
+    Names { pod: "kubepods/besteffort/podUID", container: "crio-ID" },
+    Names { pod: "kubelet/kubepods/podUID", container: "ID" },
+];
+
+#[test]
+fn every_way_to_name_cgroups() {
+    for node in [Node::new(), Node::v1()] {
+        let pods: Vec<(String, Pod)> = NAMES
+            .iter()
+            .enumerate()
+            .map(|(number, names)| {
+                let name = format!("layout/pod-{number}");
+                let netns = Netns::new();
+                netns.ip("link set lo up\n");
+                let pod = Pod::start_as(names, &node, &name, &netns);
+                (name, pod)
+            })
+            .collect();
+        let mut running = Running::start(&node, &["--events", "all"]);
+        for (_, pod) in &pods {
+            pod.netns.inside(|| udp(([127, 0, 0, 1], 9905).into(), 1, 10));
+        }
+        running.terminate();
+        let lines = running.agent.stdout.since(0);
+        let events = lines.iter().filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let ours = events.filter(|event| event["destination_port"] == 9905);
+        let mut found: Vec<Option<String>> = ours.map(|event| name(&event["destination_pod"])).collect();
+        found.sort();
+        let wanted: Vec<Option<String>> = pods.iter().map(|(name, _)| Some(name.clone())).collect();
+        assert_eq!(found, wanted, "under {}", node.cgroup.display());
+        for (_, pod) in pods {
+            pod.stop();
+        }
+    }
 }

@@ -151,7 +151,7 @@ fn a_source_that_cannot_come_from_there() {
     watch.expect(3, &to_port(7211), &want);
     let counted = lab.agent.scrape();
     let blamed = [("namespace", "shop"), ("pod", "web-0"), ("reason", "IP_RPFILTER")];
-    assert_eq!(counted.sum("r2c_pod_drop_packets_total", &blamed), 0., "a forged source was believed");
+    assert_eq!(counted.sum("r2c_pod_drop_packets_total", &blamed), 0, "a forged source was believed");
 }
 
 #[test]

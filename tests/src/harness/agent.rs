@@ -57,14 +57,24 @@ impl Lines {
     }
 
     /// Waits until what came since number `from` gives an answer.
-    pub(crate) fn wait<T>(&self, from: usize, mut found: impl FnMut(&[Vec<u8>]) -> Option<T>) -> Option<T> {
+    pub(crate) fn wait<T>(&self, from: usize, found: impl FnMut(&[Vec<u8>]) -> Option<T>) -> Option<T> {
+        self.wait_for(DEADLINE, from, found)
+    }
+
+    /// As [`Lines::wait`], with a deadline of its own.
+    pub(crate) fn wait_for<T>(
+        &self,
+        deadline: Duration,
+        from: usize,
+        mut found: impl FnMut(&[Vec<u8>]) -> Option<T>,
+    ) -> Option<T> {
         let begun = Instant::now();
         let mut lines = self.lock();
         loop {
             if let Some(found) = found(lines.get(from..).unwrap_or_default()) {
                 return Some(found);
             }
-            let left = DEADLINE.checked_sub(begun.elapsed())?;
+            let left = deadline.checked_sub(begun.elapsed())?;
             lines = self.0.1.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }

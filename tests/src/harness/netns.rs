@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -106,11 +105,6 @@ impl Netns {
     /// A path that `ip link .. netns <path>` takes for it.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    /// Inode, as the kernel and the agent tell namespaces apart.
-    pub(crate) fn inode(&self) -> u64 {
-        self.0.metadata().unwrap().ino()
     }
 }
 

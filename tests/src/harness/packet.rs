@@ -16,7 +16,7 @@ pub(crate) fn udp_for(to: SocketAddr) -> UdpSocket {
 }
 
 /// Sends `count` datagrams of `size` bytes of payload.
-pub(crate) fn udp(to: SocketAddr, count: usize, size: usize) {
+pub(crate) fn udp(to: SocketAddr, count: u64, size: usize) {
     let socket = udp_for(to);
     for _ in 0..count {
         // An ICMP error for the one before may be reported here; nothing is lost by it.
@@ -25,12 +25,12 @@ pub(crate) fn udp(to: SocketAddr, count: usize, size: usize) {
 }
 
 /// Sends as [`udp`], never fragmented here and whatever path MTU is known.
-pub(crate) fn udp_unfragmented(to: SocketAddr, count: usize, size: usize) {
+pub(crate) fn udp_unfragmented(to: SocketAddr, count: u64, size: usize) {
     let socket = udp_for(to);
     match to {
         SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
         SocketAddr::V6(_) => {
-            set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+            set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
         }
     }
     for _ in 0..count {
@@ -39,7 +39,7 @@ pub(crate) fn udp_unfragmented(to: SocketAddr, count: usize, size: usize) {
 }
 
 /// Sends `count` datagrams with this TTL or hop limit.
-pub(crate) fn udp_hops(to: SocketAddr, count: usize, hops: i32) {
+pub(crate) fn udp_hops(to: SocketAddr, count: u64, hops: i32) {
     let socket = udp_for(to);
     match to {
         SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_TTL, hops),

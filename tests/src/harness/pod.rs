@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::mount::{MsFlags, mount};
+
 use super::netns::Netns;
 use super::undo;
 
@@ -15,6 +17,8 @@ use super::undo;
 pub(crate) struct Node {
     /// What the agent gets as `--host-cgroup`.
     pub(crate) cgroup: PathBuf,
+    /// Where in that kubelet makes its tree.
+    hierarchy: PathBuf,
     /// What the agent gets as `--pod-logs`.
     pub(crate) logs: PathBuf,
     /// What the agent gets as `--host-proc`: the real one, unless process 1 is hidden from us there.
@@ -22,22 +26,42 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// With empty directories, which are gone when the tests are over.
+    /// With cgroup version 2.
     pub(crate) fn new() -> Self {
-        static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!("r2c-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = unique();
         let cgroup = cgroup_v2().join(&name);
-        let logs = std::env::temp_dir().join(&name).join("pods");
         fs::create_dir(&cgroup).expect("a cgroup: are we root?");
-        fs::create_dir_all(&logs).unwrap();
-        let (at, temp) = (cgroup.display(), logs.parent().unwrap().display());
         // A killed process leaves its cgroup a moment later.
+        let at = cgroup.display();
         let remove = format!("find {at} -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1");
-        undo::at_end(&format!(
-            "rm -rf {temp}; echo 1 >{at}/cgroup.kill; for i in 1 2 3 4 5 6 7 8 9; do {remove}; done"
-        ));
+        undo::at_end(&format!("echo 1 >{at}/cgroup.kill; for i in 1 2 3 4 5 6 7 8 9; do {remove}; done"));
+        Self::with(&name, &cgroup, &cgroup)
+    }
+
+    /// With a hierarchy of cgroup version 1, which holds no controller: kubelet's tree is in each alike.
+    pub(crate) fn v1() -> Self {
+        let name = unique();
+        let cgroup = std::env::temp_dir().join(&name).join("cgroup");
+        let hierarchy = cgroup.join("systemd");
+        fs::create_dir_all(&hierarchy).unwrap();
+        let options = format!("none,name={name}");
+        mount(Some("r2c"), &hierarchy, Some("cgroup"), MsFlags::empty(), Some(options.as_str()))
+            .expect("a hierarchy of cgroup version 1");
+        // It goes with its last cgroup, which goes with the last process: these are gone with our end of their pipes.
+        let at = hierarchy.display();
+        let remove = format!(
+            "find {at} -mindepth 1 -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1"
+        );
+        undo::at_end(&format!("for i in 1 2 3 4 5 6 7 8 9; do {remove}; done; umount {at}"));
+        Self::with(&name, &cgroup, &hierarchy)
+    }
+
+    fn with(name: &str, cgroup: &Path, hierarchy: &Path) -> Self {
+        let temp = std::env::temp_dir().join(name);
+        let logs = temp.join("pods");
+        fs::create_dir_all(&logs).unwrap();
         let hidden = fs::read_link("/proc/1/ns/net").is_err();
-        let proc = if hidden { logs.with_file_name("proc") } else { "/proc".into() };
+        let proc = if hidden { temp.join("proc") } else { "/proc".into() };
         if hidden {
             // In a container of its own this process is as much the host's as process 1.
             fs::create_dir(&proc).unwrap();
@@ -45,7 +69,7 @@ impl Node {
                 symlink(format!("/proc/{}", std::process::id()), proc.join(name)).unwrap();
             }
         }
-        Self { cgroup, logs, proc }
+        Self { cgroup: cgroup.to_owned(), hierarchy: hierarchy.to_owned(), logs, proc }
     }
 
     /// Lets the agent see a process.
@@ -56,17 +80,38 @@ impl Node {
     }
 }
 
+/// A name no other node has, in this run or another; the directory of that name goes last of all.
+fn unique() -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let name = format!("r2c-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+    undo::at_end(&format!("rm -rf --one-file-system {}", std::env::temp_dir().join(&name).display()));
+    name
+}
+
 /// Where cgroup v2 is mounted here.
 fn cgroup_v2() -> PathBuf {
     let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
     places.into_iter().find(|path| path.join("cgroup.controllers").exists()).expect("cgroup v2 is mounted")
 }
 
+/// How kubelet's cgroup driver and the runtime name a pod's cgroup and, in that, a container's.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// `UID` and, with underscores, `U_I_D` are the pod's uid.
+    pub(crate) pod: &'static str,
+    /// `ID` is the container's.
+    pub(crate) container: &'static str,
+}
+
+/// What most nodes have.
+const SYSTEMD_CONTAINERD: Names = Names {
+    pod: "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_I_D.slice",
+    container: "cri-containerd-ID.scope",
+};
+
 /// A pod with one container, which does nothing.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    /// `namespace/name`.
-    pub(crate) name: String,
     /// Where it lives; the host's for a pod with `hostNetwork`.
     pub(crate) netns: Netns,
     cgroup: PathBuf,
@@ -77,18 +122,23 @@ pub(crate) struct Pod {
 impl Pod {
     /// Starts one as kubelet does: log directory, cgroup, then a process in the network namespace `netns`.
     pub(crate) fn start(node: &Node, name: &str, netns: &Netns) -> Self {
+        Self::start_as(&SYSTEMD_CONTAINERD, node, name, netns)
+    }
+
+    /// As [`Pod::start`], with cgroups named this way.
+    pub(crate) fn start_as(names: &Names, node: &Node, name: &str, netns: &Netns) -> Self {
         static BORN: AtomicU32 = AtomicU32::new(1);
         let number = BORN.fetch_add(1, Ordering::Relaxed);
         let uid = format!("{number:08x}-0000-4000-8000-{:012x}", std::process::id());
         let logs = node.logs.join(format!("{}_{uid}", name.replace('/', "_")));
         fs::create_dir(&logs).unwrap();
-        let slice = format!("kubepods-burstable-pod{}.slice", uid.replace('-', "_"));
-        let cgroup = node.cgroup.join("kubepods.slice/kubepods-burstable.slice").join(slice);
-        let container = cgroup.join(format!("cri-containerd-{number:064x}.scope"));
+        let fill = |name: &str| name.replace("UID", &uid).replace("U_I_D", &uid.replace('-', "_"));
+        let cgroup = node.hierarchy.join(fill(names.pod));
+        let container = cgroup.join(names.container.replace("ID", &format!("{number:064x}")));
         fs::create_dir_all(&container).unwrap();
         let process = sleeper(netns, &container);
         node.show(process.id());
-        Self { name: name.to_owned(), netns: netns.clone(), cgroup, logs, process }
+        Self { netns: netns.clone(), cgroup, logs, process }
     }
 
     /// Ends it as kubelet does, its log directory included.

@@ -9,9 +9,9 @@ use super::DEADLINE;
 /// A series: its name and its labels.
 pub(crate) type Series = (String, BTreeMap<String, String>);
 
-/// Series and their values.
+/// Series and their values, all of which are whole numbers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Scrape(BTreeMap<Series, f64>);
+pub(crate) struct Scrape(BTreeMap<Series, u64>);
 
 /// The classic text format.
 pub(crate) const CLASSIC: &str = "text/plain;version=0.0.4";
@@ -38,7 +38,7 @@ impl Scrape {
     }
 
     /// The sum of all series of `name` that have these labels, among others.
-    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let has = |have: &BTreeMap<String, String>| {
             labels.iter().all(|(label, value)| have.get(*label).is_some_and(|have| have == value))
         };
@@ -47,8 +47,9 @@ impl Scrape {
 }
 
 /// `name{label="value",..} value`.
-fn sample(line: &str) -> Option<(Series, f64)> {
+fn sample(line: &str) -> Option<(Series, u64)> {
     let (series, value) = line.rsplit_once(' ')?;
+    let value = value.strip_suffix(".0").unwrap_or(value);
     let (name, mut rest) = series.split_once('{').unwrap_or((series, "}"));
     let mut labels = BTreeMap::new();
     while rest != "}" {

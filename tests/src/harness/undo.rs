@@ -1,7 +1,7 @@
 //! Puts the machine back as it was, whichever way the tests end: a shell outlives them and does what it was told.
 
 use std::io::Write as _;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Commands, the last first, once standard input ends: when this process is gone, killed or not.
@@ -11,7 +11,8 @@ const SHELL: &str =
 static STDIN: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", SHELL]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut shell: Child = shell.spawn().expect("/bin/sh");
+    // Not waited for: it is there for when we are not.
+    let shell = Box::leak(Box::new(shell.spawn().expect("/bin/sh")));
     Mutex::new(shell.stdin.take().expect("stdin is piped"))
 });
 
