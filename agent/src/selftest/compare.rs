@@ -209,6 +209,8 @@ fn verdict(pods: &[Row], missed: u64) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::super::cause::plan;
     use super::*;
 
@@ -225,9 +227,10 @@ mod tests {
                     "reason=\"{}\",class=\"other\",harm=\"harmful\",direction=\"received\"}} {drops}\n",
                     name(*cause)
                 );
-                text += &format!("r2c_drop_packets_total{{{rest}");
+                let _ = write!(text, "r2c_drop_packets_total{{{rest}");
                 for end in ENDS {
-                    text += &format!(
+                    let _ = write!(
+                        text,
                         "r2c_pod_drop_packets_total{{namespace=\"{NAMESPACE}\",pod=\"{pod}\",end=\"{end}\",{rest}"
                     );
                 }
