@@ -33,7 +33,7 @@ fn storm(lab: &Lab) {
     });
 }
 
-/// What was counted between two scrapes for the pod `web`, by reason; then all.
+/// What was counted between two scrapes for the pod `web`, by reason; then all that hurt.
 fn counted(before: &Scrape, after: &Scrape) -> [u64; 4] {
     let (namespace, pod) = WEB.split_once('/').unwrap();
     let pod = [("namespace", namespace), ("pod", pod), ("end", "source")];
@@ -46,7 +46,8 @@ fn counted(before: &Scrape, after: &Scrape) -> [u64; 4] {
         of(&[("reason", "NO_SOCKET")]),
         of(&[("reason", "NETFILTER_DROP")]),
         of(&[("reason", "IP_INHDR")]),
-        of(&[]),
+        // Without the benign: 6.1 frees each ICMPv6 message that it has used up as if it were lost.
+        of(&[("harm", "harmful")]),
     ]
 }
 
@@ -61,16 +62,13 @@ fn storm_is_counted(lab: &Lab) {
     storm(lab);
     // Softirq may still be at it, on the other processor.
     let wanted = [2 * EACH, EACH, EACH, 4 * EACH];
-    let enough = || {
-        let counts = counted(&before, &lab.agent.scrape());
-        (counts[3] >= wanted[3]).then_some(counts)
-    };
-    assert_eq!(until("all are counted", enough), wanted);
+    until("all are counted", || (counted(&before, &lab.agent.scrape())[3] >= wanted[3]).then_some(()));
     // None comes after that.
     until("the ring is empty", || (lab.agent.scrape().sum("r2c_events_in_ring", &[]) == 0).then_some(()));
     lab.barrier();
     let after = lab.agent.scrape();
-    assert_eq!(counted(&before, &after), wanted);
+    let grown = after.grown(&before, "r2c_pod_drop_packets_total");
+    assert_eq!(counted(&before, &after), wanted, "{grown}");
     assert_eq!(after.sum("r2c_drop_uncounted_packets_total", &[]), 0);
     assert_eq!(after.sum("r2c_events_missed_total", &[]), 0);
 }
@@ -129,19 +127,20 @@ fn a_ring_that_is_far_too_small() {
     let mut running = Running::start(&Node::new(), &args);
     let before = running.scrape();
     netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7505)), SENT, 10));
-    let after = until("the ring is empty", || {
-        let now = running.scrape();
-        (now.sum("r2c_events_in_ring", &[]) == 0).then_some(now)
-    });
-    let of = |name: &str| after.sum(name, &[]);
     let labels = [("reason", "NO_SOCKET"), ("direction", "received")];
-    let dropped =
-        after.sum("r2c_drop_packets_total", &labels) - before.sum("r2c_drop_packets_total", &labels);
-    assert!(dropped >= SENT, "{dropped} of {SENT}");
+    let dropped = |now: &Scrape| now.sum("r2c_drop_packets_total", &labels);
+    // One scrape does not stop the clock for all its parts, so it is repeated until the packets have all come and
+    // nothing is under way.
+    let settled = |now: &Scrape| {
+        let ends = ["r2c_events_emitted_total", "r2c_events_dropped_total"].map(|name| now.sum(name, &[]));
+        let [in_ring, produced] =
+            ["r2c_events_in_ring", "r2c_events_produced_total"].map(|name| now.sum(name, &[]));
+        dropped(now) >= dropped(&before) + SENT && in_ring == 0 && produced == ends.iter().sum::<u64>()
+    };
+    let after = until("every event is in one count", || Some(running.scrape()).filter(settled));
+    let of = |name: &str| after.sum(name, &[]);
     let lost = after.sum("r2c_events_dropped_total", &[("stage", "ring_full")]);
     assert!(lost > 0, "the ring was large enough: nothing was tested");
-    let parts = of("r2c_events_emitted_total") + of("r2c_events_dropped_total");
-    assert_eq!(of("r2c_events_produced_total"), parts, "an event is in no count");
     let emitted = of("r2c_events_emitted_total");
     assert_eq!(running.terminate().1, 0);
     assert!(u64::try_from(running.agent.stdout.count()).unwrap() >= emitted, "fewer lines than counted");

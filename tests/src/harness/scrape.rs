@@ -44,6 +44,14 @@ impl Scrape {
         };
         self.0.iter().filter(|((of, have), _)| of == name && has(have)).map(|(_, value)| value).sum()
     }
+
+    /// What has grown since `before` of the series of `name`, for a person.
+    pub(crate) fn grown(&self, before: &Self, name: &str) -> String {
+        let of = self.0.iter().filter(|((of, _), _)| of == name);
+        let grown = of.map(|(series, value)| (series, value - before.0.get(series).copied().unwrap_or(0)));
+        let lines = grown.filter(|(_, by)| *by > 0).map(|((_, labels), by)| format!("{by} of {labels:?}\n"));
+        lines.collect()
+    }
 }
 
 /// `name{label="value",..} value`.
