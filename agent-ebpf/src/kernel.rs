@@ -3,8 +3,10 @@
 //! Each offset is a frozen constant to the verifier. [`ABSENT`] says that the running kernel has no such field: the
 //! branch that would read it is then dead code, helper calls included.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 /// Offset of a field the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -21,7 +23,8 @@ pub trait Read {
 /// Direct loads through a BTF-typed pointer (`tp_btf`, fentry): no helper, a fault reads zero.
 pub struct Typed;
 
-/// `bpf_probe_read_kernel`, for programs whose arguments are plain numbers (raw tracepoints, kprobes).
+/// `bpf_probe_read_kernel`, for programs whose arguments are plain numbers (raw tracepoints, kprobes): a fault reads
+/// zero as well.
 pub struct Probed;
 
 impl Read for Typed {
@@ -36,8 +39,15 @@ impl Read for Typed {
 impl Read for Probed {
     #[inline(always)]
     unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
-        // SAFETY: the helper checks the address; a bad one is an error.
-        unsafe { bpf_probe_read_kernel(base.add(offset as usize).cast::<T>()) }.ok()
+        let mut value = MaybeUninit::<T>::uninit();
+        // A fault reads zero, as with a typed load: the helper clears the destination (kernel/trace/bpf_trace.c). To ask
+        // whether it did would double the verifier's paths with every read, beyond what 6.1 walks.
+        // SAFETY: the helper checks the address and writes all of `value`, for which any bytes are valid.
+        unsafe {
+            let size = size_of::<T>() as u32;
+            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, base.add(offset as usize).cast());
+            Some(value.assume_init())
+        }
     }
 }
 

@@ -94,6 +94,8 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
 
 /// The kernel's reason in one line: of a verifier's log its last words, which say what it refused.
 fn why(error: &ProgramError) -> String {
+    // The verifier ends every log with these, whatever it refused before.
+    const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
     let text = match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
@@ -101,9 +103,7 @@ fn why(error: &ProgramError) -> String {
                 .lines()
                 .map(str::trim)
                 .rfind(|line| {
-                    !line.is_empty()
-                        && !line.starts_with("processed ")
-                        && !line.starts_with("verification time")
+                    !line.is_empty() && !STATISTICS.iter().any(|statistic| line.starts_with(statistic))
                 })
                 .map(|line| format!(" ({line})"));
             format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
