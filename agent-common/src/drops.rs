@@ -85,6 +85,9 @@ pub mod flags {
     pub const LATER_FRAGMENT: u8 = 1 << 3;
     /// A socket owned the packet or was to receive it.
     pub const HAS_SOCKET: u8 = 1 << 4;
+    /// It died in a network namespace that is neither the host's nor a known pod's: the same addresses may be somebody
+    /// else's there.
+    pub const FOREIGN: u8 = 1 << 5;
 }
 
 /// One dropped packet, as the kernel saw it.

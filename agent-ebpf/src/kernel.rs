@@ -44,6 +44,7 @@ impl Read for Probed {
         // whether it did would double the verifier's paths with every read, beyond what 6.1 walks.
         // SAFETY: the helper checks the address and writes all of `value`, for which any bytes are valid.
         unsafe {
+            #[expect(clippy::cast_possible_truncation, reason = "a field of some bytes")]
             let size = size_of::<T>() as u32;
             bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, base.add(offset as usize).cast());
             Some(value.assume_init())

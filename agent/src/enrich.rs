@@ -13,7 +13,7 @@ pub mod cgroup;
 mod follow;
 mod holds;
 pub mod names;
-mod netns;
+pub mod netns;
 pub mod pods;
 mod scan;
 mod table;

@@ -24,6 +24,8 @@ pub struct Node {
     pub kernel: Kernel,
     /// The node's pods.
     pub pods: PodIndex,
+    /// Inode of the host's network namespace; `None` where it cannot be seen.
+    host_netns: Option<u32>,
     /// Kernel types as the loader wants them; given back after attaching, it is tens of MB.
     pub btf: Option<aya::Btf>,
 }
@@ -54,7 +56,8 @@ impl Node {
             pod_logs: host.pod_logs.clone(),
         };
         let (pods, _) = enrich::start(roots, drain).await;
-        Self { kernel, pods, btf }
+        let host_netns = enrich::netns::of_host(&host.host_proc);
+        Self { kernel, pods, host_netns, btf }
     }
 
     /// Brings one probe up and says which rungs hold.
@@ -68,6 +71,7 @@ impl Node {
             btf: self.btf.as_ref(),
             settings: &settings,
             pods: Arc::new(self.pods.clone()),
+            host_netns: self.host_netns,
             register: &|slots| self.pods.register(slots),
         };
         let started = (entry.start)(&context)?;

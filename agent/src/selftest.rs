@@ -177,6 +177,7 @@ impl Bench {
             btf: self.btf.as_ref(),
             settings: &self.settings,
             pods: Arc::clone(&pods) as _,
+            host_netns: None,
             register: &|slots| refused.set(pods.register(slots).err()),
         };
         let probe = (self.entry.start)(&context).map_err(|error| node::refused(&error))?;

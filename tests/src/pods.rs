@@ -129,6 +129,24 @@ fn a_pod_on_the_hosts_network() {
 }
 
 #[test]
+fn the_same_address_in_a_namespace_nobody_knows() {
+    let lab = Lab::lock();
+    let stranger = Netns::new();
+    stranger.ip("link set lo up\naddr add 10.99.2.2/32 dev lo\n");
+    let from = lab.agent.agent.stdout.count();
+    let port = 9901;
+    stranger.inside(|| udp(([10, 99, 2, 2], port).into(), 3, 10));
+    lab.barrier();
+    let events = lab.events(from);
+    let theirs: Vec<&Value> = events.iter().filter(|event| event["destination_port"] == port).collect();
+    assert_eq!(theirs.len(), 3);
+    for event in theirs {
+        assert_eq!(event["destination_ip"], "10.99.2.2", "db's, on the node's network: {event:#}");
+        assert!(event["source_pod"].is_null() && event["destination_pod"].is_null(), "{event:#}");
+    }
+}
+
+#[test]
 fn two_pods_that_claim_one_address() {
     let lab = Lab::lock();
     let netns = Netns::new();

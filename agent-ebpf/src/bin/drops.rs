@@ -45,6 +45,10 @@ static REASON_CONSUMED: Global<u32> = Global::new(NO_REASON);
 #[unsafe(no_mangle)]
 static RECORDS_PER_WINDOW: Global<u32> = Global::new(8);
 
+/// Inode of the host's network namespace; 0 if it cannot be seen.
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u32> = Global::new(0);
+
 /// Addresses of the functions that take a routed packet in: `dst_entry.input` of a route to this host. 0 if unknown.
 #[unsafe(no_mangle)]
 static IP_LOCAL_DELIVER: Global<u64> = Global::new(0);
@@ -134,6 +138,10 @@ struct Seen {
     packet: Packet,
     dev: *const u8,
     netns: u32,
+    /// Slot of the pod that namespace is, 0 if none.
+    here: u16,
+    /// It is neither the host's nor a known pod's.
+    foreign: bool,
     ifindex: u32,
     input_ifindex: u32,
     len: u32,
@@ -231,7 +239,10 @@ unsafe fn look<R: Read>(freed: &Freed) -> Seen {
         {
             netns = packet::socket_netns::<R>(sk);
         }
+        let here = slots::by_netns(netns);
         Seen {
+            here,
+            foreign: here == 0 && netns != 0 && netns != HOST_NETNS.load(),
             packet: Packet::of::<R>(skb),
             dev: dev.unwrap_or(core::ptr::null()),
             netns,
@@ -274,10 +285,15 @@ unsafe fn direction<R: Read>(skb: *const u8, seen: &Seen) -> Direction {
     Direction::Received
 }
 
-/// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest.
+/// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest. They do
+/// so only where the host's routing holds: in a namespace nobody knows (a container's of another runtime, a pod's that is
+/// younger than our maps) they may be anybody's.
 #[inline(always)]
 fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
-    let here = slots::by_netns(seen.netns);
+    if seen.foreign {
+        return (0, 0);
+    }
+    let here = seen.here;
     let (mut source, mut destination) = (0, 0);
     if here != 0 {
         if seen.ifindex == LOOPBACK || seen.input_ifindex == LOOPBACK {
@@ -344,6 +360,7 @@ unsafe fn record<R: Read>(
         (flags::DONT_FRAGMENT, packet.fragment & DONT_FRAGMENT != 0),
         (flags::LATER_FRAGMENT, packet.fragment & FRAGMENT_OFFSET != 0),
         (flags::HAS_SOCKET, seen.has_socket),
+        (flags::FOREIGN, seen.foreign),
     ] {
         if set {
             bits |= bit;

@@ -97,6 +97,7 @@ fn start(node: &Node, entry: &Entry, rung: &Rung) -> Result<Started, StartError>
         btf: node.btf.as_ref(),
         settings: &settings,
         pods: Arc::new(node.pods.clone()),
+        host_netns: None,
         register: &|maps| slots.borrow_mut().push(maps),
     })
 }

@@ -101,6 +101,12 @@ impl Host {
     }
 }
 
+/// Inode of the host's network namespace, pid 1's in `proc`; `None` if it cannot be seen.
+#[must_use]
+pub fn of_host(proc: &Path) -> Option<u32> {
+    Process::open(proc, 1)?.netns()
+}
+
 fn keep(addresses: &mut BTreeSet<IpAddr>, address: IpAddr) {
     if addresses.len() < MAX_ADDRESSES {
         addresses.insert(address);

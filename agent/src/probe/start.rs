@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     /// Whose subjects are whose.
     pub pods: Arc<dyn FindPod>,
+    /// Inode of the host's network namespace; `None` where it cannot be seen.
+    pub host_netns: Option<u32>,
     /// Hands the probe's slot maps to the pod index, before anything is attached: the first event has its pod.
     pub register: &'a dyn Fn(Box<dyn PodSlots>),
 }
@@ -250,6 +252,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     const ALL: u8 = u8::MAX;
     let mut globals = Globals::default();
     P::globals(context.kernel, &mut globals);
+    globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
     globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
     let level = if context.settings.bpf_log { ALL } else { SILENT };
     let mut loader = EbpfLoader::new();

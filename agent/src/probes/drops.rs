@@ -313,6 +313,8 @@ impl Event for PacketDrop {
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
         // A packet that died for its source address says nothing true about its source.
         let trusted = self.reason_name() != RPFILTER;
+        let told =
+            |address: Option<IpAddr>| address.filter(|_| !self.has(flags::FOREIGN)).map(Subject::Address);
         let netns = (self.record.netns != 0).then_some(Subject::Netns(self.record.netns));
         let slot = |raw| Slot::from_wire(raw).map(Subject::Slot);
         let here = |is_here: bool| if is_here { netns } else { None };
@@ -321,8 +323,8 @@ impl Event for PacketDrop {
         let destination =
             slot(self.record.destination_slot).or(here(self.direction() == Direction::Received));
         Ends {
-            source: [source, self.source().filter(|_| trusted).map(Subject::Address)],
-            destination: [destination, self.destination().map(Subject::Address)],
+            source: [source, told(self.source()).filter(|_| trusted)],
+            destination: [destination, told(self.destination())],
         }
     }
 

@@ -1,4 +1,4 @@
-//! The lab all tests of drops share: three pods around a router, a switch, and one agent that watches all day.
+//! The lab all tests of drops share: three pods around a node that routes and bridges, and one agent that watches all day.
 //!
 //! ```text
 //!  web eth0 10.99.1.2 --- ra router rc --- eth0 10.99.3.2 far     rc has MTU 1400, the rest 1500
@@ -6,7 +6,7 @@
 //!   |  |                      |
 //!   |  eth2 10.99.6.1         eth0 10.99.2.2
 //!   |         \------- eth2 --- db                                db's eth2 has MTU 1300
-//!   eth1 10.99.5.1 - pa switch pb - eth1                          pb has MTU 1400
+//!   eth1 10.99.5.1 - pa bridge pb - eth1      br0 of the router; pb has MTU 1400
 //! ```
 //! IPv6 has `fd99:N::` where IPv4 has `10.99.N.`.
 
@@ -34,7 +34,7 @@ pub(crate) const FAR: &str = "edge/far-0";
 
 /// See the module.
 pub(crate) struct Lab {
-    /// In nobody's namespace.
+    /// The node: what the agent takes for the host's namespace.
     pub(crate) router: Netns,
     /// `10.99.1.2` and `fd99:1::2`
     pub(crate) web: Pod,
@@ -44,8 +44,8 @@ pub(crate) struct Lab {
     pub(crate) node: Node,
     /// `run --events all`, with so many events a second that none of a test's are held back.
     pub(crate) agent: Running,
-    /// A bridge, `br0`, between second interfaces of `web` and `db`; and the pod `far`: only to be there.
-    _kept: (Netns, Pod),
+    /// The pod `far`: only to be there.
+    _kept: Pod,
 }
 
 static LAB: LazyLock<Mutex<Lab>> = LazyLock::new(|| Mutex::new(Lab::build()));
@@ -57,11 +57,11 @@ impl Lab {
     }
 
     fn build() -> Self {
-        let [router, switch, web, db, far] = std::array::from_fn(|_| Netns::new());
+        let [router, web, db, far] = std::array::from_fn(|_| Netns::new());
         router.ip(&spokes(&[("ra", 1, &web), ("rb", 2, &db), ("rc", 3, &far)]));
         router.ip("link set rc mtu 1400\n");
-        switch.ip(&format!(
-            "link set lo up\nlink add br0 type bridge\nlink set br0 up\n\
+        router.ip(&format!(
+            "link add br0 type bridge\nlink set br0 up\n\
              link add pa master br0 up type veth peer name eth1 netns {}\n\
              link add pb master br0 mtu 1400 up type veth peer name eth1 netns {}\n",
             web.path(),
@@ -76,12 +76,12 @@ impl Lab {
         // Replies to what was dropped are limited by default, and a limit would make counts depend on the pace.
         router.sysctl("ipv4/icmp_ratelimit", "0");
 
-        let node = Node::new();
+        let node = Node::routing(&router);
         let web = Pod::start(&node, WEB, &web);
         let db = Pod::start(&node, DB, &db);
         let far = Pod::start(&node, FAR, &far);
         let agent = Running::start(&node, &["--events", "all", "--events-per-second", "200"]);
-        let lab = Self { router, web, db, node, agent, _kept: (switch, far) };
+        let lab = Self { router, web, db, node, agent, _kept: far };
         assert_eq!(lab.agent.scrape().sum("r2c_pods", &[]), 3, "{}", lab.agent.agent.stderr.text());
         lab
     }

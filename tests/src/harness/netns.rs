@@ -5,10 +5,11 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::gettid;
 
 use super::tool;
 
@@ -45,6 +46,20 @@ impl Netns {
             });
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Directory in `/proc` of a thread that lives in it until the tests end.
+    pub(crate) fn thread(&self) -> String {
+        let (tell, told) = mpsc::channel();
+        let netns = Arc::clone(&self.0);
+        thread::spawn(move || {
+            setns(netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+            tell.send(gettid()).unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        format!("/proc/{}/task/{}", std::process::id(), told.recv().unwrap())
     }
 
     /// Sets `/proc/sys/net/<name>`.

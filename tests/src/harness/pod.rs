@@ -21,7 +21,8 @@ pub(crate) struct Node {
     hierarchy: PathBuf,
     /// What the agent gets as `--pod-logs`.
     pub(crate) logs: PathBuf,
-    /// What the agent gets as `--host-proc`: the real one, unless process 1 is hidden from us there.
+    /// What the agent gets as `--host-proc`: the real one, unless process 1 is hidden from us
+    /// there or another is to be taken for it.
     pub(crate) proc: PathBuf,
 }
 
@@ -30,12 +31,24 @@ impl Node {
     pub(crate) fn new() -> Self {
         let name = unique();
         let cgroup = cgroup_v2().join(&name);
-        fs::create_dir(&cgroup).expect("a cgroup: are we root?");
+        Self::cgroup(&cgroup);
+        Self::with(&name, &cgroup, &cgroup, None)
+    }
+
+    fn cgroup(cgroup: &Path) {
+        fs::create_dir(cgroup).expect("a cgroup: are we root?");
         // A killed process leaves its cgroup a moment later.
         let at = cgroup.display();
         let remove = format!("find {at} -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1");
         undo::at_end(&format!("echo 1 >{at}/cgroup.kill; for i in 1 2 3 4 5 6 7 8 9; do {remove}; done"));
-        Self::with(&name, &cgroup, &cgroup)
+    }
+
+    /// As [`Node::new`], with `netns` as the host's own: a router there routes for the pods as a node does.
+    pub(crate) fn routing(netns: &Netns) -> Self {
+        let name = unique();
+        let cgroup = cgroup_v2().join(&name);
+        Self::cgroup(&cgroup);
+        Self::with(&name, &cgroup, &cgroup, Some(netns))
     }
 
     /// With a hierarchy of cgroup version 1, which holds no controller: kubelet's tree is in each alike.
@@ -53,21 +66,24 @@ impl Node {
             "find {at} -mindepth 1 -depth -type d -exec rmdir {{}} + 2>/dev/null && break; sleep 0.1"
         );
         undo::at_end(&format!("for i in 1 2 3 4 5 6 7 8 9; do {remove}; done; umount {at}"));
-        Self::with(&name, &cgroup, &hierarchy)
+        Self::with(&name, &cgroup, &hierarchy, None)
     }
 
-    fn with(name: &str, cgroup: &Path, hierarchy: &Path) -> Self {
+    fn with(name: &str, cgroup: &Path, hierarchy: &Path, host: Option<&Netns>) -> Self {
         let temp = std::env::temp_dir().join(name);
         let logs = temp.join("pods");
         fs::create_dir_all(&logs).unwrap();
-        let hidden = fs::read_link("/proc/1/ns/net").is_err();
-        let proc = if hidden { temp.join("proc") } else { "/proc".into() };
-        if hidden {
+        let own = format!("/proc/{}", std::process::id());
+        let first = match host {
+            Some(netns) => Some(netns.thread()),
             // In a container of its own this process is as much the host's as process 1.
+            None => fs::read_link("/proc/1/ns/net").is_err().then(|| own.clone()),
+        };
+        let proc = if first.is_some() { temp.join("proc") } else { "/proc".into() };
+        if let Some(first) = first {
             fs::create_dir(&proc).unwrap();
-            for name in ["1", "self"] {
-                symlink(format!("/proc/{}", std::process::id()), proc.join(name)).unwrap();
-            }
+            symlink(first, proc.join("1")).unwrap();
+            symlink(own, proc.join("self")).unwrap();
         }
         Self { cgroup: cgroup.to_owned(), hierarchy: hierarchy.to_owned(), logs, proc }
     }
