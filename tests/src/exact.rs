@@ -5,18 +5,16 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::agent::{Lines, Running};
+use crate::harness::agent::{Lines, Running, command};
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::Netns;
 use crate::harness::packet::{udp, udp_hops};
 use crate::harness::pod::Node;
 use crate::harness::scrape::Scrape;
-use crate::harness::{tool, until};
+use crate::harness::{tool, until, with_tracefs};
 
 /// Drops of one kind; each test makes four kinds.
 const EACH: u64 = 5_000;
@@ -107,17 +105,6 @@ fn bpftrace() -> (Child, Lines) {
     (child, printed)
 }
 
-/// Gives this process alone what not every machine has mounted, and bpftrace needs.
-fn with_tracefs() -> nix::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    for (kind, place) in [("debugfs", "/sys/kernel/debug"), ("tracefs", "/sys/kernel/tracing")] {
-        // Refused where it is mounted already.
-        let _ = mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>);
-    }
-    Ok(())
-}
-
 #[test]
 fn a_ring_that_is_far_too_small() {
     const SENT: u64 = 5_000;
@@ -144,4 +131,14 @@ fn a_ring_that_is_far_too_small() {
     let emitted = of("r2c_events_emitted_total");
     assert_eq!(running.terminate().1, 0);
     assert!(u64::try_from(running.agent.stdout.count()).unwrap() >= emitted, "fewer lines than counted");
+}
+
+/// The agent's own proof, as an operator runs it: 20 runs of 100,000 drops on two processors, two pods, four causes.
+#[test]
+fn the_selftest_twenty_times() {
+    let mut selftest = command(&Node::new(), &["selftest", "--drops", "100000", "--runs", "20"]);
+    let ended = selftest.output().unwrap();
+    let (printed, said) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{printed}{said}");
+    assert!(printed.contains("selftest: 20 of 20 runs exact"), "{printed}{said}");
 }

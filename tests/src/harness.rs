@@ -5,6 +5,9 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 pub(crate) mod agent;
 pub(crate) mod lab;
 pub(crate) mod netns;
@@ -54,4 +57,15 @@ pub(crate) fn tool(name: &str) -> Command {
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let found = std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|path| path.exists());
     Command::new(found.unwrap_or_else(|| panic!("{name} is needed and not in PATH: `cargo xtask setup`")))
+}
+
+/// Gives this process alone what not every machine has mounted, and bpftrace needs.
+pub(crate) fn with_tracefs() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    for (kind, place) in [("debugfs", "/sys/kernel/debug"), ("tracefs", "/sys/kernel/tracing")] {
+        // Refused where it is mounted already.
+        let _ = mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>);
+    }
+    Ok(())
 }

@@ -70,10 +70,14 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
                 program.attach().map(drop)
             })
         }
-        Target::RawTracepoint(name) => <&mut RawTracePoint>::try_from(program).and_then(|program| {
-            program.load()?;
-            program.attach(name).map(drop)
-        }),
+        Target::RawTracepoint(name) => {
+            // It would attach, and know neither how many arguments there are nor what is where in them.
+            btf.ok_or("what its arguments are is not known without the kernel's BTF")?;
+            <&mut RawTracePoint>::try_from(program).and_then(|program| {
+                program.load()?;
+                program.attach(name).map(drop)
+            })
+        }
         Target::Tracepoint { category, name } => <&mut TracePoint>::try_from(program).and_then(|program| {
             program.load()?;
             program.attach(category, name).map(drop)
