@@ -11,6 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use tracing::field::Visit;
 use tracing::{Event, Level, Subscriber};
 use tracing_log::{AsLog, LogTracer, NormalizeEvent};
@@ -53,6 +57,18 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 #[must_use]
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
+}
+
+/// [`lost`] as a metric.
+#[derive(Debug)]
+pub struct LostLines;
+
+impl Collector for LostLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Diagnostics that stderr refused: there was nowhere else to say so";
+        let lines = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
+        ConstCounter::new(lost()).encode(lines)
+    }
 }
 
 /// Whether [`start`] has been called: before it, a line must find its own way to stderr.

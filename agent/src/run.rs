@@ -41,6 +41,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let health = Health::default();
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
+    metrics.registry().register_collector(Box::new(crate::log::LostLines));
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
 
