@@ -2,7 +2,10 @@
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
 
-use crate::kernel::{self, DEV_NET, NET_INUM, Read, SKB_HEAD, SKB_NETWORK_HEADER, SKB_PROTOCOL, SOCK_NET};
+use crate::kernel::{
+    self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_NETWORK_HEADER, SKB_PROTOCOL,
+    SOCK_NET,
+};
 
 /// The network header of an `sk_buff`, as far as it could be read.
 #[derive(Clone, Copy)]
@@ -153,6 +156,28 @@ pub unsafe fn socket_netns<R: Read>(sk: *const u8) -> u32 {
 unsafe fn netns<R: Read>(net: *const u8) -> u32 {
     // SAFETY: an integer is valid for any bytes.
     unsafe { kernel::field::<R, u32>(net, &NET_INUM) }.unwrap_or(0)
+}
+
+/// `skb_shinfo(skb)->gso_size`, 0 if the packet is not GSO or cannot be read: the shared info stands where the linear data end.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
+    // SAFETY: integers and pointers are valid for any bytes; the helper checks the address.
+    unsafe {
+        let (Some(head), Some(end)) =
+            (kernel::pointer::<R>(skb, &SKB_HEAD), kernel::field::<R, u32>(skb, &SKB_END))
+        else {
+            return 0;
+        };
+        if SHINFO_GSO_SIZE.load() == kernel::ABSENT {
+            return 0;
+        }
+        let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
+        bpf_probe_read_kernel(at.cast()).unwrap_or(0)
+    }
 }
 
 /// Copies `N` bytes of kernel memory; zeroes where it cannot be read.

@@ -13,10 +13,11 @@ static SLOTS_BY_IPV6: HashMap<[u8; 16], u16> = HashMap::with_max_entries(ENTRIES
 #[map]
 static SLOTS_BY_NETNS: HashMap<u32, u16> = HashMap::with_max_entries(ENTRIES, 0);
 
-/// The slot of the pod that holds this IPv4 address (network order), 0 if none does.
+/// The slot of the pod that holds the IPv4 address in the first four bytes, 0 if none does.
 #[inline(always)]
 #[must_use]
-pub fn by_ipv4(address: u32) -> u16 {
+pub fn by_ipv4(address: &[u8; 16]) -> u16 {
+    let address = u32::from_ne_bytes([address[0], address[1], address[2], address[3]]);
     // SAFETY: the value is one aligned half word; a concurrent update leaves the old or the new slot.
     unsafe { SLOTS_BY_IPV4.get(address) }.map_or(0, |slot| *slot)
 }

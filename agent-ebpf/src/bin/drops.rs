@@ -10,8 +10,8 @@
 use agent_common::Tally;
 use agent_common::drops::{Direction, DropCount, DropKey, DropRecord, NO_REASON, flags};
 use agent_ebpf::kernel::{
-    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SHINFO_GSO_SIZE, SKB_DEV, SKB_END,
-    SKB_HEAD, SKB_IIF, SKB_LEN, SKB_REFDST, SKB_SK, Typed,
+    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SKB_DEV, SKB_IIF, SKB_LEN, SKB_REFDST,
+    SKB_SK, Typed,
 };
 use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Packet};
 use agent_ebpf::slots;
@@ -308,10 +308,10 @@ fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
     match seen.packet.ip_version {
         4 => {
             if source == 0 {
-                source = slots::by_ipv4(ipv4(&seen.packet.source));
+                source = slots::by_ipv4(&seen.packet.source);
             }
             if destination == 0 {
-                destination = slots::by_ipv4(ipv4(&seen.packet.destination));
+                destination = slots::by_ipv4(&seen.packet.destination);
             }
         }
         6 => {
@@ -325,12 +325,6 @@ fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
         _ => {}
     }
     (source, destination)
-}
-
-/// The IPv4 address in the first four bytes, as the slot map has it.
-#[inline(always)]
-fn ipv4(address: &[u8; 16]) -> u32 {
-    u32::from_ne_bytes([address[0], address[1], address[2], address[3]])
 }
 
 /// The low half, all of the number that a key needs.
@@ -392,7 +386,7 @@ unsafe fn record<R: Read>(
             destination_port: u16::from_be_bytes([c, d]),
             source_slot: key.source,
             destination_slot: key.destination,
-            gso_size: gso_size::<R>(freed.skb),
+            gso_size: packet::gso_size::<R>(freed.skb),
             direction: key.direction,
             ip_version: packet.ip_version,
             protocol: packet.protocol,
@@ -401,23 +395,5 @@ unsafe fn record<R: Read>(
             zero: [0; 7],
             ifname,
         });
-    }
-}
-
-/// `skb_shinfo(skb)->gso_size`: the shared info stands where the linear data end.
-#[inline(always)]
-unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
-    // SAFETY: integers and pointers are valid for any bytes; the helper checks the address.
-    unsafe {
-        let (Some(head), Some(end)) =
-            (kernel::pointer::<R>(skb, &SKB_HEAD), kernel::field::<R, u32>(skb, &SKB_END))
-        else {
-            return 0;
-        };
-        if SHINFO_GSO_SIZE.load() == kernel::ABSENT {
-            return 0;
-        }
-        let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
-        bpf_probe_read_kernel(at.cast()).unwrap_or(0)
     }
 }

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
+use super::flow::Account;
 use super::start::{Attached, ReadAccount, Started};
 use super::{Hook, attach::Climb};
 
@@ -82,38 +83,30 @@ impl Collector for Reports {
         }
 
         let accounts: Vec<_> = self.up().map(|(report, up)| (report.name, (up.account)())).collect();
-        let mut produced = encoder.encode_descriptor(
+        let of = |count: fn(&Account) -> u64| {
+            accounts.iter().map(move |(probe, account)| ([("probe", *probe)], count(account)))
+        };
+        counters(
+            &mut encoder,
             "events_produced",
             "Events the kernel side saw; equals emitted plus the sum of dropped over all stages, plus what is in the ring",
-            None,
-            MetricType::Counter,
+            of(|account| account.produced),
         )?;
-        for (probe, account) in &accounts {
-            let labels = [("probe", *probe)];
-            ConstCounter::new(account.produced).encode(produced.encode_family(&labels)?)?;
-        }
-        let mut emitted = encoder.encode_descriptor(
-            "events_emitted",
-            "Events written as a line",
-            None,
-            MetricType::Counter,
-        )?;
-        for (probe, account) in &accounts {
-            let labels = [("probe", *probe)];
-            ConstCounter::new(account.emitted).encode(emitted.encode_family(&labels)?)?;
-        }
-        let mut dropped = encoder.encode_descriptor(
+        counters(&mut encoder, "events_emitted", "Events written as a line", of(|account| account.emitted))?;
+        counters(
+            &mut encoder,
             "events_dropped",
             "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered",
-            None,
-            MetricType::Counter,
+            accounts.iter().flat_map(|(probe, account)| {
+                account.dropped().map(|(stage, count)| ([("probe", *probe), ("stage", stage)], count))
+            }),
         )?;
-        for (probe, account) in &accounts {
-            for (stage, count) in account.dropped() {
-                let labels = [("probe", *probe), ("stage", stage)];
-                ConstCounter::new(count).encode(dropped.encode_family(&labels)?)?;
-            }
-        }
+        counters(
+            &mut encoder,
+            "events_missed",
+            "Events the kernel did not hand to the probe because its program was already running on that CPU; in no other count",
+            self.up().map(|(report, up)| ([("probe", report.name)], up.attached.missed())),
+        )?;
         let mut in_ring = encoder.encode_descriptor(
             "events_in_ring",
             "Records in the ring buffer, not read yet",
@@ -121,21 +114,24 @@ impl Collector for Reports {
             MetricType::Gauge,
         )?;
         for (probe, account) in &accounts {
-            let labels = [("probe", *probe)];
-            in_ring.encode_family(&labels)?.encode_gauge(&account.in_ring)?;
-        }
-        let mut missed = encoder.encode_descriptor(
-            "events_missed",
-            "Events the kernel did not hand to the probe because its program was already running on that CPU; in no other count",
-            None,
-            MetricType::Counter,
-        )?;
-        for (report, up) in self.up() {
-            let labels = [("probe", report.name)];
-            ConstCounter::new(up.attached.missed()).encode(missed.encode_family(&labels)?)?;
+            in_ring.encode_family(&[("probe", *probe)])?.encode_gauge(&account.in_ring)?;
         }
         Ok(())
     }
+}
+
+/// Writes one family of counters.
+fn counters<const LABELS: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    rows: impl Iterator<Item = ([(&'static str, &'static str); LABELS], u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, count) in rows {
+        ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 impl Reports {
