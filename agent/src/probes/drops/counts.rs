@@ -272,11 +272,11 @@ impl Counts {
             .map(|((Labels { reason, verdict, direction }, place), packets)| {
                 let benign = if verdict.harm == Harm::Benign { " (benign)" } else { "" };
                 let (class, direction) = (verdict.class.name(), direction_name(*direction));
-                format!("{packets:>9} {class}{benign}: {reason}{place}, {direction}")
+                format!("{packets:>6} {class}{benign}: {reason}{place}, {direction}")
             })
             .collect();
         if more > 0 {
-            lines.push(format!("          and {more} more kinds"));
+            lines.push(format!("       and {more} more kinds"));
         }
         lines
     }
