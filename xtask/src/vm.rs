@@ -33,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     cpus: u8,
     /// Memory of the guest, as QEMU writes it
-    #[arg(long, default_value = "1G")]
+    #[arg(long, default_value = "2G")]
     memory: String,
     /// Seconds after which the command is ended with an error
     #[arg(long, default_value_t = 1800)]
@@ -87,7 +87,7 @@ impl Guest {
         Self {
             kernel: kernel.to_owned(),
             cpus: 2,
-            memory: "1G".to_owned(),
+            memory: "2G".to_owned(),
             timeout: Duration::from_mins(30),
             verbose: false,
             env: Vec::new(),
