@@ -141,7 +141,8 @@ fn lint() -> Vec<Item> {
         packages: &[],
         install: Install::Deny,
     }];
-    if bpf_toolchain().as_deref() == Some(TOOLCHAIN) {
+    // Where there is no toolchain yet, ours is about to be linked: its clippy must come in the same go.
+    if bpf_toolchain().is_none_or(|toolchain| toolchain == TOOLCHAIN) {
         items.push(Item {
             what: "clippy for the BPF toolchain".to_owned(),
             present: Path::new("/usr/bin/clippy-driver").exists(),
