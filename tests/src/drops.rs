@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::lab::{DB, FAR, Lab, WEB, Want};
 
+mod aside;
 mod forward;
 mod policy;
 mod quiet;

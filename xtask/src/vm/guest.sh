@@ -11,6 +11,9 @@ mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock
+# As udev has it: opening it loads the module.
+mkdir -p /dev/net
+[ -e /dev/net/tun ] || mknod -m 666 /dev/net/tun c 10 200
 # As systemd has it on a node: mounts travel between namespaces.
 mount --make-rshared /
 echo guest >/proc/sys/kernel/hostname
