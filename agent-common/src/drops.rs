@@ -52,24 +52,6 @@ pub struct DropKey {
     pub zero: u16,
 }
 
-/// What is counted for one [`DropKey`] on one CPU.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DropCount {
-    /// Packets dropped (a GSO packet is one: it is one `sk_buff`).
-    pub packets: u64,
-    /// Their `skb->len` added up, in bytes.
-    pub bytes: u64,
-    /// The window, in units of 2^30 ns since boot, that `recorded` belongs to.
-    pub window: u32,
-    /// Records written in that window.
-    pub recorded: u16,
-    /// Always zero.
-    pub zero: u16,
-    /// Packets counted since the last record of this key, that one not included.
-    pub held: u64,
-}
-
 /// [`DropKey::reason`] and [`DropRecord::reason`] where the kernel's tracepoint has no reason argument (5.10).
 pub const NO_REASON: u32 = u32::MAX;
 
@@ -146,7 +128,6 @@ pub struct DropRecord {
 
 // A padding byte would be stale kernel memory in a record, and a key that never matches itself.
 const _: () = assert!(size_of::<DropKey>() == 16);
-const _: () = assert!(size_of::<DropCount>() == 32);
 const _: () = assert!(size_of::<DropRecord>() == 24 + 24 + 32 + 12 + 5 + 7 + IFNAMSIZ);
 const _: () = assert!(size_of::<DropRecord>().is_multiple_of(8));
 

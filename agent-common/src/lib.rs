@@ -3,13 +3,16 @@
 
 pub mod drops;
 
-/// What one probe's kernel side did with the events it was handed, per CPU.
+/// What one hook's kernel side did with the events it was handed, per CPU.
 ///
 /// `seen == written to the ring + limited + ring_full`; the user side completes the identity with what it read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Events the hook was called for and that the probe counts (the hook has *fired*, not only attached).
+    /// Calls of the hook that were no event of the probe. Counted only for who asks (`doctor`): such calls can be many,
+    /// and all that they show is that the hook *fires*.
+    pub passed: u64,
+    /// Events the hook was called for and that the probe counts.
     pub seen: u64,
     /// Events counted but not described: their key's budget of records for this second was used up.
     pub limited: u64,
@@ -18,6 +21,43 @@ pub struct Tally {
     /// Events whose row is missing from the counts: the map was full or its bucket busy.
     pub uncounted: u64,
 }
+
+impl Tally {
+    /// Both added up.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            seen: self.seen + other.seen,
+            limited: self.limited + other.limited,
+            ring_full: self.ring_full + other.ring_full,
+            uncounted: self.uncounted + other.uncounted,
+        }
+    }
+}
+
+/// Hooks one probe can have: entries of its array of [`Tally`].
+pub const MAX_HOOKS: u32 = 16;
+
+/// What is counted in one row of a probe's exact counts on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Events (packets, where an event is a packet; a GSO packet is one: it is one `sk_buff`).
+    pub events: u64,
+    /// Their lengths added up, in bytes (`skb->len`).
+    pub bytes: u64,
+    /// The window, in units of 2^30 ns since boot, that `recorded` belongs to.
+    pub window: u32,
+    /// Records written in that window.
+    pub recorded: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// Events counted since the last record of this row, that one not included.
+    pub held: u64,
+}
+
+const _: () = assert!(size_of::<Count>() == 32);
 
 /// Width of a kernel interface name (`IFNAMSIZ`), the terminating zero included.
 pub const IFNAMSIZ: usize = 16;
@@ -29,5 +69,5 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::drops::DropKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::drops::DropCount {}
+    unsafe impl aya::Pod for super::Count {}
 }

@@ -1,10 +1,11 @@
-//! What every probe's kernel side needs: reading kernel memory, pod slots, tallies and the ring.
+//! What every probe's kernel side needs: reading kernel memory, pod slots, counts and tallies.
 #![no_std]
 #![expect(
     clippy::inline_always,
     reason = "a call between BPF functions costs, and an untyped argument loses the BTF type"
 )]
 
+pub mod counts;
 pub mod kernel;
 pub mod packet;
 pub mod slots;

@@ -1,17 +1,32 @@
-//! Counts what became of each event, per CPU, so that every loss is known exactly.
+//! Counts what became of each event, per hook and CPU, so that every loss is known exactly.
 
-use agent_common::Tally;
+use agent_common::{MAX_HOOKS, Tally};
+use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 
 #[map]
-static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
+static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(MAX_HOOKS, 0);
 
-/// This CPU's tally. A program runs to its end on one CPU and does not nest (the kernel refuses recursion),
-/// so plain additions are exact.
+/// 1 where calls that are no event are counted as well.
+#[unsafe(no_mangle)]
+static COUNT_PASSED: Global<u32> = Global::new(0);
+
+/// This CPU's tally of a hook, by its place in the probe's list. A program runs to its end on one CPU and does not nest
+/// (the kernel refuses recursion), so plain additions are exact.
 #[inline(always)]
 #[must_use]
-pub fn tally() -> Option<&'static mut Tally> {
-    // SAFETY: index 0 of a one-entry per-CPU array; the memory is this CPU's alone while the program runs.
-    unsafe { TALLY.get_ptr_mut(0)?.as_mut() }
+pub fn tally(hook: u32) -> Option<&'static mut Tally> {
+    // SAFETY: per-CPU memory: this CPU's alone while the program runs.
+    unsafe { TALLY.get_ptr_mut(hook)?.as_mut() }
+}
+
+/// The hook was called for something that is no event of the probe.
+#[inline(always)]
+pub fn passed(hook: u32) {
+    if COUNT_PASSED.load() != 0
+        && let Some(tally) = tally(hook)
+    {
+        tally.passed += 1;
+    }
 }

@@ -60,16 +60,35 @@ impl fmt::Display for SpanId {
     }
 }
 
-/// Open incidents by cause. Bounded: a storm of distinct causes pushes out the one quiet for longest.
+/// Open incidents by cause, each with what its events add up to. Bounded: a storm of distinct causes pushes out the one
+/// quiet for longest.
 #[derive(Debug)]
-pub struct Incidents<K> {
-    open: HashMap<K, Open>,
+pub struct Incidents<K, V> {
+    open: HashMap<K, Open<V>>,
+    /// No verdict is due before this; `None` if none is pending.
+    due: Option<SystemTime>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct Open<V> {
     trace_id: TraceId,
     last: SystemTime,
+    /// When an event of it was last told; `None` while none was wanted.
+    told: Option<SystemTime>,
+    /// When its verdict is to be told; `None` while that would be nothing new.
+    due: Option<SystemTime>,
+    evidence: V,
+}
+
+/// An event's place in its incident.
+#[derive(Debug)]
+pub struct Standing<'a, V> {
+    /// Its ids.
+    pub span: Span,
+    /// Whether its incident has not been told for [`AGAIN`]: of incidents that are summed up, such an event is a line.
+    pub news: bool,
+    /// What the incident adds up to so far.
+    pub evidence: &'a mut V,
 }
 
 /// Open incidents kept for one probe.
@@ -78,35 +97,94 @@ pub const MAX_OPEN: usize = 1024;
 /// An incident with no event for this long is closed; the next event with its cause opens a new one.
 pub const QUIET: Duration = Duration::from_mins(1);
 
-impl<K: Eq + Hash + Clone> Default for Incidents<K> {
+/// An incident that goes on is told again after this long.
+pub const AGAIN: Duration = Duration::from_secs(10);
+
+/// A verdict is told this long after the event that made it due: what belongs to it comes within milliseconds, and
+/// retransmissions within a second.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+impl<K: Eq + Hash + Clone, V: Default> Default for Incidents<K, V> {
     fn default() -> Self {
-        Self { open: HashMap::new() }
+        Self { open: HashMap::new(), due: None }
     }
 }
 
-impl<K: Eq + Hash + Clone> Incidents<K> {
-    /// The span of an event with `cause` at time `at`: in its open incident, or in a new one.
-    pub fn span(&mut self, cause: K, at: SystemTime) -> Span {
-        let span_id = SpanId::random();
-        if let Some(open) = self.open.get_mut(&cause) {
-            let quiet = at.duration_since(open.last).is_ok_and(|since| since > QUIET);
-            if quiet {
-                open.trace_id = TraceId::random();
-            }
-            open.last = open.last.max(at);
-            return Span { trace_id: open.trace_id, span_id };
+impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
+    /// The place of an event with `cause` at time `at`: in its open incident, or as the first of a new one.
+    pub fn join(&mut self, cause: K, at: SystemTime) -> Standing<'_, V> {
+        if self.open.get(&cause).is_none_or(|open| is_quiet(open.last, at)) {
+            self.begin(&cause, at);
         }
+        let fresh = || Open { trace_id: TraceId::random(), last: at, told: None, due: None, evidence: V::default() };
+        let open = self.open.entry(cause).or_insert_with(fresh);
+        open.last = open.last.max(at);
+        let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));
+        if news {
+            open.told = Some(at);
+        }
+        // Right after news; else it can wait until the incident is told again, or is over.
+        let due = at + if news { PATIENCE } else { QUIET };
+        let due = open.due.map_or(due, |before| before.min(due));
+        open.due = Some(due);
+        self.due = Some(self.due.map_or(due, |earliest| earliest.min(due)));
+        Standing {
+            span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
+            news,
+            evidence: &mut open.evidence,
+        }
+    }
+
+    /// The news about this incident was not wanted: its next event is news again, for it may be.
+    pub fn unsaid(&mut self, cause: &K) {
+        if let Some(open) = self.open.get_mut(cause) {
+            open.told = None;
+        }
+    }
+
+    fn begin(&mut self, cause: &K, at: SystemTime) {
+        self.open.remove(cause);
         if self.open.len() >= MAX_OPEN {
             self.make_room(at);
         }
-        let trace_id = TraceId::random();
-        self.open.insert(cause, Open { trace_id, last: at });
-        Span { trace_id, span_id }
+    }
+
+    /// When the next verdict is due; `None` if none is pending.
+    #[must_use]
+    pub const fn due(&self) -> Option<SystemTime> {
+        self.due
+    }
+
+    /// Hands out each incident whose verdict is due at `now`, and forgets those that are over.
+    pub fn sum_up<E>(
+        &mut self,
+        now: SystemTime,
+        mut tell: impl FnMut(Span, &V) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.due = None;
+        for open in self.open.values_mut() {
+            match open.due {
+                Some(due) if due <= now => {
+                    open.due = None;
+                    tell(Span { trace_id: open.trace_id, span_id: SpanId::random() }, &open.evidence)?;
+                }
+                Some(due) => self.due = Some(self.due.map_or(due, |earliest| earliest.min(due))),
+                None => {}
+            }
+        }
+        self.open.retain(|_, open| open.due.is_some() || !is_quiet(open.last, now));
+        Ok(())
+    }
+
+    /// Hands out each incident whose verdict is pending: there will be no more events.
+    pub fn close<E>(mut self, tell: impl FnMut(Span, &V) -> Result<(), E>) -> Result<(), E> {
+        let end = self.open.values().filter_map(|open| open.due).max();
+        end.map_or(Ok(()), |end| self.sum_up(end, tell))
     }
 
     /// Closes what is quiet; if nothing is, the one that has been quiet for longest.
     fn make_room(&mut self, now: SystemTime) {
-        self.open.retain(|_, open| now.duration_since(open.last).is_ok_and(|since| since <= QUIET));
+        self.open.retain(|_, open| !is_quiet(open.last, now));
         if self.open.len() >= MAX_OPEN {
             let oldest = self.open.iter().min_by_key(|(_, open)| open.last).map(|(cause, _)| cause.clone());
             if let Some(cause) = oldest {
@@ -116,18 +194,25 @@ impl<K: Eq + Hash + Clone> Incidents<K> {
     }
 }
 
+fn is_quiet(last: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(last).is_ok_and(|since| since > QUIET)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds)
+    }
+
     #[test]
     fn one_cause_is_one_incident_until_it_is_quiet() {
-        let mut incidents = Incidents::default();
-        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let first = incidents.span("a", start);
-        let second = incidents.span("a", start + QUIET);
-        let other = incidents.span("b", start + QUIET);
-        let later = incidents.span("a", start + QUIET * 2 + Duration::from_secs(1));
+        let mut incidents = Incidents::<_, ()>::default();
+        let first = incidents.join("a", at(0)).span;
+        let second = incidents.join("a", at(60)).span;
+        let other = incidents.join("b", at(60)).span;
+        let later = incidents.join("a", at(121)).span;
         assert_eq!(first.trace_id, second.trace_id);
         assert_ne!(first.span_id, second.span_id);
         assert_ne!(first.trace_id, other.trace_id);
@@ -136,12 +221,61 @@ mod tests {
 
     #[test]
     fn a_storm_of_causes_stays_bounded() {
-        let mut incidents = Incidents::default();
-        let now = SystemTime::now();
+        let mut incidents = Incidents::<_, ()>::default();
         for cause in 0..MAX_OPEN * 3 {
-            incidents.span(cause, now);
+            incidents.join(cause, at(0));
         }
         assert_eq!(incidents.open.len(), MAX_OPEN);
+    }
+
+    /// What verdicts are told at `now`: the events of each incident so far.
+    fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<u32> {
+        let mut told = Vec::new();
+        incidents.sum_up(now, |_, events| Ok::<(), ()>(told.push(*events))).unwrap();
+        told
+    }
+
+    #[test]
+    fn an_incident_is_news_at_first_and_then_every_ten_seconds() {
+        let mut incidents = Incidents::<_, u32>::default();
+        let mut news = 0;
+        for millisecond in 0..30_000 {
+            let standing = incidents.join("a", at(0) + Duration::from_millis(millisecond));
+            news += u32::from(standing.news);
+        }
+        assert_eq!(news, 3);
+        incidents.unsaid(&"a");
+        assert!(incidents.join("a", at(30)).news, "what a filter held back was not told");
+    }
+
+    #[test]
+    fn a_verdict_comes_soon_after_news_and_once_more_at_the_end() {
+        let mut incidents = Incidents::<_, u32>::default();
+        assert_eq!(incidents.due(), None);
+        *incidents.join("a", at(0)).evidence += 1;
+        *incidents.join("a", at(1)).evidence += 1;
+        assert_eq!(incidents.due(), Some(at(2)));
+        assert!(told(&mut incidents, at(1)).is_empty());
+        assert_eq!(told(&mut incidents, at(2)), [2]);
+        assert_eq!(incidents.due(), None, "there is nothing new to be said");
+        *incidents.join("a", at(3)).evidence += 1;
+        assert!(told(&mut incidents, at(9)).is_empty());
+        assert_eq!(told(&mut incidents, at(63)), [3]);
+        assert_eq!(incidents.open.len(), 1, "an event of the same cause would still be of this incident");
+        assert!(told(&mut incidents, at(64)).is_empty());
+        assert!(incidents.open.is_empty());
+    }
+
+    #[test]
+    fn the_end_tells_what_is_pending() {
+        let mut incidents = Incidents::<_, u32>::default();
+        *incidents.join("a", at(0)).evidence += 1;
+        *incidents.join("b", at(0)).evidence += 5;
+        told(&mut incidents, at(2));
+        *incidents.join("b", at(4)).evidence += 1;
+        let mut last = Vec::new();
+        incidents.close(|_, events| Ok::<(), ()>(last.push(*events))).unwrap();
+        assert_eq!(last, [6]);
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub fn settings(limits: &Limits) -> Settings {
         ring_bytes: limits.ring_kib * 1024,
         bpf_log: limits.bpf_log,
         rung: limits.rung.clone(),
+        count_passed: false,
     }
 }
 

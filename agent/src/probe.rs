@@ -14,6 +14,7 @@ pub use crate::incident::{Span, TraceId};
 pub use crate::sink::{Cell, Column, Field, Level, Value, time_of_day};
 
 pub mod attach;
+pub mod counts;
 pub mod flow;
 pub mod globals;
 pub mod pipeline;
@@ -29,6 +30,8 @@ pub struct Hook {
     pub name: &'static str,
     /// What it tells, in a few words.
     pub tells: &'static str,
+    /// Whether [`Probe::provoke`] makes it fire.
+    pub provoked: bool,
     /// Rungs in the order they are tried. One holds, the rest are never loaded.
     pub ladder: &'static [Rung],
 }
@@ -60,6 +63,10 @@ pub enum Target {
     BtfTracepoint(&'static str),
     /// A tracepoint's bare arguments.
     RawTracepoint(&'static str),
+    /// A function's entry with BTF-typed arguments; needs BPF trampolines, and the function in vmlinux BTF.
+    Fentry(&'static str),
+    /// A breakpoint on a function's entry, arguments in registers; needs kprobes and `perf_event_open`.
+    Kprobe(&'static str),
     /// The classic tracepoint with its formatted fields; needs tracefs and `perf_event_open`.
     Tracepoint {
         /// Its subsystem.
@@ -96,6 +103,8 @@ pub struct Enriched<'a, E> {
 pub trait Event: Send {
     /// What makes two events one incident.
     type Cause: Eq + std::hash::Hash + Clone + Send;
+    /// What the events of one incident add up to; `()` where each event is told for itself.
+    type Evidence: Evidence<Self>;
 
     /// When the kernel saw it.
     fn at(&self) -> SystemTime;
@@ -113,6 +122,42 @@ pub trait Event: Send {
     fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>);
     /// Its table row, one cell for each of the probe's [`Probe::COLUMNS`].
     fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>);
+}
+
+/// What the events of one incident add up to.
+pub trait Evidence<E: ?Sized>: Default + Send {
+    /// Whether an incident is told by its first event, one more every so often, and a verdict. Else every event is a line.
+    const SUMS_UP: bool;
+
+    /// Takes one more event in.
+    fn add(&mut self, event: &E, pods: &Pods);
+    /// What it all means. `None` if there is nothing to be said beyond the events.
+    fn verdict(&self) -> Option<Verdict<'_>>;
+}
+
+impl<E: ?Sized> Evidence<E> for () {
+    const SUMS_UP: bool = false;
+
+    fn add(&mut self, _: &E, _: &Pods) {}
+
+    fn verdict(&self) -> Option<Verdict<'_>> {
+        None
+    }
+}
+
+/// What is wrong, with whom, in which numbers, and what to set.
+#[derive(Debug)]
+pub struct Verdict<'a> {
+    /// When the last event of the incident was seen.
+    pub at: SystemTime,
+    /// How much it matters.
+    pub level: Level,
+    /// The pod that is hurt.
+    pub pod: Option<&'a Pod>,
+    /// In words.
+    pub message: String,
+    /// In fields, in a fixed order.
+    pub fields: Vec<Field<'a>>,
 }
 
 /// Makes a few lines of a probe's exact counts, largest first.
@@ -162,15 +207,15 @@ pub trait Probe: Sized + Send + 'static {
     fn summary(&self) -> Summary;
     /// The values `--reason` can match on this kernel; empty if any may.
     fn reasons(kernel: &Kernel) -> Vec<String>;
-    /// Reads what its kernel side did with the events so far, over all CPUs.
-    fn tally_reader(&self) -> flow::ReadTally;
+    /// Reads what its kernel side did with the events so far.
+    fn tallies_reader(&self) -> flow::ReadTallies;
     /// The event in a record.
     ///
     /// # Errors
     /// The record is not one of this probe's.
     fn decode(&mut self, record: &[u8]) -> Result<Self::Event, DecodeError>;
-    /// Makes every hook of this probe fire once, harmlessly and on this host's own loopback: what is attached and stays
-    /// silent then will stay silent when it matters.
+    /// Makes hooks of this probe fire once, harmlessly and on this host's own loopback: what is attached and stays silent
+    /// then will stay silent when it matters. Those with [`Hook::provoked`] are expected to.
     ///
     /// # Errors
     /// It could not be done here (loopback is down); nothing is known of the hooks then.

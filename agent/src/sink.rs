@@ -87,9 +87,20 @@ pub struct Column {
     pub wide: bool,
 }
 
-/// One event as every sink gets it: decoded, enriched, correlated.
+/// What a line tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// One event.
+    Event,
+    /// A whole incident: what its events add up to. It has no cells; a table has it in words.
+    Incident,
+}
+
+/// One event or incident as every sink gets it: decoded, enriched, correlated.
 #[derive(Clone, Debug)]
 pub struct Line<'a> {
+    /// What it tells of.
+    pub told: Told,
     /// When the kernel saw it.
     pub at: SystemTime,
     /// How much it matters.

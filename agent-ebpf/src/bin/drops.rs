@@ -7,8 +7,9 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand the context over")]
 
-use agent_common::Tally;
-use agent_common::drops::{Direction, DropCount, DropKey, DropRecord, NO_REASON, flags};
+use agent_common::Count;
+use agent_common::drops::{Direction, DropKey, DropRecord, NO_REASON, flags};
+use agent_ebpf::counts::count;
 use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SKB_DEV, SKB_IIF, SKB_LEN, SKB_REFDST,
     SKB_SK, Typed,
@@ -24,9 +25,9 @@ use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::debug;
 
 /// Rows of exact counts. A row is a (place, reason, pods, direction) that has dropped something; a busy node has a
-/// few hundred. What does not fit is counted in [`Tally::uncounted`].
+/// few hundred. What does not fit is counted in [`agent_common::Tally::uncounted`].
 #[map]
-static COUNTS: PerCpuHashMap<DropKey, DropCount> = PerCpuHashMap::with_max_entries(8192, 0);
+static COUNTS: PerCpuHashMap<DropKey, Count> = PerCpuHashMap::with_max_entries(8192, 0);
 
 /// The only queue of the probe.
 #[map]
@@ -41,10 +42,6 @@ static HAS_RX_SK: Global<u32> = Global::new(0);
 /// `SKB_CONSUMED` of the running kernel: a packet that was used up, not lost.
 #[unsafe(no_mangle)]
 static REASON_CONSUMED: Global<u32> = Global::new(NO_REASON);
-/// Records a key and CPU may write in a window of 2^30 ns.
-#[unsafe(no_mangle)]
-static RECORDS_PER_WINDOW: Global<u32> = Global::new(8);
-
 /// Inode of the host's network namespace; 0 if it cannot be seen.
 #[unsafe(no_mangle)]
 static HOST_NETNS: Global<u32> = Global::new(0);
@@ -67,6 +64,9 @@ static TP_REASON: Global<u32> = Global::new(kernel::ABSENT);
 
 /// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
+
+/// The probe's one hook.
+const KFREE_SKB: u32 = 0;
 
 /// What the tracepoint was called with.
 struct Freed {
@@ -153,7 +153,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     if freed.reason == REASON_CONSUMED.load() && freed.reason != NO_REASON {
         return Ok(());
     }
-    let tally = tally().ok_or(0)?;
+    let tally = tally(KFREE_SKB).ok_or(0)?;
     tally.seen += 1;
 
     // SAFETY: `skb` is the tracepoint's own argument, read the way this kind of program may.
@@ -172,7 +172,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     };
     // SAFETY: no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    let Some(held) = count(tally, &key, u64::from(seen.len), low(now >> 30)) else {
+    let Some(held) = count(&COUNTS, tally, &key, seen.len, now) else {
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
@@ -184,37 +184,6 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     unsafe { record::<R>(entry.as_mut_ptr(), freed, &seen, &key, held, now) };
     entry.submit(0);
     Ok(())
-}
-
-/// Adds the packet to its row. `Some(packets held back since the last record)` if it may be described too.
-#[inline(always)]
-fn count(tally: &mut Tally, key: &DropKey, len: u64, window: u32) -> Option<u64> {
-    // SAFETY: per-CPU memory; the program does not nest on this CPU.
-    let Some(row) = COUNTS.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
-        let first = DropCount { packets: 1, bytes: len, window, recorded: 1, zero: 0, held: 0 };
-        // BPF_ANY: if another CPU made the row meanwhile, this sets only our own, still empty, part of it.
-        if COUNTS.insert(key, first, 0).is_err() {
-            tally.uncounted += 1;
-            tally.limited += 1;
-            return None;
-        }
-        return Some(0);
-    };
-    row.packets += 1;
-    row.bytes += len;
-    if row.window != window {
-        row.window = window;
-        row.recorded = 0;
-    }
-    if u32::from(row.recorded) >= RECORDS_PER_WINDOW.load() {
-        tally.limited += 1;
-        row.held += 1;
-        return None;
-    }
-    row.recorded += 1;
-    let held = row.held;
-    row.held = 0;
-    Some(held)
 }
 
 #[inline(always)]

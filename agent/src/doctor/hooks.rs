@@ -51,44 +51,76 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) async fn try_all(node: &Node) -> Vec<HookReport> {
     let mut reports = Vec::new();
     for entry in probes::ALL {
-        for hook in entry.hooks {
-            let mut rungs = Vec::new();
-            for rung in hook.ladder {
-                rungs.push(try_rung(node, entry, hook, rung).await);
-            }
-            let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
-            reports.push(HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes });
+        let mut names: Vec<&str> =
+            entry.hooks.iter().flat_map(|hook| hook.ladder).map(|rung| rung.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut tries = Vec::new();
+        for name in names {
+            tries.push(Try::of(node, entry, name).await);
         }
+        reports.extend(entry.hooks.iter().map(|hook| report(entry, hook, &tries)));
     }
     reports
 }
 
-async fn try_rung(node: &Node, entry: &Entry, hook: &Hook, rung: &Rung) -> RungReport {
-    let refused = |why: String| RungReport { name: rung.name, status: RungStatus::Refused, why, fired: None };
-    let climbs = match start(node, entry, rung) {
-        Ok(started) => {
-            if holds(&started.climbs, hook) {
-                let (why, fired) = (rung.loses.to_owned(), fires(entry, &started).await);
-                return RungReport { name: rung.name, status: RungStatus::Holds, why, fired };
-            }
-            started.climbs
-        }
-        Err(StartError::Refused { climbs, .. }) => climbs,
-        Err(error) => return refused(error.to_string()),
-    };
-    let of_hook = climbs.into_iter().filter(|climb| climb.hook == hook).flat_map(|climb| climb.refused);
-    refused(of_hook.map(|refusal| refusal.why).collect::<Vec<_>>().join("; "))
+fn report(entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
+    let tried = |rung: &Rung| tries.iter().find(|tried| tried.rung == rung.name).map(|tried| tried.hook(hook, rung));
+    let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(tried).collect();
+    let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
+    HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes }
 }
 
-/// The whole probe with nothing but rungs of this name.
-fn start(node: &Node, entry: &Entry, rung: &Rung) -> Result<Started, StartError> {
+/// The whole probe with nothing but rungs of one name, and what came of it.
+struct Try {
+    rung: &'static str,
+    outcome: Result<Vec<(Climb, Option<bool>)>, String>,
+}
+
+impl Try {
+    async fn of(node: &Node, entry: &Entry, rung: &'static str) -> Self {
+        let outcome = match start(node, entry, rung) {
+            Ok(started) => {
+                let fired = fires(entry, &started).await;
+                Ok(started.climbs.into_iter().zip(fired).collect())
+            }
+            Err(StartError::Refused { climbs, .. }) => Ok(climbs.into_iter().map(|climb| (climb, None)).collect()),
+            Err(error) => Err(error.to_string()),
+        };
+        Self { rung, outcome }
+    }
+
+    /// What it says of one hook.
+    fn hook(&self, hook: &'static Hook, rung: &Rung) -> RungReport {
+        let refused = |why: String| RungReport { name: rung.name, status: RungStatus::Refused, why, fired: None };
+        let climbs = match &self.outcome {
+            Ok(climbs) => climbs,
+            Err(why) => return refused(why.clone()),
+        };
+        match climbs.iter().find(|(climb, _)| climb.hook == hook) {
+            Some((climb, fired)) if climb.holds.is_some() => RungReport {
+                name: rung.name,
+                status: RungStatus::Holds,
+                why: rung.loses.to_owned(),
+                fired: *fired,
+            },
+            Some((climb, _)) => {
+                refused(climb.refused.iter().map(|refusal| refusal.why.as_str()).collect::<Vec<_>>().join("; "))
+            }
+            None => refused("not tried".to_owned()),
+        }
+    }
+}
+
+fn start(node: &Node, entry: &Entry, rung: &str) -> Result<Started, StartError> {
     const RECORDS: u32 = 1;
     const SMALLEST_RING: u32 = 64 * 1024;
     let settings = Settings {
         records_per_second: RECORDS,
         ring_bytes: SMALLEST_RING,
         bpf_log: false,
-        rung: Some(rung.name.to_owned()),
+        rung: Some(rung.to_owned()),
+        count_passed: true,
     };
     // Kept until the programs are loaded: they refer to these maps.
     let slots = RefCell::new(Vec::new());
@@ -102,27 +134,36 @@ fn start(node: &Node, entry: &Entry, rung: &Rung) -> Result<Started, StartError>
     })
 }
 
-fn holds(climbs: &[Climb], hook: &Hook) -> bool {
-    climbs.iter().any(|climb| climb.hook == hook && climb.holds.is_some())
-}
-
-/// Provokes an event and looks whether it is counted.
-async fn fires(entry: &Entry, started: &Started) -> Option<bool> {
-    if let Err(error) = (entry.provoke)() {
-        tracing::debug!(probe = entry.name, "nothing to see, it could not be provoked: {error}");
-        return None;
-    }
-    let seen = async {
-        while (started.account)().produced == 0 {
+/// Provokes the probe's hooks and looks which were called. `None` of a hook that holds no rung, and of one that cannot be
+/// provoked and was not called by chance.
+async fn fires(entry: &Entry, started: &Started) -> Vec<Option<bool>> {
+    let provoked = match (entry.provoke)() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(probe = entry.name, "nothing to see, it could not be provoked: {error}");
+            false
+        }
+    };
+    let called = || -> Vec<bool> {
+        (started.tallies)().iter().map(|tally| tally.seen + tally.passed > 0).collect()
+    };
+    let expected = |at: usize| {
+        let climb = &started.climbs[at];
+        provoked && climb.holds.is_some() && climb.hook.provoked
+    };
+    let all_seen = async {
+        while called().iter().enumerate().any(|(at, called)| expected(at) && !called) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    if tokio::time::timeout(PATIENCE, seen).await.is_err() {
-        return Some(false);
-    }
-    // The tally is the probe's: with more than one hook attached it does not say which was called.
-    let attached = started.climbs.iter().filter(|climb| climb.holds.is_some()).count();
-    (attached == 1).then_some(true)
+    // What is not called by then is not called.
+    let _ = tokio::time::timeout(PATIENCE, all_seen).await;
+    let told = |(at, called): (usize, bool)| match (started.climbs[at].holds, called) {
+        (Some(_), true) => Some(true),
+        (Some(_), false) if expected(at) => Some(false),
+        _ => None,
+    };
+    called().into_iter().enumerate().map(told).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 
 use super::{Attach, Hook, Rung, Target};
@@ -60,11 +60,29 @@ fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
     Ok(())
 }
 
+const NO_BTF: &str = "the kernel has no BTF (/sys/kernel/btf/vmlinux)";
+const NO_ARGUMENTS: &str = "what its arguments are is not known without the kernel's BTF";
+
 fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), String> {
     let program = bpf.program_mut(attach.program).ok_or_else(|| format!("no program {}", attach.program))?;
     let attached = match attach.target {
+        Target::Fentry(function) => {
+            let btf = btf.ok_or(NO_BTF)?;
+            <&mut FEntry>::try_from(program).and_then(|program| {
+                program.load(function, btf)?;
+                program.attach().map(drop)
+            })
+        }
+        Target::Kprobe(function) => {
+            // As below: the function's prototype says what is where.
+            btf.ok_or(NO_ARGUMENTS)?;
+            <&mut KProbe>::try_from(program).and_then(|program| {
+                program.load()?;
+                program.attach(function, 0).map(drop)
+            })
+        }
         Target::BtfTracepoint(name) => {
-            let btf = btf.ok_or("the kernel has no BTF (/sys/kernel/btf/vmlinux)")?;
+            let btf = btf.ok_or(NO_BTF)?;
             <&mut BtfTracePoint>::try_from(program).and_then(|program| {
                 program.load(name, btf)?;
                 program.attach().map(drop)
@@ -72,7 +90,7 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
         }
         Target::RawTracepoint(name) => {
             // It would attach, and know neither how many arguments there are nor what is where in them.
-            btf.ok_or("what its arguments are is not known without the kernel's BTF")?;
+            btf.ok_or(NO_ARGUMENTS)?;
             <&mut RawTracePoint>::try_from(program).and_then(|program| {
                 program.load()?;
                 program.attach(name).map(drop)
@@ -90,6 +108,8 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
     let Some(program) = bpf.program_mut(attach.program) else { return };
     // It was attached a moment ago: there is nothing that could be done about a refusal now.
     let _ = match attach.target {
+        Target::Fentry(_) => <&mut FEntry>::try_from(program).and_then(FEntry::unload),
+        Target::Kprobe(_) => <&mut KProbe>::try_from(program).and_then(KProbe::unload),
         Target::BtfTracepoint(_) => <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload),
         Target::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload),
         Target::Tracepoint { .. } => <&mut TracePoint>::try_from(program).and_then(TracePoint::unload),
@@ -111,6 +131,10 @@ fn why(error: &ProgramError) -> String {
                 })
                 .map(|line| format!(" ({line})"));
             format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
+        }
+        // ENOTSUPP is the kernel's own; the C library has no words for it.
+        ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(524) => {
+            "this kernel has no BPF trampolines (arm64 before 6.4, or built without direct calls)".to_owned()
         }
         ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
         other => other.to_string(),

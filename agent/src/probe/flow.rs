@@ -13,11 +13,12 @@ pub struct Flow {
     emitted: AtomicU64,
     filtered: AtomicU64,
     unwritten: AtomicU64,
+    merged: AtomicU64,
 }
 
 /// The whole identity at one moment.
 ///
-/// `produced == emitted + filtered + limited + ring_full + undecoded + unwritten + in_ring`, always.
+/// `produced == emitted + filtered + limited + ring_full + undecoded + unwritten + merged + in_ring`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Events the kernel side saw and counted.
@@ -34,6 +35,8 @@ pub struct Account {
     pub undecoded: u64,
     /// Events the sink's stream refused.
     pub unwritten: u64,
+    /// Events that are part of an incident's verdict and not a line of their own.
+    pub merged: u64,
     /// Records written by the kernel side and not read yet.
     pub in_ring: u64,
 }
@@ -41,13 +44,14 @@ pub struct Account {
 impl Account {
     /// Events counted but not written, by stage. The stages are a closed set: they are a metric's label.
     #[must_use]
-    pub fn dropped(&self) -> [(&'static str, u64); 5] {
+    pub fn dropped(&self) -> [(&'static str, u64); 6] {
         [
             ("limited", self.limited),
             ("ring_full", self.ring_full),
             ("undecoded", self.undecoded),
             ("unwritten", self.unwritten),
             ("filtered", self.filtered),
+            ("merged", self.merged),
         ]
     }
 }
@@ -63,6 +67,8 @@ pub enum Fate {
     Undecoded,
     /// The sink's stream refused it.
     Unwritten,
+    /// It is part of its incident's verdict.
+    Merged,
 }
 
 impl Flow {
@@ -78,6 +84,7 @@ impl Flow {
             Fate::Filtered => &self.filtered,
             Fate::Undecoded => &self.undecoded,
             Fate::Unwritten => &self.unwritten,
+            Fate::Merged => &self.merged,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -95,13 +102,14 @@ impl Flow {
             ring_full: tally.ring_full,
             undecoded: self.undecoded.load(Relaxed),
             unwritten: self.unwritten.load(Relaxed),
+            merged: self.merged.load(Relaxed),
             in_ring: written.saturating_sub(self.read.load(Relaxed)),
         }
     }
 }
 
-/// One probe's tally reader: sums its per-CPU tallies.
-pub type ReadTally = Arc<dyn Fn() -> Tally + Send + Sync>;
+/// Reads a probe's tallies, summed over CPUs: one a hook, in the order of its list.
+pub type ReadTallies = Arc<dyn Fn() -> Vec<Tally> + Send + Sync>;
 
 #[cfg(test)]
 mod tests {
@@ -110,7 +118,7 @@ mod tests {
     #[test]
     fn the_identity_holds_while_records_are_in_the_ring() {
         let flow = Flow::default();
-        let tally = Tally { seen: 100, limited: 60, ring_full: 30, uncounted: 5 };
+        let tally = Tally { passed: 7, seen: 100, limited: 60, ring_full: 30, uncounted: 5 };
         flow.read();
         flow.ended(Fate::Emitted);
         flow.read();

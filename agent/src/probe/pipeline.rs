@@ -2,14 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::flow::{Fate, Flow};
 use super::ring::Ring;
-use super::{Ends, Enriched, Event, Pods, Probe};
-use crate::incident::Incidents;
+use super::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
+use crate::incident::{Incidents, Span};
 use crate::pod::{FindPod, Pod, Subject};
 use crate::shutdown::Drain;
-use crate::sink::{Line, Sink, Written};
+use crate::sink::{Line, Sink, Told, Written};
+
+/// What the events of one probe's incidents add up to.
+type EvidenceOf<P> = <<P as Probe>::Event as Event>::Evidence;
 
 /// Everything an event of one probe passes on its way.
 pub struct Path<P: Probe> {
@@ -18,7 +22,7 @@ pub struct Path<P: Probe> {
     pub(super) pods: Arc<dyn FindPod>,
     pub(super) sink: Box<dyn Sink>,
     pub(super) flow: Arc<Flow>,
-    pub(super) incidents: Incidents<<P::Event as Event>::Cause>,
+    pub(super) incidents: Incidents<<P::Event as Event>::Cause, EvidenceOf<P>>,
 }
 
 /// Why a path ended.
@@ -43,6 +47,7 @@ impl<P: Probe> Path<P> {
                 if let Err(error) = self.sink.flush() {
                     break Ended::Failed(error);
                 }
+                let verdict = reached(self.incidents.due().filter(|_| EvidenceOf::<P>::SUMS_UP));
                 tokio::select! {
                     biased;
                     () = drain.wait() => break Ended::Drained,
@@ -50,9 +55,13 @@ impl<P: Probe> Path<P> {
                         Ok(record) => record,
                         Err(error) => break Ended::Failed(error),
                     },
+                    () = verdict => match self.sum_up() {
+                        Ok(()) => continue,
+                        Err(error) => break Ended::Failed(error),
+                    },
                 }
             };
-            match self.carry(&record) {
+            match self.carry(&record).and_then(|written| self.sum_up().map(|()| written)) {
                 Ok(Written::Last) => break Ended::Last,
                 Ok(Written::Yes | Written::Filtered) => {}
                 Err(error) => break Ended::Failed(error),
@@ -71,7 +80,10 @@ impl<P: Probe> Path<P> {
                 }
             }
         }
-        match self.sink.flush() {
+        if matches!(ended, Ended::Failed(_)) {
+            return ended;
+        }
+        match self.close() {
             Ok(()) => ended,
             Err(error) => Ended::Failed(error),
         }
@@ -84,12 +96,20 @@ impl<P: Probe> Path<P> {
             return Ok(Written::Filtered);
         };
         let pods = self.enrich(&event);
-        let span = self.incidents.span(event.cause(&pods), event.at());
+        let cause = event.cause(&pods);
+        let standing = self.incidents.join(cause.clone(), event.at());
+        standing.evidence.add(&event, &pods);
+        let (span, news) = (standing.span, standing.news);
         self.probe.observe(&Enriched { event: &event, pods: &pods, span });
+        if EvidenceOf::<P>::SUMS_UP && !news {
+            self.flow.ended(Fate::Merged);
+            return Ok(Written::Filtered);
+        }
         let (mut fields, mut cells) = (Vec::new(), Vec::new());
         event.fields(&pods, &mut fields);
         event.cells(&pods, &mut cells);
         let written = self.sink.write(&Line {
+            told: Told::Event,
             at: event.at(),
             level: event.level(),
             probe: P::NAME,
@@ -99,6 +119,9 @@ impl<P: Probe> Path<P> {
             fields: &fields,
             cells: &cells,
         });
+        if matches!(written, Ok(Written::Filtered)) {
+            self.incidents.unsaid(&cause);
+        }
         self.flow.ended(match &written {
             Ok(Written::Yes | Written::Last) => Fate::Emitted,
             Ok(Written::Filtered) => Fate::Filtered,
@@ -115,4 +138,47 @@ impl<P: Probe> Path<P> {
         let subjects = event.subjects();
         Ends { source: find(subjects.source), destination: find(subjects.destination) }
     }
+
+    /// Tells the verdicts that are due.
+    fn sum_up(&mut self) -> io::Result<()> {
+        let now = SystemTime::now();
+        if !EvidenceOf::<P>::SUMS_UP || self.incidents.due().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let sink = &mut self.sink;
+        self.incidents.sum_up(now, |span, evidence| tell::<P>(sink.as_mut(), span, evidence))
+    }
+
+    /// Tells the verdicts that are pending, and lets the reader have it all.
+    fn close(mut self) -> io::Result<()> {
+        if EvidenceOf::<P>::SUMS_UP {
+            self.incidents.close(|span, evidence| tell::<P>(self.sink.as_mut(), span, evidence))?;
+        }
+        self.sink.flush()
+    }
+}
+
+/// Waits for that moment; for ever if there is none.
+async fn reached(due: Option<SystemTime>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.duration_since(SystemTime::now()).unwrap_or_default()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes what an incident's evidence adds up to.
+fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>) -> io::Result<()> {
+    let Some(verdict) = evidence.verdict() else { return Ok(()) };
+    let line = Line {
+        told: Told::Incident,
+        at: verdict.at,
+        level: verdict.level,
+        probe: P::NAME,
+        message: verdict.message.into(),
+        span,
+        pod: verdict.pod,
+        fields: &verdict.fields,
+        cells: &[],
+    };
+    sink.write(&line).map(drop)
 }

@@ -8,7 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
-use super::flow::Account;
+use super::flow::{Account, ReadTallies};
 use super::start::{Attached, ReadAccount, Started};
 use super::{Hook, attach::Climb};
 
@@ -20,6 +20,7 @@ pub struct Report {
 
 struct Up {
     climbs: Vec<Climb>,
+    tallies: ReadTallies,
     account: ReadAccount,
     attached: Arc<Attached>,
 }
@@ -30,6 +31,7 @@ impl Report {
     pub fn of(started: &Started) -> Self {
         let up = Up {
             climbs: started.climbs.clone(),
+            tallies: Arc::clone(&started.tallies),
             account: Arc::clone(&started.account),
             attached: Arc::clone(&started.attached),
         };
@@ -82,6 +84,18 @@ impl Collector for Reports {
             }
         }
 
+        counters(
+            &mut encoder,
+            "hook_events",
+            "Events each hook saw; 0 after hours says that the hook is attached and does not fire here",
+            self.up().flat_map(|(report, up)| {
+                let hooks = up.climbs.iter().map(|climb| climb.hook.name);
+                hooks
+                    .zip((up.tallies)())
+                    .map(|(hook, tally)| ([("probe", report.name), ("hook", hook)], tally.seen))
+            }),
+        )?;
+
         let accounts: Vec<_> = self.up().map(|(report, up)| (report.name, (up.account)())).collect();
         let of = |count: fn(&Account) -> u64| {
             accounts.iter().map(move |(probe, account)| ([("probe", *probe)], count(account)))
@@ -96,7 +110,7 @@ impl Collector for Reports {
         counters(
             &mut encoder,
             "events_dropped",
-            "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered",
+            "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered, merged (into its incident's verdict)",
             accounts.iter().flat_map(|(probe, account)| {
                 account.dropped().map(|(stage, count)| ([("probe", *probe), ("stage", stage)], count))
             }),

@@ -4,13 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use agent_common::Tally;
 use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
 use super::attach::{Climb, MapError, Maps, climb};
-use super::flow::{Account, Flow};
+use super::flow::{Account, Flow, ReadTallies};
 use super::globals::Globals;
 use super::pipeline::{Ended, Path};
 use super::ring::Ring;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub bpf_log: bool,
     /// Tries only the rung of this name.
     pub rung: Option<String>,
+    /// Counts calls of hooks that are no event of the probe, too.
+    pub count_passed: bool,
 }
 
 /// What starting needs of its surroundings.
@@ -93,6 +96,8 @@ pub struct Started {
     pub climbs: Vec<Climb>,
     /// Its exact counts.
     pub collector: Box<dyn Collector>,
+    /// What each hook's kernel side did so far, in the order of [`Probe::HOOKS`].
+    pub tallies: ReadTallies,
     /// What became of its events so far.
     pub account: ReadAccount,
     /// The exact counts in a few lines for a person, largest first.
@@ -229,10 +234,10 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     }
 
     let flow = Arc::new(Flow::default());
-    let tally = probe.tally_reader();
+    let tallies = probe.tallies_reader();
     let account: ReadAccount = {
-        let flow = Arc::clone(&flow);
-        Arc::new(move || flow.account(tally()))
+        let (flow, tallies) = (Arc::clone(&flow), Arc::clone(&tallies));
+        Arc::new(move || flow.account(tallies().into_iter().fold(Tally::default(), Tally::plus)))
     };
     let summary = probe.summary();
     let collector = probe.collector(Arc::clone(&context.pods));
@@ -244,7 +249,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
             Box::pin(path.run(drain, move || attached.detach()))
         })
     };
-    Ok(Started { name: probe_name, climbs, collector, account, summary, attached, carry })
+    Ok(Started { name: probe_name, climbs, collector, tallies, account, summary, attached, carry })
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
@@ -254,6 +259,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     P::globals(context.kernel, &mut globals);
     globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
     globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
+    globals.set("COUNT_PASSED", context.settings.count_passed.into());
     let level = if context.settings.bpf_log { ALL } else { SILENT };
     let mut loader = EbpfLoader::new();
     loader.btf(context.btf);

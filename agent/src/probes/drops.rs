@@ -13,20 +13,21 @@ use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
 use crate::pod::{FindPod, Pod, PodSlots, Slot, Subject};
 use crate::probe::attach::{MapError, Maps};
-use crate::probe::flow::ReadTally;
+use crate::probe::counts::Counts;
+use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
 use crate::probe::slots::SlotMaps;
 use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
 use crate::probe::{Cell, Column, Field, Level};
 
 pub mod class;
-pub mod counts;
+pub mod labels;
 pub mod place;
 pub mod reasons;
 pub mod row;
 
 use class::{Class, Harm, Verdict, classify};
-use counts::{Counts, Labels};
+use labels::{DropRows, Labels};
 use place::{Place, Places};
 use reasons::Reasons;
 
@@ -35,7 +36,7 @@ pub const RPFILTER: &str = "IP_RPFILTER";
 
 /// The probe.
 pub struct Drops {
-    counts: Counts,
+    counts: Counts<DropRows>,
     reasons: Reasons,
     places: Places,
     clock: Clock,
@@ -56,6 +57,7 @@ pub struct PacketDrop {
 const KFREE_SKB: Hook = Hook {
     name: "kfree_skb",
     tells: "every packet the kernel frees as lost",
+    provoked: true,
     ladder: &[
         Rung {
             name: "tp_btf",
@@ -142,7 +144,8 @@ impl Probe for Drops {
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
         let reasons = Reasons::load(kernel);
         let places = Places::new(kernel.symbols());
-        let counts = Counts::new(maps.take("COUNTS")?, maps.take("TALLY")?, reasons.clone(), places.clone());
+        let meaning = DropRows { reasons: reasons.clone(), places: places.clone() };
+        let counts = Counts::take(maps, meaning, Self::HOOKS.len())?;
         Ok(Self { counts, reasons, places, clock: Clock::new() })
     }
 
@@ -158,7 +161,7 @@ impl Probe for Drops {
 
     fn summary(&self) -> Summary {
         let counts = self.counts.clone();
-        Box::new(move || counts.summary())
+        Box::new(move || labels::summary(&counts))
     }
 
     fn reasons(kernel: &Kernel) -> Vec<String> {
@@ -170,9 +173,9 @@ impl Probe for Drops {
         classes.chain(reasons.names()).map(str::to_owned).collect()
     }
 
-    fn tally_reader(&self) -> ReadTally {
+    fn tallies_reader(&self) -> ReadTallies {
         let counts = self.counts.clone();
-        Arc::new(move || counts.tally())
+        Arc::new(move || counts.tallies())
     }
 
     fn decode(&mut self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
@@ -221,7 +224,7 @@ impl PacketDrop {
     }
 
     fn reason_name(&self) -> &str {
-        self.reason.as_deref().unwrap_or(counts::NO_REASON)
+        self.reason.as_deref().unwrap_or(labels::NO_REASON)
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -298,6 +301,8 @@ impl PacketDrop {
 
 impl Event for PacketDrop {
     type Cause = Cause;
+    // Each drop is told for itself: what was dropped is the question.
+    type Evidence = ();
 
     fn at(&self) -> SystemTime {
         self.at

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::cause::{Cause, Plan};
 use super::pods::{NAMES, NAMESPACE};
 use crate::probe::flow::Account;
-use crate::probes::drops::counts::NO_REASON;
+use crate::probes::drops::labels::NO_REASON;
 
 /// The reason of a drop this kernel has no better one for.
 const NOT_SPECIFIED: &str = "NOT_SPECIFIED";

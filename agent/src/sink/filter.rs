@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use ipnet::IpNet;
 
-use super::{Level, Line, Sink, Value, Written};
+use super::{Level, Line, Sink, Told, Value, Written};
 use crate::pod::Pod;
 
 /// What a person wants to see. An empty list asks nothing; of several values in one list any will do; every list
@@ -117,8 +117,11 @@ impl<S: Sink> Limited<S> {
 }
 
 impl<S: Sink> Sink for Limited<S> {
-    /// As [`Sink::write`]; after the last line nothing more goes out.
+    /// As [`Sink::write`]; after the last event no more of them go out, only what they add up to.
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        if line.told == Told::Incident {
+            return self.inner.write(line);
+        }
         if self.left == 0 {
             return Ok(Written::Filtered);
         }
@@ -149,6 +152,7 @@ mod tests {
 
     fn line<'a>(pod: Option<&'a Pod>, fields: &'a [Field<'a>]) -> Line<'a> {
         Line {
+            told: Told::Event,
             at: SystemTime::UNIX_EPOCH,
             level: Level::Info,
             probe: "drops",
@@ -261,6 +265,8 @@ mod tests {
         assert_eq!(sink.write(&line(None, &[])).unwrap(), Written::Filtered);
         assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Last);
         assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Filtered);
-        assert_eq!(sink.inner.inner.0, 2);
+        let verdict = Line { told: Told::Incident, ..line(None, &wanted) };
+        assert_eq!(sink.write(&verdict).unwrap(), Written::Yes, "what they add up to is no event");
+        assert_eq!(sink.inner.inner.0, 3);
     }
 }

@@ -6,10 +6,16 @@ use std::io::{self, BufWriter, Write};
 
 use unicode_width::UnicodeWidthChar;
 
-use super::{Cell, Column, Level, Line, Sink, Written, escape, json::MAX_LINE};
+use super::{Cell, Column, Level, Line, Sink, Told, Written, escape, json::MAX_LINE};
 
 /// Between two columns.
 const GAP: &str = "  ";
+
+/// Columns of the narrowest terminal that is to show everything.
+const TERMINAL: usize = 80;
+
+/// What begins an incident's words, and their further lines.
+const MARKS: [&str; 2] = ["=> ", "   "];
 
 /// How a table looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +95,31 @@ impl<W: Write> TableSink<W> {
             self.row.extend(std::iter::repeat_n(' ', room.saturating_sub(text_width(&text))));
             self.row.push_str(GAP);
         }
+        self.put_row(colour)
+    }
+
+    /// An incident in words, folded to fit the terminal unless it may be wide.
+    fn words(&mut self, text: &str, colour: Option<&str>) -> io::Result<()> {
+        let room = if self.style.wide { usize::MAX } else { TERMINAL };
+        let [mut mark, further] = MARKS;
+        self.row.clear();
+        let mut used = 0;
+        for word in shown(text).split(' ') {
+            let width = text_width(word);
+            if used > 0 && used + 1 + width > room {
+                self.put_row(colour)?;
+                self.row.clear();
+                used = 0;
+            }
+            let before = if used == 0 { std::mem::replace(&mut mark, further) } else { " " };
+            self.row.push_str(before);
+            self.row.push_str(word);
+            used += text_width(before) + width;
+        }
+        self.put_row(colour)
+    }
+
+    fn put_row(&mut self, colour: Option<&str>) -> io::Result<()> {
         if let Some(start) = escape::cut(&self.row, MAX_LINE - 16) {
             let length = start.len();
             self.row.truncate(length);
@@ -103,13 +134,17 @@ impl<W: Write> TableSink<W> {
 
 impl<W: Write + Send> Sink for TableSink<W> {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
-        self.heading(line.probe, line.cells.iter().map(|cell| cell.column))?;
         let colour = match line.level {
             _ if !self.style.colour => None,
             Level::Info => None,
             Level::Warn => Some("33"),
             Level::Error => Some("31"),
         };
+        if line.told == Told::Incident {
+            self.words(&line.message, colour)?;
+            return Ok(Written::Yes);
+        }
+        self.heading(line.probe, line.cells.iter().map(|cell| cell.column))?;
         self.put(line.cells.iter().cloned(), colour)?;
         Ok(Written::Yes)
     }
@@ -186,6 +221,7 @@ mod tests {
 
     fn line<'a>(level: Level, cells: &'a [Cell<'a>]) -> Line<'a> {
         Line {
+            told: Told::Event,
             at: SystemTime::UNIX_EPOCH,
             level,
             probe: "drops",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use agent_common::drops::{Direction, flags};
 
 use super::PacketDrop;
-use super::counts::{NO_REASON, direction_name};
+use super::labels::{NO_REASON, direction_name};
 use super::place::Place;
 use crate::pod::Pod;
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sink::{Level, schema};
+use crate::sink::{Level, Told, schema};
 
 fn identity() -> Arc<Identity> {
     Arc::new(Identity::new(Some("node-1".into()), None, None))
@@ -19,6 +19,7 @@ fn pod() -> Pod {
 
 fn line<'a>(message: &'a str, pod: Option<&'a Pod>, fields: &'a [Field<'a>]) -> Line<'a> {
     Line {
+        told: Told::Event,
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045),
         level: Level::Warn,
         probe: "drops",

@@ -1,0 +1,49 @@
+//! Exact counts, and the budget of records each row of them has: one look-up for both.
+
+use agent_common::{Count, Tally};
+use aya_ebpf::Global;
+use aya_ebpf::maps::PerCpuHashMap;
+
+/// Records a row and CPU may write in a window of 2^30 ns.
+#[unsafe(no_mangle)]
+static RECORDS_PER_WINDOW: Global<u32> = Global::new(8);
+
+/// Adds one event of `len` bytes at time `now` to its row. `Some(events held back since the last record)` if it may be
+/// described too.
+#[inline(always)]
+pub fn count<K>(
+    counts: &PerCpuHashMap<K, Count>,
+    tally: &mut Tally,
+    key: &K,
+    len: u32,
+    now: u64,
+) -> Option<u64> {
+    #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
+    let window = (now >> 30) as u32;
+    // SAFETY: per-CPU memory; the program does not nest on this CPU.
+    let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
+        let first = Count { events: 1, bytes: u64::from(len), window, recorded: 1, zero: 0, held: 0 };
+        // BPF_ANY: if another CPU made the row meanwhile, this sets only our own, still empty, part of it.
+        if counts.insert(key, first, 0).is_err() {
+            tally.uncounted += 1;
+            tally.limited += 1;
+            return None;
+        }
+        return Some(0);
+    };
+    row.events += 1;
+    row.bytes += u64::from(len);
+    if row.window != window {
+        row.window = window;
+        row.recorded = 0;
+    }
+    if u32::from(row.recorded) >= RECORDS_PER_WINDOW.load() {
+        tally.limited += 1;
+        row.held += 1;
+        return None;
+    }
+    row.recorded += 1;
+    let held = row.held;
+    row.held = 0;
+    Some(held)
+}

@@ -1,0 +1,140 @@
+//! What a row of the exact counts is counted under, and the largest of them in words.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use agent_common::drops::{Direction, DropKey};
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+
+use super::RPFILTER;
+use super::class::{Harm, Verdict};
+use super::place::Places;
+use super::reasons::Reasons;
+use crate::probe::Ends;
+use crate::probe::counts::{Counts, Families, Rows};
+
+/// The label of a drop for which the kernel gives no reason (5.10).
+pub const NO_REASON: &str = "NONE";
+
+/// What a drop is counted under, node-wide. All from closed sets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels {
+    reason: String,
+    verdict: Verdict,
+    direction: Direction,
+}
+
+impl Labels {
+    /// The series an event belongs to.
+    #[must_use]
+    pub fn new(reason: &str, verdict: Verdict, direction: Direction) -> Self {
+        Self { reason: reason.to_owned(), verdict, direction }
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [
+            ("reason", self.reason.as_str()),
+            ("class", self.verdict.class.name()),
+            ("harm", self.verdict.harm.name()),
+            ("direction", direction_name(self.direction)),
+        ]
+        .encode(encoder)
+    }
+}
+
+/// Turns keys into labels, by the running kernel's names.
+pub struct DropRows {
+    /// Its reasons.
+    pub reasons: Reasons,
+    /// Its functions.
+    pub places: Places,
+}
+
+impl Rows for DropRows {
+    type Key = DropKey;
+    type Labels = Labels;
+
+    const FAMILIES: Families = Families {
+        events: (
+            "drop_packets",
+            "Packets the kernel dropped, by its reason, what that means, and the way they were going",
+        ),
+        bytes: Some((
+            "drop_bytes",
+            "Their length added up (skb->len: from the header the kernel was at)",
+        )),
+        pods: (
+            "pod_drop_packets",
+            "Packets dropped with a pod of this node at one end; a packet between two of them counts at both ends",
+        ),
+        uncounted: (
+            "drop_uncounted_packets",
+            "Packets dropped that are in no row: the kernel's map of counts was full or busy",
+        ),
+        folded: (
+            "drop_folded_series",
+            "Pods' rows that were folded into the overflow series since the start",
+        ),
+        other: &[("reason", "other"), ("class", "other"), ("harm", "other"), ("direction", "other")],
+    };
+
+    fn labels(&self, key: &DropKey) -> Labels {
+        let reason = self.reasons.name(key.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
+        let verdict = self.places.verdict(&reason, u64::from(key.place));
+        Labels { reason, verdict, direction: Direction::from_wire(key.direction) }
+    }
+
+    fn slots(key: &DropKey) -> Ends<u16> {
+        Ends { source: key.source, destination: key.destination }
+    }
+
+    fn trusts_source(labels: &Labels) -> bool {
+        // A packet that died for its source address says nothing true about its source.
+        labels.reason != RPFILTER
+    }
+}
+
+/// A direction's name in metrics, JSON and tables.
+#[must_use]
+pub const fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Unknown => "unknown",
+        Direction::Received => "received",
+        Direction::Sent => "sent",
+        Direction::Forwarded => "forwarded",
+    }
+}
+
+/// Rows of [`summary`].
+const SUMMARY_ROWS: usize = 8;
+
+/// The largest counts by class, reason, place and direction, benign ones last.
+#[must_use]
+pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
+    let meaning = counts.meaning();
+    let mut sums: BTreeMap<(Labels, String), u64> = BTreeMap::new();
+    for (key, sum) in counts.rows() {
+        let place = meaning.places.at(key.place.into()).map(|place| format!(" in {}", place.function));
+        *sums.entry((meaning.labels(&key), place.unwrap_or_default())).or_default() += sum.events;
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|((labels, _), packets)| (labels.verdict.harm, Reverse(*packets)));
+    let more = sums.len().saturating_sub(SUMMARY_ROWS);
+    let mut lines: Vec<String> = sums
+        .iter()
+        .take(SUMMARY_ROWS)
+        .map(|((Labels { reason, verdict, direction }, place), packets)| {
+            let benign = if verdict.harm == Harm::Benign { " (benign)" } else { "" };
+            let (class, direction) = (verdict.class.name(), direction_name(*direction));
+            format!("{packets:>6} {class}{benign}: {reason}{place}, {direction}")
+        })
+        .collect();
+    if more > 0 {
+        lines.push(format!("       and {more} more kinds"));
+    }
+    lines
+}
