@@ -1,6 +1,8 @@
 //! What the drops probe's kernel side counts and records of a dropped packet.
 
 use crate::IFNAMSIZ;
+#[cfg(doc)]
+use crate::NO_REASON;
 
 /// Which way a dropped packet was going, seen from the network namespace it died in.
 #[repr(u8)]
@@ -51,9 +53,6 @@ pub struct DropKey {
     /// Always zero: the kernel compares keys byte by byte.
     pub zero: u16,
 }
-
-/// [`DropKey::reason`] and [`DropRecord::reason`] where the kernel's tracepoint has no reason argument (5.10).
-pub const NO_REASON: u32 = u32::MAX;
 
 /// Bits of [`DropRecord::flags`].
 pub mod flags {

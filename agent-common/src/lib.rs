@@ -2,6 +2,7 @@
 #![no_std]
 
 pub mod drops;
+pub mod mtu;
 
 /// What one hook's kernel side did with the events it was handed, per CPU.
 ///
@@ -59,6 +60,9 @@ pub struct Count {
 
 const _: () = assert!(size_of::<Count>() == 32);
 
+/// A drop's reason where the kernel's tracepoint has no reason argument (5.10).
+pub const NO_REASON: u32 = u32::MAX;
+
 /// Width of a kernel interface name (`IFNAMSIZ`), the terminating zero included.
 pub const IFNAMSIZ: usize = 16;
 
@@ -70,4 +74,6 @@ mod user {
     unsafe impl aya::Pod for super::drops::DropKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Count {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::mtu::MtuKey {}
 }

@@ -98,8 +98,14 @@ offsets! {
     SKB_HEAD
     /// `sk_buff.end`
     SKB_END
+    /// `sk_buff.tail`
+    SKB_TAIL
+    /// `sk_buff.data`
+    SKB_DATA
     /// `sk_buff.network_header`
     SKB_NETWORK_HEADER
+    /// `sk_buff.transport_header`
+    SKB_TRANSPORT_HEADER
     /// `sk_buff.skb_iif`
     SKB_IIF
     /// `sk_buff._skb_refdst`
@@ -114,10 +120,32 @@ offsets! {
     DEV_NAME
     /// `net_device.nd_net.net`
     DEV_NET
+    /// `net_device.hard_header_len`
+    DEV_HARD_HEADER_LEN
+    /// `net_device.rtnl_link_ops`
+    DEV_LINK_OPS
+    /// `rtnl_link_ops.kind`
+    LINK_OPS_KIND
+    /// `veth_priv.peer` of the private part behind a `net_device`
+    VETH_PEER
     /// `net.ns.inum`
     NET_INUM
     /// `sock.__sk_common.skc_net.net`
     SOCK_NET
     /// `dst_entry.input`
     DST_INPUT
+    /// `dst_entry.dev`
+    DST_DEV
+    /// The word of `rtable` whose upper 31 bits are `rt_pmtu`
+    RTABLE_PMTU
+    /// `fib_nh_common.nhc_dev`
+    NHC_DEV
+    /// `rt6_info.dst.dev`
+    RT6_DEV
+    /// `rt6_info.rt6i_dst.addr`
+    RT6_DESTINATION
+    /// `flowi6.daddr`
+    FL6_DESTINATION
+    /// `flowi6.uli.ports.dport`
+    FL6_DPORT
 }

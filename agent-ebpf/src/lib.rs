@@ -6,6 +6,7 @@
 )]
 
 pub mod counts;
+pub mod device;
 pub mod kernel;
 pub mod packet;
 pub mod slots;

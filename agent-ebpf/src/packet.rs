@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
 
 use crate::kernel::{
-    self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_NETWORK_HEADER, SKB_PROTOCOL,
-    SOCK_NET,
+    self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
+    SKB_PROTOCOL, SKB_TAIL, SKB_TRANSPORT_HEADER, SOCK_NET,
 };
 
 /// The network header of an `sk_buff`, as far as it could be read.
@@ -35,7 +35,8 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 const UNSET: u16 = u16::MAX;
 
 impl Packet {
-    const NONE: Self = Self {
+    /// Nothing is known.
+    pub const NONE: Self = Self {
         source: [0; 16],
         destination: [0; 16],
         ip_version: 0,
@@ -44,6 +45,13 @@ impl Packet {
         fragment: 0,
         transport: 0,
     };
+
+    /// A packet of which nothing is known but where it was to go.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to(ip_version: u8, destination: [u8; 16]) -> Self {
+        Self { ip_version, destination, ..Self::NONE }
+    }
 
     /// The IP header of `skb`, judged by its own version nibble: `skb->protocol` is not set on every path.
     ///
@@ -66,7 +74,19 @@ impl Packet {
                 return None;
             }
             let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
-            let at = head.add(usize::from(network));
+            Self::at(head.add(usize::from(network)))
+        }
+    }
+
+    /// The IP header at this address; `None` if there is none.
+    ///
+    /// # Safety
+    /// None beyond the helper's own checks: any address may be asked for.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn at(at: *const u8) -> Option<Self> {
+        // SAFETY: the helper checks the address.
+        unsafe {
             let first: [u8; 20] = bpf_probe_read_kernel(at.cast()).ok()?;
             match first[0] >> 4 {
                 4 => Some(Self::ipv4(&first, at)),
@@ -177,6 +197,48 @@ pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
         }
         let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
         bpf_probe_read_kernel(at.cast()).unwrap_or(0)
+    }
+}
+
+/// Whether the packet had come in by no device, so that a socket of this namespace sent it.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn is_local<R: Read>(skb: *const u8) -> bool {
+    // SAFETY: an integer is valid for any bytes.
+    unsafe { kernel::field::<R, u32>(skb, &SKB_IIF) == Some(0) }
+}
+
+/// The packet's IP header, and where its linear data end.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn network_header<R: Read>(skb: *const u8) -> Option<(*const u8, *const u8)> {
+    // SAFETY: pointers and integers are valid for any bytes.
+    unsafe {
+        let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
+        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
+        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL)?;
+        Some((head.add(usize::from(network)), head.add(tail as usize)))
+    }
+}
+
+/// The transport header of a packet that has been received as far as that.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn transport_header<R: Read>(skb: *const u8) -> Option<*const u8> {
+    // SAFETY: as above.
+    unsafe {
+        let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
+        let transport: u16 = kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER)?;
+        if transport == UNSET { None } else { Some(head.add(usize::from(transport))) }
     }
 }
 

@@ -116,7 +116,8 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
         if self.open.get(&cause).is_none_or(|open| is_quiet(open.last, at)) {
             self.begin(&cause, at);
         }
-        let fresh = || Open { trace_id: TraceId::random(), last: at, told: None, due: None, evidence: V::default() };
+        let fresh =
+            || Open { trace_id: TraceId::random(), last: at, told: None, due: None, evidence: V::default() };
         let open = self.open.entry(cause).or_insert_with(fresh);
         open.last = open.last.max(at);
         let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));

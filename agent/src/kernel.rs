@@ -173,6 +173,28 @@ impl Kernel {
         self.btf()?.offset(strukt, path)
     }
 
+    /// As [`Kernel::offset`], of a field in a module's type: of a module that is loaded, or built in.
+    #[must_use]
+    pub fn module_offset(&self, module: &str, strukt: &str, path: &str) -> Option<u32> {
+        let btf = self.btf()?;
+        match btf.module(module) {
+            Ok(of_module) => of_module.offset(strukt, path),
+            Err(_) => btf.offset(strukt, path),
+        }
+    }
+
+    /// Offset and size in bits of a field, bitfields included; `None` as for [`Kernel::offset`].
+    #[must_use]
+    pub fn bits(&self, strukt: &str, path: &str) -> Option<btf::Bits> {
+        self.btf()?.bits(strukt, path)
+    }
+
+    /// Size of a type in bytes, from the kernel's types.
+    #[must_use]
+    pub fn size_of(&self, name: &str) -> Option<u32> {
+        self.btf()?.size_of(name)
+    }
+
     /// Values and names of an enum, from the kernel's types or those of a module that is loaded; empty if unknown.
     #[must_use]
     pub fn enum_values(&self, name: &str, module: Option<&str>) -> Vec<(u64, String)> {
@@ -200,6 +222,12 @@ impl Kernel {
     #[must_use]
     pub fn address(&self, function: &str) -> Option<u64> {
         self.symbols()?.address(function)
+    }
+
+    /// Where a function begins and its length in bytes; `None` where it is not known or hidden.
+    #[must_use]
+    pub fn extent(&self, function: &str) -> Option<(u64, u32)> {
+        self.symbols()?.extent(function)
     }
 
     /// The symbols, as they were when last read.

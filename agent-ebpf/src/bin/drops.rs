@@ -7,15 +7,15 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand the context over")]
 
-use agent_common::Count;
-use agent_common::drops::{Direction, DropKey, DropRecord, NO_REASON, flags};
+use agent_common::drops::{Direction, DropKey, DropRecord, flags};
+use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
 use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SKB_DEV, SKB_IIF, SKB_LEN, SKB_REFDST,
     SKB_SK, Typed,
 };
 use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Packet};
-use agent_ebpf::slots;
+use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::tally;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
@@ -42,10 +42,6 @@ static HAS_RX_SK: Global<u32> = Global::new(0);
 /// `SKB_CONSUMED` of the running kernel: a packet that was used up, not lost.
 #[unsafe(no_mangle)]
 static REASON_CONSUMED: Global<u32> = Global::new(NO_REASON);
-/// Inode of the host's network namespace; 0 if it cannot be seen.
-#[unsafe(no_mangle)]
-static HOST_NETNS: Global<u32> = Global::new(0);
-
 /// Addresses of the functions that take a routed packet in: `dst_entry.input` of a route to this host. 0 if unknown.
 #[unsafe(no_mangle)]
 static IP_LOCAL_DELIVER: Global<u64> = Global::new(0);
@@ -138,10 +134,7 @@ struct Seen {
     packet: Packet,
     dev: *const u8,
     netns: u32,
-    /// Slot of the pod that namespace is, 0 if none.
-    here: u16,
-    /// It is neither the host's nor a known pod's.
-    foreign: bool,
+    here: Here,
     ifindex: u32,
     input_ifindex: u32,
     len: u32,
@@ -208,10 +201,8 @@ unsafe fn look<R: Read>(freed: &Freed) -> Seen {
         {
             netns = packet::socket_netns::<R>(sk);
         }
-        let here = slots::by_netns(netns);
         Seen {
-            here,
-            foreign: here == 0 && netns != 0 && netns != HOST_NETNS.load(),
+            here: Here::of(netns),
             packet: Packet::of::<R>(skb),
             dev: dev.unwrap_or(core::ptr::null()),
             netns,
@@ -255,14 +246,13 @@ unsafe fn direction<R: Read>(skb: *const u8, seen: &Seen) -> Direction {
 }
 
 /// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest. They do
-/// so only where the host's routing holds: in a namespace nobody knows (a container's of another runtime, a pod's that is
-/// younger than our maps) they may be anybody's.
+/// so only where the host's routing holds.
 #[inline(always)]
 fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
-    if seen.foreign {
+    if seen.here.foreign {
         return (0, 0);
     }
-    let here = seen.here;
+    let here = seen.here.slot;
     let (mut source, mut destination) = (0, 0);
     if here != 0 {
         if seen.ifindex == LOOPBACK || seen.input_ifindex == LOOPBACK {
@@ -274,24 +264,12 @@ fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
             _ => {}
         }
     }
-    match seen.packet.ip_version {
-        4 => {
-            if source == 0 {
-                source = slots::by_ipv4(&seen.packet.source);
-            }
-            if destination == 0 {
-                destination = slots::by_ipv4(&seen.packet.destination);
-            }
-        }
-        6 => {
-            if source == 0 {
-                source = slots::by_ipv6(&seen.packet.source);
-            }
-            if destination == 0 {
-                destination = slots::by_ipv6(&seen.packet.destination);
-            }
-        }
-        _ => {}
+    let packet = &seen.packet;
+    if source == 0 {
+        source = slots::by_address(packet.ip_version, &packet.source);
+    }
+    if destination == 0 {
+        destination = slots::by_address(packet.ip_version, &packet.destination);
     }
     (source, destination)
 }
@@ -323,7 +301,7 @@ unsafe fn record<R: Read>(
         (flags::DONT_FRAGMENT, packet.fragment & DONT_FRAGMENT != 0),
         (flags::LATER_FRAGMENT, packet.fragment & FRAGMENT_OFFSET != 0),
         (flags::HAS_SOCKET, seen.has_socket),
-        (flags::FOREIGN, seen.foreign),
+        (flags::FOREIGN, seen.here.foreign),
     ] {
         if set {
             bits |= bit;

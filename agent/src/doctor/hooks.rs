@@ -65,7 +65,8 @@ pub(super) async fn try_all(node: &Node) -> Vec<HookReport> {
 }
 
 fn report(entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
-    let tried = |rung: &Rung| tries.iter().find(|tried| tried.rung == rung.name).map(|tried| tried.hook(hook, rung));
+    let tried =
+        |rung: &Rung| tries.iter().find(|tried| tried.rung == rung.name).map(|tried| tried.hook(hook, rung));
     let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(tried).collect();
     let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
     HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes }
@@ -84,7 +85,9 @@ impl Try {
                 let fired = fires(entry, &started).await;
                 Ok(started.climbs.into_iter().zip(fired).collect())
             }
-            Err(StartError::Refused { climbs, .. }) => Ok(climbs.into_iter().map(|climb| (climb, None)).collect()),
+            Err(StartError::Refused { climbs, .. }) => {
+                Ok(climbs.into_iter().map(|climb| (climb, None)).collect())
+            }
             Err(error) => Err(error.to_string()),
         };
         Self { rung, outcome }
@@ -92,7 +95,8 @@ impl Try {
 
     /// What it says of one hook.
     fn hook(&self, hook: &'static Hook, rung: &Rung) -> RungReport {
-        let refused = |why: String| RungReport { name: rung.name, status: RungStatus::Refused, why, fired: None };
+        let refused =
+            |why: String| RungReport { name: rung.name, status: RungStatus::Refused, why, fired: None };
         let climbs = match &self.outcome {
             Ok(climbs) => climbs,
             Err(why) => return refused(why.clone()),
@@ -104,9 +108,9 @@ impl Try {
                 why: rung.loses.to_owned(),
                 fired: *fired,
             },
-            Some((climb, _)) => {
-                refused(climb.refused.iter().map(|refusal| refusal.why.as_str()).collect::<Vec<_>>().join("; "))
-            }
+            Some((climb, _)) => refused(
+                climb.refused.iter().map(|refusal| refusal.why.as_str()).collect::<Vec<_>>().join("; "),
+            ),
             None => refused("not tried".to_owned()),
         }
     }
@@ -144,9 +148,8 @@ async fn fires(entry: &Entry, started: &Started) -> Vec<Option<bool>> {
             false
         }
     };
-    let called = || -> Vec<bool> {
-        (started.tallies)().iter().map(|tally| tally.seen + tally.passed > 0).collect()
-    };
+    let called =
+        || -> Vec<bool> { (started.tallies)().iter().map(|tally| tally.seen + tally.passed > 0).collect() };
     let expected = |at: usize| {
         let climb = &started.climbs[at];
         provoked && climb.holds.is_some() && climb.hook.provoked

@@ -167,6 +167,15 @@ impl Symbols {
         found.all(|index| self.start(index) == Some(address)).then_some(address)
     }
 
+    /// Where a function begins, and how many bytes there are until the next symbol; `None` as for [`Symbols::address`].
+    #[must_use]
+    pub fn extent(&self, name: &str) -> Option<(u64, u32)> {
+        let address = self.address(name)?;
+        let next = self.start(self.until(address))?;
+        let length = next.checked_sub(address).filter(|length| *length <= MAX_FUNCTION)?;
+        Some((address, u32::try_from(length).ok()?))
+    }
+
     /// How many symbols there are.
     #[must_use]
     pub fn len(&self) -> usize {

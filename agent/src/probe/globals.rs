@@ -2,8 +2,39 @@
 
 use aya::EbpfLoader;
 
+use crate::kernel::Kernel;
+
 /// The offset that tells the kernel side "this kernel has no such field".
 pub const ABSENT: u32 = u32::MAX;
+
+/// Offsets that the kernel side's common code reads packets, devices and sockets through (`agent-ebpf/src/kernel.rs`): the
+/// constant, the struct and the path of the field.
+const PACKET: [Offset; 21] = [
+    ("SKB_DEV", "sk_buff", "dev"),
+    ("SKB_SK", "sk_buff", "sk"),
+    ("SKB_LEN", "sk_buff", "len"),
+    ("SKB_PROTOCOL", "sk_buff", "protocol"),
+    ("SKB_HEAD", "sk_buff", "head"),
+    ("SKB_DATA", "sk_buff", "data"),
+    ("SKB_TAIL", "sk_buff", "tail"),
+    ("SKB_END", "sk_buff", "end"),
+    ("SKB_NETWORK_HEADER", "sk_buff", "network_header"),
+    ("SKB_TRANSPORT_HEADER", "sk_buff", "transport_header"),
+    ("SKB_IIF", "sk_buff", "skb_iif"),
+    ("SKB_REFDST", "sk_buff", "_skb_refdst"),
+    ("SHINFO_GSO_SIZE", "skb_shared_info", "gso_size"),
+    ("DEV_IFINDEX", "net_device", "ifindex"),
+    ("DEV_MTU", "net_device", "mtu"),
+    ("DEV_NAME", "net_device", "name"),
+    ("DEV_NET", "net_device", "nd_net.net"),
+    ("DEV_HARD_HEADER_LEN", "net_device", "hard_header_len"),
+    ("DEV_LINK_OPS", "net_device", "rtnl_link_ops"),
+    ("NET_INUM", "net", "ns.inum"),
+    ("SOCK_NET", "sock", "__sk_common.skc_net.net"),
+];
+
+/// A constant of the kernel side, and the field whose offset it is: struct and path.
+pub type Offset = (&'static str, &'static str, &'static str);
 
 /// Named constants of one object. A name the object does not use is no error: the linker drops unused ones.
 #[derive(Debug, Default)]
@@ -21,6 +52,13 @@ impl Globals {
     /// Sets an offset; `None` becomes [`ABSENT`].
     pub fn set_offset(&mut self, name: &'static str, offset: Option<u32>) {
         self.set(name, offset.unwrap_or(ABSENT));
+    }
+
+    /// Sets the offsets that the common code needs, and `more` of the probe's own.
+    pub fn set_offsets(&mut self, kernel: &Kernel, more: &[Offset]) {
+        for (constant, of, field) in PACKET.iter().chain(more) {
+            self.set_offset(constant, kernel.offset(of, field));
+        }
     }
 
     /// Sets a kernel address; `None` becomes 0.

@@ -80,27 +80,6 @@ const KFREE_SKB: Hook = Hook {
     ],
 };
 
-/// Offsets the kernel side reads through, by the name of its constant.
-const OFFSETS: [(&str, &str, &str); 17] = [
-    ("SKB_DEV", "sk_buff", "dev"),
-    ("SKB_SK", "sk_buff", "sk"),
-    ("SKB_LEN", "sk_buff", "len"),
-    ("SKB_PROTOCOL", "sk_buff", "protocol"),
-    ("SKB_HEAD", "sk_buff", "head"),
-    ("SKB_END", "sk_buff", "end"),
-    ("SKB_NETWORK_HEADER", "sk_buff", "network_header"),
-    ("SKB_IIF", "sk_buff", "skb_iif"),
-    ("SKB_REFDST", "sk_buff", "_skb_refdst"),
-    ("SHINFO_GSO_SIZE", "skb_shared_info", "gso_size"),
-    ("DEV_IFINDEX", "net_device", "ifindex"),
-    ("DEV_MTU", "net_device", "mtu"),
-    ("DEV_NAME", "net_device", "name"),
-    ("DEV_NET", "net_device", "nd_net.net"),
-    ("NET_INUM", "net", "ns.inum"),
-    ("SOCK_NET", "sock", "__sk_common.skc_net.net"),
-    ("DST_INPUT", "dst_entry", "input"),
-];
-
 impl Probe for Drops {
     type Event = PacketDrop;
 
@@ -114,9 +93,7 @@ impl Probe for Drops {
     }
 
     fn globals(kernel: &Kernel, globals: &mut Globals) {
-        for (constant, of, field) in OFFSETS {
-            globals.set_offset(constant, kernel.offset(of, field));
-        }
+        globals.set_offsets(kernel, &[("DST_INPUT", "dst_entry", "input")]);
         for (constant, function) in [
             ("IP_LOCAL_DELIVER", "ip_local_deliver"),
             ("IP6_INPUT", "ip6_input"),

@@ -74,11 +74,13 @@ fn a_packet_whose_memory_is_not_there() {
 fn what_a_local_socket_throws_away() {
     let lab = Lab::lock();
     let watch = lab.watch();
-    let name = |name: &str| UnixAddr::from_abstract_name(format!("r2c-{name}-{}", std::process::id())).unwrap();
+    let name =
+        |name: &str| UnixAddr::from_abstract_name(format!("r2c-{name}-{}", std::process::id())).unwrap();
     // Kernels before 6.14 free the packet that they had made for a connection ..
     assert!(UnixStream::connect_addr(&name("nobody")).is_err());
     // .. later ones say that a datagram socket forgot what its last peer had sent.
-    let [ours, first, second] = ["ours", "first", "second"].map(|is| UnixDatagram::bind_addr(&name(is)).unwrap());
+    let [ours, first, second] =
+        ["ours", "first", "second"].map(|is| UnixDatagram::bind_addr(&name(is)).unwrap());
     ours.connect_addr(&name("first")).unwrap();
     first.send_to_addr(b"unread", &name("ours")).unwrap();
     ours.connect_addr(&name("second")).unwrap();

@@ -63,10 +63,7 @@ impl Rows for DropRows {
             "drop_packets",
             "Packets the kernel dropped, by its reason, what that means, and the way they were going",
         ),
-        bytes: Some((
-            "drop_bytes",
-            "Their length added up (skb->len: from the header the kernel was at)",
-        )),
+        bytes: Some(("drop_bytes", "Their length added up (skb->len: from the header the kernel was at)")),
         pods: (
             "pod_drop_packets",
             "Packets dropped with a pod of this node at one end; a packet between two of them counts at both ends",

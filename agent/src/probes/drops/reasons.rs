@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use agent_common::drops::NO_REASON;
+use agent_common::NO_REASON;
 
 use crate::kernel::Kernel;
 

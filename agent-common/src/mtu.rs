@@ -1,0 +1,170 @@
+//! What the mtu probe's kernel side counts and records of a packet that is too large for its path.
+
+use crate::IFNAMSIZ;
+
+pub mod quote;
+
+/// Hooks by their place in the probe's list: each has a tally of its own.
+pub mod hook {
+    /// `__icmp_send`
+    pub const ICMP_SEND: u32 = 0;
+    /// `icmp6_send`
+    pub const ICMP6_SEND: u32 = 1;
+    /// `icmp_unreach`
+    pub const ICMP_UNREACH: u32 = 2;
+    /// `icmpv6_notify`
+    pub const ICMPV6_NOTIFY: u32 = 3;
+    /// `kfree_skb`
+    pub const KFREE_SKB: u32 = 4;
+    /// `ip_local_error`
+    pub const IP_LOCAL_ERROR: u32 = 5;
+    /// `ipv6_local_error`
+    pub const IPV6_LOCAL_ERROR: u32 = 6;
+    /// `update_or_create_fnhe`
+    pub const UPDATE_FNHE: u32 = 7;
+    /// `rt6_do_update_pmtu`
+    pub const RT6_UPDATE_PMTU: u32 = 8;
+}
+
+/// What happened.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// This node made a frag-needed or packet-too-big message about a packet.
+    Made = 1,
+    /// A namespace of this node received one.
+    Received = 2,
+    /// A device freed a packet that was too large for it, and nobody is told.
+    Oversize = 3,
+    /// A socket of this node asked to send more than fits, and was told (`EMSGSIZE`).
+    Refused = 4,
+    /// A route cache of this node learned a path MTU.
+    Learned = 5,
+}
+
+impl Kind {
+    /// Every kind, in the order of its declaration.
+    pub const ALL: [Self; 5] = [Self::Made, Self::Received, Self::Oversize, Self::Refused, Self::Learned];
+
+    /// The kind a record or key carries; `None` for a value this version does not know.
+    #[must_use]
+    pub fn from_wire(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == raw)
+    }
+}
+
+/// One row of the exact counts.
+///
+/// No address is in it: a peer who forges ICMP chooses those, and would fill the map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MtuKey {
+    /// [`Kind`].
+    pub kind: u8,
+    /// IP version (4, 6), or 0 for a packet that is not IP or could not be read.
+    pub ip_version: u8,
+    /// Slot of the pod that sends too much, 0 if none is known.
+    pub source: u16,
+    /// Slot of the pod it sends to, 0 if none is known.
+    pub destination: u16,
+    /// Always zero: the kernel compares keys byte by byte.
+    pub zero: u16,
+}
+
+/// Bytes of the packet in question that a record keeps: enough for IPv6, UDP, VXLAN, Ethernet, IPv6 and ports, and for
+/// the largest IPv4 options before a tunnel.
+pub const HEADER: usize = 144;
+
+/// Bits of [`MtuRecord::flags`].
+pub mod flags {
+    /// It happened in a network namespace that is neither the host's nor a known pod's: the same addresses may be
+    /// somebody else's there.
+    pub const FOREIGN: u8 = 1;
+    /// The packet had not come in by a device: a socket of this namespace sent it.
+    pub const LOCAL_ORIGIN: u8 = 1 << 1;
+    /// The learned MTU is locked: the peer asked for less than `net.ipv4.route.min_pmtu`, and DF is no longer set.
+    pub const LOCKED: u8 = 1 << 2;
+}
+
+/// A network device, as far as it says something about a packet's size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its index in its namespace, 0 if unknown.
+    pub ifindex: u32,
+    /// Its MTU in bytes, 0 if unknown.
+    pub mtu: u32,
+    /// Its name, zero-terminated, as the kernel has it (any bytes but `/` and space).
+    pub name: [u8; IFNAMSIZ],
+    /// `rtnl_link_ops.kind`: `veth`, `vxlan`, `ipip`; empty for hardware and loopback.
+    pub kind: [u8; IFNAMSIZ],
+}
+
+/// One event, as the kernel saw it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MtuRecord {
+    /// `bpf_ktime_get_ns`: `CLOCK_MONOTONIC`, ns.
+    pub ktime_ns: u64,
+    /// Events with the same key on the same CPU since the last record, which this record speaks for too.
+    pub held: u64,
+    /// Kernel text address an oversize packet was freed from, else 0.
+    pub location: u64,
+    /// The MTU that was announced, learned or exceeded, in bytes of IP packet. For [`Kind::Oversize`] the device's that
+    /// refused, 0 if that is unknown.
+    pub mtu: u32,
+    /// `skb->len` of the packet in question, bytes; 0 where there is none.
+    pub len: u32,
+    /// Inode of the network namespace, 0 if unknown.
+    pub netns: u32,
+    /// Path MTU that the packet's route had learned, 0 if none.
+    pub route_pmtu: u32,
+    /// Who sent the received message; the gateway of a learned one. IPv4 in the first four bytes; zero if none.
+    pub sender: [u8; 16],
+    /// Source of the packet in question; zero if unknown.
+    pub source: [u8; 16],
+    /// Its destination; zero if unknown.
+    pub destination: [u8; 16],
+    /// Where it happened: the device that the packet was on, that the message came in by, or that the path leaves by.
+    pub device: Device,
+    /// For [`Kind::Made`] the device of the packet's route: the way it was to go. Zero if there is none.
+    pub route: Device,
+    /// `skb_shared_info.gso_size`: payload bytes a segment, 0 if the packet is not GSO.
+    pub gso_size: u16,
+    /// Destination port, where there is no header to read it from.
+    pub destination_port: u16,
+    /// Slot of the pod that sends too much, 0 if none.
+    pub source_slot: u16,
+    /// Slot of the pod it sends to, 0 if none.
+    pub destination_slot: u16,
+    /// [`Kind`].
+    pub kind: u8,
+    /// IP version, 0 if not IP or not read.
+    pub ip_version: u8,
+    /// [`flags`].
+    pub flags: u8,
+    /// Bytes of `header` that are the packet's.
+    pub header_len: u8,
+    /// Always zero.
+    pub zero: [u8; 4],
+    /// The packet in question from its IP header on, as far as it was to be had; zero behind that.
+    pub header: [u8; HEADER],
+}
+
+// A padding byte would be stale kernel memory in a record, and a key that never matches itself.
+const _: () = assert!(size_of::<MtuKey>() == 8);
+const _: () = assert!(size_of::<Device>() == 8 + 2 * IFNAMSIZ);
+const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + HEADER);
+const _: () = assert!(size_of::<MtuRecord>().is_multiple_of(8));
+
+impl MtuRecord {
+    /// The record in `bytes`; `None` unless they are exactly one record long.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length was checked, the type is `repr(C)` of integers without padding, and the read is unaligned.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+}

@@ -1,0 +1,357 @@
+//! Reads the beginning of a packet: its flow, and the flow inside of the tunnel that it may be.
+//!
+//! What comes here was quoted by an ICMP message, so anybody may have written it, and it may end anywhere (RFC 792 asks for
+//! eight bytes behind the IP header, RFC 1812 for as much as fits in 576). What is not there is absent, never guessed.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// One direction of one conversation, as far as it can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Who sent the packet.
+    pub source: IpAddr,
+    /// To whom.
+    pub destination: IpAddr,
+    /// IP protocol, behind IPv6's extension headers as far as they can be read.
+    pub protocol: u8,
+    /// Source and destination port, of protocols that have them.
+    pub ports: Option<(u16, u16)>,
+    /// IPv4's don't-fragment bit; always set in effect with IPv6, which does not fragment on the way.
+    pub dont_fragment: bool,
+}
+
+/// How a packet carries another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// UDP port 4789, or 8472 as Linux and flannel have it.
+    Vxlan,
+    /// UDP port 6081.
+    Geneve,
+    /// IP in IP, any of the four combinations (protocols 4 and 41).
+    Ip,
+    /// Protocol 47.
+    Gre,
+}
+
+impl Tunnel {
+    /// As operators call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "VXLAN",
+            Self::Geneve => "Geneve",
+            Self::Ip => "IP-in-IP",
+            Self::Gre => "GRE",
+        }
+    }
+}
+
+/// What a tunnel carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// How.
+    pub tunnel: Tunnel,
+    /// What the tunnel adds to each packet: bytes from the outer IP header to the inner one.
+    pub overhead: u16,
+    /// The packet inside.
+    pub flow: Flow,
+}
+
+/// A packet's flow, and what it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quote {
+    /// The packet's own.
+    pub flow: Flow,
+    /// The one inside, if it is a tunnel's and can be seen.
+    pub inner: Option<Inner>,
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const GRE: u8 = 47;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
+const IPV4_IN_IP: u8 = 4;
+const IPV6_IN_IP: u8 = 41;
+
+const ETHERNET: usize = 14;
+/// `ETH_P_TEB`: a whole Ethernet frame.
+const FRAME: u16 = 0x6558;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IPv6 extension headers that are looked through.
+const MAX_EXTENSIONS: usize = 4;
+
+impl Quote {
+    /// Reads the packet that begins at `bytes`; `None` if that is not even an IP header.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let outer = Packet::parse(bytes)?;
+        let inner = outer.payload.and_then(|payload| {
+            let (tunnel, at) = outer.carries(payload, bytes)?;
+            let flow = Packet::parse(bytes.get(at..)?)?.flow;
+            Some(Inner { tunnel, overhead: u16::try_from(at).ok()?, flow })
+        });
+        Some(Self { flow: outer.flow, inner })
+    }
+
+    /// The flow of the conversation that the packet is part of: the one inside where it is a tunnel's.
+    #[must_use]
+    pub fn innermost(&self) -> &Flow {
+        self.inner.as_ref().map_or(&self.flow, |inner| &inner.flow)
+    }
+}
+
+/// One IP header and where its payload begins; `None` in a later fragment, which has no header of the payload.
+struct Packet {
+    flow: Flow,
+    payload: Option<usize>,
+}
+
+impl Packet {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut packet = match bytes.first()? >> 4 {
+            4 => Self::ipv4(bytes)?,
+            6 => Self::ipv6(bytes)?,
+            _ => return None,
+        };
+        let with_ports = matches!(packet.flow.protocol, TCP | UDP | DCCP | SCTP | UDP_LITE);
+        packet.flow.ports = packet
+            .payload
+            .filter(|_| with_ports)
+            .and_then(|at| Some((half_word(bytes, at)?, half_word(bytes, at + 2)?)));
+        Some(packet)
+    }
+
+    fn ipv4(bytes: &[u8]) -> Option<Self> {
+        let header: &[u8; 20] = bytes.get(..20)?.try_into().ok()?;
+        let length = usize::from(header[0] & 0xf) * 4;
+        // Shorter than itself: no router made this, and what follows is not where it says.
+        if length < 20 {
+            return None;
+        }
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        Some(Self {
+            flow: Flow {
+                source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
+                destination: Ipv4Addr::new(header[16], header[17], header[18], header[19]).into(),
+                protocol: header[9],
+                ports: None,
+                dont_fragment: fragment & 0x4000 != 0,
+            },
+            payload: (fragment & 0x1fff == 0).then_some(length),
+        })
+    }
+
+    fn ipv6(bytes: &[u8]) -> Option<Self> {
+        let header: &[u8; 40] = bytes.get(..40)?.try_into().ok()?;
+        let address = |at: usize| header.get(at..at + 16)?.try_into().ok().map(|octets: [u8; 16]| octets);
+        let (source, destination) = (Ipv6Addr::from(address(8)?), Ipv6Addr::from(address(24)?));
+        let (protocol, payload) = behind_extensions(bytes, header[6]);
+        let flow = Flow {
+            source: source.into(),
+            destination: destination.into(),
+            protocol,
+            ports: None,
+            dont_fragment: true,
+        };
+        Some(Self { flow, payload })
+    }
+
+    /// If this is a tunnel's packet: which kind's, and where in `bytes` the inner IP header begins.
+    fn carries(&self, payload: usize, bytes: &[u8]) -> Option<(Tunnel, usize)> {
+        match self.flow.protocol {
+            IPV4_IN_IP | IPV6_IN_IP => Some((Tunnel::Ip, payload)),
+            GRE => Some((Tunnel::Gre, gre(bytes, payload)?)),
+            UDP => match self.flow.ports?.1 {
+                4789 | 8472 => Some((Tunnel::Vxlan, vxlan(bytes, payload + 8)?)),
+                6081 => Some((Tunnel::Geneve, geneve(bytes, payload + 8)?)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The protocol behind IPv6's extension headers, and where it begins. A header that is cut off or fragmented away ends
+/// the search: the protocol is then that header's own number, and there is no payload to read.
+fn behind_extensions(bytes: &[u8], mut next: u8) -> (u8, Option<usize>) {
+    let mut at = 40;
+    for _ in 0..MAX_EXTENSIONS {
+        let length = match next {
+            // Hop-by-hop, routing, destination options: length in 8 bytes, the first not counted.
+            0 | 43 | 60 => bytes.get(at + 1).map(|length| (usize::from(*length) + 1) * 8),
+            // Fragment.
+            44 => half_word(bytes, at + 2).filter(|offset| offset & 0xfff8 == 0).map(|_| 8),
+            _ => return (next, Some(at)),
+        };
+        let (Some(length), Some(following)) = (length, bytes.get(at)) else { return (next, None) };
+        next = *following;
+        at += length;
+    }
+    (next, None)
+}
+
+/// RFC 2784 and 2890: flags, protocol, then what the flags say is there.
+fn gre(bytes: &[u8], at: usize) -> Option<usize> {
+    let flags = half_word(bytes, at)?;
+    // Version 1 is PPTP's.
+    if flags & 0x7 != 0 {
+        return None;
+    }
+    let optional = [0x8000, 0x2000, 0x1000].into_iter().filter(|flag| flags & flag != 0).count() * 4;
+    carried(bytes, half_word(bytes, at + 2)?, at + 4 + optional)
+}
+
+/// RFC 7348: flags, of which one says that there is a network identifier, and that; then a frame.
+fn vxlan(bytes: &[u8], at: usize) -> Option<usize> {
+    const HAS_IDENTIFIER: u8 = 0x08;
+    (bytes.get(at)? & HAS_IDENTIFIER != 0).then_some(())?;
+    carried(bytes, FRAME, at + 8)
+}
+
+/// RFC 8926: version and length of the options, flags, protocol, identifier, options.
+fn geneve(bytes: &[u8], at: usize) -> Option<usize> {
+    let first = bytes.get(at)?;
+    (first >> 6 == 0).then_some(())?;
+    carried(bytes, half_word(bytes, at + 2)?, at + 8 + usize::from(first & 0x3f) * 4)
+}
+
+/// Where the IP header is in what begins at `at` and is of this ethertype.
+fn carried(bytes: &[u8], ethertype: u16, at: usize) -> Option<usize> {
+    match ethertype {
+        ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => Some(at),
+        FRAME => {
+            let inside = half_word(bytes, at + 12)?;
+            matches!(inside, ETHERTYPE_IPV4 | ETHERTYPE_IPV6).then_some(at + ETHERNET)
+        }
+        _ => None,
+    }
+}
+
+fn half_word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern crate std;
+    use std::vec::Vec;
+
+    fn ipv4(protocol: u8, fragment: u16, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+        let [high, low] = fragment.to_be_bytes();
+        let mut bytes = Vec::from([0x45, 0, 0, 0, 0, 0, high, low, 64, protocol, 0, 0]);
+        bytes.extend(source);
+        bytes.extend(destination);
+        bytes
+    }
+
+    fn ipv6(next: u8) -> Vec<u8> {
+        let mut bytes = Vec::from([0x60, 0, 0, 0, 0, 0, next, 64]);
+        bytes.extend([0xfd; 16]);
+        bytes.extend([0xfe; 16]);
+        bytes
+    }
+
+    fn frame(ethertype: u16) -> Vec<u8> {
+        let mut bytes = Vec::from([2; 12]);
+        bytes.extend(ethertype.to_be_bytes());
+        bytes
+    }
+
+    const POD: [u8; 4] = [10, 1, 0, 5];
+    const PEER: [u8; 4] = [10, 2, 0, 7];
+    const PORTS: [u8; 8] = [0x9c, 0x40, 0x01, 0xbb, 0, 0, 0, 0];
+
+    fn inner() -> Vec<u8> {
+        [ipv4(TCP, 0x4000, POD, PEER), PORTS.to_vec()].concat()
+    }
+
+    #[test]
+    fn a_flow_has_its_ports() {
+        let flow = Quote::parse(&inner()).unwrap().flow;
+        assert_eq!(
+            (flow.source, flow.destination),
+            (Ipv4Addr::from(POD).into(), Ipv4Addr::from(PEER).into())
+        );
+        assert_eq!((flow.protocol, flow.ports, flow.dont_fragment), (TCP, Some((40000, 443)), true));
+        let six = [ipv6(60), [UDP, 0, 0, 0, 0, 0, 0, 0].to_vec(), PORTS.to_vec()].concat();
+        let flow = Quote::parse(&six).unwrap().flow;
+        assert_eq!((flow.protocol, flow.ports), (UDP, Some((40000, 443))), "behind destination options");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_absent() {
+        let whole = inner();
+        for length in 0..20 {
+            assert_eq!(Quote::parse(&whole[..length]), None);
+        }
+        for length in 20..24 {
+            assert_eq!(Quote::parse(&whole[..length]).unwrap().flow.ports, None);
+        }
+        let later = [ipv4(TCP, 0x00b9, POD, PEER), PORTS.to_vec()].concat();
+        assert_eq!(Quote::parse(&later).unwrap().flow.ports, None, "a later fragment's bytes are data");
+        let cut = ipv6(43);
+        assert_eq!(Quote::parse(&cut).unwrap().flow.protocol, 43);
+    }
+
+    #[test]
+    fn an_absurd_header_is_no_header() {
+        let mut short = inner();
+        short[0] = 0x44;
+        assert_eq!(Quote::parse(&short), None, "IHL below its own header");
+        short[0] = 0x4f;
+        assert_eq!(Quote::parse(&short).unwrap().flow.ports, None, "options that are not there");
+        short[0] = 0x15;
+        assert_eq!(Quote::parse(&short), None, "no version of IP");
+    }
+
+    #[test]
+    fn tunnels_show_what_they_carry_and_what_they_cost() {
+        let udp = |port: u16| [&[0x80, 0][..], &port.to_be_bytes(), &[0, 0, 0, 0]].concat();
+        let outer = |protocol| ipv4(protocol, 0x4000, [192, 0, 2, 1], [192, 0, 2, 2]);
+        let vxlan = [0x08, 0, 0, 0, 0, 0, 1, 0].to_vec();
+        let geneve = [0x02, 0, 0x65, 0x58, 0, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8].to_vec();
+        let (v4, v6) = (frame(ETHERTYPE_IPV4), ipv6(UDP));
+        for (bytes, tunnel, overhead) in [
+            ([outer(UDP), udp(8472), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 50),
+            ([outer(UDP), udp(4789), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 50),
+            ([v6, udp(4789), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 70),
+            ([outer(UDP), udp(6081), geneve, v4.clone(), inner()].concat(), Tunnel::Geneve, 58),
+            ([outer(4), inner()].concat(), Tunnel::Ip, 20),
+            ([outer(GRE), [0, 0, 8, 0].to_vec(), inner()].concat(), Tunnel::Gre, 24),
+            ([outer(GRE), [0x20, 0, 8, 0, 0, 0, 0, 9].to_vec(), inner()].concat(), Tunnel::Gre, 28),
+            ([outer(GRE), [0, 0, 0x65, 0x58].to_vec(), v4.clone(), inner()].concat(), Tunnel::Gre, 38),
+        ] {
+            let quote = Quote::parse(&bytes).unwrap();
+            let found = quote.inner.unwrap();
+            assert_eq!((found.tunnel, found.overhead), (tunnel, overhead));
+            assert_eq!(quote.innermost().source, IpAddr::from(POD));
+            assert_eq!(quote.innermost().ports, Some((40000, 443)));
+        }
+        let other = [outer(UDP), udp(53), vxlan, v4, inner()].concat();
+        assert_eq!(Quote::parse(&other).unwrap().inner, None, "a port that is no tunnel's");
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..200_000 {
+            let mut bytes = [0; super::super::HEADER];
+            for byte in &mut bytes {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = seed.to_be_bytes()[0];
+            }
+            bytes[0] = [0x45, 0x4f, 0x60][usize::from(bytes[0]) % 3];
+            let length = usize::from(bytes[1]) % bytes.len();
+            if let Some(Inner { overhead, .. }) = Quote::parse(&bytes[..length]).and_then(|quote| quote.inner)
+            {
+                assert!(usize::from(overhead) < length);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a row of the exact counts is counted under, and all of them in words.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use agent_common::mtu::{Kind, MtuKey};
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+
+use crate::probe::Ends;
+use crate::probe::counts::{Counts, Families, Rows};
+
+/// What an event is counted under, node-wide. All from closed sets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels {
+    kind: Option<Kind>,
+    ip_version: u8,
+}
+
+impl Labels {
+    /// The series an event belongs to.
+    #[must_use]
+    pub fn of(kind: Kind, ip_version: u8) -> Self {
+        Self { kind: Some(kind), ip_version }
+    }
+}
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        [("event", self.kind.map_or("other", kind_name)), ("family", family_name(self.ip_version))]
+            .encode(encoder)
+    }
+}
+
+/// Turns keys into labels.
+pub struct MtuRows;
+
+impl Rows for MtuRows {
+    type Key = MtuKey;
+    type Labels = Labels;
+
+    const FAMILIES: Families = Families {
+        events: (
+            "mtu_events",
+            "Packets too large for their path: messages made and received about them, drops without a message, refused sends, and path MTUs learned",
+        ),
+        bytes: None,
+        pods: (
+            "pod_mtu_events",
+            "The same with a pod of this node at one end; between two of them an event counts at both ends",
+        ),
+        uncounted: (
+            "mtu_uncounted_events",
+            "Events that are in no row: the kernel's map of counts was full or busy",
+        ),
+        folded: ("mtu_folded_series", "Pods' rows that were folded into the overflow series since the start"),
+        other: &[("event", "other"), ("family", "other")],
+    };
+
+    fn labels(&self, key: &MtuKey) -> Labels {
+        Labels { kind: Kind::from_wire(key.kind), ip_version: key.ip_version }
+    }
+
+    fn slots(key: &MtuKey) -> Ends<u16> {
+        Ends { source: key.source, destination: key.destination }
+    }
+}
+
+/// A kind's name in metrics, JSON and tables.
+#[must_use]
+pub const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Made => "made",
+        Kind::Received => "received",
+        Kind::Oversize => "oversize",
+        Kind::Refused => "refused",
+        Kind::Learned => "learned",
+    }
+}
+
+const fn family_name(ip_version: u8) -> &'static str {
+    match ip_version {
+        4 => "ipv4",
+        6 => "ipv6",
+        _ => "other",
+    }
+}
+
+/// What was counted, by kind and family, the most first.
+#[must_use]
+pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
+    let mut sums: BTreeMap<Labels, u64> = BTreeMap::new();
+    for (key, sum) in counts.rows() {
+        *sums.entry(MtuRows.labels(&key)).or_default() += sum.events;
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|(_, events)| Reverse(*events));
+    let line = |(labels, events): &(Labels, u64)| {
+        let what = match labels.kind {
+            Some(Kind::Made) => "told somebody that a packet is too large",
+            Some(Kind::Received) => "were told so",
+            Some(Kind::Oversize) => "dropped for their size without a word",
+            Some(Kind::Refused) => "sends refused (EMSGSIZE)",
+            Some(Kind::Learned) => "path MTUs learned",
+            None => "of another kind",
+        };
+        format!("{events:>6} {what}, {}", family_name(labels.ip_version))
+    };
+    sums.iter().map(line).collect()
+}

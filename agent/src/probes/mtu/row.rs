@@ -1,0 +1,161 @@
+//! Something too large as JSON fields and as a table row.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use agent_common::mtu::flags;
+
+use super::labels::kind_name;
+use super::{Limit, TooBig, kind_of, name};
+use crate::pod::Pod;
+use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
+
+const fn column(title: &'static str, width: usize, wide: bool) -> Column {
+    Column { title, width, wide }
+}
+
+/// The table's columns: 80 characters without the wide ones and with a usual destination.
+pub const COLUMNS: &[Column] = &[
+    column("TIME", 8, false),
+    column("EVENT", 8, false),
+    column("MTU", 5, false),
+    column("BY", 15, false),
+    column("LIMIT", 6, true),
+    column("LEN", 5, true),
+    column("TUNNEL", 8, true),
+    column("ADDRESSES", 45, true),
+    column("SOURCE", 16, false),
+    column("DESTINATION", 18, false),
+];
+
+/// The row's cells, in the order of [`COLUMNS`].
+pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
+    let (_, port) = event.ports();
+    let number = |number: u32| if number == 0 { "-".to_owned() } else { number.to_string() };
+    let mut destination = end(pods.destination.as_deref(), event.destination(), port);
+    if event.record.held > 0 {
+        let _ = write!(destination, " +{}", event.record.held);
+    }
+    let texts: [Cow<'a, str>; 10] = [
+        time_of_day(event.at).chars().take(8).collect::<String>().into(),
+        kind_name(event.kind).into(),
+        number(event.record.mtu).into(),
+        event.by().unwrap_or("-".into()),
+        event.limit().map_or("-", Limit::name).into(),
+        number(event.record.len).into(),
+        event.tunnel().map_or("-", |inner| inner.tunnel.name()).into(),
+        addresses(event).into(),
+        end(pods.source.as_deref(), event.source(), None).into(),
+        destination.into(),
+    ];
+    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
+}
+
+/// The event's fields, in the order of the documented schema.
+pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {
+    let record = &event.record;
+    let ip = |address: Option<IpAddr>| address.map_or(Value::Absent, Value::Ip);
+    let port = |port: Option<u16>| port.map_or(Value::Absent, Value::Port);
+    let text = |text: Option<Cow<'a, str>>| text.map_or(Value::Absent, Value::Text);
+    let interface = |name: Option<Cow<'a, str>>| name.map_or(Value::Absent, Value::Interface);
+    let (source_port, destination_port) = event.ports();
+    let (tunnel, outer) = (event.tunnel(), event.quote.map(|quote| quote.flow));
+    let outer = outer.filter(|_| tunnel.is_some());
+    fields.extend([
+        ("event", Value::Reason(kind_name(event.kind).into())),
+        ("mtu", nonzero(record.mtu)),
+        ("length", nonzero(record.len)),
+        ("limit", text(event.limit().map(|limit| limit.name().into()))),
+        ("sender_ip", ip(event.sender())),
+        ("interface", interface(name(&record.device))),
+        ("interface_kind", text(kind_of(&record.device))),
+        ("interface_mtu", nonzero(record.device.mtu)),
+        ("route_interface", interface(name(&record.route))),
+        ("route_interface_kind", text(kind_of(&record.route))),
+        ("route_interface_mtu", nonzero(record.route.mtu)),
+        ("route_pmtu", nonzero(record.route_pmtu)),
+        ("protocol", text(event.flow().map(|flow| protocol(flow.protocol)))),
+        ("source_ip", ip(event.source())),
+        ("source_port", port(source_port)),
+        ("source_pod", Value::Pod(pods.source.as_deref())),
+        ("destination_ip", ip(event.destination())),
+        ("destination_port", port(destination_port)),
+        ("destination_pod", Value::Pod(pods.destination.as_deref())),
+        ("dont_fragment", event.flow().map_or(Value::Absent, |flow| Value::Flag(flow.dont_fragment))),
+        ("gso_size", nonzero(record.gso_size.into())),
+        ("tunnel", text(tunnel.map(|inner| inner.tunnel.name().into()))),
+        ("tunnel_overhead", tunnel.map_or(Value::Absent, |inner| Value::Number(inner.overhead.into()))),
+        ("tunnel_source_ip", ip(outer.map(|flow| flow.source))),
+        ("tunnel_destination_ip", ip(outer.map(|flow| flow.destination))),
+        ("function", text(event.function.as_deref().map(Into::into))),
+        ("netns", nonzero(record.netns)),
+        ("locked", Value::Flag(event.has(flags::LOCKED))),
+        ("suppressed", Value::Number(record.held)),
+    ]);
+}
+
+/// `TCP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:443 in VXLAN`, as far as it is known.
+#[must_use]
+pub fn flow(event: &TooBig, pods: &Pods) -> String {
+    let (source_port, destination_port) = event.ports();
+    let mut text = event.flow().map(|flow| protocol(flow.protocol).into_owned() + " ").unwrap_or_default();
+    let source = named(pods.source.as_deref(), event.source(), source_port);
+    let destination = named(pods.destination.as_deref(), event.destination(), destination_port);
+    let _ = write!(text, "{source} -> {destination}");
+    if let Some(inner) = event.tunnel() {
+        let _ = write!(text, " in {}", inner.tunnel.name());
+    }
+    text
+}
+
+fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (pod, address) {
+        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
+        (Some(pod), address) => format!("{}/{} ({})", pod.namespace, pod.name, socket(address, port)),
+        (None, address) => socket(address, port),
+    }
+}
+
+/// A pod's name or an address, and the port.
+pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (pod, port) {
+        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
+        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
+        (None, _) => socket(address, port),
+    }
+}
+
+fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (address, port) {
+        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+fn addresses(event: &TooBig) -> String {
+    let (source_port, destination_port) = event.ports();
+    format!("{}>{}", socket(event.source(), source_port), socket(event.destination(), destination_port))
+}
+
+/// The protocol by name where it has one everybody knows.
+fn protocol(number: u8) -> Cow<'static, str> {
+    match number {
+        1 => "ICMP".into(),
+        4 => "IPIP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        41 => "IPv6".into(),
+        47 => "GRE".into(),
+        50 => "ESP".into(),
+        58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
+        other => format!("proto:{other}").into(),
+    }
+}
+
+/// A number the kernel side writes as 0 when it could not read it.
+fn nonzero(number: u32) -> Value<'static> {
+    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
+}
