@@ -1,12 +1,17 @@
 //! What a `net_device` says of itself: name, kind, MTU, and for veth the device at its other end.
 
 use agent_common::mtu::Device;
+use aya_ebpf::Global;
 
 use crate::kernel::{
-    self, ABSENT, DEV_HARD_HEADER_LEN, DEV_IFINDEX, DEV_LINK_OPS, DEV_MTU, DEV_NAME, LINK_OPS_KIND, Probed,
-    Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NETWORK_HEADER, VETH_PEER,
+    self, ABSENT, DEV_HARD_HEADER_LEN, DEV_IFINDEX, DEV_LINK_OPS, DEV_MTU, DEV_NAME, DEV_PRIV_FLAGS,
+    LINK_OPS_KIND, Probed, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NETWORK_HEADER, VETH_PEER,
 };
 use crate::packet;
+
+/// `IFF_BRIDGE_PORT` of the running kernel in `net_device.priv_flags`; 0 if unknown.
+#[unsafe(no_mangle)]
+static BRIDGE_PORT: Global<u32> = Global::new(0);
 
 /// Describes a device in a record.
 ///
@@ -53,41 +58,61 @@ pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> Option<*const u8> {
     }
 }
 
-/// The packet's length with its link header; `None` if it has none in front, or if it is GSO and will be cut to size.
+/// What of a packet would go out in one piece.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// Bytes of its link header, 0 if it is not in front.
+    link: u32,
+    /// Bytes of the IP packet.
+    pub packet: u32,
+}
+
+/// The packet as a frame; `None` if it is GSO and will be cut to size, or if its data do not begin where a frame's do.
 ///
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn frame_length<R: Read>(skb: *const u8) -> Option<u32> {
-    const ETHERNET: u64 = 14;
+pub unsafe fn frame<R: Read>(skb: *const u8) -> Option<Frame> {
     // SAFETY: as above.
     unsafe {
         let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
         let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
         let data = kernel::pointer::<R>(skb, &SKB_DATA)?;
-        let before = (head as u64).wrapping_add(u64::from(network)).wrapping_sub(data as u64);
+        let link = (head as u64).wrapping_add(u64::from(network)).wrapping_sub(data as u64);
         // Also where the data begin behind the network header: then this is a huge number.
-        if before < ETHERNET || before > u64::from(u8::MAX) || packet::gso_size::<R>(skb) != 0 {
+        if link > u64::from(u8::MAX) || packet::gso_size::<R>(skb) != 0 {
             return None;
         }
-        kernel::field::<R, _>(skb, &SKB_LEN)
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let link = link as u32;
+        Some(Frame { link, packet: kernel::field::<R, u32>(skb, &SKB_LEN)?.saturating_sub(link) })
     }
 }
 
-/// The device's MTU, if a frame of this length is too much for it: as `is_skb_forwardable` (net/core/dev.c) has it, which
-/// grants room for a VLAN tag.
+/// The device's MTU, if a frame is too much for it.
+///
+/// With its link header in front it is judged as `is_skb_forwardable` does (net/core/dev.c), which grants room for a VLAN
+/// tag. Without it only a bridge's port is asked, as `br_nf_dev_queue_xmit` does (net/bridge/br_netfilter_hooks.c): for any
+/// other device IP itself looks at the size, and says so.
 ///
 /// # Safety
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn mtu_exceeded<R: Read>(dev: *const u8, length: u32) -> Option<u32> {
+pub unsafe fn mtu_exceeded<R: Read>(dev: *const u8, frame: Frame) -> Option<u32> {
     const VLAN_TAG: u32 = 4;
     // SAFETY: as above.
     unsafe {
         let mtu: u32 = kernel::field::<R, _>(dev, &DEV_MTU)?;
-        let link: u16 = kernel::field::<R, _>(dev, &DEV_HARD_HEADER_LEN)?;
-        if length > mtu.saturating_add(u32::from(link) + VLAN_TAG) { Some(mtu) } else { None }
+        let most = if frame.link != 0 {
+            let link: u16 = kernel::field::<R, _>(dev, &DEV_HARD_HEADER_LEN)?;
+            mtu.saturating_add(u32::from(link) + VLAN_TAG)
+        } else if kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS)? & BRIDGE_PORT.load() != 0 {
+            mtu
+        } else {
+            return None;
+        };
+        if frame.packet + frame.link > most { Some(mtu) } else { None }
     }
 }

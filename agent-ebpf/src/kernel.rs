@@ -120,6 +120,8 @@ offsets! {
     DEV_NAME
     /// `net_device.nd_net.net`
     DEV_NET
+    /// `net_device.priv_flags`
+    DEV_PRIV_FLAGS
     /// `net_device.hard_header_len`
     DEV_HARD_HEADER_LEN
     /// `net_device.rtnl_link_ops`
@@ -142,6 +144,8 @@ offsets! {
     NHC_DEV
     /// `rt6_info.dst.dev`
     RT6_DEV
+    /// `rt6_info.rt6i_flags`
+    RT6_FLAGS
     /// `rt6_info.rt6i_dst.addr`
     RT6_DESTINATION
     /// `flowi6.daddr`

@@ -89,6 +89,8 @@ impl Packet {
         unsafe {
             let first: [u8; 20] = bpf_probe_read_kernel(at.cast()).ok()?;
             match first[0] >> 4 {
+                // Shorter than itself: what follows is not where it says.
+                4 if first[0] & 0xf < 5 => None,
                 4 => Some(Self::ipv4(&first, at)),
                 6 => Self::ipv6(&first, at),
                 _ => None,

@@ -16,6 +16,8 @@ mod harness;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]
+mod mtu;
+#[cfg(test)]
 mod pods;
 #[cfg(test)]
 mod scrapes;

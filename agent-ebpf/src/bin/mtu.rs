@@ -13,8 +13,8 @@ use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
 use agent_ebpf::device::{self, fill};
 use agent_ebpf::kernel::{
-    self, DST_DEV, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, RTABLE_PMTU, Read,
-    SKB_DEV, SKB_LEN, SKB_REFDST, Typed,
+    self, DST_DEV, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, RT6_FLAGS,
+    RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST, Typed,
 };
 use agent_ebpf::packet::{self, Packet};
 use agent_ebpf::slots::{self, Here};
@@ -157,15 +157,16 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
         let dev = kernel::pointer::<R>(skb, &SKB_DEV)?;
-        let peer = device::veth_peer::<R>(dev);
+        let frame = device::frame::<R>(skb);
+        let own = frame.and_then(|frame| device::mtu_exceeded::<R>(dev, frame));
+        // A bridge's port refuses by its own MTU, even if it is a veth. A packet has passed its sender's.
+        let peer = if own.is_some() { None } else { device::veth_peer::<R>(dev) };
         let is_forward = location.wrapping_sub(FORWARD_AT.load()) < u64::from(FORWARD_LENGTH.load());
-        // Which device another kind than veth forwards to is not to be seen from the packet.
-        let refused = if let Some(peer) = peer {
-            device::mtu_exceeded::<Probed>(peer, device::frame_length::<R>(skb)?)
-        } else if is_forward {
-            Some(0)
-        } else {
-            device::mtu_exceeded::<R>(dev, device::frame_length::<R>(skb)?)
+        let refused = match (own, peer) {
+            (Some(mtu), _) => Some(mtu),
+            (None, Some(peer)) => device::mtu_exceeded::<Probed>(peer, frame?),
+            // Which device another kind than veth forwards to is not to be seen from the packet.
+            (None, None) => is_forward.then_some(0),
         };
         let Some(mtu) = refused else { return passed(hook::KFREE_SKB) };
         let seen = Seen {
@@ -173,7 +174,7 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
             kind: Kind::Oversize,
             netns: packet::device_netns::<R>(dev),
             packet: Packet::of::<R>(skb),
-            len: kernel::field::<R, _>(skb, &SKB_LEN).unwrap_or(0),
+            len: frame.map_or(0, |frame| frame.packet),
             is_from_here: packet::is_local::<R>(skb),
         };
         let (entry, record) = seen.admit()?;
@@ -352,17 +353,30 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
         }
         if let Some(out) = out {
             fill::<Probed>(&raw mut (*record).route, out);
-            if seen.packet.ip_version == 4 {
-                // The lowest bit is rt_mtu_locked.
-                let word: u32 = kernel::field::<Probed, _>(route, &RTABLE_PMTU).unwrap_or(0);
-                (*record).route_pmtu = word >> 1;
-            }
+            (*record).route_pmtu = learned_pmtu(route, seen.packet.ip_version, mtu);
         }
         if let Some((network, end)) = packet::network_header::<R>(skb) {
             copy_header(record, network, end);
         }
         entry.submit(0);
         Some(())
+    }
+}
+
+/// The path MTU that a route has from an earlier message, 0 if none.
+#[inline(always)]
+unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
+    /// `RTF_CACHE` (include/uapi/linux/ipv6_route.h): a route of one destination, made for what was learned of it.
+    const LEARNED: u32 = 0x0100_0000;
+    // SAFETY: integers are valid for any bytes; the helper checks the address.
+    unsafe {
+        if ip_version == 4 {
+            // The lowest bit is rt_mtu_locked.
+            let word: u32 = kernel::field::<Probed, _>(route, &RTABLE_PMTU).unwrap_or(0);
+            return word >> 1;
+        }
+        let flags: u32 = kernel::field::<Probed, _>(route, &RT6_FLAGS).unwrap_or(0);
+        if flags & LEARNED == 0 { 0 } else { mtu }
     }
 }
 

@@ -102,6 +102,12 @@ impl Probe for Mtu {
         let pmtu = kernel.bits("rtable", "rt_pmtu").filter(|bits| bits.size_bits == 31);
         globals.set_offset("RTABLE_PMTU", pmtu.map(|bits| bits.offset_bits / 32 * 4));
         globals.set_offset("VETH_PEER", hooks::veth_peer(kernel));
+        // A bitfield that is a whole word, since 6.12 or so.
+        let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
+        globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
+        let flags = kernel.enum_values("netdev_priv_flags", None);
+        let port = flags.iter().find(|(_, name)| name == "IFF_BRIDGE_PORT");
+        globals.set("BRIDGE_PORT", port.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
         // The prototype alone says what arguments there are: stable kernels backport them.
         let args = kernel.tracepoint_args("kfree_skb");
         let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));
@@ -231,7 +237,17 @@ impl TooBig {
     }
 
     fn destination(&self) -> Option<IpAddr> {
-        self.flow().map(|flow| flow.destination).or_else(|| self.address(self.record.destination))
+        match self.flow() {
+            Some(flow) => Some(flow.destination),
+            None if self.is_without_packet() => self.address(self.record.destination),
+            // Of a header that makes no sense nothing is believed.
+            None => None,
+        }
+    }
+
+    /// Whether there is no packet to be asked: only an address was given to the kernel.
+    fn is_without_packet(&self) -> bool {
+        matches!(self.kind, Kind::Refused | Kind::Learned)
     }
 
     fn ports(&self) -> (Option<u16>, Option<u16>) {
@@ -339,8 +355,9 @@ impl Event for TooBig {
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
         let told =
             |address: Option<IpAddr>| address.filter(|_| !self.has(flags::FOREIGN)).map(Subject::Address);
-        // The kernel side looked at the outer addresses.
-        let slot = |raw| Slot::from_wire(raw).filter(|_| self.tunnel().is_none()).map(Subject::Slot);
+        // The kernel side looked at the outer addresses, and at the first bytes only.
+        let looked = self.tunnel().is_none() && (self.quote.is_some() || self.is_without_packet());
+        let slot = |raw| Slot::from_wire(raw).filter(|_| looked).map(Subject::Slot);
         let netns = Some(self.record.netns).filter(|netns| *netns != 0 && self.has(flags::LOCAL_ORIGIN));
         Ends {
             source: [slot(self.record.source_slot).or(netns.map(Subject::Netns)), told(self.source())],
@@ -372,6 +389,9 @@ impl Event for TooBig {
         text.push_str(&row::flow(self, pods));
         match (self.by(), self.record.mtu) {
             (Some(by), 0) => write!(text, "; by {by}"),
+            (Some(by), mtu) if self.limit() == Some(Limit::Path) => {
+                write!(text, "; the path behind {by} is known to take {mtu} bytes")
+            }
             (Some(by), mtu) => write!(text, "; {by} takes {mtu} bytes"),
             (None, 0) => Ok(()),
             (None, mtu) => write!(text, "; {mtu} bytes fit"),

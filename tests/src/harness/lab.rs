@@ -44,8 +44,8 @@ pub(crate) struct Lab {
     pub(crate) node: Node,
     /// `run --events all`, with so many events a second that none of a test's are held back.
     pub(crate) agent: Running,
-    /// The pod `far`: only to be there.
-    _kept: Pod,
+    /// `10.99.3.2` and `fd99:3::2`
+    pub(crate) far: Pod,
 }
 
 static LAB: LazyLock<Mutex<Lab>> = LazyLock::new(|| Mutex::new(Lab::build()));
@@ -81,7 +81,7 @@ impl Lab {
         let db = Pod::start(&node, DB, &db);
         let far = Pod::start(&node, FAR, &far);
         let agent = Running::start(&node, &["--events", "all", "--events-per-second", "200"]);
-        let lab = Self { router, web, db, node, agent, _kept: far };
+        let lab = Self { router, web, db, far, node, agent };
         assert_eq!(lab.agent.scrape().sum("r2c_pods", &[]), 3, "{}", lab.agent.agent.stderr.text());
         lab
     }
@@ -110,6 +110,15 @@ impl Lab {
     /// Events since line `from`.
     pub(crate) fn events(&self, from: usize) -> Vec<Value> {
         self.agent.agent.stdout.since(from).iter().filter_map(|line| event(line)).collect()
+    }
+
+    /// Whether the agent could attach to this hook of a probe: not every kernel lets it.
+    pub(crate) fn has_hook(&self, probe: &str, hook: &str) -> bool {
+        let labels = [("probe", probe), ("hook", hook)];
+        let none = [labels.as_slice(), &[("rung", "none")]].concat();
+        let scrape = self.agent.scrape();
+        assert_eq!(scrape.sum("r2c_hook_rung", &labels), 1, "no word of hook {hook} of probe {probe}");
+        scrape.sum("r2c_hook_rung", &none) == 0
     }
 }
 

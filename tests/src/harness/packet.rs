@@ -97,6 +97,16 @@ pub(crate) fn tcp_segment(source: SocketAddr, destination: SocketAddr, flags: u8
     bytes
 }
 
+/// An `ICMPv4` message about `quote`, with `rest` as the second word of its header.
+pub(crate) fn icmp_message(kind: u8, code: u8, rest: u32, quote: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, code, 0, 0];
+    bytes.extend(rest.to_be_bytes());
+    bytes.extend(quote);
+    let sum = checksum(&[&bytes]);
+    bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
 fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     for address in [source, destination] {

@@ -111,11 +111,12 @@ const KFREE_SKB: Hook = Hook {
 const _: () = assert!(ALL.len() == hook::RT6_UPDATE_PMTU as usize + 1);
 
 /// Offsets that only this probe reads through.
-pub const OFFSETS: [Offset; 7] = [
+pub const OFFSETS: [Offset; 8] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
     ("RT6_DEV", "rt6_info", "dst.dev"),
+    ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
     ("RT6_DESTINATION", "rt6_info", "rt6i_dst.addr"),
     ("FL6_DESTINATION", "flowi6", "daddr"),
     ("FL6_DPORT", "flowi6", "uli.ports.dport"),

@@ -59,12 +59,13 @@ impl Finding {
     }
 }
 
-/// How much a kind says of the cause: the place itself, then who tells of it, then what comes of it.
-const fn weight(kind: Kind) -> u8 {
-    match kind {
-        Kind::Oversize => 5,
-        Kind::Made => 4,
-        Kind::Received => 3,
+/// How much an event says of the cause: the place itself, then who tells of it, then what comes of what was told.
+fn weight(event: &TooBig) -> u8 {
+    match event.kind {
+        Kind::Oversize => 6,
+        Kind::Made if event.limit() != Some(Limit::Path) => 5,
+        Kind::Received => 4,
+        Kind::Made => 3,
         Kind::Refused => 2,
         Kind::Learned => 1,
     }
@@ -74,7 +75,7 @@ impl Evidence<TooBig> for Findings {
     const SUMS_UP: bool = true;
 
     fn add(&mut self, event: &TooBig, pods: &Pods) {
-        if self.best.as_ref().is_none_or(|(best, _)| weight(best.kind) < weight(event.kind)) {
+        if self.best.as_ref().is_none_or(|(best, _)| weight(best) < weight(event)) {
             self.best = Some((event.clone(), pods.clone()));
         }
         if let Some(count) = self.counts.get_mut(event.kind as usize - 1) {
@@ -195,6 +196,10 @@ impl Findings {
         let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
         let up_to = if self.longest > mtu { format!(" up to {} bytes", self.longest) } else { String::new() };
         let sends = format!("{who} sends{up_to} with DF to {to} and is told so");
+        let takes = match event.limit() {
+            Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
+            _ => format!("{device} takes {mtu} bytes"),
+        };
         let sender = format!("set the MTU of {who}'s interface to at most {fits}");
         // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
         if let Some(inner) = event.tunnel() {
@@ -202,7 +207,7 @@ impl Findings {
             return (
                 Finding::SmallUnderlay,
                 format!(
-                    "{device} takes {mtu} bytes, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit, and the message goes to the tunnel's end, not to {who}",
+                    "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit, and the message goes to the tunnel's end, not to {who}",
                     inner.overhead
                 ),
                 Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
@@ -226,11 +231,7 @@ impl Findings {
                 ),
                 Some(format!("{sender}, or take the mtu off the route")),
             ),
-            Some(Limit::Path) => (
-                Finding::SmallHop,
-                format!("the path behind {device} is known to take {mtu} bytes: {sends}"),
-                Some(sender),
-            ),
+            Some(Limit::Path) => (Finding::SmallHop, format!("{takes}: {sends}"), Some(sender)),
             Some(Limit::Device) | None => {
                 let kind = if is_tunnel(&event.record.route) {
                     format!(" ({})", kind_of(&event.record.route).unwrap_or_default())

@@ -1,0 +1,110 @@
+//! The mtu probe: one test a cause, made for real; what is said of it, what is counted, and what is to be set.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::Value;
+
+use crate::harness::agent::json;
+use crate::harness::lab::Lab;
+use crate::harness::scrape::Scrape;
+
+mod forged;
+mod here;
+mod ladder;
+mod silent;
+mod tunnels;
+
+/// What has been said and counted since a moment.
+struct Watch<'a> {
+    lab: &'a Lab,
+    from: usize,
+    before: Scrape,
+}
+
+impl<'a> Watch<'a> {
+    fn new(lab: &'a Lab) -> Self {
+        Self { lab, from: lab.agent.agent.stdout.count(), before: lab.agent.scrape() }
+    }
+
+    /// Waits for the incident's first line that has these fields.
+    fn first(&self, fields: &[(&str, Value)]) -> Value {
+        self.wait(false, fields)
+    }
+
+    /// Waits for the incident's verdict that has these fields.
+    fn verdict(&self, fields: &[(&str, Value)]) -> Value {
+        self.wait(true, fields)
+    }
+
+    fn wait(&self, verdict: bool, fields: &[(&str, Value)]) -> Value {
+        let lines = &self.lab.agent.agent.stdout;
+        let found = lines.wait(self.from, |new| {
+            new.iter().filter_map(|line| of(line, verdict)).find(|line| has(line, fields))
+        });
+        found.unwrap_or_else(|| panic!("none has {fields:?}; there are {:#?}", self.messages()))
+    }
+
+    /// All lines of the probe.
+    fn lines(&self) -> Vec<Value> {
+        let lines = self.lab.agent.agent.stdout.since(self.from);
+        lines.iter().filter_map(|line| json(line)).filter(|line| line["probe"] == "mtu").collect()
+    }
+
+    fn messages(&self) -> Vec<Value> {
+        self.lines().iter().map(|line| line["message"].clone()).collect()
+    }
+
+    /// How many events were counted, node-wide or of a pod, by `event` and further labels.
+    fn counted(&self, family: &str, labels: &[(&str, &str)]) -> u64 {
+        let after = self.lab.agent.scrape();
+        after.sum(family, labels) - self.before.sum(family, labels)
+    }
+
+    /// Whether so many of an event are counted within a second.
+    fn counted_within(&self, event: &str, count: u64) -> bool {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < std::time::Duration::from_secs(1) {
+            if self.counted("r2c_mtu_events_total", &[("event", event)]) >= count {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// How many of an event a pod has at its sending end.
+    fn of_pod(&self, pod: &str, event: &str) -> u64 {
+        let (namespace, pod) = pod.split_once('/').unwrap();
+        let labels = [("namespace", namespace), ("pod", pod), ("end", "source"), ("event", event)];
+        self.counted("r2c_pod_mtu_events_total", &labels)
+    }
+}
+
+/// The line, if it is of this probe, and a verdict or not.
+fn of(line: &[u8], verdict: bool) -> Option<Value> {
+    json(line).filter(|line| line["probe"] == "mtu" && line["finding"].is_string() == verdict)
+}
+
+fn has(line: &Value, fields: &[(&str, Value)]) -> bool {
+    fields.iter().all(|(name, value)| line[*name] == *value)
+}
+
+/// The name of a pod in a field.
+fn pod(line: &Value, field: &str) -> Option<String> {
+    Some(format!("{}/{}", line[field]["namespace"].as_str()?, line[field]["pod"].as_str()?))
+}
+
+fn v4(address: [u8; 4], port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::from(address), port))
+}
+
+fn v6(net: u16, port: u16) -> SocketAddr {
+    SocketAddr::from(([0xfd99, net, 0, 0, 0, 0, 0, 2], port))
+}
+
+/// Whether this kernel lets the agent see messages at all; where it does not, the agent must have said so.
+fn sees_messages(lab: &Lab) -> bool {
+    let sees = lab.has_hook("mtu", "__icmp_send");
+    let said = lab.agent.agent.stderr.text();
+    assert!(sees || said.contains("__icmp_send"), "it does not attach, and does not say so: {said}");
+    sees
+}

@@ -1,0 +1,71 @@
+//! What is too large for a device that tells nobody.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::harness::lab::{DB, Lab, WEB};
+use crate::harness::packet::udp_unfragmented;
+
+use super::{Watch, pod};
+
+#[test]
+fn a_veth_whose_other_end_takes_less() {
+    let lab = Lab::lock();
+    for (to, wanted) in [
+        (SocketAddr::from(([10, 99, 6, 2], 7601)), "10.99.6.2"),
+        (SocketAddr::from(([0xfd99, 6, 0, 0, 0, 0, 0, 2], 7602)), "fd99:6::2"),
+    ] {
+        let watch = Watch::new(&lab);
+        lab.web.netns.inside(|| udp_unfragmented(to, 3, 1400));
+        let first = watch.first(&[("destination_ip", json!(wanted))]);
+        assert_eq!([&first["event"], &first["mtu"]], [&json!("oversize"), &json!(1300)], "{first:#}");
+        assert_eq!([&first["interface"], &first["interface_mtu"]], [&json!("eth2"), &json!(1500)]);
+        assert_eq!(
+            [&first["route_interface"], &first["route_interface_mtu"]],
+            [&json!("eth2"), &json!(1300)]
+        );
+        assert_eq!(
+            (pod(&first, "source_pod").as_deref(), pod(&first, "destination_pod").as_deref()),
+            (Some(WEB), Some(DB))
+        );
+        let verdict = watch.verdict(&[("destination_ip", json!(wanted))]);
+        assert_eq!(
+            [&verdict["finding"], &verdict["fits"]],
+            [&json!("silent_drop"), &json!(1300)],
+            "{verdict:#}"
+        );
+        assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+    }
+}
+
+#[test]
+fn a_bridge_port_that_takes_less() {
+    let lab = Lab::lock();
+    let watch = Watch::new(&lab);
+    lab.web.netns.inside(|| udp_unfragmented(SocketAddr::from(([10, 99, 5, 2], 7603)), 3, 1450));
+    let first = watch.first(&[("destination_ip", json!("10.99.5.2"))]);
+    assert_eq!([&first["event"], &first["mtu"]], [&json!("oversize"), &json!(1400)], "{first:#}");
+    assert_eq!([&first["interface"], &first["interface_mtu"]], [&json!("pb"), &json!(1400)]);
+    assert_eq!(
+        (pod(&first, "source_pod").as_deref(), pod(&first, "destination_pod").as_deref()),
+        (Some(WEB), Some(DB))
+    );
+    let verdict = watch.verdict(&[("destination_ip", json!("10.99.5.2"))]);
+    assert!(verdict["message"].as_str().unwrap().contains("bridge port pb takes 1400"), "{verdict:#}");
+    assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+}
+
+/// A packet that fits is not too large, whatever it dies of.
+#[test]
+fn a_veth_whose_other_end_is_down() {
+    let lab = Lab::lock();
+    let watch = Watch::new(&lab);
+    // IPv6 addresses go with the link.
+    let up = "link set eth2 up\naddr add fd99:6::2/64 dev eth2 nodad\n";
+    let down = lab.db.netns.meanwhile("ip", "link set eth2 down\n", up);
+    lab.web.netns.inside(|| udp_unfragmented(SocketAddr::from(([10, 99, 6, 2], 7604)), 3, 1200));
+    drop(down);
+    lab.barrier();
+    assert_eq!(watch.counted("r2c_mtu_events_total", &[("event", "oversize")]), 0, "{:#?}", watch.messages());
+}
