@@ -85,20 +85,9 @@ impl<P: Probe> Path<P> {
         };
         let pods = self.enrich(&event);
         let span = self.incidents.span(event.cause(&pods), event.at());
-        self.probe.observe(&Enriched { event: &event, pods: &pods, span });
-        let (mut fields, mut cells) = (Vec::new(), Vec::new());
-        event.fields(&pods, &mut fields);
-        event.cells(&pods, &mut cells);
-        let written = self.sink.write(&Line {
-            at: event.at(),
-            level: event.level(),
-            probe: P::NAME,
-            message: event.message(&pods).into(),
-            span,
-            pod: event.about(&pods),
-            fields: &fields,
-            cells: &cells,
-        });
+        let enriched = Enriched { event: &event, pods: &pods, span };
+        self.probe.observe(&enriched);
+        let written = write::<P>(&enriched, self.sink.as_mut());
         self.flow.ended(match &written {
             Ok(Written::Yes | Written::Last) => Fate::Emitted,
             Ok(Written::Filtered) => Fate::Filtered,
@@ -115,4 +104,25 @@ impl<P: Probe> Path<P> {
         let subjects = event.subjects();
         Ends { source: find(subjects.source), destination: find(subjects.destination) }
     }
+}
+
+/// The last step: an event that has its names, as one line of the sink's.
+///
+/// # Errors
+/// The sink's.
+pub fn write<P: Probe>(enriched: &Enriched<'_, P::Event>, sink: &mut dyn Sink) -> io::Result<Written> {
+    let Enriched { event, pods, span } = *enriched;
+    let (mut fields, mut cells) = (Vec::new(), Vec::new());
+    event.fields(pods, &mut fields);
+    event.cells(pods, &mut cells);
+    sink.write(&Line {
+        at: event.at(),
+        level: event.level(),
+        probe: P::NAME,
+        message: event.message(pods).into(),
+        span,
+        pod: event.about(pods),
+        fields: &fields,
+        cells: &cells,
+    })
 }
