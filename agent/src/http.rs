@@ -181,6 +181,8 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
+        // Who has said all and closes that half (`nc -N`) still waits for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
     tokio::select! {
