@@ -17,6 +17,7 @@ static SCHEMA: LazyLock<(Schemas, SchemaIndex)> = LazyLock::new(|| {
 });
 
 /// The lines in `written`, each whole, short enough and with nothing in it that a terminal would obey.
+#[must_use]
 pub fn check(written: &[u8]) -> Vec<&str> {
     let text = str::from_utf8(written).expect("a line is UTF-8");
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
@@ -29,6 +30,7 @@ pub fn check(written: &[u8]) -> Vec<&str> {
 }
 
 /// The one JSON line in `written`, which keeps the published schema.
+#[must_use]
 pub fn check_json(written: &[u8]) -> Value {
     let lines = check(written);
     let [line] = lines[..] else { panic!("{} lines where one was written", lines.len()) };
