@@ -101,9 +101,8 @@ fn clippy_bpf() -> Result<()> {
 /// Advisories are left out: they need the network, and change without a commit.
 fn deny() -> Result<()> {
     for manifest in ["Cargo.toml", FUZZ] {
-        let scope =
-            ["deny", "--log-level", "error", "--manifest-path", manifest, "check", "--config", "deny.toml"];
-        cargo(&scope).args(["bans", "licenses", "sources"]).run()?;
+        let place = ["deny", "--log-level", "error", "--config", "deny.toml", "--manifest-path", manifest];
+        cargo(&place).args(["check", "bans", "licenses", "sources"]).run()?;
     }
     Ok(())
 }
