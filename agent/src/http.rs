@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -166,8 +167,11 @@ fn refuse(stream: TcpStream, refused: &Counter) {
     let _ = stream.write(REFUSAL);
 }
 
-/// One connection, from its first byte to its end.
-async fn connection(stream: TcpStream, state: Arc<State>, mut drain: Drain) {
+/// One connection, from its first byte to its end: within [`MAX_AGE`] and [`GRACE`], whatever the client does.
+pub async fn connection<S>(stream: S, state: Arc<State>, mut drain: Drain)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let answer = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(state.answer(&request).await) }
@@ -177,6 +181,8 @@ async fn connection(stream: TcpStream, state: Arc<State>, mut drain: Drain) {
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
+        // Who has said all and closes that half (`nc -N`) still waits for the answer.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
     tokio::select! {

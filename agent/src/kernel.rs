@@ -236,13 +236,19 @@ impl Kernel {
         self.symbols.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The file the symbols are read from.
+    #[must_use]
+    pub fn kallsyms(&self) -> PathBuf {
+        self.roots.proc.join("kallsyms")
+    }
+
     /// Reads the symbols again, for modules loaded since. Takes some 100 ms: not on the event path, and not for every
     /// address that has no name.
     ///
     /// # Errors
     /// They cannot be read now; those known before stay.
     pub fn reload_symbols(&self) -> Result<(), SymbolsError> {
-        let symbols = Arc::new(Symbols::load_from(&self.roots.proc.join("kallsyms"))?);
+        let symbols = Arc::new(Symbols::load_from(&self.kallsyms())?);
         *self.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(symbols);
         Ok(())
     }

@@ -15,12 +15,16 @@ mod source;
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
+/// The workspace of the fuzz targets.
+const FUZZ: &str = "tests/fuzz/Cargo.toml";
+
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 6] = [
     ("rustfmt", format),
     ("rooms and doors", rooms_and_doors),
     ("clippy, host", clippy_host),
+    ("clippy, fuzz targets", clippy_fuzz),
     ("clippy, BPF target", clippy_bpf),
     ("licences, bans and sources", deny),
 ];
@@ -32,7 +36,7 @@ pub(crate) fn main(_: &Args) -> Result<u8> {
 
 /// Makes every check, also after one has failed; the error names those that did.
 pub(crate) fn lint() -> Result<()> {
-    setup::need(&[Part::Build, Part::Lint])?;
+    setup::need(&[Part::Build, Part::Lint, Part::Fuzz])?;
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
         eprintln!("xtask lint: {name}");
@@ -48,7 +52,8 @@ pub(crate) fn lint() -> Result<()> {
 }
 
 fn format() -> Result<()> {
-    cargo(&["fmt", "--all", "--check"]).run()
+    cargo(&["fmt", "--all", "--check"]).run()?;
+    cargo(&["fmt", "--check", "--manifest-path", FUZZ]).run()
 }
 
 fn rooms_and_doors() -> Result<()> {
@@ -61,6 +66,12 @@ fn rooms_and_doors() -> Result<()> {
 
 fn clippy_host() -> Result<()> {
     let scope = ["clippy", "--quiet", "--workspace", "--exclude", "agent-ebpf", "--all-targets"];
+    cargo(&scope).args(["--", "--deny", "warnings"]).run()
+}
+
+/// Not in the workspace, as they are built in another way; see their manifest.
+fn clippy_fuzz() -> Result<()> {
+    let scope = ["clippy", "--quiet", "--locked", "--manifest-path", FUZZ, "--target-dir", "target/fuzz"];
     cargo(&scope).args(["--", "--deny", "warnings"]).run()
 }
 
@@ -89,7 +100,11 @@ fn clippy_bpf() -> Result<()> {
 
 /// Advisories are left out: they need the network, and change without a commit.
 fn deny() -> Result<()> {
-    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]).run()
+    for manifest in ["Cargo.toml", FUZZ] {
+        let place = ["deny", "--log-level", "error", "--config", "deny.toml", "--manifest-path", manifest];
+        cargo(&place).args(["check", "bans", "licenses", "sources"]).run()?;
+    }
+    Ok(())
 }
 
 fn cargo(args: &[&str]) -> Command {

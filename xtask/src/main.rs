@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lint;
 mod run;
@@ -26,6 +27,7 @@ struct Cli {
 enum Verb {
     Build(build::Args),
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     Lint(lint::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -51,6 +53,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.verb {
         Verb::Build(args) => build::main(&args),
         Verb::Demo(args) => demo::main(&args),
+        Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Lint(args) => lint::main(&args),
         Verb::Setup(args) => setup::main(&args),
         Verb::Test(args) => Ok(test::main(&args)),

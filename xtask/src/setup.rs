@@ -35,9 +35,11 @@ pub(crate) enum Part {
     Oracles,
     /// Linters beyond rustup's
     Lint,
+    /// The compiler of libFuzzer
+    Fuzz,
 }
 
-const ALL: [Part; 5] = [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Lint];
+const ALL: [Part; 6] = [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Lint, Part::Fuzz];
 
 pub(crate) fn main(args: &Args) -> Result<u8> {
     let parts = if args.parts.is_empty() { &ALL[..] } else { &args.parts };

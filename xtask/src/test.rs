@@ -15,9 +15,9 @@ use crate::build::{self, Built};
 use crate::run::{Run as _, shown};
 use crate::setup::{self, Part};
 use crate::vm::Guest;
-use crate::{kernels, lint, tree};
+use crate::{fuzz, kernels, lint, tree};
 
-/// Run all that CI runs: lint, unit tests, build, and the tests on real kernels; ends with a table
+/// Run all that CI runs: lint, unit tests, fuzzing, build, and the tests on real kernels; ends with a table
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these stages, and what they need
@@ -29,7 +29,10 @@ pub(crate) struct Args {
 }
 
 /// `here` is this machine's own kernel, with what its rungs allow.
-const STAGES: [&str; 7] = ["setup", "lint", "unit", "build", "6.1", "6.12", "here"];
+const STAGES: [&str; 8] = ["setup", "lint", "unit", "fuzz", "build", "6.1", "6.12", "here"];
+
+/// Seconds for each fuzz target: the committed corpus, and a look around it. `cargo xtask fuzz` looks for longer.
+const FUZZ_SECONDS: u64 = 10;
 
 /// How the stages went, in the order in which they ended.
 #[derive(Default)]
@@ -48,10 +51,13 @@ pub(crate) fn main(args: &Args) -> u8 {
         if chosen("unit") {
             table.stage("unit", unit);
         }
+        if chosen("fuzz") {
+            table.stage("fuzz", || fuzz::all(FUZZ_SECONDS));
+        }
         if chosen("build") || kernels {
             match table.stage("build", || build::build(false)) {
                 Some(built) => on_kernels(&mut table, &guests, chosen("here"), &built, &args.tests),
-                None => STAGES[4..]
+                None => STAGES[5..]
                     .iter()
                     .filter(|stage| chosen(stage))
                     .for_each(|stage| table.not_run(stage, "build")),
@@ -70,6 +76,7 @@ fn parts(stages: &[String]) -> Vec<Part> {
     let mut parts = vec![Part::Build];
     for (part, users) in [
         (Part::Lint, &["lint"][..]),
+        (Part::Fuzz, &["lint", "fuzz"]),
         (Part::Guests, &kernels::TESTED),
         (Part::Oracles, &["6.1", "6.12", "here"]),
     ] {

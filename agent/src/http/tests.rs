@@ -141,6 +141,20 @@ async fn garbage_and_huge_heads_are_refused() {
     server.assert_well().await;
 }
 
+#[tokio::test]
+async fn a_client_that_closes_its_half_is_answered() {
+    let server = server().await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(read_all(&mut stream).await.ends_with("\r\n\r\nok\n"));
+    // Half a request will never be a whole one.
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /healthz HTT").await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read_all(&mut stream).await, "");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_head_that_never_ends_is_cut_off() {
     let server = server().await;

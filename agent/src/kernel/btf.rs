@@ -22,8 +22,8 @@ use section::{Kind, MAX_BYTES, Section, Type};
 const MAX_DEPTH: u32 = 32;
 
 /// Members one look-up visits. `task_struct` with all that is embedded in it has some 300; anonymous unions that
-/// contain themselves would multiply without end.
-const MAX_VISITS: u32 = 65_536;
+/// contain themselves would multiply without end, and do until here, at some 10 ns a member.
+const MAX_VISITS: u32 = 8_192;
 
 /// Parameters a prototype may have to be listed. A BPF tracepoint has at most 12.
 const MAX_PARAMS: usize = 64;

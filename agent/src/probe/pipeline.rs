@@ -100,25 +100,13 @@ impl<P: Probe> Path<P> {
         let standing = self.incidents.join(cause.clone(), event.at());
         standing.evidence.add(&event, &pods);
         let (span, news) = (standing.span, standing.news);
-        self.probe.observe(&Enriched { event: &event, pods: &pods, span });
+        let enriched = Enriched { event: &event, pods: &pods, span };
+        self.probe.observe(&enriched);
         if EvidenceOf::<P>::SUMS_UP && !news {
             self.flow.ended(Fate::Merged);
             return Ok(Written::Filtered);
         }
-        let (mut fields, mut cells) = (Vec::new(), Vec::new());
-        event.fields(&pods, &mut fields);
-        event.cells(&pods, &mut cells);
-        let written = self.sink.write(&Line {
-            told: Told::Event,
-            at: event.at(),
-            level: event.level(),
-            probe: P::NAME,
-            message: event.message(&pods).into(),
-            span,
-            pod: event.about(&pods),
-            fields: &fields,
-            cells: &cells,
-        });
+        let written = write::<P>(&enriched, self.sink.as_mut());
         if matches!(written, Ok(Written::Filtered)) {
             self.incidents.unsaid(&cause);
         }
@@ -181,4 +169,26 @@ fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>) -> 
         cells: &[],
     };
     sink.write(&line).map(drop)
+}
+
+/// The last step: an event that has its names, as one line of the sink's.
+///
+/// # Errors
+/// The sink's.
+pub fn write<P: Probe>(enriched: &Enriched<'_, P::Event>, sink: &mut dyn Sink) -> io::Result<Written> {
+    let Enriched { event, pods, span } = *enriched;
+    let (mut fields, mut cells) = (Vec::new(), Vec::new());
+    event.fields(pods, &mut fields);
+    event.cells(pods, &mut cells);
+    sink.write(&Line {
+        told: Told::Event,
+        at: event.at(),
+        level: event.level(),
+        probe: P::NAME,
+        message: event.message(pods).into(),
+        span,
+        pod: event.about(pods),
+        fields: &fields,
+        cells: &cells,
+    })
 }

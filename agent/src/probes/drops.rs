@@ -10,7 +10,6 @@ use agent_common::drops::{Direction, DropRecord, flags};
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
-use crate::kernel::clock::Clock;
 use crate::pod::{FindPod, Pod, PodSlots, Slot, Subject};
 use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::Counts;
@@ -21,14 +20,16 @@ use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe
 use crate::probe::{Cell, Column, Field, Level};
 
 pub mod class;
+pub mod decode;
 pub mod labels;
 pub mod place;
 pub mod reasons;
 pub mod row;
 
-use class::{Class, Harm, Verdict, classify};
+use class::{Class, Harm, Verdict};
+use decode::Decoder;
 use labels::{DropRows, Labels};
-use place::{Place, Places};
+use place::Place;
 use reasons::Reasons;
 
 /// The reason of a packet whose source address cannot have come from where it did: it may be anybody's.
@@ -37,9 +38,7 @@ pub const RPFILTER: &str = "IP_RPFILTER";
 /// The probe.
 pub struct Drops {
     counts: Counts<DropRows>,
-    reasons: Reasons,
-    places: Places,
-    clock: Clock,
+    decoder: Decoder,
 }
 
 /// One packet dropped, as the kernel saw it.
@@ -119,11 +118,10 @@ impl Probe for Drops {
     }
 
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
-        let reasons = Reasons::load(kernel);
-        let places = Places::new(kernel.symbols());
-        let meaning = DropRows { reasons: reasons.clone(), places: places.clone() };
+        let decoder = Decoder::new(kernel);
+        let meaning = DropRows { reasons: decoder.reasons.clone(), places: decoder.places.clone() };
         let counts = Counts::take(maps, meaning, Self::HOOKS.len())?;
-        Ok(Self { counts, reasons, places, clock: Clock::new() })
+        Ok(Self { counts, decoder })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -156,19 +154,7 @@ impl Probe for Drops {
     }
 
     fn decode(&mut self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
-        let want = size_of::<DropRecord>();
-        let record = DropRecord::from_bytes(record).ok_or(DecodeError { got: record.len(), want })?;
-        let place = self.places.at(record.location);
-        let reason = self.reasons.name(record.reason);
-        let function = place.as_ref().map_or("", |place| place.function.as_ref());
-        let verdict = classify(reason.as_deref().unwrap_or(""), function);
-        Ok(PacketDrop {
-            at: self.clock.to_wall(record.ktime_ns),
-            reason: reason.map(|reason| reason.as_ref().into()),
-            place,
-            verdict,
-            record,
-        })
+        self.decoder.decode(record)
     }
 
     fn provoke() -> std::io::Result<()> {

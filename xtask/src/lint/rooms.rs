@@ -58,11 +58,12 @@ const BANNED: [&str; 14] = [
 ];
 
 /// The crates' sources, and what their manifests may depend on where the design limits it.
-const CRATES: [(&str, Option<&[&str]>); 5] = [
+const CRATES: [(&str, Option<&[&str]>); 6] = [
     ("agent", None),
     ("agent-common", Some(&["aya"])),
     ("agent-ebpf", Some(&["agent-common", "aya-ebpf", "aya-log-ebpf"])),
     ("tests", None),
+    ("tests/fuzz", None),
     ("xtask", None),
 ];
 
@@ -76,7 +77,12 @@ pub(super) fn check(root: &Path) -> Result<Vec<String>> {
             let text = fs::read_to_string(root.join(&manifest)).context(manifest.clone())?;
             found.extend(foreign_dependencies(&text, allowed).map(|what| format!("{manifest}: {what}")));
         }
-        for path in sources(&root.join(name).join("src"))? {
+        let mut paths = sources(&root.join(name).join("src"))?;
+        let targets = root.join(name).join("fuzz_targets");
+        if targets.is_dir() {
+            paths.extend(sources(&targets)?);
+        }
+        for path in paths {
             let file = path.strip_prefix(root)?.to_string_lossy().into_owned();
             let text = fs::read_to_string(&path).context(file.clone())?;
             found.extend(check_file(&file, &text, &probes));

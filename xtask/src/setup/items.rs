@@ -63,6 +63,7 @@ pub(super) fn of(part: Part) -> Result<Vec<Item>> {
         Part::Demo => Ok(vec![program("ip", &["iproute2"]), program("nft", &["nftables"])]),
         Part::Oracles => Ok(oracles()),
         Part::Lint => Ok(lint()),
+        Part::Fuzz => Ok(vec![program("g++", &["g++"])]),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Where a packet died: the kernel function around the address it was freed from.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::class::{Verdict, classify};
+use crate::kernel::Kernel;
 use crate::kernel::kallsyms::Symbols;
 
 /// Kernel functions by address; none where the kernel hides its addresses (`kptr_restrict`, no `CAP_SYSLOG`).
@@ -12,6 +14,8 @@ use crate::kernel::kallsyms::Symbols;
 pub struct Places(Arc<Shared>);
 
 struct Shared {
+    /// Where the symbols are from, and are read again from.
+    file: PathBuf,
     symbols: RwLock<Option<Arc<Symbols>>>,
     reread: Mutex<Option<Instant>>,
 }
@@ -35,8 +39,9 @@ const REREAD: Duration = Duration::from_secs(30);
 impl Places {
     /// With the kernel's symbols, if they are to be had.
     #[must_use]
-    pub fn new(symbols: Option<Arc<Symbols>>) -> Self {
-        Self(Arc::new(Shared { symbols: RwLock::new(symbols), reread: Mutex::new(None) }))
+    pub fn of(kernel: &Kernel) -> Self {
+        let symbols = RwLock::new(kernel.symbols());
+        Self(Arc::new(Shared { file: kernel.kallsyms(), symbols, reread: Mutex::new(None) }))
     }
 
     /// The function around `location`: a whole address, or the low half of one as the counts keep it.
@@ -59,7 +64,7 @@ impl Places {
             return None;
         }
         *last = Some(Instant::now());
-        let symbols = Arc::new(Symbols::load().ok()?);
+        let symbols = Arc::new(Symbols::load_from(&self.0.file).ok()?);
         *self.0.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&symbols));
         Some(symbols)
     }

@@ -1,0 +1,46 @@
+//! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
+
+use agent_common::drops::DropRecord;
+
+use super::PacketDrop;
+use super::class::classify;
+use super::place::Places;
+use super::reasons::Reasons;
+use crate::kernel::Kernel;
+use crate::kernel::clock::Clock;
+use crate::probe::DecodeError;
+
+/// What turns records into events.
+pub struct Decoder {
+    pub(super) reasons: Reasons,
+    pub(super) places: Places,
+    clock: Clock,
+}
+
+impl Decoder {
+    /// With the names that `kernel` has.
+    #[must_use]
+    pub fn new(kernel: &Kernel) -> Self {
+        Self { reasons: Reasons::load(kernel), places: Places::of(kernel), clock: Clock::new() }
+    }
+
+    /// The event in a record, whatever its bytes are.
+    ///
+    /// # Errors
+    /// It is not exactly one record long.
+    pub fn decode(&self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
+        let want = size_of::<DropRecord>();
+        let record = DropRecord::from_bytes(record).ok_or(DecodeError { got: record.len(), want })?;
+        let place = self.places.at(record.location);
+        let reason = self.reasons.name(record.reason);
+        let function = place.as_ref().map_or("", |place| place.function.as_ref());
+        let verdict = classify(reason.as_deref().unwrap_or(""), function);
+        Ok(PacketDrop {
+            at: self.clock.to_wall(record.ktime_ns),
+            reason: reason.map(|reason| reason.as_ref().into()),
+            place,
+            verdict,
+            record,
+        })
+    }
+}
