@@ -13,7 +13,7 @@ use crate::shutdown::Drain;
 use crate::sink::{Line, Sink, Told, Written};
 
 /// What the events of one probe's incidents add up to.
-type EvidenceOf<P> = <<P as Probe>::Event as Event>::Evidence;
+pub type EvidenceOf<P> = <<P as Probe>::Event as Event>::Evidence;
 
 /// Everything an event of one probe passes on its way.
 pub struct Path<P: Probe> {
@@ -155,7 +155,10 @@ async fn reached(due: Option<SystemTime>) {
 }
 
 /// Writes what an incident's evidence adds up to.
-fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>) -> io::Result<()> {
+///
+/// # Errors
+/// The sink's.
+pub fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>) -> io::Result<()> {
     let Some(verdict) = evidence.verdict() else { return Ok(()) };
     let line = Line {
         told: Told::Incident,

@@ -3,69 +3,122 @@
 
 use std::sync::{Arc, LazyLock};
 
-use agent::incident::Incidents;
+use agent::incident::{Incidents, Span};
+use agent::kernel::clock::Clock;
+use agent::kernel::kallsyms::Symbols;
 use agent::kernel::{Kernel, Roots};
 use agent::pod::{Pod, Subject};
-use agent::probe::pipeline;
-use agent::probe::{Ends, Enriched, Event as _, Pods};
+use agent::probe::pipeline::{self, EvidenceOf};
+use agent::probe::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
 use agent::probes::drops::decode::Decoder;
-use agent::probes::drops::{Drops, PacketDrop, RPFILTER};
+use agent::probes::drops::{Drops, RPFILTER};
+use agent::probes::mtu::{Mtu, TooBig};
 use agent::sink::json::JsonSink;
 use agent::sink::table::{Style, TableSink};
 use agent::sink::{Identity, Sink, Written};
-use agent_common::drops::{DropRecord, flags};
+use agent_common::drops::DropRecord;
+use agent_common::mtu::MtuRecord;
+use agent_common::{drops, mtu};
 use fuzz::line;
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 
-/// With a small kernel's names: types cut out of a real one's, and symbols in its shape.
-static DECODER: LazyLock<Decoder> = LazyLock::new(|| {
+/// A small kernel's names: types cut out of a real one's, and symbols in its shape.
+static KERNEL: LazyLock<(Decoder, Arc<Symbols>)> = LazyLock::new(|| {
     let kernel = Kernel::load_from(Roots::under(concat!(env!("CARGO_MANIFEST_DIR"), "/kernel").as_ref()));
-    assert!(kernel.btf().is_some() && kernel.symbols().is_some(), "{:?}", kernel.missing());
-    Decoder::new(&kernel)
+    assert!(kernel.btf().is_some(), "{:?}", kernel.missing());
+    let symbols = kernel.symbols().expect("the kernel's symbols are beside its types");
+    (Decoder::new(&kernel), symbols)
 });
+
+static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::new);
 
 static IDENTITY: LazyLock<Arc<Identity>> =
     LazyLock::new(|| Arc::new(Identity::new(Some("node-1".into()), None, None)));
 
 fuzz_target!(|data: &[u8]| {
     let Some((choice, record)) = data.split_first() else { return };
-    let event = match DECODER.decode(record) {
+    let pods = Pods { source: pod(choice & 3), destination: pod(choice >> 2 & 3) };
+    drop_record(record, &pods);
+    mtu_record(record, &pods);
+});
+
+fn drop_record(record: &[u8], pods: &Pods) {
+    let event = match KERNEL.0.decode(record) {
         Ok(event) => event,
         Err(error) => {
             assert_eq!((error.got, error.want), (record.len(), size_of::<DropRecord>()));
             return;
         }
     };
-    let pods = Pods { source: pod(choice & 3), destination: pod(choice >> 2 & 3) };
-    let span = Incidents::default().span(event.cause(&pods), event.at());
-    let enriched = Enriched { event: &event, pods: &pods, span };
+    let line = told::<Drops>(&event, pods);
+    let record = DropRecord::from_bytes(record).expect("it was decoded");
+    if line["reason"] == RPFILTER {
+        assert_eq!(event.subjects().source, [None, None], "a forged source is nobody's");
+    }
+    if record.flags & drops::flags::FOREIGN != 0 {
+        assert_no_address(&event.subjects());
+    }
+}
 
+fn mtu_record(record: &[u8], pods: &Pods) {
+    let Ok(event) = TooBig::decode(record, &CLOCK, Some(&KERNEL.1)) else {
+        let kind = MtuRecord::from_bytes(record).and_then(|record| mtu::Kind::from_wire(record.kind));
+        assert_eq!(kind, None, "a record of its length and a known kind is an event");
+        return;
+    };
+    told::<Mtu>(&event, pods);
+    let record = MtuRecord::from_bytes(record).expect("it was decoded");
+    if record.flags & mtu::flags::FOREIGN != 0 {
+        assert_no_address(&event.subjects());
+    }
+}
+
+/// The event in every sink, and what it adds up to by itself; gives its JSON.
+fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
+    let mut incidents = Incidents::<_, ()>::default();
+    let span = incidents.join(event.cause(pods), event.at()).span;
+    let enriched = Enriched { event, pods, span };
+    let write = |sink: &mut dyn Sink| {
+        let written = pipeline::write::<P>(&enriched, sink).expect("memory takes every line");
+        assert_eq!(written, Written::Yes);
+        sink.flush().expect("memory takes every line");
+    };
     let mut json = Vec::new();
-    write(&enriched, &mut JsonSink::new(&mut json, Arc::clone(&IDENTITY)));
+    write(&mut JsonSink::new(&mut json, Arc::clone(&IDENTITY)));
     let line = line::check_json(&json);
     for name in ["mtu", "length", "gso_size", "netns"] {
         assert_ne!(line[name], 0, "{name}: what is unknown is null");
     }
-    let record = DropRecord::from_bytes(record).expect("it was decoded");
-    let Ends { source, destination } = event.subjects();
-    if line["reason"] == RPFILTER {
-        assert_eq!(source, [None, None], "a forged source is nobody's");
-    }
-    if record.flags & flags::FOREIGN != 0 {
-        let is_address = |subject: &Option<Subject>| matches!(subject, Some(Subject::Address(_)));
-        assert!(!source.iter().chain(&destination).any(is_address), "an address of another network");
-    }
     for style in [Style::default(), Style { wide: true, colour: false }] {
         let mut table = Vec::new();
-        write(&enriched, &mut TableSink::new(&mut table, style));
+        write(&mut TableSink::new(&mut table, style));
         assert_eq!(line::check(&table).len(), 2, "a heading and a row");
     }
-});
+    if EvidenceOf::<P>::SUMS_UP {
+        let mut evidence = EvidenceOf::<P>::default();
+        evidence.add(event, pods);
+        sum_up::<P>(span, &evidence);
+    }
+    line
+}
 
-fn write(enriched: &Enriched<'_, PacketDrop>, sink: &mut dyn Sink) {
-    let written = pipeline::write::<Drops>(enriched, sink).expect("memory takes every line");
-    assert_eq!(written, Written::Yes);
-    sink.flush().expect("memory takes every line");
+fn sum_up<P: Probe>(span: Span, evidence: &EvidenceOf<P>) {
+    let tell = |sink: &mut dyn Sink| {
+        pipeline::tell::<P>(sink, span, evidence).expect("memory takes every line");
+        sink.flush().expect("memory takes every line");
+    };
+    let (mut json, mut table) = (Vec::new(), Vec::new());
+    tell(&mut JsonSink::new(&mut json, Arc::clone(&IDENTITY)));
+    assert!(line::check_json(&json)["finding"].is_string(), "a verdict names its finding");
+    tell(&mut TableSink::new(&mut table, Style::default()));
+    assert!(!line::check(&table).is_empty(), "a verdict is told");
+}
+
+fn assert_no_address(ends: &Ends<[Option<Subject>; 2]>) {
+    let Ends { source, destination } = ends;
+    let is_address = |subject: &Option<Subject>| matches!(subject, Some(Subject::Address(_)));
+    assert!(!source.iter().chain(destination).any(is_address), "an address of another network");
 }
 
 /// Nobody, or a pod: with a short name and with the longest that Kubernetes allows.
