@@ -2,6 +2,7 @@
 #![no_std]
 
 pub mod drops;
+pub mod slots;
 
 /// What one probe's kernel side did with the events it was handed, per CPU.
 ///

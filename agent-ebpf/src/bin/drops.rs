@@ -239,7 +239,8 @@ unsafe fn look<R: Read>(freed: &Freed) -> Seen {
         {
             netns = packet::socket_netns::<R>(sk);
         }
-        let here = slots::by_netns(netns);
+        // The host's namespace is no pod's, and most packets die there.
+        let here = if netns == HOST_NETNS.load() { 0 } else { slots::by_netns(netns) };
         Seen {
             here,
             foreign: here == 0 && netns != 0 && netns != HOST_NETNS.load(),
@@ -379,8 +380,8 @@ unsafe fn record<R: Read>(
             ifindex: seen.ifindex,
             mtu,
             input_ifindex: seen.input_ifindex,
-            source: packet.source,
-            destination: packet.destination,
+            source: packet.source.bytes(),
+            destination: packet.destination.bytes(),
             ethertype: packet::ethertype::<R>(freed.skb),
             source_port: u16::from_be_bytes([a, b]),
             destination_port: u16::from_be_bytes([c, d]),
