@@ -24,9 +24,10 @@ use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::debug;
 
 /// Rows of exact counts. A row is a (place, reason, pods, direction) that has dropped something; a busy node has a
-/// few hundred. What does not fit is counted in [`Tally::uncounted`].
+/// few hundred. What does not fit is counted in [`Tally::uncounted`]. Each row takes memory for every CPU that may ever
+/// be there: for 64 of them these take 9 MB.
 #[map]
-static COUNTS: PerCpuHashMap<DropKey, DropCount> = PerCpuHashMap::with_max_entries(8192, 0);
+static COUNTS: PerCpuHashMap<DropKey, DropCount> = PerCpuHashMap::with_max_entries(4096, 0);
 
 /// The only queue of the probe.
 #[map]
