@@ -3,6 +3,7 @@
 
 pub mod drops;
 pub mod mtu;
+pub mod slots;
 
 /// What one hook's kernel side did with the events it was handed, per CPU.
 ///

@@ -1,8 +1,11 @@
 //! Which pod an address or a network namespace is: small numbers the user side keeps in two kinds of map.
 
+use agent_common::slots::{HINT_WORDS, slot_hint};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::{Array, HashMap};
+
+use crate::packet::Address;
 
 /// Entries a map: two addresses of each family for every slot there is, and a node runs some 110 pods.
 const ENTRIES: u32 = 4096;
@@ -10,9 +13,14 @@ const ENTRIES: u32 = 4096;
 #[map]
 static SLOTS_BY_IPV4: HashMap<u32, u16> = HashMap::with_max_entries(ENTRIES, 0);
 #[map]
-static SLOTS_BY_IPV6: HashMap<[u8; 16], u16> = HashMap::with_max_entries(ENTRIES, 0);
+static SLOTS_BY_IPV6: HashMap<[u64; 2], u16> = HashMap::with_max_entries(ENTRIES, 0);
 #[map]
 static SLOTS_BY_NETNS: HashMap<u32, u16> = HashMap::with_max_entries(ENTRIES, 0);
+
+/// Bits that are set for every address ever bound, at [`slot_hint`]: most addresses are nobody's, and to learn that from
+/// a hash map takes several times as long.
+#[map]
+static SLOT_HINTS: Array<u64> = Array::with_max_entries(HINT_WORDS, 0);
 
 /// Inode of the host's network namespace; 0 if it cannot be seen.
 #[unsafe(no_mangle)]
@@ -33,15 +41,19 @@ impl Here {
     #[inline(always)]
     #[must_use]
     pub fn of(netns: u32) -> Self {
+        // The host's namespace is no pod's, and most packets die there.
+        if netns == 0 || netns == HOST_NETNS.load() {
+            return Self { slot: 0, foreign: false };
+        }
         let slot = by_netns(netns);
-        Self { slot, foreign: slot == 0 && netns != 0 && netns != HOST_NETNS.load() }
+        Self { slot, foreign: slot == 0 }
     }
 }
 
-/// The slot of the pod that holds this address, IPv4 in its first four bytes; 0 if none does.
+/// The slot of the pod that holds this address, 0 if none does.
 #[inline(always)]
 #[must_use]
-pub fn by_address(ip_version: u8, address: &[u8; 16]) -> u16 {
+pub fn by_address(ip_version: u8, address: &Address) -> u16 {
     match ip_version {
         4 => by_ipv4(address),
         6 => by_ipv6(address),
@@ -49,11 +61,19 @@ pub fn by_address(ip_version: u8, address: &[u8; 16]) -> u16 {
     }
 }
 
-/// The slot of the pod that holds the IPv4 address in the first four bytes, 0 if none does.
+/// Whether the address with this hint may be a pod's; if not, it is none's.
 #[inline(always)]
-#[must_use]
-fn by_ipv4(address: &[u8; 16]) -> u16 {
-    let address = u32::from_ne_bytes([address[0], address[1], address[2], address[3]]);
+fn may_be_bound(hint: u32) -> bool {
+    SLOT_HINTS.get(hint / u64::BITS).is_some_and(|bits| bits >> (hint % u64::BITS) & 1 != 0)
+}
+
+/// The slot of the pod that holds the IPv4 address, 0 if none does.
+#[inline(always)]
+fn by_ipv4(address: &Address) -> u16 {
+    let address = address.first();
+    if !may_be_bound(slot_hint(u64::from(address))) {
+        return 0;
+    }
     // SAFETY: the value is one aligned half word; a concurrent update leaves the old or the new slot.
     unsafe { SLOTS_BY_IPV4.get(address) }.map_or(0, |slot| *slot)
 }
@@ -61,7 +81,11 @@ fn by_ipv4(address: &[u8; 16]) -> u16 {
 /// The slot of the pod that holds this IPv6 address, 0 if none does.
 #[inline(always)]
 #[must_use]
-fn by_ipv6(address: &[u8; 16]) -> u16 {
+fn by_ipv6(address: &Address) -> u16 {
+    let address = address.words();
+    if !may_be_bound(slot_hint(address[0] ^ address[1])) {
+        return 0;
+    }
     // SAFETY: as above.
     unsafe { SLOTS_BY_IPV6.get(address) }.map_or(0, |slot| *slot)
 }

@@ -5,11 +5,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod demo;
 mod fuzz;
 mod kernels;
 mod lint;
+mod page;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Bench(bench::Args),
     Build(build::Args),
     Demo(demo::Args),
     Fuzz(fuzz::Args),
@@ -46,11 +49,17 @@ fn main() -> ExitCode {
 
 /// Runs one verb; what it returns is the exit code of the process.
 fn dispatch(cli: Cli) -> Result<u8> {
-    // Inside the demo's own world nothing is built, and in a guest each program costs.
-    if !matches!(&cli.verb, Verb::Demo(args) if args.is_inside()) {
+    // In a guest and in the demo's own world nothing is built, and each program costs.
+    let inside = match &cli.verb {
+        Verb::Bench(args) => args.is_inside(),
+        Verb::Demo(args) => args.is_inside(),
+        _ => false,
+    };
+    if !inside {
         tree::check_rustc()?;
     }
     match cli.verb {
+        Verb::Bench(args) => bench::main(&args),
         Verb::Build(args) => build::main(&args),
         Verb::Demo(args) => demo::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),

@@ -33,13 +33,16 @@ pub(crate) enum Part {
     Demo,
     /// What the tests compare the agent with and make traffic with
     Oracles,
+    /// What the benchmark compares the agent with
+    Bench,
     /// Linters beyond rustup's
     Lint,
     /// The compiler of libFuzzer
     Fuzz,
 }
 
-const ALL: [Part; 6] = [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Lint, Part::Fuzz];
+const ALL: [Part; 7] =
+    [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Bench, Part::Lint, Part::Fuzz];
 
 pub(crate) fn main(args: &Args) -> Result<u8> {
     let parts = if args.parts.is_empty() { &ALL[..] } else { &args.parts };

@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Processors the guest sees; it gets one core of this machine whatever their number
     #[arg(long, default_value_t = 2)]
     cpus: u8,
+    /// One processor, whose clock is the number of instructions it has executed: 1 ns each
+    #[arg(long, conflicts_with = "cpus")]
+    icount: bool,
     /// Memory of the guest, as QEMU writes it
     #[arg(long, default_value = "2G")]
     memory: String,
@@ -53,6 +56,9 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     setup::need(&[setup::Part::Guests])?;
     let mut guest = Guest::new(&args.kernel);
     guest.cpus = args.cpus;
+    if args.icount {
+        guest.count_instructions();
+    }
     guest.memory.clone_from(&args.memory);
     guest.timeout = Duration::from_secs(args.timeout);
     guest.verbose = args.verbose;
@@ -69,6 +75,8 @@ pub(crate) struct Guest {
     pub(crate) kernel: String,
     /// Processors it sees.
     pub(crate) cpus: u8,
+    /// Its clock is the number of executed instructions, 1 ns each, whatever else this machine does.
+    icount: bool,
     /// As QEMU writes it: `1G`.
     pub(crate) memory: String,
     /// From the command's begin to its forced end.
@@ -87,12 +95,19 @@ impl Guest {
         Self {
             kernel: kernel.to_owned(),
             cpus: 2,
+            icount: false,
             memory: "2G".to_owned(),
             timeout: Duration::from_mins(30),
             verbose: false,
             env: Vec::new(),
             programs: Vec::new(),
         }
+    }
+
+    /// Makes its clock count instructions. With a second processor such a guest hangs at its start.
+    pub(crate) fn count_instructions(&mut self) {
+        self.cpus = 1;
+        self.icount = true;
     }
 
     /// Carries the built agent and tests, as `r2c-agent` (also `R2C_AGENT`) and `r2c-tests`.

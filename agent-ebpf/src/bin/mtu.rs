@@ -16,7 +16,7 @@ use agent_ebpf::kernel::{
     self, DST_DEV, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, RT6_FLAGS,
     RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST, Typed,
 };
-use agent_ebpf::packet::{self, Packet};
+use agent_ebpf::packet::{self, Address, Packet};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::{passed, tally};
 use aya_ebpf::Global;
@@ -204,7 +204,7 @@ unsafe fn ip_local_error<R: Read>(sk: *const u8, error: i32, to: u32, port: u16,
     // SAFETY: the function's own argument.
     let netns = unsafe { packet::socket_netns::<R>(sk) };
     // SAFETY: as above.
-    unsafe { refused(hook::IP_LOCAL_ERROR, netns, ipv4_to(to), port, mtu) }
+    unsafe { refused(hook::IP_LOCAL_ERROR, netns, Packet::to(4, Address::v4(to)), port, mtu) }
 }
 
 // include/linux/ipv6.h: void ipv6_local_error(struct sock *sk, int err, struct flowi6 *fl6, u32 info)   5.10 to 7.2
@@ -217,7 +217,7 @@ unsafe fn ipv6_local_error<R: Read>(sk: *const u8, error: i32, flow: *const u8, 
     }
     // SAFETY: the function's own arguments; the flow is on its caller's stack.
     unsafe {
-        let to = ipv6_to(kernel::field::<Probed, _>(flow, &FL6_DESTINATION)?);
+        let to = Packet::to(6, kernel::field::<Probed, _>(flow, &FL6_DESTINATION)?);
         let port = kernel::field::<Probed, u16>(flow, &FL6_DPORT).unwrap_or(0);
         refused(hook::IPV6_LOCAL_ERROR, packet::socket_netns::<R>(sk), to, port, mtu)
     }
@@ -236,8 +236,8 @@ unsafe fn update_fnhe<R: Read>(hop: *const u8, to: u32, gateway: u32, mtu: u32, 
     // SAFETY: the function's own argument.
     unsafe {
         let dev = kernel::pointer::<R>(hop, &NHC_DEV)?;
-        let record = learned::<R>(hook::UPDATE_FNHE, dev, ipv4_to(to), mtu)?;
-        (*record.1).sender = first_four(gateway);
+        let record = learned::<R>(hook::UPDATE_FNHE, dev, Packet::to(4, Address::v4(to)), mtu)?;
+        (*record.1).sender = Address::v4(gateway).bytes();
         if locked & 1 != 0 {
             (*record.1).flags |= flags::LOCKED;
         }
@@ -254,7 +254,7 @@ unsafe fn rt6_update_pmtu<R: Read>(route: *const u8, mtu: u32) -> Option<()> {
     // SAFETY: the function's own argument.
     unsafe {
         let dev = kernel::pointer::<R>(route, &RT6_DEV)?;
-        let to = ipv6_to(kernel::field::<Probed, _>(route, &RT6_DESTINATION)?);
+        let to = Packet::to(6, kernel::field::<Probed, _>(route, &RT6_DESTINATION)?);
         learned::<R>(hook::RT6_UPDATE_PMTU, dev, to, mtu)?.0.submit(0);
         Some(())
     }
@@ -309,8 +309,8 @@ impl Seen {
             (*record).held = held;
             (*record).len = self.len;
             (*record).netns = self.netns;
-            (*record).source = packet.source;
-            (*record).destination = packet.destination;
+            (*record).source = packet.source.bytes();
+            (*record).destination = packet.destination.bytes();
             (*record).source_slot = source;
             (*record).destination_slot = destination;
             (*record).kind = key.kind;
@@ -398,7 +398,7 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
         let message = Packet::of::<R>(skb);
         let (entry, record) = seen.admit()?;
         (*record).mtu = mtu;
-        (*record).sender = message.source;
+        (*record).sender = message.source.bytes();
         // Of the message, so that a quote that is none still has a family.
         (*record).ip_version = message.ip_version;
         if let Some(dev) = dev {
@@ -458,22 +458,4 @@ unsafe fn copy_header(record: *mut MtuRecord, from: *const u8, end: *const u8) {
             (*record).header_len = length as u8;
         }
     }
-}
-
-/// All that is known of a packet to this IPv4 address, in network order.
-#[inline(always)]
-fn ipv4_to(address: u32) -> Packet {
-    Packet::to(4, first_four(address))
-}
-
-/// All that is known of a packet to this IPv6 address.
-#[inline(always)]
-fn ipv6_to(address: [u8; 16]) -> Packet {
-    Packet::to(6, address)
-}
-
-#[inline(always)]
-fn first_four(address: u32) -> [u8; 16] {
-    let [a, b, c, d] = address.to_ne_bytes();
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }

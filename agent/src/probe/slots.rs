@@ -3,16 +3,18 @@
 use std::io;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap, MapData};
+use agent_common::slots::slot_hint;
+use aya::maps::{Array, HashMap, MapData};
 
 use super::attach::{MapError, Maps};
 use crate::pod::{PodSlots, Slot, SlotKey};
 
-/// The three maps every object that names pods has (`agent-ebpf/src/slots.rs`), and what to do when a slot retires.
+/// The four maps every object that names pods has (`agent-ebpf/src/slots.rs`), and what to do when a slot retires.
 pub struct SlotMaps {
     ipv4: HashMap<MapData, u32, u16>,
     ipv6: HashMap<MapData, [u8; 16], u16>,
     netns: HashMap<MapData, u32, u16>,
+    hints: Array<MapData, u64>,
     retired: Box<dyn FnMut(Slot) + Send>,
 }
 
@@ -26,13 +28,40 @@ impl SlotMaps {
             ipv4: maps.take("SLOTS_BY_IPV4")?,
             ipv6: maps.take("SLOTS_BY_IPV6")?,
             netns: maps.take("SLOTS_BY_NETNS")?,
+            hints: maps.take("SLOT_HINTS")?,
             retired: Box::new(retired),
         })
     }
 }
 
+/// The number that an address's hint is taken of.
+fn hinted(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => u64::from(u32::from_ne_bytes(address.octets())),
+        IpAddr::V6(address) => {
+            let octets = address.octets();
+            let (words, _) = octets.as_chunks::<8>();
+            words.iter().fold(0, |hint, word| hint ^ u64::from_ne_bytes(*word))
+        }
+    }
+}
+
+impl SlotMaps {
+    /// Leaves an address's mark. It stays when the address is unbound: another's may be the same, and a mark too many
+    /// costs a look-up, while one too few would lose a pod.
+    fn hint(&mut self, address: IpAddr) -> Result<(), aya::maps::MapError> {
+        let hint = slot_hint(hinted(address));
+        let (word, bit) = (hint / u64::BITS, 1 << (hint % u64::BITS));
+        let bits = self.hints.get(&word, 0)?;
+        if bits & bit == 0 { self.hints.set(word, bits | bit, 0) } else { Ok(()) }
+    }
+}
+
 impl PodSlots for SlotMaps {
     fn bind(&mut self, key: SlotKey, slot: Slot) -> io::Result<()> {
+        if let SlotKey::Address(address) = key {
+            self.hint(address).map_err(io::Error::other)?;
+        }
         let slot = slot.0.get();
         let bound = match key {
             SlotKey::Address(IpAddr::V4(address)) => {

@@ -1,9 +1,6 @@
 //! The two agents of the demo: `trace drops` for a person to watch, and `run` for machines to read.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -12,6 +9,7 @@ use serde_json::Value;
 
 use super::lines::Lines;
 use super::node::{NAMESPACE, Roots};
+use crate::page::get;
 use crate::run::{Run as _, shown};
 
 /// Where `run` serves, in this network namespace.
@@ -52,7 +50,7 @@ impl Agent {
             if serde_json::from_str::<Value>(&line)?["message"] == "ready" {
                 // Read to the end by its thread: the agent must never wait for us.
                 std::thread::spawn(move || while let Ok(Some(_)) = diagnostics.next() {});
-                return get("/readyz").map(drop);
+                return get(LISTEN, "/readyz").map(drop);
             }
             said.push(line);
         }
@@ -87,17 +85,4 @@ fn command(roots: &Roots<'_>) -> Command {
     agent.env("R2C_HOST_CGROUP", roots.cgroup).env("R2C_POD_LOGS", roots.pod_logs);
     agent.env("NODE_NAME", "node-1").stdin(Stdio::null()).stdout(Stdio::piped()).dies_with_us();
     agent
-}
-
-/// The body of one of `run`'s pages.
-pub(super) fn get(path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(LISTEN).context(LISTEN)?;
-    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {LISTEN}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(|| format!("http://{LISTEN}{path}"))?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.to_owned()),
-        _ => bail!("http://{LISTEN}{path} answered:\n{answer}"),
-    }
 }

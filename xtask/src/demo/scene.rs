@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::agents::{Agent, LISTEN, TRACE, get};
+use super::agents::{Agent, LISTEN, TRACE};
 use super::here;
 use super::lines::{LIMIT, fold};
 use super::node::{DB_PORT, FAR, NAMESPACE, NOWHERE, Node, Roots, SMALL_MTU, nft};
+use crate::page::get;
 
 /// Causes whose rows and lines are printed whole.
 const SHOWN: [&str; 2] = ["policy", "mtu"];
@@ -152,7 +153,7 @@ fn names(row: &str, act: &Act) -> bool {
 /// What `run` has made of the same minute, for machines. All four causes must be in both; some are shown.
 fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
     say(format_args!("# `r2c-agent run` saw the same. From http://{LISTEN}/metrics (folded):\n"))?;
-    let metrics = get("/metrics")?;
+    let metrics = get(LISTEN, "/metrics")?;
     for act in acts {
         let [node, pod] = rows(&metrics, act.class)
             .with_context(|| format!("the metrics do not count web's {} drop:\n{metrics}", act.class))?;

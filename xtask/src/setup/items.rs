@@ -62,6 +62,7 @@ pub(super) fn of(part: Part) -> Result<Vec<Item>> {
         Part::Guests => guests(),
         Part::Demo => Ok(vec![program("ip", &["iproute2"]), program("nft", &["nftables"])]),
         Part::Oracles => Ok(oracles()),
+        Part::Bench => Ok(bench()),
         Part::Lint => Ok(lint()),
         Part::Fuzz => Ok(vec![program("g++", &["g++"])]),
     }
@@ -133,6 +134,21 @@ fn oracles() -> Vec<Item> {
         install: Install::Packages,
     });
     items
+}
+
+fn bench() -> Vec<Item> {
+    vec![
+        program("bpftool", &["bpftool"]),
+        program("bpftrace", &["bpftrace"]),
+        program("dropwatch", &["dropwatch"]),
+        program("ip", &["iproute2"]),
+        program("nft", &["nftables"]),
+        // Installed, it would start a server.
+        Item {
+            install: Install::Unpack("prometheus-node-exporter"),
+            ..program("prometheus-node-exporter", &[])
+        },
+    ]
 }
 
 fn lint() -> Vec<Item> {

@@ -1,0 +1,226 @@
+//! What happens in the guests: each thing is started, measured and ended, one after another.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::loads::{self, LOADS, Load};
+use super::watch::{AGENT, Watcher};
+use super::{maps, pods, scrapes};
+use crate::page::get;
+use crate::run::Run as _;
+
+/// Nanoseconds in which a kind of drop may be described a number of times: what the agent calls a second.
+const WINDOW: Duration = Duration::from_nanos(1 << 30);
+
+/// Idle time watched. An idle guest's clock jumps, so it costs little.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// Possible processors of a large node.
+const LARGE: u64 = 64;
+
+/// Tells the host a figure.
+fn figure(name: &str, value: f64) {
+    println!("{}", json!({ "figure": name, "value": value }));
+}
+
+/// A part of what is measured: its name, whether it is of a node full of pods, and how.
+type Part = (&'static str, bool, fn() -> Result<()>);
+
+/// In this order: pods stay once they are there.
+pub(super) const PARTS: [Part; 6] = [
+    ("programs", false, programs),
+    ("starts", false, starts),
+    ("node", true, full_node),
+    ("drops", true, drops),
+    ("limit", true, at_the_limit),
+    ("events", true, events),
+];
+
+/// All that one processor can tell, or only some parts of it.
+pub(super) fn costs(only: &[String]) -> Result<()> {
+    // Counting drops costs dropwatch a module.
+    Command::new("modprobe").arg("drop_monitor").run()?;
+    loads::lay_rule()?;
+    let mut pods = Vec::new();
+    for (name, with_pods, measure) in PARTS {
+        if only.is_empty() || only.iter().any(|part| part == name) {
+            if with_pods && pods.is_empty() {
+                pods = pods::start()?;
+            }
+            measure()?;
+        }
+    }
+    Ok(())
+}
+
+/// The binary's size, and what the verifier walked through, rung by rung.
+fn programs() -> Result<()> {
+    figure("binary.size", fs::metadata("/r2c/bin/r2c-agent")?.len() as f64);
+    for rung in ["tp_btf", "raw_tp", "tracepoint"] {
+        let agent = Watcher::agent(&["--rung", rung])?;
+        figure(&format!("verifier.{rung}"), f64::from(maps::verified(agent.pid())?));
+        agent.end()?;
+    }
+    Ok(())
+}
+
+/// From exec to all attached, and at rest. Each is started twice: the first time its files come from the host.
+fn starts() -> Result<()> {
+    type Start = fn() -> Result<Watcher>;
+    let start: [(&str, Start); 3] = [
+        ("agent", || Watcher::agent(&[])),
+        ("bpftrace", Watcher::bpftrace),
+        ("node_exporter", Watcher::node_exporter),
+    ];
+    for (name, start) in start {
+        start()?.end()?;
+        let watcher = start()?;
+        figure(&format!("start.{name}"), watcher.start as f64);
+        watcher.settle()?;
+        figure(&format!("resident.{name}"), watcher.resident()? as f64);
+        idle(name, &watcher)?;
+        if name == "node_exporter" {
+            let scraped = scrapes::node_exporter(&watcher)?;
+            figure("scrape.node_exporter", scraped.of_ten_thousand());
+            figure("scrape.node_exporter.series", scraped.series as f64);
+            figure("resident.node_exporter.scraped", watcher.resident()? as f64);
+        }
+        if name == "agent" {
+            figure("resident.agent.growth", scrapes::growth(&watcher)?);
+        }
+        watcher.end()?;
+    }
+    Ok(())
+}
+
+fn idle(name: &str, watcher: &Watcher) -> Result<()> {
+    let (executed, woken) = (watcher.executed()?, watcher.woken()?);
+    thread::sleep(IDLE);
+    let seconds = IDLE.as_secs_f64();
+    figure(&format!("idle.{name}"), (watcher.executed()? - executed) as f64 / seconds);
+    figure(&format!("idle.{name}.wakeups"), (watcher.woken()? - woken) as f64 / seconds);
+    Ok(())
+}
+
+/// With all the pods that a node may have.
+fn full_node() -> Result<()> {
+    let agent = Watcher::agent(&[])?;
+    agent.settle()?;
+    ensure!(counter("r2c_pods")? >= f64::from(pods::PODS), "the agent does not know all pods");
+    figure("resident.pods", agent.resident()? as f64);
+    let scraped = scrapes::full_agent(&agent)?;
+    figure("scrape.agent", scraped.of_ten_thousand());
+    figure("scrape.agent.series", scraped.series as f64);
+    figure("resident.full", agent.resident()? as f64);
+    agent.end()
+}
+
+/// Added to each packet by each watcher.
+fn drops() -> Result<()> {
+    type Start = fn() -> Result<Watcher>;
+    let watchers: [(&str, Start); 4] = [
+        ("counters", || Watcher::agent(&["--events-per-second", "0"])),
+        ("events", || Watcher::agent(&[])),
+        ("bpftrace", Watcher::bpftrace),
+        ("dropwatch", Watcher::dropwatch),
+    ];
+    let mut alone = Vec::new();
+    for load in &LOADS {
+        loads::one(load)?;
+        alone.push(loads::one(load)?);
+        figure(&format!("{}.alone", load.name), alone[alone.len() - 1]);
+    }
+    for (name, start) in watchers {
+        let watcher = start()?;
+        watcher.settle()?;
+        for (load, alone) in LOADS.iter().zip(&alone) {
+            // Its row is made, and what may be described of this second is.
+            loads::one(load)?;
+            figure(&format!("{}.{name}", load.name), loads::one(load)? - alone);
+        }
+        watcher.end()?;
+    }
+    for (load, before) in LOADS.iter().zip(&alone) {
+        figure(&format!("{}.drift", load.name), loads::one(load)? - before);
+    }
+    Ok(())
+}
+
+/// One drop in a hundred is described: what that adds to the other ninety-nine, all that runs counted.
+fn at_the_limit() -> Result<()> {
+    const LONG: Duration = Duration::from_nanos(3 << 30);
+    let [load, ..] = &LOADS;
+    let alone = loads::all(load, LONG)?.each();
+    let agent = Watcher::agent(&["--events-per-second", "0"])?;
+    agent.settle()?;
+    let counted = loads::all(load, LONG)?.each();
+    agent.end()?;
+    let budget = (WINDOW.as_nanos() as f64 / counted / 100.).round();
+    let agent = Watcher::agent(&["--events-per-second", &budget.to_string()])?;
+    agent.settle()?;
+    let before = [agent.executed()? as f64, counter("r2c_events_emitted_total")?];
+    let made = loads::all(load, LONG)?;
+    let after = [agent.executed()? as f64, counter("r2c_events_emitted_total")?];
+    agent.end()?;
+    let described = (after[1] - before[1]) / made.packets as f64;
+    figure("limit.counters", counted - alone);
+    figure("limit.events", made.each() - alone);
+    figure("limit.events.own", (after[0] - before[0]) / made.packets as f64);
+    figure("limit.described", described * 100.);
+    Ok(())
+}
+
+/// Events to JSON lines a second of processor time, when nothing bounds them.
+fn events() -> Result<()> {
+    let [load, ..]: &[Load; 3] = &LOADS;
+    let agent = Watcher::agent(&["--events", "all", "--events-per-second", "1000000"])?;
+    agent.settle()?;
+    let (executed, emitted) = (agent.executed()?, counter("r2c_events_emitted_total")?);
+    loads::all(load, WINDOW)?;
+    agent.settle()?;
+    let executed = agent.executed()? - executed;
+    let emitted = counter("r2c_events_emitted_total")? - emitted;
+    agent.end()?;
+    figure("events.json", emitted * 1e9 / executed as f64);
+    Ok(())
+}
+
+/// The sum of a family in the agent's metrics.
+fn counter(name: &str) -> Result<f64> {
+    let page = get(AGENT, "/metrics")?;
+    let rows =
+        page.lines().filter(|row| row.strip_prefix(name).is_some_and(|row| row.starts_with(['{', ' '])));
+    let values: Result<Vec<f64>, _> =
+        rows.map(|row| row.rsplit(' ').next().unwrap_or_default().parse()).collect();
+    let values = values.with_context(|| format!("{name} in\n{page}"))?;
+    ensure!(!values.is_empty(), "no {name} in\n{page}");
+    Ok(values.iter().sum())
+}
+
+/// What the kernel holds for the agent: a row a map, and the sums.
+pub(super) fn memory() -> Result<()> {
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let last: u64 =
+        possible.trim().rsplit('-').next().unwrap_or_default().parse().context("possible CPUs")?;
+    let agent = Watcher::agent(&[])?;
+    let (mut formula, mut bpftool, mut large) = (0, 0, 0);
+    for map in maps::maps(agent.pid())? {
+        let bytes = map.bytes(last + 1)?;
+        println!(
+            "{:<16} {:>8} entries {bytes:>12} by formula {:>12} by bpftool",
+            map.name, map.max_entries, map.bytes_memlock
+        );
+        formula += bytes;
+        large += map.bytes(LARGE)?;
+        bpftool += map.bytes_memlock;
+    }
+    figure("kernel.formula", formula as f64);
+    figure("kernel.bpftool", bpftool as f64);
+    figure("kernel.large", large as f64);
+    agent.end()
+}
