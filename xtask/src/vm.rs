@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::kernels::Kernel;
+use crate::kernels::{self, Kernel};
 use crate::{build, setup, tree};
 
 mod initramfs;
@@ -26,7 +26,7 @@ const BOOTS: u32 = 3;
 /// Run a command in a guest that has this machine's files (changes are lost) and the built agent in PATH
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The kernel's series: 6.1, 6.12
+    /// The kernel: 5.10, 6.1, 6.12, 7.2, 6.12-arm64
     #[arg(short, long, default_value = "6.12")]
     kernel: String,
     /// Processors the guest sees; it gets one core of this machine whatever their number
@@ -51,6 +51,7 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: &Args) -> Result<u8> {
     setup::need(&[setup::Part::Guests])?;
+    setup::need_kernel(kernels::named(&args.kernel)?)?;
     let mut guest = Guest::new(&args.kernel);
     guest.cpus = args.cpus;
     guest.memory.clone_from(&args.memory);
