@@ -1,6 +1,7 @@
 //! What an `sk_buff` says of itself: headers, device and network namespace.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 
 use crate::kernel::{
     self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_NETWORK_HEADER, SKB_PROTOCOL,
@@ -67,7 +68,10 @@ impl Packet {
             }
             let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
             let at = head.add(usize::from(network));
-            let first: [u8; 20] = bpf_probe_read_kernel(at.cast()).ok()?;
+            let mut first = [0_u8; 20];
+            if !kernel::copy_to(&mut first, at.cast()) {
+                return None;
+            }
             match first[0] >> 4 {
                 4 => Some(Self::ipv4(&first, at)),
                 6 => Self::ipv6(&first, at),
@@ -98,9 +102,12 @@ impl Packet {
         packet.protocol = header[6];
         packet.ttl = header[7];
         // SAFETY: the helper checks the address.
-        unsafe {
-            packet.source = bpf_probe_read_kernel(at.add(8).cast()).ok()?;
-            packet.destination = bpf_probe_read_kernel(at.add(24).cast()).ok()?;
+        let read = unsafe {
+            kernel::copy_to(&mut packet.source, at.add(8).cast())
+                && kernel::copy_to(&mut packet.destination, at.add(24).cast())
+        };
+        if !read {
+            return None;
         }
         packet.transport = at as u64 + 40;
         Some(packet)
@@ -115,7 +122,7 @@ impl Packet {
             return None;
         }
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(self.transport as *const [u8; 4]) }.ok()
+        unsafe { kernel::copy(self.transport as *const [u8; 4]) }
     }
 }
 
@@ -176,19 +183,33 @@ pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
             return 0;
         }
         let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
-        bpf_probe_read_kernel(at.cast()).unwrap_or(0)
+        kernel::copy(at.cast()).unwrap_or(0)
     }
 }
 
-/// Copies `N` bytes of kernel memory; zeroes where it cannot be read.
+/// Copies `N` bytes of the kernel structure at `base`; zeroes where they cannot be read.
 ///
 /// # Safety
-/// None beyond the helper's own checks: any address may be asked for.
+/// `base` is the kernel's structure as `R` reads it, and has an array of `N` bytes at `offset`.
 #[inline(always)]
 #[must_use]
-pub unsafe fn bytes<const N: usize>(at: *const u8) -> [u8; N] {
+pub unsafe fn bytes<R: Read, const N: usize>(base: *const u8, offset: &Global<u32>) -> [u8; N] {
+    let offset = offset.load();
+    // Written before all else: the compiler may read it on every path, and 5.10 refuses a read of stack never written.
     let mut copy = [0; N];
-    // SAFETY: the helper checks the address; on an error it zeroes the destination itself.
-    let _ = unsafe { bpf_probe_read_kernel_buf(at, &mut copy) };
+    if offset == kernel::ABSENT {
+        return copy;
+    }
+    // SAFETY: the caller's; bytes are valid whatever they are, and on an error the helper zeroes them.
+    unsafe {
+        if kernel::reads() {
+            let _ = bpf_probe_read_kernel_buf(base.add(offset as usize), &mut copy);
+        } else {
+            // A typed load takes no more than one element of an array.
+            for (at, byte) in (offset..).zip(&mut copy) {
+                *byte = R::read(base, at).unwrap_or(0);
+            }
+        }
+    }
     copy
 }
