@@ -162,6 +162,15 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn may_be_forged(&self, key: &DropKey) -> bool {
+        let reason = self.reasons.name(key.reason);
+        // Only where there is no reason the place is asked for, which costs more.
+        let place = if reason.is_none() { self.places.at(u64::from(key.place)) } else { None };
+        super::may_be_forged(reason.as_deref(), place.as_ref().map(|place| place.function.as_ref()))
+    }
+}
+
 impl Labels {
     /// The series an event belongs to.
     #[must_use]
@@ -239,7 +248,7 @@ impl State {
             let labels = shared.labels(&key);
             node.entry(labels.clone()).or_default().add(lost);
             // A packet that died for its source address says nothing true about its source.
-            let source = if labels.reason == super::RPFILTER { 0 } else { key.source };
+            let source = if shared.may_be_forged(&key) { 0 } else { key.source };
             for (end, slot) in [("source", source), ("destination", key.destination)] {
                 if let Some(pod) = self.pod(slot) {
                     *pods.entry(PodLabels { pod, end, labels: labels.clone() }).or_default() += lost.packets;
