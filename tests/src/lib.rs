@@ -16,7 +16,11 @@ mod harness;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]
+mod lockdown;
+#[cfg(test)]
 mod pods;
+#[cfg(test)]
+mod rights;
 #[cfg(test)]
 mod scrapes;
 #[cfg(test)]
