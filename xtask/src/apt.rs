@@ -112,9 +112,9 @@ fn archives(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn extract(archives: &[PathBuf], into: &Path) -> Result<()> {
-    archives.iter().try_for_each(|archive| {
-        Command::new("dpkg").arg("--extract").arg(archive).arg(into).read().map(drop)
-    })
+    archives
+        .iter()
+        .try_for_each(|archive| Command::new("dpkg").arg("--extract").arg(archive).arg(into).read().map(drop))
 }
 
 /// Debian's repositories among the machine's sources.
@@ -131,8 +131,9 @@ struct Mirror {
 impl Mirrors {
     fn configured() -> Result<Self> {
         let format = "$(ORIGIN)|$(LABEL)|$(CODENAME)|$(REPO_URI)";
-        let listed =
-            Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).read()?;
+        let listed = Command::new("apt-get")
+            .args(["indextargets", "--format", format, "Created-By: Packages"])
+            .read()?;
         Ok(Self(listed.lines().filter_map(Mirror::parse).collect()))
     }
 

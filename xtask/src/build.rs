@@ -78,7 +78,9 @@ fn cross() -> Result<Command> {
 pub(crate) fn agent(release: bool) -> Result<PathBuf> {
     setup::need(&[setup::Part::Build])?;
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    executable(Command::new("cargo").args(["build", "--package", "agent", "--bin", "r2c-agent"]).args(profile))
+    executable(
+        Command::new("cargo").args(["build", "--package", "agent", "--bin", "r2c-agent"]).args(profile),
+    )
 }
 
 /// Runs cargo, its progress and diagnostics on stderr, and gives the one executable it made.

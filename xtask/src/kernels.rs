@@ -136,7 +136,9 @@ fn unpack(apt: &Apt, package: &str, into: &Path) -> Result<()> {
     let parts = apt
         .depends(package)
         .into_iter()
-        .filter(|name| ["linux-binary-", "linux-modules-", "linux-base-"].iter().any(|part| name.starts_with(part)))
+        .filter(|name| {
+            ["linux-binary-", "linux-modules-", "linux-base-"].iter().any(|part| name.starts_with(part))
+        })
         .filter(|name| name.ends_with(&release));
     let packages: Vec<String> = std::iter::once(package.to_owned()).chain(parts).collect();
     apt.unpack(&packages, into)?;

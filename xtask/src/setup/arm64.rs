@@ -15,8 +15,8 @@ pub(crate) const TOOLCHAIN: &str = super::items::TOOLCHAIN;
 
 /// What the tests on a real kernel run, and what a guest begins with.
 const PROGRAMS: [&str; 9] = [
-    "busybox-static", "ethtool", "iproute2", "iptables", "iputils-ping", "kmod", "netcat-openbsd", "nftables",
-    "socat",
+    "busybox-static", "ethtool", "iproute2", "iptables", "iputils-ping", "kmod", "netcat-openbsd",
+    "nftables", "socat",
 ];
 
 /// Where Debian's compiler finds the standard library for [`TARGET`], as its `--sysroot`.

@@ -136,7 +136,11 @@ fn arm64() -> Result<Vec<Item>> {
         program("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
         program("qemu-system-aarch64", &["qemu-system-arm"]),
         unpacked("Rust's standard library for arm64", arm64::std_library()?.exists(), Install::Std),
-        unpacked("the programs of an arm64 machine", arm64::root()?.join("bin/busybox").exists(), Install::Root),
+        unpacked(
+            "the programs of an arm64 machine",
+            arm64::root()?.join("bin/busybox").exists(),
+            Install::Root,
+        ),
     ])
 }
 
