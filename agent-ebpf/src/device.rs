@@ -1,5 +1,6 @@
 //! What a `net_device` says of itself: name, kind, MTU, and for veth the device at its other end.
 
+use agent_common::IFNAMSIZ;
 use agent_common::mtu::Device;
 use aya_ebpf::Global;
 
@@ -23,11 +24,12 @@ pub unsafe fn fill<R: Read>(to: *mut Device, dev: *const u8) {
     unsafe {
         (*to).ifindex = kernel::field::<R, _>(dev, &DEV_IFINDEX).unwrap_or(0);
         (*to).mtu = kernel::field::<R, _>(dev, &DEV_MTU).unwrap_or(0);
-        if DEV_NAME.load() != ABSENT {
-            (*to).name = packet::bytes(dev.add(DEV_NAME.load() as usize));
-        }
+        (*to).name = packet::bytes::<R, _>(dev, &DEV_NAME);
         if let Some(kind) = kind::<R>(dev) {
-            (*to).kind = packet::bytes(kind);
+            let mut name = [0; IFNAMSIZ];
+            // What cannot be read stays empty.
+            let _ = kernel::copy_to(&mut name, kind.cast());
+            (*to).kind = name;
         }
     }
 }
@@ -51,7 +53,8 @@ pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> Option<*const u8> {
     }
     // SAFETY: as above. The private part lies behind what the device's type covers: only a helper may read there.
     unsafe {
-        if packet::bytes::<5>(kind::<R>(dev)?) != *b"veth\0" {
+        let mut name = [0; 5];
+        if !kernel::copy_to(&mut name, kind::<R>(dev)?.cast()) || name != *b"veth\0" {
             return None;
         }
         kernel::pointer::<Probed>(dev, &VETH_PEER)

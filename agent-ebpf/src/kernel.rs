@@ -6,10 +6,50 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
 
 /// Offset of a field the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
+
+/// 0 where the kernel lets no program read its memory by helper (lockdown's confidentiality): every such call is then
+/// dead code, and a program that has none left is loaded.
+#[unsafe(no_mangle)]
+static READS: Global<u32> = Global::new(1);
+
+/// Whether [`copy`] and [`Probed`] can read anything.
+#[inline(always)]
+#[must_use]
+pub fn reads() -> bool {
+    READS.load() != 0
+}
+
+/// The `T` at any kernel address, by helper; `None` where it cannot be read.
+///
+/// # Safety
+/// `T` is valid for any bytes.
+#[inline(always)]
+#[must_use]
+pub unsafe fn copy<T: Copy>(at: *const T) -> Option<T> {
+    if !reads() {
+        return None;
+    }
+    // SAFETY: the helper checks the address; the rest is the caller's.
+    unsafe { bpf_probe_read_kernel(at) }.ok()
+}
+
+/// As [`copy`], over what `to` was before, which 5.10 must have seen written: it refuses reads of any other stack, and
+/// the compiler makes such reads of an `Option`'s empty half. False where it cannot be read.
+///
+/// # Safety
+/// `T` is valid for any bytes.
+#[inline(always)]
+#[must_use]
+pub unsafe fn copy_to<T: Copy>(to: &mut T, at: *const T) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "a header of some bytes")]
+    let size = size_of::<T>() as u32;
+    // SAFETY: the helper checks the address and writes all of `to`.
+    reads() && unsafe { generated::bpf_probe_read_kernel((&raw mut *to).cast(), size, at.cast()) } == 0
+}
 
 /// How a program may look at kernel memory.
 pub trait Read {
@@ -39,6 +79,9 @@ impl Read for Typed {
 impl Read for Probed {
     #[inline(always)]
     unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
+        if !reads() {
+            return None;
+        }
         let mut value = MaybeUninit::<T>::uninit();
         // A fault reads zero, as with a typed load: the helper clears the destination (kernel/trace/bpf_trace.c). To ask
         // whether it did would double the verifier's paths with every read, beyond what 6.1 walks.
@@ -46,7 +89,11 @@ impl Read for Probed {
         unsafe {
             #[expect(clippy::cast_possible_truncation, reason = "a field of some bytes")]
             let size = size_of::<T>() as u32;
-            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, base.add(offset as usize).cast());
+            generated::bpf_probe_read_kernel(
+                value.as_mut_ptr().cast(),
+                size,
+                base.add(offset as usize).cast(),
+            );
             Some(value.assume_init())
         }
     }

@@ -1,6 +1,7 @@
 //! What an `sk_buff` says of itself: headers, device and network namespace.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
+use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 
 use crate::kernel::{
     self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
@@ -128,7 +129,10 @@ impl Packet {
     pub unsafe fn at(at: *const u8) -> Option<Self> {
         // SAFETY: the helper checks the address.
         unsafe {
-            let first: [u32; 5] = bpf_probe_read_kernel(at.cast()).ok()?;
+            let mut first = [0_u32; 5];
+            if !kernel::copy_to(&mut first, at.cast()) {
+                return None;
+            }
             let [version_length, _, _, _] = first[0].to_ne_bytes();
             match version_length >> 4 {
                 // Shorter than itself: what follows is not where it says.
@@ -158,9 +162,12 @@ impl Packet {
         packet.ip_version = 6;
         [_, _, packet.protocol, packet.ttl] = header[1].to_ne_bytes();
         // SAFETY: the helper checks the address.
-        unsafe {
-            packet.source = Address(bpf_probe_read_kernel(at.add(8).cast()).ok()?);
-            packet.destination = Address(bpf_probe_read_kernel(at.add(24).cast()).ok()?);
+        let read = unsafe {
+            kernel::copy_to(&mut packet.source.0, at.add(8).cast())
+                && kernel::copy_to(&mut packet.destination.0, at.add(24).cast())
+        };
+        if !read {
+            return None;
         }
         packet.transport = at as u64 + 40;
         Some(packet)
@@ -175,7 +182,7 @@ impl Packet {
             return None;
         }
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(self.transport as *const [u8; 4]) }.ok()
+        unsafe { kernel::copy(self.transport as *const [u8; 4]) }
     }
 }
 
@@ -236,7 +243,7 @@ pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
             return 0;
         }
         let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
-        bpf_probe_read_kernel(at.cast()).unwrap_or(0)
+        kernel::copy(at.cast()).unwrap_or(0)
     }
 }
 
@@ -282,15 +289,29 @@ pub unsafe fn transport_header<R: Read>(skb: *const u8) -> Option<*const u8> {
     }
 }
 
-/// Copies `N` bytes of kernel memory; zeroes where it cannot be read.
+/// Copies `N` bytes of the kernel structure at `base`; zeroes where they cannot be read.
 ///
 /// # Safety
-/// None beyond the helper's own checks: any address may be asked for.
+/// `base` is the kernel's structure as `R` reads it, and has an array of `N` bytes at `offset`.
 #[inline(always)]
 #[must_use]
-pub unsafe fn bytes<const N: usize>(at: *const u8) -> [u8; N] {
+pub unsafe fn bytes<R: Read, const N: usize>(base: *const u8, offset: &Global<u32>) -> [u8; N] {
+    let offset = offset.load();
+    // Written before all else: the compiler may read it on every path, and 5.10 refuses a read of stack never written.
     let mut copy = [0; N];
-    // SAFETY: the helper checks the address; on an error it zeroes the destination itself.
-    let _ = unsafe { bpf_probe_read_kernel_buf(at, &mut copy) };
+    if offset == kernel::ABSENT {
+        return copy;
+    }
+    // SAFETY: the caller's; bytes are valid whatever they are, and on an error the helper zeroes them.
+    unsafe {
+        if kernel::reads() {
+            let _ = bpf_probe_read_kernel_buf(base.add(offset as usize), &mut copy);
+        } else {
+            // A typed load takes no more than one element of an array.
+            for (at, byte) in (offset..).zip(&mut copy) {
+                *byte = R::read(base, at).unwrap_or(0);
+            }
+        }
+    }
     copy
 }

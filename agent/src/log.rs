@@ -84,7 +84,8 @@ pub fn started() -> bool {
 /// # Errors
 /// The filter makes no sense, or diagnostics have been started before.
 pub fn start(style: Style, filter: &str, identity: Arc<Identity>, root: Span) -> Result<(), StartError> {
-    let wanted = EnvFilter::try_new(filter)
+    // aya warns of a memory limit it could not raise; where that matters its refusal comes next, and says more.
+    let wanted = EnvFilter::try_new(format!("aya::sys=error,{filter}"))
         .map_err(|source| StartError::Filter { filter: filter.to_owned(), source })?;
     // Records of the `log` crate that nobody wants are then refused before they are made.
     let most = wanted.max_level_hint().map_or(log::LevelFilter::Trace, |level| level.as_log());

@@ -14,9 +14,14 @@ use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
+use crate::probe::attach::may_read;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::shutdown::Drain;
 use crate::sink::Identity;
+
+/// What a kernel costs that lets no program read its memory.
+pub const LOCKED_DOWN: &str = "no program may read kernel memory, so events have no addresses, ports or protocol, pods only \
+                               by network namespace, and no direction where a route would tell it";
 
 /// The node as the agent sees it.
 pub struct Node {
@@ -43,6 +48,9 @@ impl Node {
             } else {
                 warn!("{missing}");
             }
+        }
+        if !powerless && !may_read(&node.kernel) {
+            warn!("kernel lockdown (confidentiality): {LOCKED_DOWN}");
         }
         node
     }

@@ -17,6 +17,7 @@ const FORWARDED: Want<'_> = Want {
     reason: &[],
     function: &[],
     class: "",
+    by_place: None,
     harm: "harmful",
     direction: "forwarded",
     interface: &["ra"],

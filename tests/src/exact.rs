@@ -14,7 +14,7 @@ use crate::harness::netns::Netns;
 use crate::harness::packet::{udp, udp_hops};
 use crate::harness::pod::Node;
 use crate::harness::scrape::Scrape;
-use crate::harness::{tool, until, with_tracefs};
+use crate::harness::{has_reasons, reason, tool, until, with_tracefs};
 
 /// Drops of one kind; each test makes four kinds.
 const EACH: u64 = 5_000;
@@ -40,10 +40,17 @@ fn counted(before: &Scrape, after: &Scrape) -> [u64; 4] {
         let name = "r2c_pod_drop_packets_total";
         after.sum(name, &labels) - before.sum(name, &labels)
     };
+    // Where the kernel gives no reason, the place tells them apart as well: of `ip_forward` it says no more.
+    let kinds = if has_reasons() {
+        [("reason", "NO_SOCKET"), ("reason", "NETFILTER_DROP"), ("reason", "IP_INHDR")]
+    } else {
+        [("class", "no_socket"), ("class", "policy"), ("class", "other")]
+    };
+    let [closed, refused, expired] = kinds.map(|kind| of(&[kind, ("harm", "harmful")]));
     [
-        of(&[("reason", "NO_SOCKET")]),
-        of(&[("reason", "NETFILTER_DROP")]),
-        of(&[("reason", "IP_INHDR")]),
+        closed,
+        refused,
+        expired,
         // Without the benign: 6.1 frees each ICMPv6 message that it has used up as if it were lost.
         of(&[("harm", "harmful")]),
     ]
@@ -114,7 +121,7 @@ fn a_ring_that_is_far_too_small() {
     let mut running = Running::start(&Node::new(), &args);
     let before = running.scrape();
     netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7505)), SENT, 10));
-    let labels = [("reason", "NO_SOCKET"), ("direction", "received")];
+    let labels = [("reason", reason("NO_SOCKET")), ("direction", "received")];
     let dropped = |now: &Scrape| now.sum("r2c_drop_packets_total", &labels);
     // One scrape does not stop the clock for all its parts, so it is repeated until the packets have all come and
     // nothing is under way.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -39,6 +39,32 @@ pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         // Not a guess at how long it takes: only to leave the processor to whom we wait for.
         let _ = never.recv_timeout(Duration::from_millis(20));
     }
+}
+
+/// Whether the kernel's own types name reasons of drops (from 5.15 on). Without them a class comes from the place alone,
+/// and the tests want no reason.
+pub(crate) fn has_reasons() -> bool {
+    static HAS: LazyLock<bool> = LazyLock::new(|| {
+        const NAME: &[u8] = b"SKB_DROP_REASON_NOT_SPECIFIED\0";
+        let types = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        types.windows(NAME.len()).any(|window| window == NAME)
+    });
+    *HAS
+}
+
+/// Where a UDP packet dies that nobody waits for: from 7 on compilers put it into its only caller.
+pub(crate) const UDP4_RCV: [&str; 2] = ["__udp4_lib_rcv", "udp_rcv"];
+/// The same of IPv6.
+pub(crate) const UDP6_RCV: [&str; 2] = ["__udp6_lib_rcv", "udpv6_rcv"];
+
+/// Whether an event is of a UDP packet for nobody.
+pub(crate) fn is_of_udp_rcv(event: &serde_json::Value) -> bool {
+    event["function"].as_str().is_some_and(|function| UDP4_RCV.contains(&function))
+}
+
+/// The label of a drop for this reason on the kernel under test.
+pub(crate) fn reason(name: &str) -> &str {
+    if has_reasons() { name } else { "NONE" }
 }
 
 /// How many lines are events of packets to this port.

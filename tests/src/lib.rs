@@ -16,9 +16,13 @@ mod harness;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]
+mod lockdown;
+#[cfg(test)]
 mod mtu;
 #[cfg(test)]
 mod pods;
+#[cfg(test)]
+mod rights;
 #[cfg(test)]
 mod scrapes;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::harness::agent::{Agent, command, free_address};
 use crate::harness::lab::Lab;
 use crate::harness::packet::udp;
 use crate::harness::scrape::{CLASSIC, OPENMETRICS, get};
-use crate::harness::{tool, until};
+use crate::harness::{reason, tool, until};
 
 /// promtool's verdict on `text`.
 fn promtool(args: &[&str], text: &str) -> Output {
@@ -87,9 +87,10 @@ fn prometheus_scrapes_it() {
     server.arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()));
     server.arg(format!("--web.listen-address={web}"));
     let mut server = Agent::spawn(&mut server);
-    let query = "/api/v1/query?query=sum(r2c_drop_packets_total%7Breason=%22NO_SOCKET%22%7D)";
+    let query =
+        format!("/api/v1/query?query=sum(r2c_drop_packets_total%7Breason=%22{}%22%7D)", reason("NO_SOCKET"));
     let value = until("prometheus has scraped the drops", || {
-        let (_, body) = get(web, query, "*/*").ok()?;
+        let (_, body) = get(web, &query, "*/*").ok()?;
         let answer: Value = serde_json::from_str(&body).ok()?;
         answer["data"]["result"][0]["value"][1].as_str()?.parse::<f64>().ok()
     });

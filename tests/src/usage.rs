@@ -1,6 +1,7 @@
 //! What a user can get wrong on the command line: one line that names what would be right, and exit code 2.
 
 use crate::harness::agent::{Agent, command};
+use crate::harness::has_reasons;
 use crate::harness::pod::Node;
 
 /// Exit code and standard error of a command that should not get far.
@@ -13,13 +14,15 @@ fn refused(args: &[&str]) -> (i32, String) {
 
 #[test]
 fn a_mistake_is_one_line_that_names_what_is_right() {
+    // A kernel without reasons has classes to choose from.
+    let reason_or_class = if has_reasons() { "NETFILTER_DROP" } else { "no_socket" };
     for (args, names) in [
         (&["trace", "dropz"][..], &["dropz", "drops"][..]),
         (&["run", "--probe", "mtux"], &["mtux", "drops"]),
         (&["trace", "drops", "--filter", "x"], &["--filter"]),
         (&["trace", "drops", "--ip", "10.0.0"], &["10.0.0", "10.0.0.0/8"]),
         (&["trace", "drops", "--interface", "r2c-nowhere"], &["r2c-nowhere", "lo"]),
-        (&["trace", "drops", "--reason", "WEATHER"], &["WEATHER", "NETFILTER_DROP", "mtu"]),
+        (&["trace", "drops", "--reason", "WEATHER"], &["WEATHER", "policy", reason_or_class, "mtu"]),
         (&["trace", "drops", "--ready-file", "/r2c-nowhere/file"], &["/r2c-nowhere/file"]),
     ] {
         let (code, said) = refused(args);

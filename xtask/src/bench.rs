@@ -91,7 +91,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     let agent = build::agent(true)?;
     let mut figures = Figures::new();
     for role in ["costs", MEMORY] {
-        let mut guest = Guest::new(&args.kernel);
+        let mut guest = Guest::new(&args.kernel)?;
         guest.timeout = LIMIT;
         if role == MEMORY {
             guest.cpus = MANY;

@@ -62,7 +62,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
 /// The guest is the node: its own network namespace, cgroups and `/var/log/pods`, all gone with it.
 fn in_guest(kernel: &str) -> Result<u8> {
     setup::need(&[setup::Part::Guests, setup::Part::Demo])?;
-    let mut guest = Guest::new(kernel);
+    let mut guest = Guest::new(kernel)?;
     guest.timeout = LIMIT;
     guest.programs.push(("r2c-agent", build::agent(false)?));
     guest.programs.push(("xtask", std::env::current_exe().context("this program's own file")?));

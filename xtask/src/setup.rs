@@ -8,9 +8,12 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
+use crate::apt::Apt;
+use crate::kernels::{self, Arch, Guested};
 use crate::run::Run as _;
-use crate::{kernels, tree};
+use crate::tree;
 
+pub(crate) mod arm64;
 mod items;
 
 use items::{Install, Item};
@@ -18,7 +21,7 @@ use items::{Install, Item};
 /// Install what the other verbs need below rustup: on Debian, as root; does nothing where all is there
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only these parts; all of them if none is named
+    /// Only these parts; all that `demo` and `test` need if none is named
     parts: Vec<Part>,
 }
 
@@ -33,16 +36,19 @@ pub(crate) enum Part {
     Demo,
     /// What the tests compare the agent with and make traffic with
     Oracles,
-    /// What the benchmark compares the agent with
+    /// What the benchmark compares the agent with; not among the parts that are installed unasked
     Bench,
     /// Linters beyond rustup's
     Lint,
     /// The compiler of libFuzzer
     Fuzz,
+    /// Kernels of other releases of Debian, for `test --all`; not among the parts that are installed unasked
+    Reach,
+    /// What builds for arm64 and boots it; not among the parts that are installed unasked
+    Arm64,
 }
 
-const ALL: [Part; 7] =
-    [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Bench, Part::Lint, Part::Fuzz];
+const ALL: [Part; 6] = [Part::Build, Part::Guests, Part::Demo, Part::Oracles, Part::Lint, Part::Fuzz];
 
 pub(crate) fn main(args: &Args) -> Result<u8> {
     let parts = if args.parts.is_empty() { &ALL[..] } else { &args.parts };
@@ -56,10 +62,22 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
 
 /// Makes sure that these parts are here: installs what is missing, or names it and fails.
 pub(crate) fn need(parts: &[Part]) -> Result<()> {
-    let mut missing = Vec::new();
-    for part in parts {
-        missing.extend(items::of(*part)?.into_iter().filter(|item| !item.present));
+    need_items(&|| {
+        let items = parts.iter().map(|part| items::of(*part)).collect::<Result<Vec<_>>>()?;
+        Ok(items.into_iter().flatten().collect())
+    })
+}
+
+/// Makes sure that a guest can have this kernel.
+pub(crate) fn need_kernel(kernel: &'static Guested) -> Result<()> {
+    if kernel.arch == Arch::Arm64 {
+        need(&[Part::Arm64])?;
     }
+    need_items(&|| Ok(vec![items::kernel(kernel.name)?]))
+}
+
+fn need_items(look: &dyn Fn() -> Result<Vec<Item>>) -> Result<()> {
+    let missing: Vec<Item> = look()?.into_iter().filter(|item| !item.present).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -72,7 +90,11 @@ pub(crate) fn need(parts: &[Part]) -> Result<()> {
     }
     eprintln!("xtask setup: installs{what}");
     install(&missing)?;
-    verify(parts)
+    // What was installed must be found: a package that no longer has the program would else surface much later.
+    if let Some(item) = look()?.iter().find(|item| !item.present) {
+        bail!("installed, but still not found: {item}");
+    }
+    Ok(())
 }
 
 /// The toolchain that builds for the BPF target, which [`need`]`(&[Part::Build])` makes sure of.
@@ -94,18 +116,10 @@ fn install(missing: &[Item]) -> Result<()> {
             Install::Link => step("rustup toolchain link", link_toolchain)?,
             Install::Linker => step("bpf-linker, from source (1 to 3 minutes)", install_linker)?,
             Install::Deny => step("cargo-deny, from source (3 to 5 minutes)", install_deny)?,
-            Install::Kernel(series) => step(&format!("kernel {series}"), || kernels::fetch(series))?,
+            Install::Kernel(name) => step(&format!("kernel {name}"), || kernels::fetch(name))?,
+            Install::Std => step("Rust's standard library for arm64", arm64::fetch_std)?,
+            Install::Root => step("an arm64 machine's programs", arm64::fetch_root)?,
             Install::Unpack(package) => step(&format!("unpacking {package}"), || unpack(package))?,
-        }
-    }
-    Ok(())
-}
-
-/// What was installed must be found: a package that no longer has the program would else surface much later.
-fn verify(parts: &[Part]) -> Result<()> {
-    for part in parts {
-        if let Some(item) = items::of(*part)?.iter().find(|item| !item.present) {
-            bail!("installed, but still not found: {item}");
         }
     }
     Ok(())
@@ -153,14 +167,7 @@ fn install_deny() -> Result<()> {
 
 /// Unpacks a package whose installation would start a service.
 fn unpack(package: &str) -> Result<()> {
-    let into = tree::cache("oracles")?;
-    let fetched = into.join(".fetched");
-    let _ = fs::remove_dir_all(&fetched);
-    fs::create_dir_all(&fetched)?;
-    apt().args(["download", package]).current_dir(&fetched).read()?;
-    let archive = fs::read_dir(&fetched)?.next().context("apt-get download left no file")??.path();
-    Command::new("dpkg").arg("--extract").arg(archive).arg(&into).read()?;
-    Ok(fs::remove_dir_all(&fetched)?)
+    Apt::own().unpack(&[package.to_owned()], &tree::cache("oracles")?)
 }
 
 /// Where programs of packages are, here and in a guest: also those that root's PATH often lacks.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,19 +18,29 @@ use crate::setup::{self, Part};
 use crate::vm::Guest;
 use crate::{fuzz, kernels, lint, tree};
 
+mod reach;
+
 /// Run all that CI runs: lint, unit tests, fuzzing, build, and the tests on real kernels; ends with a table
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only these stages, and what they need
     #[arg(value_parser = STAGES)]
     stages: Vec<String>,
+    /// The stages 5.10, 7.2 and 6.12-arm64 as well, and the table of what was attached and seen on each kernel, in README
+    #[arg(long)]
+    all: bool,
     /// Arguments of the test binary on real kernels: a filter, `--nocapture`
     #[arg(last = true)]
     tests: Vec<String>,
 }
 
-/// `here` is this machine's own kernel, with what its rungs allow.
-const STAGES: [&str; 8] = ["setup", "lint", "unit", "fuzz", "build", "6.1", "6.12", "here"];
+/// `lockdown` is 6.12 with a kernel that lets no program read its memory, `here` this machine's own kernel, with what its
+/// rungs allow, `reach` the doctor on each kernel and the table of it in README. From 5.10 on they run only if they are
+/// named, or with `--all`.
+const STAGES: [&str; 13] = [
+    "setup", "lint", "unit", "fuzz", "build", "6.1", "6.12", "lockdown", "here", "5.10", "7.2", "6.12-arm64",
+    "reach",
+];
 
 /// Seconds for each fuzz target: the committed corpus, and a look around it. `cargo xtask fuzz` looks for longer.
 const FUZZ_SECONDS: u64 = 10;
@@ -39,12 +50,15 @@ const FUZZ_SECONDS: u64 = 10;
 struct Table(Vec<(String, Result<()>, Duration)>);
 
 pub(crate) fn main(args: &Args) -> u8 {
-    let chosen = |stage: &str| args.stages.is_empty() || args.stages.iter().any(|name| name == stage);
-    let guests: Vec<&str> = kernels::TESTED.into_iter().filter(|kernel| chosen(kernel)).collect();
-    let kernels = !guests.is_empty() || chosen("here");
+    let reached = |stage: &str| args.all || !kernels::REACHED.contains(&stage) && stage != "reach";
+    let unnamed = args.stages.is_empty();
+    let chosen =
+        |stage: &str| if unnamed { reached(stage) } else { args.stages.iter().any(|name| name == stage) };
+    let guests: Vec<&'static str> = GUESTS.into_iter().filter(|guest| chosen(guest)).collect();
+    let kernels = !guests.is_empty() || chosen("here") || chosen("reach");
     let mut table = Table::default();
 
-    if table.stage("setup", || setup::need(&parts(&args.stages))).is_some() {
+    if table.stage("setup", || set_up(args, &guests, chosen("reach"))).is_some() {
         if chosen("lint") {
             table.stage("lint", lint::lint);
         }
@@ -56,7 +70,12 @@ pub(crate) fn main(args: &Args) -> u8 {
         }
         if chosen("build") || kernels {
             match table.stage("build", || build::build(false)) {
-                Some(built) => on_kernels(&mut table, &guests, chosen("here"), &built, &args.tests),
+                Some(built) => {
+                    on_kernels(&mut table, &guests, chosen("here"), &built, &args.tests);
+                    if chosen("reach") {
+                        table.stage("reach", || reach::write(&built));
+                    }
+                }
                 None => STAGES[5..]
                     .iter()
                     .filter(|stage| chosen(stage))
@@ -69,6 +88,18 @@ pub(crate) fn main(args: &Args) -> u8 {
     table.close()
 }
 
+/// The stages that boot a guest, quickest first where they are many.
+const GUESTS: [&str; 6] = ["6.1", "6.12", "lockdown", "5.10", "7.2", "6.12-arm64"];
+
+fn set_up(args: &Args, guests: &[&'static str], reach: bool) -> Result<()> {
+    setup::need(&parts(&args.stages))?;
+    if reach {
+        setup::need(&[Part::Guests])?;
+    }
+    let booted = kernels::ALL.iter().filter(|kernel| reach || guests.contains(&kernel.name));
+    booted.into_iter().try_for_each(setup::need_kernel)
+}
+
 /// The parts of setup that these stages need.
 fn parts(stages: &[String]) -> Vec<Part> {
     let any =
@@ -77,8 +108,8 @@ fn parts(stages: &[String]) -> Vec<Part> {
     for (part, users) in [
         (Part::Lint, &["lint"][..]),
         (Part::Fuzz, &["lint", "fuzz"]),
-        (Part::Guests, &kernels::TESTED),
-        (Part::Oracles, &["6.1", "6.12", "here"]),
+        (Part::Guests, &GUESTS),
+        (Part::Oracles, &STAGES[5..]),
     ] {
         if any(users) || stages.iter().any(|stage| stage == "setup") {
             parts.push(part);
@@ -93,35 +124,49 @@ fn unit() -> Result<()> {
     cargo.current_dir(tree::root()).dies_with_us().run()
 }
 
-/// The guests side by side, as each takes one core; then this machine's kernel, which they would disturb.
-fn on_kernels(table: &mut Table, guests: &[&str], here: bool, built: &Built, filter: &[String]) {
-    let ended: Vec<_> = thread::scope(|scope| {
-        let running: Vec<_> = guests
-            .iter()
-            .map(|kernel| {
-                eprintln!("== {kernel}");
-                (kernel, scope.spawn(|| timed(|| in_guest(kernel, built, filter))))
-            })
-            .collect();
-        let panicked = || (Err(anyhow::anyhow!("its thread panicked")), Duration::ZERO);
-        running
-            .into_iter()
-            .map(|(kernel, thread)| (kernel, thread.join().unwrap_or_else(|_| panicked())))
-            .collect()
+/// The guests two by two, as each takes one core; then this machine's kernel, which they would disturb.
+fn on_kernels(table: &mut Table, guests: &[&'static str], here: bool, built: &Built, filter: &[String]) {
+    let left = Mutex::new(guests.iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let in_turn = || {
+        let mut ended = Vec::new();
+        while let Some(guest) = next() {
+            eprintln!("== {guest}");
+            ended.push((guest, timed(|| in_guest(guest, built, filter))));
+        }
+        ended
+    };
+    let ended = thread::scope(|scope| {
+        let two = [scope.spawn(in_turn), scope.spawn(in_turn)];
+        two.map(|thread| thread.join().unwrap_or_default())
     });
-    for (kernel, (result, took)) in ended {
-        table.add(kernel, result, took);
+    for (guest, (result, took)) in ended.into_iter().flatten() {
+        table.add(guest, result, took);
     }
     if here {
         table.stage("here", || on_this_kernel(built, filter));
     }
 }
 
-fn in_guest(kernel: &str, built: &Built, filter: &[String]) -> Result<()> {
-    let mut guest = Guest::new(kernel);
-    guest.carry(built);
-    let mut log = Log::new(kernel)?;
-    let command = [&["r2c-tests".to_owned(), "--test-threads=1".to_owned()], filter].concat();
+fn in_guest(name: &str, built: &Built, filter: &[String]) -> Result<()> {
+    let mut guest = Guest::new(if name == "lockdown" { "6.12" } else { name })?;
+    let cross = guest.build_if_foreign()?;
+    guest.carry(cross.as_ref().unwrap_or(built));
+    let mut log = Log::new(name)?;
+    let mut command = vec!["r2c-tests".to_owned(), "--test-threads=1".to_owned()];
+    if name == "lockdown" {
+        "lockdown=confidentiality".clone_into(&mut guest.append);
+        command.extend(["--ignored", "lockdown"].map(str::to_owned));
+    }
+    if cross.is_some() {
+        // Prometheus and bpftrace are not among the programs unpacked for it, and it is slower by half.
+        command.extend(
+            ["scrapes", "bpftrace", "twenty"]
+                .iter()
+                .flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]),
+        );
+    }
+    command.extend_from_slice(filter);
     let code = guest.run(&command, &mut |line| log.line(line))?;
     log.judge(code == 0, filter)
 }
@@ -238,14 +283,14 @@ impl Table {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("{:<8}{:>8}  result\n", "stage", "seconds");
+        let mut text = format!("{:<12}{:>8}  result\n", "stage", "seconds");
         for (name, result, took) in &self.0 {
             let result = match result {
                 Ok(()) => "ok".to_owned(),
                 Err(error) => format!("FAILED: {}", error.to_string().lines().next().unwrap_or_default()),
             };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name:<8}{:>8.1}  {result}", took.as_secs_f64());
+            let _ = writeln!(text, "{name:<12}{:>8.1}  {result}", took.as_secs_f64());
         }
         text
     }
@@ -271,6 +316,10 @@ mod tests {
         assert_eq!(table.close(), 0);
         table.not_run("here", "build");
         assert_eq!(table.close(), 1);
-        assert!(table.text().contains("here         0.0  FAILED: not run, build failed"), "{}", table.text());
+        assert!(
+            table.text().contains("here             0.0  FAILED: not run, build failed"),
+            "{}",
+            table.text()
+        );
     }
 }

@@ -17,7 +17,7 @@ use agent_ebpf::kernel::{
 use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Packet};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::tally;
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, map, raw_tracepoint, tracepoint};
 use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
@@ -234,7 +234,9 @@ unsafe fn direction<R: Read>(skb: *const u8, seen: &Seen) -> Direction {
             if IP_LOCAL_DELIVER.load() == 0 {
                 return Direction::Unknown;
             }
-            let input = bpf_probe_read_kernel((dst + u64::from(offset)) as *const u64).unwrap_or(0);
+            let Some(input) = kernel::copy((dst + u64::from(offset)) as *const u64) else {
+                return Direction::Unknown;
+            };
             let local =
                 input == IP_LOCAL_DELIVER.load() || input == IP6_INPUT.load() || input == IP6_MC_INPUT.load();
             return if local { Direction::Received } else { Direction::Forwarded };
@@ -313,9 +315,7 @@ unsafe fn record<R: Read>(
         let (mut mtu, mut ifname) = (0, [0; 16]);
         if !seen.dev.is_null() {
             mtu = kernel::field::<R, _>(seen.dev, &DEV_MTU).unwrap_or(0);
-            if DEV_NAME.load() != kernel::ABSENT {
-                ifname = packet::bytes(seen.dev.add(DEV_NAME.load() as usize));
-            }
+            ifname = packet::bytes::<R, _>(seen.dev, &DEV_NAME);
         }
         record.write(DropRecord {
             ktime_ns,

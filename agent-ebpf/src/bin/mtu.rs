@@ -20,8 +20,8 @@ use agent_ebpf::packet::{self, Address, Packet};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::{passed, tally};
 use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated;
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
@@ -105,7 +105,10 @@ unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
     // SAFETY: the helper checks the address.
     unsafe {
         let icmp = packet::transport_header::<R>(skb)?;
-        let header: [u8; 8] = bpf_probe_read_kernel(icmp.cast()).ok()?;
+        let mut header = [0_u8; 8];
+        if !kernel::copy_to(&mut header, icmp.cast()) {
+            return None;
+        }
         if header[0] != ICMP_DEST_UNREACH || header[1] != ICMP_FRAG_NEEDED {
             return passed(hook::ICMP_UNREACH);
         }
@@ -446,7 +449,7 @@ unsafe fn copy_header(record: *mut MtuRecord, from: *const u8, end: *const u8) {
     const MOST: u64 = agent_common::mtu::HEADER as u64;
     let there = (end as u64).wrapping_sub(from as u64);
     // Wrapped around: the header is said to begin behind the end.
-    if there > u64::from(u16::MAX) {
+    if there > u64::from(u16::MAX) || !kernel::reads() {
         return;
     }
     let length = if there > MOST { MOST } else { there };

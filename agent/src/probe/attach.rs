@@ -3,10 +3,12 @@
 use std::fmt;
 
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf};
 
 use super::{Attach, Hook, Rung, Target};
+use crate::kernel::{Kernel, Lockdown};
 
 /// How far up a hook's ladder the running kernel let us.
 #[derive(Clone, Debug)]
@@ -32,6 +34,15 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.rung.name, self.why)
     }
+}
+
+/// Whether programs may read kernel memory by helper: lockdown's confidentiality forbids it. Asked of the verifier, since
+/// many a container has no securityfs; where even that may not be asked, the answer is yes, and loading will say more.
+#[must_use]
+pub fn may_read(kernel: &Kernel) -> bool {
+    kernel.lockdown() != Lockdown::Confidentiality
+        && is_helper_supported(ProgramType::RawTracePoint, BpfHelper::BPF_FUNC_probe_read_kernel)
+            .unwrap_or(true)
 }
 
 /// Climbs one hook. `only` names the single rung to try (tests climb each alone).
@@ -120,6 +131,9 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
 fn why(error: &ProgramError) -> String {
     // The verifier ends every log with these, whatever it refused before.
     const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
+    /// `include/linux/errno.h`; the C library has no words for it. What attaches by a trampoline gets it where none can be
+    /// made (arm64 before 6.4).
+    const ENOTSUPP: i32 = 524;
     let text = match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
@@ -132,9 +146,8 @@ fn why(error: &ProgramError) -> String {
                 .map(|line| format!(" ({line})"));
             format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
         }
-        // ENOTSUPP is the kernel's own; the C library has no words for it.
-        ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(524) => {
-            "this kernel has no BPF trampolines (arm64 before 6.4, or built without direct calls)".to_owned()
+        ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(ENOTSUPP) => {
+            format!("{} failed: not supported by this kernel (ENOTSUPP)", error.call)
         }
         ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
         other => other.to_string(),

@@ -36,9 +36,9 @@ pub trait Rows: Send + Sync + 'static {
     fn labels(&self, key: &Self::Key) -> Self::Labels;
     /// The slots of the pods at both ends of a row.
     fn slots(key: &Self::Key) -> Ends<u16>;
-    /// Whether the source of such rows may be believed.
-    fn trusts_source(labels: &Self::Labels) -> bool {
-        let _ = labels;
+    /// Whether the source of such a row may be believed.
+    fn trusts_source(&self, key: &Self::Key) -> bool {
+        let _ = key;
         true
     }
 }
@@ -235,7 +235,7 @@ impl<R: Rows> State<R> {
             let labels = meaning.labels(&key);
             node.entry(labels.clone()).or_default().add(sum);
             let Ends { source, destination } = R::slots(&key);
-            let source = if R::trusts_source(&labels) { source } else { 0 };
+            let source = if meaning.trusts_source(&key) { source } else { 0 };
             for (end, slot) in [("source", source), ("destination", destination)] {
                 if let Some(pod) = self.pod(slot) {
                     *pods.entry(PodLabels { pod, end, labels: labels.clone() }).or_default() += sum.events;

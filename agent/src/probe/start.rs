@@ -10,7 +10,7 @@ use aya_log::EbpfLogger;
 use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
-use super::attach::{Climb, MapError, Maps, climb};
+use super::attach::{Climb, MapError, Maps, climb, may_read};
 use super::flow::{Account, Flow, ReadTallies};
 use super::globals::Globals;
 use super::pipeline::{Ended, Path};
@@ -257,6 +257,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     const ALL: u8 = u8::MAX;
     let mut globals = Globals::default();
     P::globals(context.kernel, &mut globals);
+    globals.set("READS", u32::from(may_read(context.kernel)));
     globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
     globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
     globals.set("COUNT_PASSED", context.settings.count_passed.into());

@@ -32,8 +32,16 @@ use labels::{DropRows, Labels};
 use place::Place;
 use reasons::Reasons;
 
-/// The reason of a packet whose source address cannot have come from where it did: it may be anybody's.
-pub const RPFILTER: &str = "IP_RPFILTER";
+/// Whether a packet's source address may be anybody's, because it cannot have come from where it did.
+///
+/// Where the kernel gives no reason, all that dies before it is routed might have died for that.
+#[must_use]
+pub fn may_be_forged(reason: Option<&str>, function: Option<&str>) -> bool {
+    match reason {
+        Some(reason) => reason == "IP_RPFILTER",
+        None => function.is_none_or(|function| ["ip_rcv_finish", "ip_rcv_finish_core"].contains(&function)),
+    }
+}
 
 /// The probe.
 pub struct Drops {
@@ -141,7 +149,8 @@ impl Probe for Drops {
 
     fn reasons(kernel: &Kernel) -> Vec<String> {
         let reasons = Reasons::load(kernel);
-        if reasons.is_empty() {
+        // A kernel that has the hook and gives no reasons still has classes; where even that is not known, any will do.
+        if reasons.is_empty() && kernel.tracepoint_args("kfree_skb").is_empty() {
             return Vec::new();
         }
         let classes = Class::ALL.iter().map(|class| class.name());
@@ -280,7 +289,8 @@ impl Event for PacketDrop {
 
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
         // A packet that died for its source address says nothing true about its source.
-        let trusted = self.reason_name() != RPFILTER;
+        let function = self.place.as_ref().map(|place| place.function.as_ref());
+        let trusted = !may_be_forged(self.reason.as_deref(), function);
         let told =
             |address: Option<IpAddr>| address.filter(|_| !self.has(flags::FOREIGN)).map(Subject::Address);
         let netns = (self.record.netns != 0).then_some(Subject::Netns(self.record.netns));

@@ -11,7 +11,7 @@ use agent::pod::{Pod, Subject};
 use agent::probe::pipeline::{self, EvidenceOf};
 use agent::probe::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
 use agent::probes::drops::decode::Decoder;
-use agent::probes::drops::{Drops, RPFILTER};
+use agent::probes::drops::Drops;
 use agent::probes::mtu::{Mtu, TooBig};
 use agent::sink::json::JsonSink;
 use agent::sink::table::{Style, TableSink};
@@ -53,7 +53,7 @@ fn drop_record(record: &[u8], pods: &Pods) {
     };
     let line = told::<Drops>(&event, pods);
     let record = DropRecord::from_bytes(record).expect("it was decoded");
-    if line["reason"] == RPFILTER {
+    if line["reason"] == "IP_RPFILTER" {
         assert_eq!(event.subjects().source, [None, None], "a forged source is nobody's");
     }
     if record.flags & drops::flags::FOREIGN != 0 {

@@ -77,6 +77,7 @@ fn tc_at_ingress() {
         // All but the last is inlined in some build or other.
         function: &["sch_handle_ingress", "tcf_classify", "__netif_receive_skb_core"],
         class: "policy",
+        by_place: Some("other"),
         ..RECEIVED
     };
     watch.expect(3, &to_port(7004), &want);
@@ -93,6 +94,8 @@ fn a_socket_filter() {
         reason: &["SOCKET_FILTER"],
         function: &["udp_queue_rcv_one_skb"],
         class: "policy",
+        // A full buffer is found in the same place.
+        by_place: Some("queue"),
         source: Some(WEB),
         destination: Some(DB),
         ..RECEIVED

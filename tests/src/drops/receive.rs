@@ -5,8 +5,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use nix::libc;
 
-use crate::harness::DEADLINE;
 use crate::harness::packet::{ipv4, send_on_wire, send_routed, set, tcp_segment, udp, udp_segment};
+use crate::harness::{DEADLINE, UDP4_RCV, UDP6_RCV};
 
 use super::{Lab, RECEIVED, RECEIVED_BY_TCP, Want, db4, db6, to_port};
 
@@ -18,10 +18,10 @@ fn web4(port: u16) -> SocketAddr {
 #[test]
 fn a_closed_udp_port() {
     let lab = Lab::lock();
-    for (to, function) in [(db4(7101), "__udp4_lib_rcv"), (db6(7102), "__udp6_lib_rcv")] {
+    for (to, function) in [(db4(7101), &UDP4_RCV), (db6(7102), &UDP6_RCV)] {
         let watch = lab.watch();
         lab.web.netns.inside(|| udp(to, 3, 100));
-        let want = Want { reason: &["NO_SOCKET"], function: &[function], class: "no_socket", ..RECEIVED };
+        let want = Want { reason: &["NO_SOCKET"], function, class: "no_socket", ..RECEIVED };
         watch.expect(3, &to_port(to.port()), &want);
     }
 }
@@ -45,7 +45,14 @@ fn a_wrong_udp_checksum() {
     let segment = udp_segment(web4(5105), db4(7105), 100, false);
     let packet = ipv4([10, 99, 1, 2].into(), [10, 99, 2, 2].into(), 17, &segment, true);
     lab.web.netns.inside(|| (0..3).for_each(|_| assert!(send_routed(db4(0).ip(), &packet).is_ok())));
-    let want = Want { reason: &["UDP_CSUM"], function: &["__udp4_lib_rcv"], class: "malformed", ..RECEIVED };
+    let want = Want {
+        reason: &["UDP_CSUM"],
+        function: &UDP4_RCV,
+        class: "malformed",
+        // The same place as for a closed port.
+        by_place: Some("no_socket"),
+        ..RECEIVED
+    };
     watch.expect(3, &to_port(7105), &want);
 }
 

@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -103,6 +104,19 @@ pub(crate) fn command(node: &Node, args: &[&str]) -> Command {
     command
 }
 
+/// Root without these capabilities of `linux/capability.h`, and no way to them.
+pub(crate) fn without_capabilities(command: &mut Command, capabilities: std::ops::Range<u64>) {
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            for capability in capabilities.clone() {
+                libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
+            }
+            Ok(())
+        });
+    }
+}
+
 impl Agent {
     /// Starts a command.
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -160,10 +174,17 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it with further arguments and waits until it is ready.
     pub(crate) fn start(node: &Node, args: &[&str]) -> Self {
+        Self::start_limited(node, args, |_| ())
+    }
+
+    /// As [`Running::start`], after `limit` has taken something from the process to be.
+    pub(crate) fn start_limited(node: &Node, args: &[&str], limit: impl FnOnce(&mut Command)) -> Self {
         let address = free_address();
         let listen = address.to_string();
         let args = [&["run", "--listen", &listen], args].concat();
-        let mut agent = Agent::spawn(&mut command(node, &args));
+        let mut command = command(node, &args);
+        limit(&mut command);
+        let mut agent = Agent::spawn(&mut command);
         until("/readyz says ready", || {
             let ended = agent.child.try_wait().unwrap();
             assert!(ended.is_none(), "{args:?}: {ended:?}: {}", agent.stderr.text());

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Part, find};
+use super::{Part, arm64, find};
 use crate::kernels::{self, Kernel};
 use crate::run::Run as _;
 
@@ -38,10 +38,14 @@ pub(super) enum Install {
     Linker,
     /// Compile cargo-deny.
     Deny,
-    /// Unpack a kernel of this series into the cache.
+    /// Unpack the kernel of this name into the cache.
     Kernel(&'static str),
     /// Unpack this package into the cache instead of installing it.
     Unpack(&'static str),
+    /// Unpack Rust's standard library for arm64 into the cache.
+    Std,
+    /// Unpack the programs of an arm64 machine into the cache.
+    Root,
 }
 
 impl Display for Item {
@@ -65,6 +69,8 @@ pub(super) fn of(part: Part) -> Result<Vec<Item>> {
         Part::Bench => Ok(bench()),
         Part::Lint => Ok(lint()),
         Part::Fuzz => Ok(vec![program("g++", &["g++"])]),
+        Part::Reach => kernels::REACHED.iter().map(|name| kernel(name)).collect(),
+        Part::Arm64 => arm64(),
     }
 }
 
@@ -99,15 +105,45 @@ fn guests() -> Result<Vec<Item>> {
             install: Install::Packages,
         },
     ];
-    for series in kernels::TESTED {
-        items.push(Item {
-            what: format!("kernel {series}, unpacked in the cache"),
-            present: Kernel::cached(series)?.is_some(),
-            packages: &[],
-            install: Install::Kernel(series),
-        });
+    for name in kernels::TESTED {
+        items.push(kernel(name)?);
     }
     Ok(items)
+}
+
+/// One kernel for guests.
+pub(super) fn kernel(name: &'static str) -> Result<Item> {
+    Ok(Item {
+        what: format!("kernel {name}, unpacked in the cache"),
+        present: Kernel::cached(name)?.is_some(),
+        packages: &[],
+        install: Install::Kernel(name),
+    })
+}
+
+fn arm64() -> Result<Vec<Item>> {
+    let unpacked = |what: &str, present: bool, install| Item {
+        what: format!("{what}, unpacked in the cache"),
+        present,
+        packages: &[],
+        install,
+    };
+    Ok(vec![
+        Item {
+            what: format!("the toolchain {TOOLCHAIN}, Debian's compiler"),
+            present: has_core_source(TOOLCHAIN),
+            packages: &["rustc-web", "cargo-web", "rust-web-src"],
+            install: Install::Link,
+        },
+        program("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
+        program("qemu-system-aarch64", &["qemu-system-arm"]),
+        unpacked("Rust's standard library for arm64", arm64::std_library()?.exists(), Install::Std),
+        unpacked(
+            "the programs of an arm64 machine",
+            arm64::root()?.join("bin/busybox").exists(),
+            Install::Root,
+        ),
+    ])
 }
 
 fn oracles() -> Vec<Item> {

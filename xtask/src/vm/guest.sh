@@ -3,9 +3,11 @@ set -e
 . /r2c/settings
 
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tracefs tracefs /sys/kernel/tracing
-mount -t debugfs debugfs /sys/kernel/debug
+# A kernel that is locked down has none.
+mount -t tracefs tracefs /sys/kernel/tracing || :
+mount -t debugfs debugfs /sys/kernel/debug || :
 mount -t bpf bpf /sys/fs/bpf
+mount -t securityfs securityfs /sys/kernel/security
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm

@@ -14,7 +14,8 @@ while read -r module; do insmod "/modules/$module"; done </modules/order
 # The host is read-only and must not change under a guest, so what was once read may be kept (cache=loose):
 # without it every exec reads the whole program through the host again, ten times slower.
 mkdir -p /host /rw /new
-mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000,access=any host /host
+shared=trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000,access=any
+mount -t 9p -o $shared host /host
 mount -t tmpfs -o size=75% rw /rw
 mkdir /rw/upper /rw/work
 cp -a /r2c /rw/upper/r2c
@@ -22,7 +23,10 @@ mount -t overlay -o lowerdir=/host,upperdir=/rw/upper,workdir=/rw/work root /new
 
 ifconfig lo up
 
-mkdir -p /new/lib/modules
-mount --bind "/new$KERNEL/lib/modules" /new/lib/modules
+# Files that are no whole system's, only some packages', lack these.
+mkdir -p /new/lib/modules /new/proc /new/sys /new/dev /new/run /new/root /new/tmp /new/etc
+chmod 1777 /new/tmp
+[ -e /new/bin/sh ] || busybox --install -s /new/bin 2>/dev/null || :
+mount -t 9p -o $shared modules /new/lib/modules
 for name in proc sys dev; do mount --move "/$name" "/new/$name"; done
 exec switch_root /new /bin/sh /r2c/guest

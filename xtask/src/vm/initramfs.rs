@@ -23,12 +23,12 @@ pub(super) struct Archive {
 
 impl Archive {
     /// A new archive with what every guest of this kernel needs: busybox, the carrying modules, the init script.
-    pub(super) fn new(kernel: &Kernel) -> Result<Self> {
+    pub(super) fn new(kernel: &Kernel, files: &Path) -> Result<Self> {
         let mut archive = Self { bytes: Vec::new(), entries: 0 };
         for directory in ["bin", "dev", "modules", "proc", "r2c", "r2c/bin", "sys"] {
             archive.entry(directory, 0o040_755, &[])?;
         }
-        archive.copy("bin/busybox", Path::new("/bin/busybox"))?;
+        archive.copy("bin/busybox", &files.join("bin/busybox"))?;
         archive.file("init", include_bytes!("init.sh"))?;
         archive.file("r2c/guest", include_bytes!("guest.sh"))?;
         archive.modules(kernel)?;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::Guest;
-use crate::kernels::Kernel;
+use crate::kernels::{Arch, Kernel};
 use crate::run::{Run as _, shown};
 
 /// Lines of the kernel's and QEMU's messages that are kept for a failure.
@@ -22,11 +23,13 @@ const BOOT_LIMIT: Duration = Duration::from_mins(2);
 
 /// What the kernel is told: output on the serial line, a panic or an oops ends the guest, the emulated time stamp
 /// counter is as steady as the host's, and no time goes into defences against a processor that is not there.
-const KERNEL_LINE: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic tsc=reliable mitigations=off";
+const KERNEL_LINE: &str = "quiet loglevel=5 panic=-1 oops=panic tsc=reliable mitigations=off";
 
 pub(super) struct Boot<'a> {
     pub(super) guest: &'a Guest,
     pub(super) kernel: &'a Kernel,
+    /// The directory that the guest takes for its files.
+    pub(super) files: &'a Path,
     pub(super) initramfs: OwnedFd,
     /// Begins the lines that are the guest's own words among the command's output.
     pub(super) mark: &'a str,
@@ -86,7 +89,7 @@ impl Boot<'_> {
                     (_, Some("began")) => {
                         began = true;
                         let seconds = start.elapsed().as_secs_f64();
-                        eprintln!("xtask: the {} guest is up after {seconds:.0} s", self.guest.kernel);
+                        eprintln!("xtask: the {} guest is up after {seconds:.0} s", self.guest.kernel.name);
                         deadline = Instant::now() + self.guest.timeout;
                     }
                     (output, Some(word)) => {
@@ -116,10 +119,15 @@ impl Boot<'_> {
     }
 
     fn command(&self) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", "pc"]);
+        let (program, machine, processor, serial) = match self.guest.kernel.arch {
+            Arch::Amd64 => ("qemu-system-x86_64", "pc", "max", "ttyS0"),
+            // Its pointers' signatures, made as the architecture says, would take most of the time.
+            Arch::Arm64 => ("qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"),
+        };
+        let mut qemu = Command::new(program);
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-machine", machine]);
         // QEMU 7.2's multi-threaded emulation breaks the kernel's patching of its own code (int3 oops).
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max"]);
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", processor]);
         if self.guest.icount {
             // An idle guest's clock jumps to its next timer: sleeping costs nothing, here or there.
             qemu.args(["-icount", "shift=0,sleep=off"]);
@@ -127,8 +135,13 @@ impl Boot<'_> {
         qemu.args(["-smp", &self.guest.cpus.to_string(), "-m", &self.guest.memory]);
         qemu.arg("-kernel").arg(self.kernel.image());
         qemu.args(["-initrd", &format!("/proc/self/fd/{}", self.initramfs.as_raw_fd())]);
-        qemu.args(["-append", KERNEL_LINE]);
-        qemu.args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"]);
+        qemu.args(["-append", &format!("console={serial} {KERNEL_LINE} {}", self.guest.append)]);
+        for (tag, path) in [("host", self.files), ("modules", &self.kernel.root.join("lib/modules"))] {
+            let path = path.display();
+            let shared =
+                format!("local,path={path},mount_tag={tag},security_model=none,readonly=on,multidevs=remap");
+            qemu.args(["-virtfs", &shared]);
+        }
         // Two pipes: the kernel's messages beside QEMU's own on stderr, the command's output alone on stdout.
         qemu.args(["-chardev", "file,id=console,path=/dev/stderr", "-serial", "chardev:console"]);
         qemu.args(["-chardev", "file,id=output,path=/dev/stdout", "-device", "virtio-serial-pci"]);

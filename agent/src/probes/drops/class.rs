@@ -279,8 +279,8 @@ const PLACES: Table = &[
     (
         harmful(Class::NoSocket),
         &[
-            "tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_unicast_rcv_skb",
-            "sctp_rcv", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu",
+            "tcp_v4_rcv", "tcp_v6_rcv", "__udp4_lib_rcv", "__udp6_lib_rcv", "udp_rcv", "udpv6_rcv",
+            "udp_unicast_rcv_skb", "sctp_rcv", "ip_protocol_deliver_rcu", "ip6_protocol_deliver_rcu",
         ],
     ),
     (
@@ -299,8 +299,9 @@ const PLACES: Table = &[
         harmful(Class::Queue),
         &[
             "__dev_queue_xmit", "__dev_xmit_skb", "enqueue_to_backlog", "netif_rx_internal", "tun_net_xmit",
-            "kfree_skb_list", "kfree_skb_list_reason", "__udp_enqueue_schedule_skb", "udp_queue_rcv_one_skb",
-            "udpv6_queue_rcv_one_skb", "tcp_add_backlog", "packet_rcv", "tpacket_rcv",
+            "kfree_skb_list", "kfree_skb_list_reason", "tcf_kfree_skb_list", "__tcf_kfree_skb_list",
+            "__udp_enqueue_schedule_skb", "udp_queue_rcv_one_skb", "udpv6_queue_rcv_one_skb",
+            "tcp_add_backlog", "packet_rcv", "tpacket_rcv",
         ],
     ),
     (

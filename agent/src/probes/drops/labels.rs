@@ -8,8 +8,8 @@ use std::fmt;
 use agent_common::drops::{Direction, DropKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
-use super::RPFILTER;
 use super::class::{Harm, Verdict};
+use super::may_be_forged;
 use super::place::Places;
 use super::reasons::Reasons;
 use crate::probe::Ends;
@@ -89,9 +89,12 @@ impl Rows for DropRows {
         Ends { source: key.source, destination: key.destination }
     }
 
-    fn trusts_source(labels: &Labels) -> bool {
-        // A packet that died for its source address says nothing true about its source.
-        labels.reason != RPFILTER
+    fn trusts_source(&self, key: &DropKey) -> bool {
+        // A packet that died for its source address says nothing true about its source. Only where there is no reason
+        // the place is asked for, which costs more.
+        let reason = self.reasons.name(key.reason);
+        let place = if reason.is_none() { self.places.at(u64::from(key.place)) } else { None };
+        !may_be_forged(reason.as_deref(), place.as_ref().map(|place| place.function.as_ref()))
     }
 }
 

@@ -1,0 +1,68 @@
+//! A kernel that lets no program read its memory (lockdown's confidentiality): what helper-free programs still tell.
+//!
+//! Ignored but in a guest that was started so: `cargo xtask test lockdown`.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::harness::agent::{Running, command, json};
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
+use crate::harness::pod::{Node, Pod};
+use crate::harness::{is_of_udp_rcv, until};
+
+/// The test has shown nothing on a kernel that is not locked down.
+fn is_locked_down() {
+    let modes = fs::read_to_string("/sys/kernel/security/lockdown").unwrap();
+    assert!(modes.contains("[confidentiality]"), "{modes}");
+}
+
+#[test]
+#[ignore = "needs a kernel started with lockdown=confidentiality"]
+fn drops_are_counted_by_reason_place_and_pod_without_reading_a_packet() {
+    const SENT: u64 = 500;
+    is_locked_down();
+    let (router, netns) = (Netns::new(), Netns::new());
+    netns.ip("link set lo up\n");
+    let node = Node::routing(&router);
+    let _pod = Pod::start(&node, "shop/web-0", &netns);
+    let running = Running::start(&node, &["--events", "all", "--events-per-second", "4"]);
+    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9401)), SENT, 10));
+    let labels = [("reason", "NO_SOCKET"), ("class", "no_socket"), ("namespace", "shop"), ("pod", "web-0")];
+    let counted = until("all are counted", || {
+        let counted = running.scrape().sum("r2c_pod_drop_packets_total", &labels);
+        // On the loopback device it is the pod at both ends.
+        (counted >= 2 * SENT).then_some(counted)
+    });
+    assert_eq!(counted, 2 * SENT);
+
+    let find = |lines: &[Vec<u8>]| lines.iter().filter_map(|line| json(line)).find(is_of_udp_rcv);
+    let event = running.agent.stdout.wait(0, find).expect("a line");
+    let told = ["reason", "class", "direction", "interface"].map(|name| &event[name]);
+    assert_eq!(told, ["NO_SOCKET", "no_socket", "unknown", "lo"], "{event:#}");
+    assert_eq!(event["destination_pod"]["pod"], "web-0", "{event:#}");
+    for unknown in ["source_ip", "destination_ip", "source_port", "destination_port", "ttl"] {
+        assert!(event[unknown].is_null(), "unknown is not zero: {event:#}");
+    }
+
+    let said = running.agent.stderr.text();
+    let warnings: Vec<&str> = said.lines().filter(|line| line.contains("\"level\":\"WARN\"")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("lockdown"), "{said}");
+    assert!(said.contains("hook kfree_skb by tp_btf\""), "{said}");
+}
+
+#[test]
+#[ignore = "needs a kernel started with lockdown=confidentiality"]
+fn the_doctor_says_what_is_lost() {
+    is_locked_down();
+    let ended = command(&Node::new(), &["doctor", "-o", "json"]).output().unwrap();
+    let report = json(&ended.stdout).expect("a report");
+    assert!(ended.status.success(), "{report:#}");
+    let checks = report["checks"].as_array().unwrap();
+    let lockdown = checks.iter().find(|check| check["id"] == "kernel.lockdown").unwrap();
+    assert_eq!(lockdown["status"], "degraded", "{lockdown:#}");
+    assert!(lockdown["advice"].as_str().unwrap().contains("addresses"), "{lockdown:#}");
+    for hook in report["hooks"].as_array().unwrap().iter().filter(|hook| hook["hook"] == "kfree_skb") {
+        assert_eq!(hook["takes"], "tp_btf", "{hook:#}");
+    }
+}
