@@ -2,6 +2,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 use crate::kernel::{
     self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
@@ -286,6 +287,27 @@ pub unsafe fn transport_header<R: Read>(skb: *const u8) -> Option<*const u8> {
         let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
         let transport: u16 = kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER)?;
         if transport == UNSET { None } else { Some(head.add(usize::from(transport))) }
+    }
+}
+
+/// Copies what there is from `from` to `end`, but no more than fits; gives how much that was. What is behind the end is not
+/// the packet's: that memory is a stranger's.
+///
+/// # Safety
+/// `to` is memory for `N` bytes, at most 255.
+#[inline(always)]
+#[must_use]
+pub unsafe fn copy<const N: usize>(to: *mut [u8; N], from: *const u8, end: *const u8) -> u8 {
+    let there = (end as u64).wrapping_sub(from as u64);
+    // Wrapped around: it is said to begin behind the end.
+    if there > u64::from(u16::MAX) || !kernel::reads() {
+        return 0;
+    }
+    let length = if there > N as u64 { N as u64 } else { there };
+    // SAFETY: there is room for `length` bytes; the helper checks the address.
+    #[expect(clippy::cast_possible_truncation, reason = "at most N")]
+    unsafe {
+        if bpf_probe_read_kernel(to.cast(), length as u32, from.cast()) == 0 { length as u8 } else { 0 }
     }
 }
 

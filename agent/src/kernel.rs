@@ -242,6 +242,12 @@ impl Kernel {
         self.roots.proc.join("kallsyms")
     }
 
+    /// The file that lists the modules that are loaded.
+    #[must_use]
+    pub fn modules(&self) -> PathBuf {
+        self.roots.proc.join("modules")
+    }
+
     /// Reads the symbols again, for modules loaded since. Takes some 100 ms: not on the event path, and not for every
     /// address that has no name.
     ///

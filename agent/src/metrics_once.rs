@@ -20,7 +20,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let node = Node::look(host, drain).await;
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
-    let (mut reports, mut refused, mut attached) = (Vec::new(), None, Vec::new());
+    let (mut reports, mut refused, mut attached) = (Vec::new(), Vec::new(), Vec::new());
     for entry in probes::ALL {
         match node.start(entry, &args.limits) {
             Ok(started) => {
@@ -30,12 +30,12 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
             }
             Err(error) => {
                 reports.push(Report::down(entry.name));
-                refused = Some(node::refused(&error));
+                refused.push(error);
             }
         }
     }
-    if let (true, Some(refused)) = (attached.is_empty(), refused) {
-        return Err(refused);
+    if attached.is_empty() && !refused.is_empty() {
+        return Err(node::refused(&refused));
     }
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));

@@ -14,7 +14,7 @@ use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
-use crate::probe::attach::may_read;
+use crate::probe::attach::{Climb, may_read};
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::shutdown::Drain;
 use crate::sink::Identity;
@@ -83,14 +83,7 @@ impl Node {
             register: &|slots| self.pods.register(slots),
         };
         let started = (entry.start)(&context)?;
-        for climb in &started.climbs {
-            let refused = climb.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            match climb.holds {
-                Some(rung) if refused.is_empty() => info!("hook {} by {}", climb.hook.name, rung.name),
-                Some(rung) => info!("hook {} by {}; refused {refused}", climb.hook.name, rung.name),
-                None => warn!("hook {} refused: {refused}", climb.hook.name),
-            }
-        }
+        say_climbs(entry.name, &started.climbs);
         Ok(started)
     }
 
@@ -99,6 +92,26 @@ impl Node {
         self.btf = None;
         self.kernel.drop_btf();
         trim_heap();
+    }
+}
+
+/// One line a hook, but for those that were refused for the same reason: these are one.
+fn say_climbs(probe: &str, climbs: &[Climb]) {
+    let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
+    for climb in climbs {
+        let why = climb.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        match climb.holds {
+            Some(rung) if why.is_empty() => info!("hook {} by {}", climb.hook.name, rung.name),
+            Some(rung) => info!("hook {} by {}; refused {why}", climb.hook.name, rung.name),
+            None => match refused.iter_mut().find(|(other, _)| *other == why) {
+                Some((_, hooks)) => hooks.push(climb.hook.name),
+                None => refused.push((why, vec![climb.hook.name])),
+            },
+        }
+    }
+    for (why, hooks) in refused {
+        let (what, hooks) = (if hooks.len() == 1 { "hook" } else { "hooks" }, hooks.join(", "));
+        warn!("probe {probe} does without {what} {hooks}: {why}");
     }
 }
 
@@ -139,15 +152,16 @@ pub fn identity(host: &Host) -> Arc<Identity> {
     Arc::new(Identity::new(host.node_name.clone(), host.pod_name.clone(), host.pod_namespace.clone()))
 }
 
-/// A refused start as one line that says what would help.
+/// Refused starts as one line that says what would help.
 #[must_use]
-pub fn refused(error: &StartError) -> Failure {
+pub fn refused(errors: &[StartError]) -> Failure {
+    let refused = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let lacking = lacking_rights();
     if lacking.is_empty() {
-        return Failure::unsupported(error);
+        return Failure::unsupported(refused);
     }
     Failure::unsupported(format!(
-        "{error}; this process lacks {}: run as root, or add them",
+        "{refused}; this process lacks {}: run as root, or add them",
         lacking.join(" and ")
     ))
 }

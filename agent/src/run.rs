@@ -89,19 +89,20 @@ fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), 
                 reports.push(Report::of(&probe));
                 started.push(probe);
             }
-            Err(error) if named => return Err(node::refused(&error)),
+            Err(error) if named => return Err(node::refused(&[error])),
             Err(error) => {
-                refused.push(node::refused(&error));
+                refused.push(error);
                 reports.push(Report::down(entry.name));
             }
         }
     }
-    // The last one's is how the command ends, if there is none left to run.
-    let end = if started.is_empty() { refused.pop() } else { None };
-    for refused in refused {
-        warn!("{}", refused.message);
+    if started.is_empty() && !refused.is_empty() {
+        return Err(node::refused(&refused));
     }
-    end.map_or(Ok((started, reports)), Err)
+    for refused in refused {
+        warn!("{}", node::refused(&[refused]).message);
+    }
+    Ok((started, reports))
 }
 
 fn sink(host: &Host, events: Events) -> Box<dyn Sink> {

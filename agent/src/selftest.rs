@@ -180,7 +180,7 @@ impl Bench {
             host_netns: None,
             register: &|slots| refused.set(pods.register(slots).err()),
         };
-        let probe = (self.entry.start)(&context).map_err(|error| node::refused(&error))?;
+        let probe = (self.entry.start)(&context).map_err(|error| node::refused(&[error]))?;
         match refused.take() {
             Some(error) => {
                 Err(anyhow::anyhow!("the probe's slot maps refuse the test's pods: {error}").into())

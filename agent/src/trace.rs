@@ -29,7 +29,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let (stop, drain) = shutdown::channel();
     let mut node = Node::look(host, drain.clone()).await;
     check_names(entry, &node, &args)?;
-    let started = node.start(entry, &args.limits).map_err(|error| node::refused(&error))?;
+    let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     if let Some(path) = &args.ready_file {

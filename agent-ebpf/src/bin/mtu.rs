@@ -21,7 +21,6 @@ use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::{passed, tally};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::helpers::generated;
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
@@ -189,7 +188,7 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
             fill::<Probed>(&raw mut (*record).route, peer);
         }
         if let Some((network, end)) = packet::network_header::<R>(skb) {
-            copy_header(record, network, end);
+            (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         }
         entry.submit(0);
         Some(())
@@ -359,7 +358,7 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
             (*record).route_pmtu = learned_pmtu(route, seen.packet.ip_version, mtu);
         }
         if let Some((network, end)) = packet::network_header::<R>(skb) {
-            copy_header(record, network, end);
+            (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         }
         entry.submit(0);
         Some(())
@@ -408,7 +407,7 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
             fill::<R>(&raw mut (*record).device, dev);
         }
         if let Some((_, end)) = packet::network_header::<R>(skb) {
-            copy_header(record, quote, end);
+            (*record).header_len = packet::copy(&raw mut (*record).header, quote, end);
         }
         entry.submit(0);
         Some(())
@@ -440,25 +439,5 @@ unsafe fn learned<R: Read>(hook: u32, dev: *const u8, packet: Packet, mtu: u32) 
         (*record).mtu = mtu;
         fill::<R>(&raw mut (*record).device, dev);
         Some((entry, record))
-    }
-}
-
-/// Copies the packet in question, but nothing from behind its end: that memory is a stranger's.
-#[inline(always)]
-unsafe fn copy_header(record: *mut MtuRecord, from: *const u8, end: *const u8) {
-    const MOST: u64 = agent_common::mtu::HEADER as u64;
-    let there = (end as u64).wrapping_sub(from as u64);
-    // Wrapped around: the header is said to begin behind the end.
-    if there > u64::from(u16::MAX) || !kernel::reads() {
-        return;
-    }
-    let length = if there > MOST { MOST } else { there };
-    // SAFETY: `header` has room for `MOST` bytes; the helper checks the address.
-    #[expect(clippy::cast_possible_truncation, reason = "at most HEADER")]
-    unsafe {
-        let to = (&raw mut (*record).header).cast();
-        if generated::bpf_probe_read_kernel(to, length as u32, from.cast()) == 0 {
-            (*record).header_len = length as u8;
-        }
     }
 }

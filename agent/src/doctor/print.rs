@@ -1,5 +1,6 @@
 //! How the doctor's report looks to a person: 80 columns, the last one wrapped.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::hooks::{RungReport, RungStatus};
@@ -48,9 +49,13 @@ fn fired(rung: &RungReport) -> &'static str {
 
 /// The last line: what it all comes to.
 fn verdict(report: &Report) -> String {
-    let taken = report.hooks.iter().map(|hook| match hook.takes {
-        Some(rung) => format!("{} by {rung}", hook.hook),
-        None => format!("{} by nothing", hook.hook),
+    let mut taken: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    for hook in &report.hooks {
+        taken.entry((hook.probe, hook.takes.unwrap_or("nothing"))).or_default().push(hook.hook);
+    }
+    let taken = taken.into_iter().map(|((probe, rung), hooks)| match hooks[..] {
+        [hook] => format!("{probe}: {hook} by {rung}"),
+        _ => format!("{probe}: {} hooks by {rung}", hooks.len()),
     });
     let count = |status| report.checks.iter().filter(|check| check.status == status).count();
     let silent = report.hooks.iter().filter_map(|hook| {
@@ -163,7 +168,7 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert_eq!(
             last,
-            "doctor: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown; kfree_skb IS ATTACHED AND NEVER FIRES"
+            "doctor: drops: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown; kfree_skb IS ATTACHED AND NEVER FIRES"
         );
     }
 }

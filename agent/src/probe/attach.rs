@@ -150,9 +150,15 @@ fn why(error: &ProgramError) -> String {
             format!("{} failed: not supported by this kernel (ENOTSUPP)", error.call)
         }
         ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
-        other => other.to_string(),
+        other => no_kprobes(other).unwrap_or_else(|| super::start::one_line(other)),
     };
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+}
+
+/// The loader asks for the number of the kernel's source of breakpoints; where there is none it names a file alone.
+fn no_kprobes(error: &ProgramError) -> Option<String> {
+    let text = super::start::one_line(error);
+    text.contains("devices/kprobe").then(|| format!("this kernel has no kprobes ({text})"))
 }
 
 /// The maps of a loaded object, to be taken out: they outlive its programs, so what was counted can be read after

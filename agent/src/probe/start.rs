@@ -275,7 +275,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
 }
 
 /// An error and its causes in one line.
-fn one_line(error: &dyn std::error::Error) -> String {
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

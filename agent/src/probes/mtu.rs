@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use agent_common::IFNAMSIZ;
 use agent_common::mtu::quote::{Flow, Inner, Quote};
 use agent_common::mtu::{Device, Kind, MtuRecord, flags};
-use agent_common::{IFNAMSIZ, NO_REASON};
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
@@ -27,6 +27,8 @@ use crate::probe::{DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Summar
 pub mod hooks;
 pub mod labels;
 pub mod row;
+#[cfg(test)]
+mod tests;
 pub mod verdict;
 
 use labels::{Labels, MtuRows, kind_name};
@@ -97,31 +99,7 @@ impl Probe for Mtu {
     }
 
     fn globals(kernel: &Kernel, globals: &mut Globals) {
-        globals.set_offsets(kernel, &hooks::OFFSETS);
-        // A bitfield of 31 bits: the kernel side reads the word it is in.
-        let pmtu = kernel.bits("rtable", "rt_pmtu").filter(|bits| bits.size_bits == 31);
-        globals.set_offset("RTABLE_PMTU", pmtu.map(|bits| bits.offset_bits / 32 * 4));
-        globals.set_offset("VETH_PEER", hooks::veth_peer(kernel));
-        // A bitfield that is a whole word, since 6.12 or so.
-        let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
-        globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
-        let flags = kernel.enum_values("netdev_priv_flags", None);
-        let port = flags.iter().find(|(_, name)| name == "IFF_BRIDGE_PORT");
-        globals.set("BRIDGE_PORT", port.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
-        // The prototype alone says what arguments there are: stable kernels backport them.
-        let args = kernel.tracepoint_args("kfree_skb");
-        let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));
-        globals.set("HAS_REASON", has_reason.into());
-        let reasons = kernel.enum_values("skb_drop_reason", None);
-        let unspecified = reasons.iter().find(|(_, name)| name == "SKB_DROP_REASON_NOT_SPECIFIED");
-        let unspecified = unspecified.and_then(|(number, _)| u32::try_from(*number).ok());
-        globals.set("REASON_NOT_SPECIFIED", unspecified.filter(|_| has_reason).unwrap_or(NO_REASON));
-        // Which of them is inlined differs by release.
-        let forward =
-            ["__dev_forward_skb2", "__dev_forward_skb"].into_iter().find_map(|name| kernel.extent(name));
-        let (at, length) = forward.unzip();
-        globals.set_address("FORWARD_AT", at);
-        globals.set("FORWARD_LENGTH", length.unwrap_or(0));
+        hooks::globals(kernel, globals);
     }
 
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {

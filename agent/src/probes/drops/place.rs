@@ -17,7 +17,18 @@ struct Shared {
     /// Where the symbols are from, and are read again from.
     file: PathBuf,
     symbols: RwLock<Option<Arc<Symbols>>>,
-    reread: Mutex<Option<Instant>>,
+    /// Lists the modules that are loaded.
+    modules: PathBuf,
+    reread: Mutex<Option<Reread>>,
+}
+
+/// When the symbols were read again, and what was there then.
+struct Reread {
+    at: Instant,
+    /// When the modules were last compared.
+    compared: Instant,
+    /// Bytes of the list of modules: it changes with every module that comes or goes.
+    modules: usize,
 }
 
 /// A named place.
@@ -33,15 +44,20 @@ pub struct Place {
 /// the symbols were read, and the symbol below it is a stranger.
 const LONGEST_FUNCTION: u64 = 0x1_0000;
 
-/// Symbols are read again for an address without a name, at most this often: it costs some 30 ms.
+/// Symbols are read again for an address without a name, at most this often unless modules have come: it costs some
+/// 30 ms.
 const REREAD: Duration = Duration::from_secs(30);
+
+/// And modules are compared at most this often: some addresses never get a name.
+const COMPARE: Duration = Duration::from_secs(1);
 
 impl Places {
     /// With the kernel's symbols, if they are to be had.
     #[must_use]
     pub fn of(kernel: &Kernel) -> Self {
         let symbols = RwLock::new(kernel.symbols());
-        Self(Arc::new(Shared { file: kernel.kallsyms(), symbols, reread: Mutex::new(None) }))
+        let (file, modules) = (kernel.kallsyms(), kernel.modules());
+        Self(Arc::new(Shared { file, symbols, modules, reread: Mutex::new(None) }))
     }
 
     /// The function around `location`: a whole address, or the low half of one as the counts keep it.
@@ -59,11 +75,20 @@ impl Places {
 
     fn reread(&self) -> Option<Arc<Symbols>> {
         let mut last = self.0.reread.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         // The first is free: modules are loaded when they are first asked for, often by what is just starting.
-        if last.is_some_and(|last| last.elapsed() < REREAD) {
+        if last.as_ref().is_some_and(|last| now - last.compared < COMPARE) {
             return None;
         }
-        *last = Some(Instant::now());
+        let modules = std::fs::read(&self.0.modules).map_or(0, |list| list.len());
+        if let Some(last) = last.as_mut()
+            && last.modules == modules
+            && now - last.at < REREAD
+        {
+            last.compared = now;
+            return None;
+        }
+        *last = Some(Reread { at: now, compared: now, modules });
         let symbols = Arc::new(Symbols::load_from(&self.0.file).ok()?);
         *self.0.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&symbols));
         Some(symbols)

@@ -1,9 +1,10 @@
 //! Where the mtu probe listens, and what its kernel side must know of the running kernel's structures.
 
+use agent_common::NO_REASON;
 use agent_common::mtu::hook;
 
 use crate::kernel::Kernel;
-use crate::probe::globals::Offset;
+use crate::probe::globals::{Globals, Offset};
 use crate::probe::{Attach, Hook, Rung, Target};
 
 /// A hook on a function's entry: by BTF, or by a breakpoint.
@@ -111,7 +112,7 @@ const KFREE_SKB: Hook = Hook {
 const _: () = assert!(ALL.len() == hook::RT6_UPDATE_PMTU as usize + 1);
 
 /// Offsets that only this probe reads through.
-pub const OFFSETS: [Offset; 8] = [
+const OFFSETS: [Offset; 8] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
@@ -122,9 +123,38 @@ pub const OFFSETS: [Offset; 8] = [
     ("FL6_DPORT", "flowi6", "uli.ports.dport"),
 ];
 
+/// The constants of the running kernel.
+pub fn globals(kernel: &Kernel, globals: &mut Globals) {
+    globals.set_offsets(kernel, &OFFSETS);
+    // A bitfield of 31 bits: the kernel side reads the word it is in.
+    let pmtu = kernel.bits("rtable", "rt_pmtu").filter(|bits| bits.size_bits == 31);
+    globals.set_offset("RTABLE_PMTU", pmtu.map(|bits| bits.offset_bits / 32 * 4));
+    globals.set_offset("VETH_PEER", veth_peer(kernel));
+    // A bitfield that is a whole word, since 6.12 or so.
+    let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
+    globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
+    let flags = kernel.enum_values("netdev_priv_flags", None);
+    let port = flags.iter().find(|(_, name)| name == "IFF_BRIDGE_PORT");
+    globals.set("BRIDGE_PORT", port.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
+    // The prototype alone says what arguments there are: stable kernels backport them.
+    let args = kernel.tracepoint_args("kfree_skb");
+    let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));
+    globals.set("HAS_REASON", has_reason.into());
+    let reasons = kernel.enum_values("skb_drop_reason", None);
+    let unspecified = reasons.iter().find(|(_, name)| name == "SKB_DROP_REASON_NOT_SPECIFIED");
+    let unspecified = unspecified.and_then(|(number, _)| u32::try_from(*number).ok());
+    globals.set("REASON_NOT_SPECIFIED", unspecified.filter(|_| has_reason).unwrap_or(NO_REASON));
+    // Which of them is inlined differs by release.
+    let forward =
+        ["__dev_forward_skb2", "__dev_forward_skb"].into_iter().find_map(|name| kernel.extent(name));
+    let (at, length) = forward.unzip();
+    globals.set_address("FORWARD_AT", at);
+    globals.set("FORWARD_LENGTH", length.unwrap_or(0));
+}
+
 /// Where a veth's `net_device` is followed by the pointer to its other end; `None` where veth's types are not to be had
 /// (5.10's modules have none, and a module that is not loaded neither).
-pub fn veth_peer(kernel: &Kernel) -> Option<u32> {
+fn veth_peer(kernel: &Kernel) -> Option<u32> {
     /// `NETDEV_ALIGN` (include/linux/netdevice.h): `netdev_priv` begins there.
     const ALIGNMENT: u32 = 32;
     let private = kernel.size_of("net_device")?.checked_next_multiple_of(ALIGNMENT)?;
