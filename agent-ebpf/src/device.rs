@@ -96,7 +96,7 @@ pub unsafe fn frame<R: Read>(skb: *const u8) -> Option<Frame> {
 /// The device's MTU, if a frame is too much for it.
 ///
 /// With its link header in front it is judged as `is_skb_forwardable` does (net/core/dev.c), which grants room for a VLAN
-/// tag. Without it only a bridge's port is asked, as `br_nf_dev_queue_xmit` does (net/bridge/br_netfilter_hooks.c): for any
+/// tag. Without it only a bridge's port is asked, as `br_nf_dev_queue_xmit` does (in `br_netfilter_hooks.c`): for any
 /// other device IP itself looks at the size, and says so.
 ///
 /// # Safety

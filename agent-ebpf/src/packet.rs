@@ -93,7 +93,7 @@ impl Packet {
     #[inline(always)]
     #[must_use]
     pub const fn to(ip_version: u8, destination: Address) -> Self {
-        Self { ip_version, destination, ..Self::NONE }
+        Self { destination, ip_version, ..Self::NONE }
     }
 
     /// The IP header of `skb`, judged by its own version nibble: `skb->protocol` is not set on every path.

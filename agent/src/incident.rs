@@ -232,7 +232,12 @@ mod tests {
     /// What verdicts are told at `now`: the events of each incident so far.
     fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<u32> {
         let mut told = Vec::new();
-        incidents.sum_up(now, |_, events| Ok::<(), ()>(told.push(*events))).unwrap();
+        incidents
+            .sum_up(now, |_, events| {
+                told.push(*events);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
         told
     }
 
@@ -275,7 +280,12 @@ mod tests {
         told(&mut incidents, at(2));
         *incidents.join("b", at(4)).evidence += 1;
         let mut last = Vec::new();
-        incidents.close(|_, events| Ok::<(), ()>(last.push(*events))).unwrap();
+        incidents
+            .close(|_, events| {
+                last.push(*events);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
         assert_eq!(last, [6]);
     }
 

@@ -133,6 +133,7 @@ impl Packet {
             return None;
         }
         let fragment = u16::from_be_bytes([header[6], header[7]]);
+        let offset = fragment & 0x1fff;
         Some(Self {
             flow: Flow {
                 source: Ipv4Addr::new(header[12], header[13], header[14], header[15]).into(),
@@ -141,7 +142,7 @@ impl Packet {
                 ports: None,
                 dont_fragment: fragment & 0x4000 != 0,
             },
-            payload: (fragment & 0x1fff == 0).then_some(length),
+            payload: (offset == 0).then_some(length),
         })
     }
 

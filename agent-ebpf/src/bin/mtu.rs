@@ -368,7 +368,7 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
 /// The path MTU that a route has from an earlier message, 0 if none.
 #[inline(always)]
 unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
-    /// `RTF_CACHE` (include/uapi/linux/ipv6_route.h): a route of one destination, made for what was learned of it.
+    /// `RTF_CACHE` (`linux/ipv6_route.h`): a route of one destination, made for what was learned of it.
     const LEARNED: u32 = 0x0100_0000;
     // SAFETY: integers are valid for any bytes; the helper checks the address.
     unsafe {

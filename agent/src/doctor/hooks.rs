@@ -65,9 +65,10 @@ pub(super) async fn try_all(node: &Node) -> Vec<HookReport> {
 }
 
 fn report(entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
-    let tried =
-        |rung: &Rung| tries.iter().find(|tried| tried.rung == rung.name).map(|tried| tried.hook(hook, rung));
-    let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(tried).collect();
+    let of_rung = |rung: &Rung| {
+        tries.iter().find(|attempt| attempt.rung == rung.name).map(|attempt| attempt.hook(hook, rung))
+    };
+    let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(of_rung).collect();
     let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
     HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes }
 }

@@ -360,7 +360,8 @@ async fn follow_a_real_process(mount: &Path, hierarchy: &Path) {
     let wanted = (mount == hierarchy).then_some("p1");
     assert_eq!(running.now(Subject::Cgroup(inode)).as_deref(), wanted);
     child.end();
-    fs::remove_dir(&container).unwrap();
+    // A process that has ended leaves its cgroup a moment later.
+    running.until("the container is empty", || fs::remove_dir(&container).is_ok()).await;
     fs::remove_dir(&pod.cgroup).unwrap();
     running.until("the end", || running.index.pods()[0].gone).await;
     assert_eq!(kernel.slot(SlotKey::Netns(netns)), None);

@@ -137,7 +137,7 @@ impl Probe for Mtu {
 
     fn provoke() -> io::Result<()> {
         // Too much for any datagram, so for any device, though not for the socket.
-        const TOO_MUCH: [u8; 65_535] = [0; 65_535];
+        static TOO_MUCH: [u8; 65_535] = [0; 65_535];
         for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
             let socket = match UdpSocket::bind((address, 0)) {
                 // A host without IPv6.

@@ -81,7 +81,7 @@ impl Lab {
         let db = Pod::start(&node, DB, &db);
         let far = Pod::start(&node, FAR, &far);
         let agent = Running::start(&node, &["--events", "all", "--events-per-second", "200"]);
-        let lab = Self { router, web, db, far, node, agent };
+        let lab = Self { router, web, db, node, agent, far };
         assert_eq!(lab.agent.scrape().sum("r2c_pods", &[]), 3, "{}", lab.agent.agent.stderr.text());
         lab
     }

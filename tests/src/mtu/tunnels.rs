@@ -55,7 +55,7 @@ impl<'a> Underlay<'a> {
             )
         };
         let [near, far] =
-            if link.contains("6") { ["fd99:7::1", "fd99:8::2"] } else { ["10.99.7.1", "10.99.8.2"] };
+            if link.contains("udp6") { ["fd99:7::1", "fd99:8::2"] } else { ["10.99.7.1", "10.99.8.2"] };
         lab.router.ip(&end(near, far, 1));
         tip.ip(&(end(far, near, 2) + "route add 10.99.1.0/24 dev tun0\n"));
         // Once it has all its addresses: the agent looks at a pod's when it comes.

@@ -143,6 +143,28 @@ pub(super) const ALL: &[Figure] = {
             "closed_port.bpftrace",
             "bpftrace",
         ),
+        row("rule.mtu_counters", "added to the same drop by the probe mtu", Count, AtMost(150.), EXACT),
+        row(
+            "frag_needed.mtu_counters",
+            "added to a frag-needed made and received, counted only",
+            Count,
+            AtMost(700.),
+            EXACT,
+        ),
+        row(
+            "frag_needed.mtu_events",
+            "the same in a storm, 8 a second described",
+            Count,
+            AtMost(700.),
+            EXACT,
+        ),
+        row(
+            "delivered.mtu_events",
+            "added by the probe mtu to a packet not dropped",
+            Count,
+            AtMost(0.),
+            EXACT,
+        ),
         row(
             "limit.events",
             "one drop in 100 described, all that runs counted",
@@ -188,8 +210,16 @@ pub(super) const ALL: &[Figure] = {
         row("events.json", "events to JSON lines, a second and core", Count, AtLeast(20_000.), LOOSE),
         row("idle.agent", "of a core at rest", Share, AtMost(1e6), FEW),
         row("binary.size", "binary, MB", Megabytes, AtMost(12e6), EXACT),
-        row("verifier.tp_btf", "instructions the verifier walks, tp_btf", Count, AtMost(20_000.), EXACT),
-        row("verifier.raw_tp", "the same, raw_tp", Count, AtMost(20_000.), EXACT),
-        row("verifier.tracepoint", "the same, tracepoint", Count, AtMost(20_000.), EXACT),
+        row(
+            "verifier.drops.tp_btf",
+            "instructions the verifier walks, drops by tp_btf",
+            Count,
+            AtMost(20_000.),
+            EXACT,
+        ),
+        row("verifier.drops.raw_tp", "the same, raw_tp", Count, AtMost(20_000.), EXACT),
+        row("verifier.drops.tracepoint", "the same, tracepoint", Count, AtMost(20_000.), EXACT),
+        row("verifier.mtu.fentry", "the longest of mtu's programs by fentry", Count, AtMost(20_000.), EXACT),
+        row("verifier.mtu.kprobe", "the same, kprobe", Count, AtMost(20_000.), EXACT),
     ]
 };

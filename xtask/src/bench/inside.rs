@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::loads::{self, LOADS, Load};
+use super::loads::{self, LOADS};
 use super::watch::{AGENT, Watcher};
 use super::{maps, pods, scrapes};
 use crate::page::get;
@@ -61,10 +61,13 @@ pub(super) fn costs(only: &[String]) -> Result<()> {
 /// The binary's size, and what the verifier walked through, rung by rung.
 fn programs() -> Result<()> {
     figure("binary.size", fs::metadata("/r2c/bin/r2c-agent")?.len() as f64);
-    for rung in ["tp_btf", "raw_tp", "tracepoint"] {
-        let agent = Watcher::agent(&["--rung", rung])?;
-        figure(&format!("verifier.{rung}"), f64::from(maps::verified(agent.pid())?));
-        agent.end()?;
+    for (probe, rungs) in [("drops", &["tp_btf", "raw_tp", "tracepoint"][..]), ("mtu", &["fentry", "kprobe"])]
+    {
+        for rung in rungs {
+            let agent = Watcher::agent(probe, &["--rung", rung])?;
+            figure(&format!("verifier.{probe}.{rung}"), f64::from(maps::verified(agent.pid())?));
+            agent.end()?;
+        }
     }
     Ok(())
 }
@@ -73,7 +76,7 @@ fn programs() -> Result<()> {
 fn starts() -> Result<()> {
     type Start = fn() -> Result<Watcher>;
     let start: [(&str, Start); 3] = [
-        ("agent", || Watcher::agent(&[])),
+        ("agent", Watcher::whole),
         ("bpftrace", Watcher::bpftrace),
         ("node_exporter", Watcher::node_exporter),
     ];
@@ -109,10 +112,14 @@ fn idle(name: &str, watcher: &Watcher) -> Result<()> {
 
 /// With all the pods that a node may have.
 fn full_node() -> Result<()> {
-    let agent = Watcher::agent(&[])?;
+    let agent = Watcher::whole()?;
     agent.settle()?;
     ensure!(counter("r2c_pods")? >= f64::from(pods::PODS), "the agent does not know all pods");
     figure("resident.pods", agent.resident()? as f64);
+    agent.end()?;
+    // The map that is filled is found by its name, so there must be one of it.
+    let agent = Watcher::agent("drops", &[])?;
+    agent.settle()?;
     let scraped = scrapes::full_agent(&agent)?;
     figure("scrape.agent", scraped.of_ten_thousand());
     figure("scrape.agent.series", scraped.series as f64);
@@ -123,9 +130,11 @@ fn full_node() -> Result<()> {
 /// Added to each packet by each watcher.
 fn drops() -> Result<()> {
     type Start = fn() -> Result<Watcher>;
-    let watchers: [(&str, Start); 4] = [
-        ("counters", || Watcher::agent(&["--events-per-second", "0"])),
-        ("events", || Watcher::agent(&[])),
+    let watchers: [(&str, Start); 6] = [
+        ("counters", || Watcher::agent("drops", &["--events-per-second", "0"])),
+        ("events", || Watcher::agent("drops", &[])),
+        ("mtu_counters", || Watcher::agent("mtu", &["--events-per-second", "0"])),
+        ("mtu_events", || Watcher::agent("mtu", &[])),
         ("bpftrace", Watcher::bpftrace),
         ("dropwatch", Watcher::dropwatch),
     ];
@@ -156,12 +165,12 @@ fn at_the_limit() -> Result<()> {
     const LONG: Duration = Duration::from_nanos(3 << 30);
     let [load, ..] = &LOADS;
     let alone = loads::all(load, LONG)?.each();
-    let agent = Watcher::agent(&["--events-per-second", "0"])?;
+    let agent = Watcher::agent("drops", &["--events-per-second", "0"])?;
     agent.settle()?;
     let counted = loads::all(load, LONG)?.each();
     agent.end()?;
     let budget = (WINDOW.as_nanos() as f64 / counted / 100.).round();
-    let agent = Watcher::agent(&["--events-per-second", &budget.to_string()])?;
+    let agent = Watcher::agent("drops", &["--events-per-second", &budget.to_string()])?;
     agent.settle()?;
     let before = [agent.executed()? as f64, counter("r2c_events_emitted_total")?];
     let made = loads::all(load, LONG)?;
@@ -177,8 +186,8 @@ fn at_the_limit() -> Result<()> {
 
 /// Events to JSON lines a second of processor time, when nothing bounds them.
 fn events() -> Result<()> {
-    let [load, ..]: &[Load; 3] = &LOADS;
-    let agent = Watcher::agent(&["--events", "all", "--events-per-second", "1000000"])?;
+    let [load, ..] = &LOADS;
+    let agent = Watcher::agent("drops", &["--events", "all", "--events-per-second", "1000000"])?;
     agent.settle()?;
     let (executed, emitted) = (agent.executed()?, counter("r2c_events_emitted_total")?);
     loads::all(load, WINDOW)?;
@@ -207,7 +216,7 @@ pub(super) fn memory() -> Result<()> {
     let possible = fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last: u64 =
         possible.trim().rsplit('-').next().unwrap_or_default().parse().context("possible CPUs")?;
-    let agent = Watcher::agent(&[])?;
+    let agent = Watcher::whole()?;
     let (mut formula, mut bpftool, mut large) = (0, 0, 0);
     for map in maps::maps(agent.pid())? {
         let bytes = map.bytes(last + 1)?;

@@ -1,11 +1,16 @@
 //! What a packet costs: packets of one fate, as data, and the time that each takes.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 
 use crate::run::Run as _;
 
@@ -18,11 +23,15 @@ pub(super) struct Load {
 }
 
 /// A row a load. What is dropped for another reason, or seen by another hook, is one more row.
-pub(super) const LOADS: [Load; 3] = [
+pub(super) const LOADS: [Load; 4] = [
     Load { name: "rule", packet: |ends| ends.send(RULED) },
     Load { name: "closed_port", packet: |ends| ends.send(CLOSED) },
     Load { name: "delivered", packet: |ends| ends.send(OPEN).and_then(|()| ends.receive()) },
+    Load { name: "frag_needed", packet: |ends| ends.send_too_much() },
 ];
+
+/// Where a route of a small MTU leads to, by the loopback device.
+const SMALL: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 /// Ports: refused by a rule, closed, open.
 const RULED: u16 = 7009;
@@ -36,12 +45,27 @@ const FROM: u16 = 7012;
 struct Ends {
     from: UdpSocket,
     open: UdpSocket,
+    raw: OwnedFd,
+    too_much: Vec<u8>,
 }
 
 impl Ends {
     fn new() -> io::Result<Self> {
         let bind = |port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port));
-        Ok(Self { from: bind(FROM)?, open: bind(OPEN)? })
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
+        Ok(Self { from: bind(FROM)?, open: bind(OPEN)?, raw, too_much: too_much() })
+    }
+
+    /// A packet that is too large for its route and must not be cut: the message about it is made here and, as the
+    /// packet's source is this host, received here.
+    fn send_too_much(&self) -> io::Result<()> {
+        let to = SockaddrIn::from(SocketAddrV4::new(SMALL, 0));
+        match sendto(self.raw.as_raw_fd(), &self.too_much, &to, MsgFlags::empty()) {
+            // It is told so in the same call.
+            Err(Errno::EMSGSIZE) => Ok(()),
+            Ok(_) => Err(io::Error::other("the packet was not too large")),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn send(&self, port: u16) -> io::Result<()> {
@@ -53,8 +77,19 @@ impl Ends {
     }
 }
 
-/// Lays the rule that the load of this name runs into.
+/// An IPv4 packet of UDP with DF, longer than the route to [`SMALL`] takes. The kernel fills in length and checksum.
+fn too_much() -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0, 127, 0, 0, 1];
+    packet.extend(SMALL.octets());
+    packet.resize(1200, 0);
+    packet
+}
+
+/// Lays what the loads run into: a rule, and a route that takes little and is not taught otherwise.
 pub(super) fn lay_rule() -> Result<()> {
+    Command::new("ip")
+        .args(["route", "add", &SMALL.to_string(), "dev", "lo", "mtu", "lock", "1000"])
+        .run()?;
     let chain = "add chain ip bench input { type filter hook input priority 0; }";
     let rule = format!("add rule ip bench input udp dport {RULED} drop");
     Command::new("nft").arg(format!("add table ip bench; {chain}; {rule}")).run()

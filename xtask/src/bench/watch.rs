@@ -42,10 +42,19 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// `r2c-agent run` with the probe drops and these arguments.
-    pub(super) fn agent(args: &[&str]) -> Result<Self> {
+    /// `r2c-agent run` with one probe and these arguments.
+    pub(super) fn agent(probe: &str, args: &[&str]) -> Result<Self> {
+        Self::run(&[&["--probe", probe], args].concat())
+    }
+
+    /// `r2c-agent run` as it comes, with every probe.
+    pub(super) fn whole() -> Result<Self> {
+        Self::run(&[])
+    }
+
+    fn run(args: &[&str]) -> Result<Self> {
         let mut agent = Command::new("r2c-agent");
-        agent.args(["run", "--probe", "drops"]).args(args);
+        agent.arg("run").args(args);
         Self::start(agent, None, Ready::Says("\"message\":\"ready\""))
     }
 

@@ -118,6 +118,7 @@ fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> Strin
 }
 
 /// A pod's name or an address, and the port.
+#[must_use]
 pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
     match (pod, port) {
         (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),

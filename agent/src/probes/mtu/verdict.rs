@@ -134,7 +134,7 @@ impl Findings {
         };
         let to = row::end(pods.destination.as_deref(), event.destination(), port);
         match event.kind {
-            Kind::Oversize => self.silent(event, &who),
+            Kind::Oversize => silent(event, &who),
             Kind::Made => self.made(event, &who, &to),
             Kind::Received => received(event, &who, &to),
             Kind::Refused => (
@@ -158,38 +158,6 @@ impl Findings {
                 None,
             ),
         }
-    }
-
-    fn silent(&self, event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
-        let record = &event.record;
-        let device = name(&record.device).unwrap_or("-".into());
-        let (what, fix) = match (name(&record.route), record.mtu) {
-            (Some(peer), mtu) => (
-                format!(
-                    "{device} (MTU {}) hands packets to {peer}, which takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain",
-                    record.device.mtu
-                ),
-                Some(format!(
-                    "give both ends of the veth one MTU: {mtu}, or {} if all behind it takes that",
-                    record.device.mtu
-                )),
-            ),
-            (None, 0) => (
-                format!(
-                    "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
-                ),
-                None,
-            ),
-            (None, mtu) => (
-                format!(
-                    "bridge port {device} takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain"
-                ),
-                Some(format!(
-                    "give all ports of the bridge, and what sends through it, one MTU: {mtu}, or raise {device}'s"
-                )),
-            ),
-        };
-        (Finding::SilentDrop, what, fix)
     }
 
     fn made(&self, event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
@@ -260,6 +228,38 @@ impl<'a> MtuLimits<'a> {
         let mtu = event.record.mtu;
         Self { device: event.by().unwrap_or("this node".into()), mtu, fits: event.fits().unwrap_or(mtu) }
     }
+}
+
+fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
+    let record = &event.record;
+    let device = name(&record.device).unwrap_or("-".into());
+    let (what, fix) = match (name(&record.route), record.mtu) {
+        (Some(peer), mtu) => (
+            format!(
+                "{device} (MTU {}) hands packets to {peer}, which takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain",
+                record.device.mtu
+            ),
+            Some(format!(
+                "give both ends of the veth one MTU: {mtu}, or {} if all behind it takes that",
+                record.device.mtu
+            )),
+        ),
+        (None, 0) => (
+            format!(
+                "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
+            ),
+            None,
+        ),
+        (None, mtu) => (
+            format!(
+                "bridge port {device} takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain"
+            ),
+            Some(format!(
+                "give all ports of the bridge, and what sends through it, one MTU: {mtu}, or raise {device}'s"
+            )),
+        ),
+    };
+    (Finding::SilentDrop, what, fix)
 }
 
 fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
