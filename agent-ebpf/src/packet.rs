@@ -78,8 +78,7 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 const UNSET: u16 = u16::MAX;
 
 impl Packet {
-    /// Nothing is known.
-    pub const NONE: Self = Self {
+    const NONE: Self = Self {
         source: Address::NONE,
         destination: Address::NONE,
         ip_version: 0,
@@ -104,44 +103,31 @@ impl Packet {
     #[must_use]
     pub unsafe fn of<R: Read>(skb: *const u8) -> Self {
         // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
-        unsafe { Self::try_of::<R>(skb) }.unwrap_or(Self::NONE)
+        unsafe { header::<R>(skb).map_or(Self::NONE, |at| Self::at(at)) }
     }
 
-    #[inline(always)]
-    unsafe fn try_of<R: Read>(skb: *const u8) -> Option<Self> {
-        // SAFETY: as above.
-        unsafe {
-            let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
-            // Zero as well: a packet that never met the network layer (a unix socket's) has no header there.
-            if network == 0 || network == UNSET {
-                return None;
-            }
-            let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
-            Self::at(head.add(usize::from(network)))
-        }
-    }
-
-    /// The IP header at this address; `None` if there is none.
+    /// The IP header at this address; nothing is known where there is none.
+    ///
+    /// Never an `Option` of it: 5.10 refuses the reads that the compiler makes of the empty one.
     ///
     /// # Safety
     /// None beyond the helper's own checks: any address may be asked for.
     #[inline(always)]
     #[must_use]
-    pub unsafe fn at(at: *const u8) -> Option<Self> {
+    pub unsafe fn at(at: *const u8) -> Self {
+        let mut first = [0_u32; 5];
         // SAFETY: the helper checks the address.
-        unsafe {
-            let mut first = [0_u32; 5];
-            if !kernel::copy_to(&mut first, at.cast()) {
-                return None;
-            }
-            let [version_length, _, _, _] = first[0].to_ne_bytes();
-            match version_length >> 4 {
-                // Shorter than itself: what follows is not where it says.
-                4 if version_length & 0xf < 5 => None,
-                4 => Some(Self::ipv4(&first, at)),
-                6 => Self::ipv6(&first, at),
-                _ => None,
-            }
+        if !unsafe { kernel::copy_to(&mut first, at.cast()) } {
+            return Self::NONE;
+        }
+        let [version_length, _, _, _] = first[0].to_ne_bytes();
+        match version_length >> 4 {
+            // Shorter than itself: what follows is not where it says.
+            4 if version_length & 0xf < 5 => Self::NONE,
+            4 => Self::ipv4(&first, at),
+            // SAFETY: as above.
+            6 => unsafe { Self::ipv6(&first, at) },
+            _ => Self::NONE,
         }
     }
 
@@ -158,7 +144,7 @@ impl Packet {
     }
 
     #[inline(always)]
-    unsafe fn ipv6(header: &[u32; 5], at: *const u8) -> Option<Self> {
+    unsafe fn ipv6(header: &[u32; 5], at: *const u8) -> Self {
         let mut packet = Self::NONE;
         packet.ip_version = 6;
         [_, _, packet.protocol, packet.ttl] = header[1].to_ne_bytes();
@@ -168,10 +154,10 @@ impl Packet {
                 && kernel::copy_to(&mut packet.destination.0, at.add(24).cast())
         };
         if !read {
-            return None;
+            return Self::NONE;
         }
         packet.transport = at as u64 + 40;
-        Some(packet)
+        packet
     }
 
     /// The first four bytes of the transport header, where one can be there: TCP, UDP, UDP-Lite, SCTP, DCCP, ICMP.
@@ -184,6 +170,20 @@ impl Packet {
         }
         // SAFETY: the helper checks the address.
         unsafe { kernel::copy(self.transport as *const [u8; 4]) }
+    }
+}
+
+/// Where the IP header of `skb` is; `None` where it has not been set.
+#[inline(always)]
+unsafe fn header<R: Read>(skb: *const u8) -> Option<*const u8> {
+    // SAFETY: integers and pointers are valid for any bytes.
+    unsafe {
+        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
+        // Zero as well: a packet that never met the network layer (a unix socket's) has no header there.
+        if network == 0 || network == UNSET {
+            return None;
+        }
+        Some(kernel::pointer::<R>(skb, &SKB_HEAD)?.add(usize::from(network)))
     }
 }
 

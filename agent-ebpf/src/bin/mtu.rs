@@ -392,7 +392,7 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
             hook,
             kind: Kind::Received,
             netns: dev.map_or(0, |dev| packet::device_netns::<R>(dev)),
-            packet: Packet::at(quote).unwrap_or(Packet::NONE),
+            packet: Packet::at(quote),
             len: 0,
             // It was sent to whoever sent the packet.
             is_from_here: true,
