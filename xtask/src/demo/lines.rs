@@ -40,6 +40,15 @@ impl Lines {
             Err(RecvTimeoutError::Timeout) => bail!("nothing was said for {} s", LIMIT.as_secs()),
         }
     }
+
+    /// All that still comes, to the stream's end.
+    pub(super) fn rest(&self) -> Result<Vec<String>> {
+        let mut rest = Vec::new();
+        while let Some(line) = self.next()? {
+            rest.push(line);
+        }
+        Ok(rest)
+    }
 }
 
 /// Folds a line at commas and spaces so that it fits the terminal; what follows its first row is indented.

@@ -1,4 +1,4 @@
-//! What happens on the node: four real causes, one after another, each to be named by the agent before the next.
+//! What happens on the node: packets too large for their way, then four real drops, each to be named by the agent.
 
 use std::fmt::Display;
 use std::fs;
@@ -10,10 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::agents::{Agent, LISTEN, TRACE, get};
+use super::agents::{Agent, LISTEN, TRACE_DROPS, TRACE_MTU, get};
 use super::here;
 use super::lines::{LIMIT, fold};
 use super::node::{DB_PORT, FAR, NAMESPACE, NOWHERE, Node, Roots, SMALL_MTU, nft};
+use super::overlay::{Overlay, REMOTE, TUNNEL, TUNNEL_MTU};
+use super::story;
 
 /// Causes whose rows and lines are printed whole.
 const SHOWN: [&str; 2] = ["policy", "mtu"];
@@ -46,15 +48,18 @@ pub(super) fn play(args: &Args) -> Result<u8> {
     let pod_logs = if args.here { here::enter()? } else { PathBuf::from("/var/log/pods") };
     let roots = Roots { cgroup: &args.cgroup, pod_logs: &pod_logs };
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    say(format_args!("# Linux {}: a node, two pods {NAMESPACE}/web and {NAMESPACE}/db,", kernel.trim()))?;
-    say(format_args!("# and the rest of the world behind a hop of MTU {SMALL_MTU}."))?;
+    say(format_args!("# Linux {}: node-1 with pods {NAMESPACE}/web and {NAMESPACE}/db.", kernel.trim()))?;
+    say(format_args!("# Pod {} is on node-2, behind {TUNNEL} (VXLAN, MTU {TUNNEL_MTU}).\n", REMOTE.ip()))?;
     let mut node = Node::build(&roots)?;
-    say(format_args!("# web reaches db:{DB_PORT}. Now the agent starts, and things break one by one.\n"))?;
-
-    say(format_args!("$ r2c-agent {}", TRACE.join(" ")))?;
+    let mut overlay = Overlay::build(&mut node)?;
     // At the same time: most of a start is the kernel's, and there are two processors.
-    let (mut run, mut trace) = (Agent::run(&roots)?, Agent::trace(&roots)?);
-    // The heading comes once everything is attached.
+    let (mtu, mut run) = (Agent::trace(&roots, &TRACE_MTU)?, Agent::run(&roots)?);
+    story::play(&mut node, &mut overlay, mtu)?;
+
+    say(format_args!("# web reaches db:{DB_PORT}. Now other things break, one by one.\n"))?;
+    say(format_args!("$ r2c-agent {}", TRACE_DROPS.join(" ")))?;
+    let mut trace = Agent::trace(&roots, &TRACE_DROPS)?;
+    say(fold(&trace.note()?))?;
     say(trace.line()?)?;
     run.ready()?;
 
@@ -71,8 +76,8 @@ pub(super) fn play(args: &Args) -> Result<u8> {
         slowest = slowest.max(took);
     }
     say("\n^C")?;
-    for row in trace.end(Signal::SIGINT)? {
-        say(row)?;
+    for line in trace.end(Signal::SIGINT)?.iter().flatten() {
+        say(fold(line))?;
     }
     let caught = acts.len();
     say(format_args!(
@@ -102,9 +107,9 @@ fn acts(node: &Node) -> [Act; 4] {
             destination: format!("{NAMESPACE}/db:6379"),
         },
         Act {
-            story: format!("web sends 1450 bytes with DF to {FAR}, over a hop of MTU {SMALL_MTU}"),
+            story: format!("web sends 1300 bytes with DF to {FAR}, over a hop of MTU {SMALL_MTU}"),
             rule: None,
-            order: format!("send {FAR}:4433 1450"),
+            order: format!("send {FAR}:4433 1300"),
             class: "mtu",
             destination: format!("{FAR}:4433"),
         },
@@ -138,7 +143,7 @@ fn perform(act: &Act, node: &mut Node, trace: &mut Agent) -> Result<Duration> {
 }
 
 /// One line to standard output; an error, not a panic, when its reader has gone.
-fn say(text: impl Display) -> Result<()> {
+pub(super) fn say(text: impl Display) -> Result<()> {
     writeln!(io::stdout(), "{text}").context("standard output")
 }
 
