@@ -15,7 +15,7 @@ use super::here;
 use super::lines::{LIMIT, fold};
 use super::node::{DB_PORT, FAR, NAMESPACE, NOWHERE, Node, Roots, SMALL_MTU, nft};
 use super::overlay::{Overlay, REMOTE, TUNNEL, TUNNEL_MTU};
-use super::story;
+use super::story::{self, Case};
 
 /// Causes whose rows and lines are printed whole.
 const SHOWN: [&str; 2] = ["policy", "mtu"];
@@ -54,14 +54,15 @@ pub(super) fn play(args: &Args) -> Result<u8> {
     let mut overlay = Overlay::build(&mut node)?;
     // At the same time: most of a start is the kernel's, and there are two processors.
     let (mtu, mut run) = (Agent::trace(&roots, &TRACE_MTU)?, Agent::run(&roots)?);
-    story::play(&mut node, &mut overlay, mtu)?;
+    // From its first event on: it is to have seen all that is shown.
+    run.ready()?;
+    let too_big = story::play(&mut node, &mut overlay, mtu)?;
 
     say(format_args!("# web reaches db:{DB_PORT}. Now other things break, one by one.\n"))?;
     say(format_args!("$ r2c-agent {}", TRACE_DROPS.join(" ")))?;
     let mut trace = Agent::trace(&roots, &TRACE_DROPS)?;
     say(fold(&trace.note()?))?;
     say(trace.line()?)?;
-    run.ready()?;
 
     let acts = acts(&node);
     let mut slowest = Duration::ZERO;
@@ -84,7 +85,7 @@ pub(super) fn play(args: &Args) -> Result<u8> {
         "\n# {caught} of {caught} causes named, each less than {} ms after its packet.",
         slowest.as_millis() + 1
     ))?;
-    machine_side(&acts, &mut run)?;
+    machine_side(&too_big, &acts, &mut run)?;
     run.end(Signal::SIGTERM)?;
     Ok(0)
 }
@@ -154,10 +155,13 @@ fn names(row: &str, act: &Act) -> bool {
     class == act.class && source == format!("{NAMESPACE}/web") && destination == act.destination
 }
 
-/// What `run` has made of the same minute, for machines. All four causes must be in both; some are shown.
-fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
+/// What `run` has made of the same minute, for machines. All causes must be in both; some are shown.
+fn machine_side(too_big: &Case, acts: &[Act], run: &mut Agent) -> Result<()> {
     say(format_args!("# `r2c-agent run` saw the same. From http://{LISTEN}/metrics (folded):\n"))?;
     let metrics = get("/metrics")?;
+    let events = format!("r2c_mtu_events_total{{event=\"{}\",", too_big.event);
+    let row = metrics.lines().find(|row| row.starts_with(&events));
+    say(row.with_context(|| format!("the metrics do not count what was {}:\n{metrics}", too_big.event))?)?;
     for act in acts {
         let [node, pod] = rows(&metrics, act.class)
             .with_context(|| format!("the metrics do not count web's {} drop:\n{metrics}", act.class))?;
@@ -166,9 +170,11 @@ fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
             say(fold(pod))?;
         }
     }
-    say("\n# And two of its JSON lines (folded):\n")?;
+    say("\n# And three of its JSON lines (folded), the verdict first:\n")?;
+    let verdict = json_line(run, |line| line["finding"] == too_big.finding)?;
+    say(format_args!("{}\n", fold(&verdict)))?;
     for act in acts {
-        let line = json_line(run, act.class)?;
+        let line = json_line(run, |line| line["class"] == act.class)?;
         if SHOWN.contains(&act.class) {
             say(format_args!("{}\n", fold(&line)))?;
         }
@@ -187,12 +193,12 @@ fn rows<'a>(metrics: &'a str, class: &str) -> Option<[&'a str; 2]> {
     Some([metrics.lines().find(|row| row.starts_with(&node))?, pod])
 }
 
-/// The next line about this cause in one of the pods.
-fn json_line(run: &mut Agent, class: &str) -> Result<String> {
+/// The next such line about one of the pods.
+fn json_line(run: &mut Agent, is_wanted: impl Fn(&Value) -> bool) -> Result<String> {
     loop {
         let line = run.line()?;
         let parsed: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
-        if parsed["class"] == class && parsed["namespace"] == NAMESPACE {
+        if is_wanted(&parsed) && parsed["namespace"] == NAMESPACE {
             return Ok(line);
         }
     }

@@ -23,10 +23,13 @@ const LARGE: u32 = TUNNEL_MTU - 60;
 const MESSAGES: &str = "icmp_unreach";
 
 /// What is wrong, and what the agent has to say about it.
-struct Case {
+pub(super) struct Case {
     /// What nobody on the node knows.
     secret: String,
-    event: &'static str,
+    /// As rows and metrics have it.
+    pub(super) event: &'static str,
+    /// As JSON has it.
+    pub(super) finding: &'static str,
     by: String,
     /// How the verdict begins.
     cause: String,
@@ -40,6 +43,7 @@ fn small_hop() -> Case {
     Case {
         secret: format!("Nobody knows that a hop on the way takes only {HOP_MTU} bytes."),
         event: "received",
+        finding: "small_underlay",
         by: HOP.to_string(),
         cause: format!(
             "=> hop {HOP} of the underlay takes {HOP_MTU} bytes, VXLAN adds {OVERHEAD}: only {fits} of \
@@ -58,6 +62,7 @@ fn small_cable() -> Case {
              # takes {HOP_MTU} bytes."
         ),
         event: "oversize",
+        finding: "silent_drop",
         by: "near".to_owned(),
         cause: format!("=> eth0 (MTU {LINK_MTU}) hands packets to near, which takes {HOP_MTU} bytes and "),
         fix: format!(
@@ -66,11 +71,10 @@ fn small_cable() -> Case {
     }
 }
 
-/// Watches web's large request die, the agent name row and verdict, and its fix work.
-pub(super) fn play(node: &mut Node, overlay: &mut Overlay, mut trace: Agent) -> Result<()> {
+/// Watches web's large request die, the agent name row and verdict, and its fix work. Gives what the kernel allowed.
+pub(super) fn play(node: &mut Node, overlay: &mut Overlay, mut trace: Agent) -> Result<Case> {
     say(format_args!("$ r2c-agent {}", TRACE_MTU.join(" ")))?;
-    let hooks = trace.note()?;
-    say(fold(&hooks))?;
+    let hooks = hooks(&mut trace)?;
     // The heading comes once everything is attached.
     say(trace.line()?)?;
 
@@ -103,7 +107,7 @@ pub(super) fn play(node: &mut Node, overlay: &mut Overlay, mut trace: Agent) -> 
     if hears_hops {
         lower(node)?;
     } else {
-        say(format_args!("$ ip link set near mtu {LINK_MTU}        # on the hop"))?;
+        say(format_args!("$ ip link set near mtu {LINK_MTU}  # on the hop"))?;
         overlay.raise()?;
     }
     request(node, LARGE).context("the verdict's fix is none")?;
@@ -116,7 +120,27 @@ pub(super) fn play(node: &mut Node, overlay: &mut Overlay, mut trace: Agent) -> 
     if !rows.is_empty() {
         bail!("there are still packets too large after the verdict's fix");
     }
-    say("")
+    say("")?;
+    Ok(case)
+}
+
+/// Shows what `trace` notes before its table; gives the note of the hooks that hold, which is the last.
+fn hooks(trace: &mut Agent) -> Result<String> {
+    let mut refused = 0_u32;
+    loop {
+        let note = trace.note()?;
+        let is_refusal = note.contains(": warning: hook ");
+        refused += u32::from(is_refusal);
+        if !is_refusal && refused > 1 {
+            say(format_args!("# .. and {} more like it; `r2c-agent doctor` has them all.", refused - 1))?;
+        }
+        if !is_refusal || refused == 1 {
+            say(fold(&note))?;
+        }
+        if note.contains(": tracing ") {
+            return Ok(note);
+        }
+    }
 }
 
 /// A request that must be answered.
@@ -138,7 +162,7 @@ fn lower(node: &mut Node) -> Result<()> {
         resident::ip(&command)?;
     }
     let command = format!("ip link set eth0 mtu {fits}");
-    say(format_args!("$ {command}             # in web"))?;
+    say(format_args!("$ {command}  # in web"))?;
     node.web.resident.demand(&command)
 }
 
