@@ -53,7 +53,7 @@ impl Agent {
     pub(super) fn ready(&mut self) -> Result<()> {
         let diagnostics = self.notes.take().context("the agent's diagnostics")?;
         let mut said = Vec::new();
-        while let Some(line) = diagnostics.next()? {
+        while let Some(line) = diagnostics.next().with_context(|| format!("`{}`; {said:?}", self.name))? {
             if serde_json::from_str::<Value>(&line)?["message"] == "ready" {
                 // Read to the end by its thread: the agent must never wait for us.
                 std::thread::spawn(move || while let Ok(Some(_)) = diagnostics.next() {});

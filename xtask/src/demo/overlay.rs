@@ -37,14 +37,19 @@ pub(super) struct Overlay {
 }
 
 impl Overlay {
-    /// Builds it, and sees a small request of web answered: what stalls then stalls for its size.
-    pub(super) fn build(node: &mut Node) -> Result<Self> {
+    /// Builds it, and sees a small request of web answered: what stalls then stalls for its size. `None` where the
+    /// kernel has no VXLAN.
+    pub(super) fn build(node: &mut Node) -> Result<Option<Self>> {
         let (mut hop, mut node_2) = (Resident::settle(None)?, Resident::settle(None)?);
         let (hop_pid, node_2_pid) = (hop.pid(), node_2.pid());
         resident::ip(&format!(
             "link add eth0 type veth peer name near netns {hop_pid}; addr add 10.0.7.2/24 dev eth0; \
              link set eth0 up; route add 10.0.8.0/24 via {HOP}"
         ))?;
+        match resident::ip(&tunnel("10.0.7.2", "10.0.8.2", 1, 2)) {
+            Err(error) if is_unknown_kind(&error) => return Ok(None),
+            built => built?,
+        };
         hop.demand("forward")?;
         hop.demand(&format!(
             "ip link set near up; addr add {HOP}/24 dev near; \
@@ -60,7 +65,6 @@ impl Overlay {
             tunnel("10.0.8.2", "10.0.7.2", 2, 1)
         ))?;
         node_2.demand(&format!("serve {}", REMOTE.port()))?;
-        resident::ip(&tunnel("10.0.7.2", "10.0.8.2", 1, 2))?;
         // As flannel has its CNI plugin do it; with more, it would be the tunnel's own device that web exceeds.
         resident::ip(&format!("link set veth-web mtu {TUNNEL_MTU}"))?;
         node.web.resident.demand(&format!("ip link set eth0 mtu {TUNNEL_MTU}"))?;
@@ -70,7 +74,7 @@ impl Overlay {
         for _ in 0..TRIES {
             said = node.web.resident.ask(&order)?;
             if said == resident::ANSWERED {
-                return Ok(Self { hop, _node_2: node_2 });
+                return Ok(Some(Self { hop, _node_2: node_2 }));
             }
         }
         bail!("web cannot reach {REMOTE} even with a small request: {said}")
@@ -86,6 +90,12 @@ impl Overlay {
     pub(super) fn raise(&mut self) -> Result<()> {
         self.hop.demand(&format!("ip link set near mtu {LINK_MTU}"))
     }
+}
+
+/// What ip(8) says of a kind of device whose module is not there: itself, or for the kernel.
+fn is_unknown_kind(error: &anyhow::Error) -> bool {
+    let error = error.to_string().to_lowercase();
+    error.contains("unknown device type") || error.contains("operation not supported")
 }
 
 /// One end of the VXLAN, in flannel's words; `df set` as in every mode that does not let the underlay cut packets.

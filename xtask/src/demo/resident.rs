@@ -75,7 +75,7 @@ impl Resident {
 
     /// What came of the oldest order not answered yet.
     pub(super) fn answer(&mut self) -> Result<String> {
-        self.answers.next()?.context("the pod's process ended")
+        self.answers.next().context("a pod's process")?.context("the pod's process ended")
     }
 
     pub(super) fn ask(&mut self, order: &str) -> Result<String> {
