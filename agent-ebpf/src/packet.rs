@@ -259,19 +259,22 @@ pub unsafe fn is_local<R: Read>(skb: *const u8) -> bool {
     unsafe { kernel::field::<R, u32>(skb, &SKB_IIF) == Some(0) }
 }
 
-/// The packet's IP header, and where its linear data end.
+/// The packet's IP header, and where its linear data end: both null where they cannot be read. Not an `Option` of two, whose
+/// empty half the compiler reads, which 5.10 refuses.
 ///
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn network_header<R: Read>(skb: *const u8) -> Option<(*const u8, *const u8)> {
+pub unsafe fn network_header<R: Read>(skb: *const u8) -> (*const u8, *const u8) {
     // SAFETY: pointers and integers are valid for any bytes.
     unsafe {
-        let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
-        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
-        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL)?;
-        Some((head.add(usize::from(network)), head.add(tail as usize)))
+        let Some(head) = kernel::pointer::<R>(skb, &SKB_HEAD) else {
+            return (core::ptr::null(), core::ptr::null());
+        };
+        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER).unwrap_or(0);
+        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL).unwrap_or(0);
+        (head.add(usize::from(network)), head.add(tail as usize))
     }
 }
 

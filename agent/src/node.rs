@@ -110,6 +110,8 @@ fn say_climbs(probe: &str, climbs: &[Climb]) {
         }
     }
     for (why, hooks) in refused {
+        // Only one rung was to be tried.
+        let why = if why.is_empty() { "no rung of that name".to_owned() } else { why };
         let (what, hooks) = (if hooks.len() == 1 { "hook" } else { "hooks" }, hooks.join(", "));
         warn!("probe {probe} does without {what} {hooks}: {why}");
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: breaks a small node in four ways and shows the agent naming each cause while it happens.
+//! `cargo xtask demo`: breaks a small node in five ways and shows the agent naming each cause while it happens.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,13 +12,15 @@ mod agents;
 mod here;
 mod lines;
 mod node;
+mod overlay;
 mod resident;
 mod scene;
+mod story;
 
 /// From the scene's begin to its forced end; on a busy machine it takes 15 s.
 const LIMIT: Duration = Duration::from_mins(4);
 
-/// Break a small node in four ways and watch the agent name each cause, in a guest or on this machine's kernel
+/// Break a small node in five ways and watch the agent name each cause, in a guest or on this machine's kernel
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {

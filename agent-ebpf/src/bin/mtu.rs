@@ -187,9 +187,8 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         if let Some(peer) = peer {
             fill::<Probed>(&raw mut (*record).route, peer);
         }
-        if let Some((network, end)) = packet::network_header::<R>(skb) {
-            (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
-        }
+        let (network, end) = packet::network_header::<R>(skb);
+        (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         entry.submit(0);
         Some(())
     }
@@ -357,9 +356,8 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
             fill::<Probed>(&raw mut (*record).route, out);
             (*record).route_pmtu = learned_pmtu(route, seen.packet.ip_version, mtu);
         }
-        if let Some((network, end)) = packet::network_header::<R>(skb) {
-            (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
-        }
+        let (network, end) = packet::network_header::<R>(skb);
+        (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         entry.submit(0);
         Some(())
     }
@@ -406,9 +404,8 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
         if let Some(dev) = dev {
             fill::<R>(&raw mut (*record).device, dev);
         }
-        if let Some((_, end)) = packet::network_header::<R>(skb) {
-            (*record).header_len = packet::copy(&raw mut (*record).header, quote, end);
-        }
+        let (_, end) = packet::network_header::<R>(skb);
+        (*record).header_len = packet::copy(&raw mut (*record).header, quote, end);
         entry.submit(0);
         Some(())
     }

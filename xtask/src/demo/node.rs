@@ -16,8 +16,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 1);
 pub(super) const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// An address for documentation (RFC 5737) that the node has no route to.
 pub(super) const NOWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-/// The small hop's MTU; the pods' own links have 1500.
-pub(super) const SMALL_MTU: u32 = 1400;
+/// The small hop's MTU; the pods' own links take more.
+pub(super) const SMALL_MTU: u32 = 1280;
 /// Where db listens.
 pub(super) const DB_PORT: u16 = 5432;
 /// The pods' namespace.

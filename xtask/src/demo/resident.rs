@@ -1,7 +1,7 @@
 //! The one process of a pod: lives in the pod's network namespace and cgroup, and does there what the node asks.
 
-use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::lines::Lines;
 use crate::run::Run as _;
@@ -18,6 +20,14 @@ use crate::run::Run as _;
 /// Patience of a pod for an answer: less than the second after which TCP repeats itself, so that one call is one
 /// packet.
 const PATIENCE: Duration = Duration::from_millis(900);
+
+/// Patience of a pod for the answer to a request: TCP repeats itself a few times meanwhile.
+pub(super) const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a pod says whose request was answered.
+pub(super) const ANSWERED: &str = "answered";
+/// What it says when its patience has ended.
+pub(super) const NO_ANSWER: &str = "no answer";
 
 /// What an order that has no outcome worth telling answers.
 const DONE: &str = "done";
@@ -65,7 +75,7 @@ impl Resident {
 
     /// What came of the oldest order not answered yet.
     pub(super) fn answer(&mut self) -> Result<String> {
-        self.answers.next()?.context("the pod's process ended")
+        self.answers.next().context("a pod's process")?.context("the pod's process ended")
     }
 
     pub(super) fn ask(&mut self, order: &str) -> Result<String> {
@@ -96,6 +106,9 @@ fn obey(order: &str) -> Result<String> {
     match words[..] {
         ["ip", ..] => ip(order.trim_start_matches("ip ")),
         ["listen", port] => listen(port.parse()?),
+        ["forward"] => forward(),
+        ["serve", port] => serve(port.parse()?),
+        ["request", to, bytes] => request(to.parse()?, bytes.parse()?),
         ["connect", to] => connect(to.parse()?),
         ["send", to, bytes] => send(to.parse()?, usize::from_str(bytes)?),
         _ => bail!("no such order: {order}"),
@@ -130,17 +143,58 @@ fn connect(to: SocketAddr) -> Result<String> {
     Ok("connected".to_owned())
 }
 
+/// Makes this network namespace a router.
+fn forward() -> Result<String> {
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("net.ipv4.ip_forward")?;
+    Ok(DONE.to_owned())
+}
+
+/// Answers each request once all of it is here: it begins with its length.
+fn serve(port: u16) -> Result<String> {
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            // A request that never comes whole must not keep the next one waiting.
+            std::thread::spawn(move || take(stream));
+        }
+    });
+    Ok(DONE.to_owned())
+}
+
+fn take(mut stream: TcpStream) -> io::Result<()> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    io::copy(&mut (&mut stream).take(u32::from_be_bytes(length).into()), &mut io::sink())?;
+    stream.write_all(&[0])
+}
+
+/// A TCP connection, a request of so many bytes after its length, and the wait for an answer.
+fn request(to: SocketAddr, bytes: u32) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    // Else the kernel goes on to send what stalled, for minutes after this call, and disturbs what is shown next.
+    setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+    stream.set_read_timeout(Some(REQUEST_PATIENCE))?;
+    let mut request = bytes.to_be_bytes().to_vec();
+    request.resize(request.len() + usize::try_from(bytes)?, 0);
+    stream.write_all(&request)?;
+    answered(stream.read_exact(&mut [0]))
+}
+
+fn answered<T>(answer: io::Result<T>) -> Result<String> {
+    match answer {
+        Ok(_) => Ok(ANSWERED.to_owned()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(NO_ANSWER.to_owned()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// One UDP packet, which Linux sends with DF as it does with TCP's: whether it was too long is told by the next call.
 fn send(to: SocketAddr, bytes: usize) -> Result<String> {
     let socket = UdpSocket::bind(("0.0.0.0", 0))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.send(&vec![0; bytes])?;
-    match socket.recv(&mut [0; 1]) {
-        Ok(_) => Ok("answered".to_owned()),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok("no answer".to_owned()),
-        Err(error) => Err(error.into()),
-    }
+    answered(socket.recv(&mut [0; 1]))
 }
 
 /// The error as a person reads it.
@@ -154,6 +208,13 @@ mod tests {
     use std::net::TcpListener;
 
     use super::{obey, plain};
+
+    #[test]
+    fn a_request_is_answered_once_it_is_whole() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert_eq!(obey(&format!("serve {port}")).unwrap(), "done");
+        assert_eq!(obey(&format!("request 127.0.0.1:{port} 4000")).unwrap(), "answered");
+    }
 
     #[test]
     fn a_pod_says_what_its_calls_said() {

@@ -1,4 +1,4 @@
-//! What happens on the node: four real causes, one after another, each to be named by the agent before the next.
+//! What happens on the node: packets too large for their way, then four real drops, each to be named by the agent.
 
 use std::fmt::Display;
 use std::fs;
@@ -10,10 +10,12 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::agents::{Agent, LISTEN, TRACE};
+use super::agents::{Agent, LISTEN, TRACE_DROPS, TRACE_MTU};
 use super::here;
 use super::lines::{LIMIT, fold};
 use super::node::{DB_PORT, FAR, NAMESPACE, NOWHERE, Node, Roots, SMALL_MTU, nft};
+use super::overlay::{Overlay, REMOTE, TUNNEL, TUNNEL_MTU};
+use super::story::{self, Case};
 use crate::page::get;
 
 /// Causes whose rows and lines are printed whole.
@@ -47,17 +49,21 @@ pub(super) fn play(args: &Args) -> Result<u8> {
     let pod_logs = if args.here { here::enter()? } else { PathBuf::from("/var/log/pods") };
     let roots = Roots { cgroup: &args.cgroup, pod_logs: &pod_logs };
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    say(format_args!("# Linux {}: a node, two pods {NAMESPACE}/web and {NAMESPACE}/db,", kernel.trim()))?;
-    say(format_args!("# and the rest of the world behind a hop of MTU {SMALL_MTU}."))?;
+    say(format_args!("# Linux {}: node-1 with pods {NAMESPACE}/web and {NAMESPACE}/db.", kernel.trim()))?;
     let mut node = Node::build(&roots)?;
-    say(format_args!("# web reaches db:{DB_PORT}. Now the agent starts, and things break one by one.\n"))?;
+    let overlay = Overlay::build(&mut node)?;
+    let mut run = Agent::run(&roots)?;
+    let too_big = overlay.map(|overlay| too_big(&roots, &mut node, overlay, &mut run)).transpose()?;
+    if too_big.is_none() {
+        say("# It has no VXLAN: `r2c-agent trace mtu` is left out.\n")?;
+        run.ready()?;
+    }
 
-    say(format_args!("$ r2c-agent {}", TRACE.join(" ")))?;
-    // At the same time: most of a start is the kernel's, and there are two processors.
-    let (mut run, mut trace) = (Agent::run(&roots)?, Agent::trace(&roots)?);
-    // The heading comes once everything is attached.
+    say(format_args!("# web reaches db:{DB_PORT}. Now other things break, one by one.\n"))?;
+    say(format_args!("$ r2c-agent {}", TRACE_DROPS.join(" ")))?;
+    let mut trace = Agent::trace(&roots, &TRACE_DROPS)?;
+    say(fold(&trace.note()?))?;
     say(trace.line()?)?;
-    run.ready()?;
 
     let acts = acts(&node);
     let mut slowest = Duration::ZERO;
@@ -72,17 +78,27 @@ pub(super) fn play(args: &Args) -> Result<u8> {
         slowest = slowest.max(took);
     }
     say("\n^C")?;
-    for row in trace.end(Signal::SIGINT)? {
-        say(row)?;
+    for line in trace.end(Signal::SIGINT)?.iter().flatten() {
+        say(fold(line))?;
     }
     let caught = acts.len();
     say(format_args!(
         "\n# {caught} of {caught} causes named, each less than {} ms after its packet.",
         slowest.as_millis() + 1
     ))?;
-    machine_side(&acts, &mut run)?;
+    machine_side(too_big.as_ref(), &acts, &mut run)?;
     run.end(Signal::SIGTERM)?;
     Ok(0)
+}
+
+/// The first part, with the tunnel.
+fn too_big(roots: &Roots<'_>, node: &mut Node, mut overlay: Overlay, run: &mut Agent) -> Result<Case> {
+    say(format_args!("# Pod {} is on node-2, behind {TUNNEL} (VXLAN, MTU {TUNNEL_MTU}).\n", REMOTE.ip()))?;
+    // At the same time: most of a start is the kernel's, and there are two processors.
+    let trace = Agent::trace(roots, &TRACE_MTU)?;
+    // From its first event on: it is to have seen all that is shown.
+    run.ready()?;
+    story::play(node, &mut overlay, trace)
 }
 
 fn acts(node: &Node) -> [Act; 4] {
@@ -103,9 +119,9 @@ fn acts(node: &Node) -> [Act; 4] {
             destination: format!("{NAMESPACE}/db:6379"),
         },
         Act {
-            story: format!("web sends 1450 bytes with DF to {FAR}, over a hop of MTU {SMALL_MTU}"),
+            story: format!("web sends 1300 bytes with DF to {FAR}, over a hop of MTU {SMALL_MTU}"),
             rule: None,
-            order: format!("send {FAR}:4433 1450"),
+            order: format!("send {FAR}:4433 1300"),
             class: "mtu",
             destination: format!("{FAR}:4433"),
         },
@@ -139,7 +155,7 @@ fn perform(act: &Act, node: &mut Node, trace: &mut Agent) -> Result<Duration> {
 }
 
 /// One line to standard output; an error, not a panic, when its reader has gone.
-fn say(text: impl Display) -> Result<()> {
+pub(super) fn say(text: impl Display) -> Result<()> {
     writeln!(io::stdout(), "{text}").context("standard output")
 }
 
@@ -150,10 +166,15 @@ fn names(row: &str, act: &Act) -> bool {
     class == act.class && source == format!("{NAMESPACE}/web") && destination == act.destination
 }
 
-/// What `run` has made of the same minute, for machines. All four causes must be in both; some are shown.
-fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
+/// What `run` has made of the same minute, for machines. All causes must be in both; some are shown.
+fn machine_side(too_big: Option<&Case>, acts: &[Act], run: &mut Agent) -> Result<()> {
     say(format_args!("# `r2c-agent run` saw the same. From http://{LISTEN}/metrics (folded):\n"))?;
     let metrics = get(LISTEN, "/metrics")?;
+    if let Some(case) = too_big {
+        let events = format!("r2c_mtu_events_total{{event=\"{}\",", case.event);
+        let row = metrics.lines().find(|row| row.starts_with(&events));
+        say(row.with_context(|| format!("the metrics do not count what was {}:\n{metrics}", case.event))?)?;
+    }
     for act in acts {
         let [node, pod] = rows(&metrics, act.class)
             .with_context(|| format!("the metrics do not count web's {} drop:\n{metrics}", act.class))?;
@@ -162,9 +183,13 @@ fn machine_side(acts: &[Act], run: &mut Agent) -> Result<()> {
             say(fold(pod))?;
         }
     }
-    say("\n# And two of its JSON lines (folded):\n")?;
+    say("\n# And some of its JSON lines (folded):\n")?;
+    if let Some(case) = too_big {
+        let verdict = json_line(run, |line| line["finding"] == case.finding)?;
+        say(format_args!("{}\n", fold(&verdict)))?;
+    }
     for act in acts {
-        let line = json_line(run, act.class)?;
+        let line = json_line(run, |line| line["class"] == act.class)?;
         if SHOWN.contains(&act.class) {
             say(format_args!("{}\n", fold(&line)))?;
         }
@@ -183,12 +208,12 @@ fn rows<'a>(metrics: &'a str, class: &str) -> Option<[&'a str; 2]> {
     Some([metrics.lines().find(|row| row.starts_with(&node))?, pod])
 }
 
-/// The next line about this cause in one of the pods.
-fn json_line(run: &mut Agent, class: &str) -> Result<String> {
+/// The next such line about one of the pods.
+fn json_line(run: &mut Agent, is_wanted: impl Fn(&Value) -> bool) -> Result<String> {
     loop {
         let line = run.line()?;
         let parsed: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
-        if parsed["class"] == class && parsed["namespace"] == NAMESPACE {
+        if is_wanted(&parsed) && parsed["namespace"] == NAMESPACE {
             return Ok(line);
         }
     }
