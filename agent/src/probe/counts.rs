@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use agent_common::{Count, Tally};
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
 use prometheus_client::metrics::MetricType;
@@ -18,6 +17,11 @@ use super::attach::{MapError, Maps};
 use super::{Ends, TraceId};
 use crate::metrics::fold::{Fold, Folded};
 use crate::pod::{FindPod, Pod, Slot, Subject};
+
+mod source;
+
+use source::KernelMaps;
+pub(crate) use source::Source;
 
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;
@@ -73,10 +77,20 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// What one CPU counted.
+    const fn of(count: &Count) -> Self {
+        Self { events: count.events, bytes: count.bytes }
+    }
+
+    /// Both added up.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self { events: self.events + other.events, bytes: self.bytes + other.bytes }
+    }
+
     /// Adds another.
-    pub fn add(&mut self, other: Self) {
-        self.events += other.events;
-        self.bytes += other.bytes;
+    pub const fn add(&mut self, other: Self) {
+        *self = self.plus(other);
     }
 }
 
@@ -117,9 +131,7 @@ struct Shared<R: Rows> {
 }
 
 struct State<R: Rows> {
-    rows: PerCpuHashMap<MapData, R::Key, Count>,
-    tally: PerCpuArray<MapData, Tally>,
-    hooks: usize,
+    source: Box<dyn Source<R::Key>>,
     /// Node-wide counts of rows whose slots were retired: those series must not go backwards.
     retired: BTreeMap<R::Labels, Sum>,
     exemplars: HashMap<R::Labels, (TraceId, SystemTime)>,
@@ -134,16 +146,19 @@ impl<R: Rows> Counts<R> {
     /// # Errors
     /// One is missing or of another type.
     pub fn take(maps: &mut Maps<'_>, meaning: R, hooks: usize) -> Result<Self, MapError> {
+        Ok(Self::new(Box::new(KernelMaps::take(maps, hooks)?), meaning))
+    }
+
+    /// Reads its rows from `source`.
+    pub(crate) fn new(source: Box<dyn Source<R::Key>>, meaning: R) -> Self {
         let state = State {
-            rows: maps.take("COUNTS")?,
-            tally: maps.take("TALLY")?,
-            hooks,
+            source,
             retired: BTreeMap::new(),
             exemplars: HashMap::new(),
             pods: None,
             fold: Fold::new(MAX_SERIES),
         };
-        Ok(Self(Arc::new(Shared { meaning, state: Mutex::new(state) })))
+        Self(Arc::new(Shared { meaning, state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {
@@ -164,18 +179,13 @@ impl<R: Rows> Counts<R> {
     /// What each hook's kernel side did with its events so far, over all CPUs, by the hook's place in the probe's list.
     #[must_use]
     pub fn tallies(&self) -> Vec<Tally> {
-        let state = self.state();
-        let of_hook = |hook| {
-            let values = state.tally.get(&hook, 0).ok();
-            values.iter().flat_map(|values| values.iter()).fold(Tally::default(), |sum, one| sum.plus(*one))
-        };
-        (0..).take(state.hooks).map(of_hook).collect()
+        self.state().source.tallies()
     }
 
     /// Every row, summed over CPUs.
     #[must_use]
     pub fn rows(&self) -> Vec<(R::Key, Sum)> {
-        rows(&self.state().rows)
+        self.state().source.rows()
     }
 
     /// Remembers an event's incident as the example of its series.
@@ -189,10 +199,10 @@ impl<R: Rows> Counts<R> {
     /// Folds a gone pod's rows into the node-wide counts and clears them, so that its slot can be another pod's.
     pub fn retire(&self, slot: Slot) {
         let mut state = self.state();
-        for (key, sum) in rows(&state.rows) {
+        for (key, sum) in state.source.rows() {
             let Ends { source, destination } = R::slots(&key);
             let is_its = [source, destination].contains(&slot.0.get());
-            if is_its && state.rows.remove(&key).is_ok() {
+            if is_its && state.source.remove(&key) {
                 state.retired.entry(self.0.meaning.labels(&key)).or_default().add(sum);
             }
         }
@@ -200,20 +210,6 @@ impl<R: Rows> Counts<R> {
             state.fold.retire(|row| row.pod == pod);
         }
     }
-}
-
-/// Every row, summed over CPUs. A row that goes while we read is simply not there.
-fn rows<K: aya::Pod>(map: &PerCpuHashMap<MapData, K, Count>) -> Vec<(K, Sum)> {
-    map.iter()
-        .filter_map(Result::ok)
-        .map(|(key, values)| {
-            let mut sum = Sum::default();
-            for count in values.iter() {
-                sum.add(Sum { events: count.events, bytes: count.bytes });
-            }
-            (key, sum)
-        })
-        .collect()
 }
 
 /// One scrape's worth of counts.
@@ -231,7 +227,7 @@ impl<R: Rows> State<R> {
 
     fn snapshot(&mut self, meaning: &R) -> Snapshot<R::Labels> {
         let (mut node, mut pods) = (self.retired.clone(), BTreeMap::<PodLabels<R::Labels>, u64>::new());
-        for (key, sum) in rows(&self.rows) {
+        for (key, sum) in self.source.rows() {
             let labels = meaning.labels(&key);
             node.entry(labels.clone()).or_default().add(sum);
             let Ends { source, destination } = R::slots(&key);

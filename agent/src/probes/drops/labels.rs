@@ -135,3 +135,6 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests;
