@@ -18,6 +18,7 @@ use super::{Ends, TraceId};
 use crate::metrics::fold::{Fold, Folded};
 use crate::pod::{FindPod, Pod, Slot, Subject};
 
+mod batch;
 mod source;
 
 use source::KernelMaps;
@@ -77,20 +78,19 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// What one CPU counted.
-    const fn of(count: &Count) -> Self {
-        Self { events: count.events, bytes: count.bytes }
-    }
-
-    /// Both added up.
-    #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
-        Self { events: self.events + other.events, bytes: self.bytes + other.bytes }
+    /// Over all CPUs.
+    fn over(counts: &[Count]) -> Self {
+        let mut sum = Self::default();
+        for count in counts {
+            sum.add(Self { events: count.events, bytes: count.bytes });
+        }
+        sum
     }
 
     /// Adds another.
     pub const fn add(&mut self, other: Self) {
-        *self = self.plus(other);
+        self.events += other.events;
+        self.bytes += other.bytes;
     }
 }
 

@@ -3,7 +3,7 @@
 use agent_common::{Count, Tally};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 
-use super::Sum;
+use super::{Sum, batch};
 use crate::probe::attach::{MapError, Maps};
 
 /// Rows and tallies of one probe.
@@ -31,8 +31,10 @@ impl<K: aya::Pod> KernelMaps<K> {
 
 impl<K: aya::Pod + Send> Source<K> for KernelMaps<K> {
     fn rows(&self) -> Vec<(K, Sum)> {
-        let all = self.rows.iter().filter_map(Result::ok);
-        all.map(|(key, values)| (key, values.iter().map(Sum::of).fold(Sum::default(), Sum::plus))).collect()
+        batch::rows(&self.rows).unwrap_or_else(|_| {
+            let all = self.rows.iter().filter_map(Result::ok);
+            all.map(|(key, counts)| (key, Sum::over(&counts))).collect()
+        })
     }
 
     fn remove(&mut self, key: &K) -> bool {
