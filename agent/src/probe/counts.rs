@@ -7,20 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use agent_common::{Count, Tally};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::exemplar::CounterWithExemplar;
+use prometheus_client::encoding::EncodeLabelSet;
 
 use super::attach::{MapError, Maps};
 use super::{Ends, TraceId};
-use crate::metrics::fold::{Fold, Folded};
-use crate::pod::{FindPod, Pod, Slot, Subject};
+use crate::metrics::fold::Fold;
+use crate::pod::{FindPod, Pod, Slot};
 
 mod batch;
+mod names;
+mod scrape;
 mod source;
 
+use names::{Names, Quick};
+use scrape::PodRow;
 use source::KernelMaps;
 pub(crate) use source::Source;
 
@@ -31,14 +31,18 @@ pub const MAX_SERIES: usize = 10_000;
 pub trait Rows: Send + Sync + 'static {
     /// The map's key.
     type Key: aya::Pod + Send;
+    /// The part of a key that its labels hang on: there are few of them, so a scrape finds the labels of each once.
+    type Kind: Copy + Eq + Hash;
     /// What a row is counted under, node-wide. All from closed sets.
-    type Labels: EncodeLabelSet + Clone + Eq + Hash + Ord + fmt::Debug + Send;
+    type Labels: EncodeLabelSet + Clone + Eq + Hash + Ord + fmt::Debug + Send + Sync;
 
     /// Names and helps of the metrics.
     const FAMILIES: Families;
 
-    /// The labels of a row.
-    fn labels(&self, key: &Self::Key) -> Self::Labels;
+    /// What the labels of a row hang on.
+    fn kind(key: &Self::Key) -> Self::Kind;
+    /// The labels of such rows.
+    fn labels(&self, kind: &Self::Kind) -> Self::Labels;
     /// The slots of the pods at both ends of a row.
     fn slots(key: &Self::Key) -> Ends<u16>;
     /// Whether the source of such rows may be believed.
@@ -94,22 +98,6 @@ impl Sum {
     }
 }
 
-/// What a pod's events are counted under.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct PodLabels<L> {
-    pod: Arc<Pod>,
-    end: &'static str,
-    labels: L,
-}
-
-impl<L: EncodeLabelSet> EncodeLabelSet for PodLabels<L> {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let (namespace, pod) = (self.pod.namespace.as_str(), self.pod.name.as_str());
-        [("namespace", namespace), ("pod", pod), ("end", self.end)].encode(encoder)?;
-        self.labels.encode(encoder)
-    }
-}
-
 /// A probe's maps of counts and what turns their keys into labels. Cheap to clone: all share one.
 pub struct Counts<R: Rows>(Arc<Shared<R>>);
 
@@ -132,12 +120,21 @@ struct Shared<R: Rows> {
 
 struct State<R: Rows> {
     source: Box<dyn Source<R::Key>>,
-    /// Node-wide counts of rows whose slots were retired: those series must not go backwards.
-    retired: BTreeMap<R::Labels, Sum>,
-    exemplars: HashMap<R::Labels, (TraceId, SystemTime)>,
+    label_names: Names<R::Labels>,
+    pod_names: Names<Arc<Pod>>,
+    /// Node-wide counts of rows whose slots were retired, by labels: those series must not go backwards.
+    retired: BTreeMap<u32, Sum>,
+    /// By labels.
+    exemplars: HashMap<u32, (TraceId, SystemTime), Quick>,
     pods: Option<Arc<dyn FindPod>>,
     /// Which pods' rows have a series of their own.
-    fold: Fold<PodLabels<R::Labels>>,
+    fold: Fold<PodRow, Quick>,
+}
+
+impl<R: Rows> State<R> {
+    fn labels_id(&mut self, labels: R::Labels) -> u32 {
+        self.label_names.id(labels, |labels| names::text_of(labels.clone()))
+    }
 }
 
 impl<R: Rows> Counts<R> {
@@ -153,8 +150,10 @@ impl<R: Rows> Counts<R> {
     pub(crate) fn new(source: Box<dyn Source<R::Key>>, meaning: R) -> Self {
         let state = State {
             source,
+            label_names: Names::default(),
+            pod_names: Names::default(),
             retired: BTreeMap::new(),
-            exemplars: HashMap::new(),
+            exemplars: HashMap::default(),
             pods: None,
             fold: Fold::new(MAX_SERIES),
         };
@@ -191,6 +190,7 @@ impl<R: Rows> Counts<R> {
     /// Remembers an event's incident as the example of its series.
     pub fn exemplify(&self, labels: R::Labels, trace_id: TraceId, at: SystemTime) {
         let mut state = self.state();
+        let labels = state.labels_id(labels);
         if state.exemplars.len() < MAX_SERIES || state.exemplars.contains_key(&labels) {
             state.exemplars.insert(labels, (trace_id, at));
         }
@@ -203,83 +203,14 @@ impl<R: Rows> Counts<R> {
             let Ends { source, destination } = R::slots(&key);
             let is_its = [source, destination].contains(&slot.0.get());
             if is_its && state.source.remove(&key) {
-                state.retired.entry(self.0.meaning.labels(&key)).or_default().add(sum);
+                let labels = state.labels_id(self.0.meaning.labels(&R::kind(&key)));
+                state.retired.entry(labels).or_default().add(sum);
             }
         }
-        if let Some(pod) = state.pod(slot.0.get()) {
-            state.fold.retire(|row| row.pod == pod);
+        let pod = state.pod(slot.0.get(), SystemTime::now());
+        // Its number may be another pod's next, so no row of the fold may keep it.
+        if let Some(gone) = pod.and_then(|pod| state.pod_names.forget(&pod)) {
+            state.fold.retire(|row| row.pod == gone);
         }
-    }
-}
-
-/// One scrape's worth of counts.
-struct Snapshot<L> {
-    node: BTreeMap<L, Sum>,
-    pods: Folded<PodLabels<L>>,
-    folded: u64,
-}
-
-impl<R: Rows> State<R> {
-    /// The pod of a slot on the wire.
-    fn pod(&self, slot: u16) -> Option<Arc<Pod>> {
-        self.pods.as_ref()?.find_pod(Subject::Slot(Slot::from_wire(slot)?), SystemTime::now())
-    }
-
-    fn snapshot(&mut self, meaning: &R) -> Snapshot<R::Labels> {
-        let (mut node, mut pods) = (self.retired.clone(), BTreeMap::<PodLabels<R::Labels>, u64>::new());
-        for (key, sum) in self.source.rows() {
-            let labels = meaning.labels(&key);
-            node.entry(labels.clone()).or_default().add(sum);
-            let Ends { source, destination } = R::slots(&key);
-            let source = if R::trusts_source(&labels) { source } else { 0 };
-            for (end, slot) in [("source", source), ("destination", destination)] {
-                if let Some(pod) = self.pod(slot) {
-                    *pods.entry(PodLabels { pod, end, labels: labels.clone() }).or_default() += sum.events;
-                }
-            }
-        }
-        let pods = self.fold.fold(pods);
-        Snapshot { node, pods, folded: self.fold.rows_folded() }
-    }
-}
-
-impl<R: Rows> Collector for Counts<R> {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let families = R::FAMILIES;
-        let uncounted = self.tallies().iter().map(|tally| tally.uncounted).sum();
-        let mut state = self.state();
-        let snapshot = state.snapshot(&self.0.meaning);
-
-        let (name, help) = families.events;
-        let mut events = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, sum) in &snapshot.node {
-            let counter = CounterWithExemplar::<[(&str, String); 1]>::default();
-            let example = state.exemplars.get(labels);
-            counter.inc_by(sum.events.saturating_sub(u64::from(example.is_some())), None, None);
-            if let Some((trace_id, at)) = example {
-                counter.inc_by(1, Some([("trace_id", trace_id.to_string())]), Some(*at));
-            }
-            counter.encode(events.encode_family(labels)?)?;
-        }
-        if let Some((name, help)) = families.bytes {
-            let mut bytes = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (labels, sum) in &snapshot.node {
-                ConstCounter::new(sum.bytes).encode(bytes.encode_family(labels)?)?;
-            }
-        }
-        let (name, help) = families.pods;
-        let mut pods = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, events) in &snapshot.pods.own {
-            ConstCounter::new(*events).encode(pods.encode_family(labels)?)?;
-        }
-        if let Some(events) = snapshot.pods.overflow {
-            let own = [("namespace", ""), ("pod", "other"), ("end", "other")];
-            ConstCounter::new(events).encode(pods.encode_family(&(own, families.other))?)?;
-        }
-        for ((name, help), count) in [(families.uncounted, uncounted), (families.folded, snapshot.folded)] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(count).encode(metric)?;
-        }
-        Ok(())
     }
 }

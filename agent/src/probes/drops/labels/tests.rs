@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::num::NonZeroU16;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use agent_common::Tally;
 
@@ -88,7 +88,7 @@ fn meaning() -> DropRows {
 fn storm(pods: u16) -> Held {
     let kinds = (0_u8..50).map(|kind| (kind, u32::from(kind) % 25));
     let row = |slot: u16, kind: u8, reason: u32| {
-        let (source, destination) = if kind % 2 == 0 { (slot, 0) } else { (0, slot) };
+        let (source, destination) = if kind.is_multiple_of(2) { (slot, 0) } else { (0, slot) };
         let place = u32::try_from(TEXT & 0xffff_ffff).unwrap() + 0x400 * (reason % 4) + 0x20;
         let key = DropKey {
             place,
@@ -134,4 +134,70 @@ fn what_a_scrape_costs() {
         fs::write(file, &text).unwrap();
     }
     println!("{series} series, {} bytes", text.len());
+}
+
+#[test]
+fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
+    let key = |place: u64, reason, source, destination, ip_version| DropKey {
+        place: u32::try_from((TEXT + 0x400 * place) & 0xffff_ffff).unwrap() + 4,
+        reason,
+        source,
+        destination,
+        direction: 1,
+        ip_version,
+        zero: 0,
+    };
+    let sum = |events| Sum { events, bytes: 10 * events };
+    // The first two differ in what no label says; the third pod's source is not to be believed; slot 9 is nobody's.
+    let rows = vec![
+        (key(0, 2, 1, 2, 4), sum(1)),
+        (key(3, 2, 1, 2, 6), sum(2)),
+        (key(0, 4, 3, 1, 4), sum(4)),
+        (key(0, 1, 9, 0, 4), sum(8)),
+    ];
+    let counts = Counts::new(Box::new(Held(rows)), meaning());
+    let metrics = metrics(&counts, pods(3));
+    let trace_id = crate::probe::TraceId::random();
+    counts.exemplify(
+        Labels::new("PKT_TOO_BIG", super::super::class::classify("PKT_TOO_BIG", ""), Direction::Received),
+        trace_id,
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5),
+    );
+    let text = metrics.encode(Format::OpenMetrics).unwrap();
+    let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let labels = |reason: &str, class: &str| {
+        format!("reason=\"{reason}\",class=\"{class}\",harm=\"harmful\",direction=\"received\"")
+    };
+    let (socket, big, filter) =
+        (labels("NO_SOCKET", "no_socket"), labels("PKT_TOO_BIG", "mtu"), labels("IP_RPFILTER", "routing"));
+    let pod = |number: u16, end: &str| {
+        let name = format!("checkout-backend-5d9c7b9f4-{:05}", 99_999 - u32::from(number));
+        format!("r2c_pod_drop_packets_total{{namespace=\"team-{number}\",pod=\"{name}\",end=\"{end}\"")
+    };
+    let expected = [
+        format!("r2c_drop_packets_total{{{filter}}} 4"),
+        format!("r2c_drop_packets_total{{{socket}}} 8"),
+        format!("r2c_drop_packets_total{{{big}}} 3 # {{trace_id=\"{trace_id}\"}} 1.0 5.0"),
+        format!("r2c_drop_bytes_total{{{filter}}} 40"),
+        format!("r2c_drop_bytes_total{{{socket}}} 80"),
+        format!("r2c_drop_bytes_total{{{big}}} 30"),
+        format!("{},{filter}}} 4", pod(1, "destination")),
+        format!("{},{big}}} 3", pod(1, "source")),
+        format!("{},{big}}} 3", pod(2, "destination")),
+        "r2c_drop_uncounted_packets_total 6".to_owned(),
+        "r2c_drop_folded_series_total 0".to_owned(),
+    ];
+    assert_eq!(samples, expected);
+
+    counts.retire(slot(1));
+    let after = metrics.encode(Format::Classic).unwrap();
+    let samples: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
+    let big = format!("r2c_drop_packets_total{{{big}}} 3");
+    assert_eq!(samples[..2], expected[..2], "no series goes back");
+    assert_eq!(samples[2], big);
+    assert_eq!(
+        samples[6..],
+        expected[9..],
+        "and the gone pod's are gone, with those that only shared its rows"
+    );
 }
