@@ -124,7 +124,7 @@ impl Symbols {
         let mut draft = Draft::default();
         let mut line = Vec::new();
         while reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-            if let Some(symbol) = std::str::from_utf8(&line).ok().and_then(Line::parse) {
+            if let Some(symbol) = Line::parse(&line) {
                 draft.add(&symbol)?;
             }
             line.clear();
@@ -228,15 +228,42 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let mut words = line.split_ascii_whitespace();
-        let address = u64::from_str_radix(words.next()?, 16).ok()?;
-        words.next().filter(|letter| matches!(*letter, "t" | "T" | "w" | "W"))?;
-        let name = words.next()?;
-        let module = words.next().and_then(|word| word.strip_prefix('[')?.strip_suffix(']'));
-        let padding = PADDING.iter().any(|prefix| name.starts_with(prefix));
-        (!padding).then_some(Self { address, name, module })
+    /// What a line is not kept for is looked at first: half of the hundreds of thousands read at each start are padding.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let (digits, rest) = line.split_at(line.iter().position(|byte| *byte == b' ')?);
+        let [b' ', b't' | b'T' | b'w' | b'W', b' ', rest @ ..] = rest else { return None };
+        if PADDING.iter().any(|prefix| rest.starts_with(prefix.as_bytes())) {
+            return None;
+        }
+        let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
+        let (name, module) = match rest.strip_suffix(b"]") {
+            Some(both) => {
+                let tab = both.iter().position(|byte| *byte == b'\t')?;
+                (both.get(..tab)?, both.get(tab + 1..)?.strip_prefix(b"["))
+            }
+            None => (rest, None),
+        };
+        let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+        Some(Self {
+            address: hex(digits)?,
+            name,
+            module: module.and_then(|name| std::str::from_utf8(name).ok()),
+        })
     }
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    if !(1..=16).contains(&digits.len()) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u64::from(digit))
+    })
 }
 
 /// Symbols in the order of the file, which is sorted for the kernel but not for modules.
@@ -268,6 +295,10 @@ impl Draft {
     }
 
     fn module(&mut self, name: &str) -> Result<u16, SymbolsError> {
+        // A module's symbols stand together.
+        if self.modules.last().is_some_and(|last| last == name) {
+            return u16::try_from(self.modules.len()).map_err(|_| SymbolsError::TooMany);
+        }
         if let Some(index) = self.indexes.get(name) {
             return Ok(*index);
         }

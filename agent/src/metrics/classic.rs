@@ -1,4 +1,4 @@
-//! Turns `OpenMetrics` text into the classic text format 0.0.4, a line at a time as it is written.
+//! Turns `OpenMetrics` text into the classic text format 0.0.4, a piece at a time as it is written.
 //!
 //! What differs: a counter's family is called `x` there and `x_total` here, an info's `x` and `x_info`; `info` and
 //! `stateset` are gauges here, `unknown` is `untyped`; `UNIT`, `EOF` and exemplars do not exist; HELP escapes no quotes.
@@ -6,31 +6,48 @@
 
 use std::fmt::{self, Write};
 
+/// Bytes converted at a time: few beside a scrape, which is not held twice, and many beside a line, so that the dozen
+/// pieces a line is written in are each only appended.
+const PIECE: usize = 32 << 10;
+
 /// Takes `OpenMetrics` text in any pieces and writes classic text to `out`.
 pub(super) struct Lines<'a, W: Write> {
     out: &'a mut W,
-    /// The line so far.
-    line: String,
+    /// What is not converted yet, from the beginning of a line.
+    open: String,
     /// A HELP seen before the TYPE that decides its family's name: (name, text).
     help: Option<(String, String)>,
 }
 
 impl<'a, W: Write> Lines<'a, W> {
     pub(super) fn new(out: &'a mut W) -> Self {
-        Self { out, line: String::new(), help: None }
+        Self { out, open: String::new(), help: None }
     }
 
-    /// Writes what is left of a last line without a newline.
+    /// Writes what is left; a last line without a newline gets one.
     pub(super) fn finish(mut self) -> fmt::Result {
-        if self.line.is_empty() { Ok(()) } else { self.end_line() }
+        if !self.open.is_empty() && !self.open.ends_with('\n') {
+            self.open.push('\n');
+        }
+        self.convert_lines()
     }
 
-    fn end_line(&mut self) -> fmt::Result {
-        let line = std::mem::take(&mut self.line);
-        self.convert(&line)?;
-        // The buffer is kept: a scrape has thousands of lines.
-        self.line = line;
-        self.line.clear();
+    fn convert_lines(&mut self) -> fmt::Result {
+        let mut open = std::mem::take(&mut self.open);
+        let mut rest = &open[..];
+        // What has no '#' is the same in both formats, and that is nearly all of a scrape.
+        while let Some(at) = rest.find('#') {
+            let begin = rest[..at].rfind('\n').map_or(0, |end| end + 1);
+            let (same, line) = rest.split_at(begin);
+            let (line, after) = line.split_once('\n').unwrap_or((line, ""));
+            self.out.write_str(same)?;
+            self.convert(line)?;
+            rest = after;
+        }
+        self.out.write_str(rest)?;
+        // The buffer is kept for the next piece.
+        open.clear();
+        self.open = open;
         Ok(())
     }
 
@@ -66,14 +83,10 @@ impl<'a, W: Write> Lines<'a, W> {
 }
 
 impl<W: Write> Write for Lines<'_, W> {
-    fn write_str(&mut self, mut text: &str) -> fmt::Result {
-        while let Some((end, rest)) = text.split_once('\n') {
-            self.line.push_str(end);
-            self.end_line()?;
-            text = rest;
-        }
-        self.line.push_str(text);
-        Ok(())
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.open.push_str(text);
+        // prometheus-client ends each line with a piece of its own, so that whole lines are not searched for.
+        if self.open.len() >= PIECE && text.ends_with('\n') { self.convert_lines() } else { Ok(()) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Keeps a family within its share of series: what is over the cap is summed in one overflow series.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 
 /// Rows over the cap that are remembered one by one, at most.
 const MAX_FOLDED: usize = 65_536;
@@ -12,11 +12,11 @@ const MAX_FOLDED: usize = 65_536;
 /// once in the overflow stays there, or the overflow would fall and Prometheus would take it for a restart. So the
 /// overflow never falls, and kept rows and overflow always add up to all that was counted for them.
 #[derive(Debug)]
-pub struct Fold<K> {
+pub struct Fold<K, S = RandomState> {
     max: usize,
-    kept: HashSet<K>,
+    kept: HashSet<K, S>,
     /// Rows in the overflow, with their latest counts.
-    folded: HashMap<K, u64>,
+    folded: HashMap<K, u64, S>,
     /// What retired rows had counted when they were last seen.
     retired: u64,
     rows_folded: u64,
@@ -32,16 +32,24 @@ pub struct Folded<K> {
     pub overflow: Option<u64>,
 }
 
-impl<K: Eq + Hash + Clone> Fold<K> {
+impl<K: Eq + Hash + Clone, S: BuildHasher + Default> Fold<K, S> {
     /// At most `max` series besides the overflow one (`--max-series`).
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { max, kept: HashSet::new(), folded: HashMap::new(), retired: 0, rows_folded: 0, overflow: 0 }
+        Self {
+            max,
+            kept: HashSet::default(),
+            folded: HashMap::default(),
+            retired: 0,
+            rows_folded: 0,
+            overflow: 0,
+        }
     }
 
     /// Sorts one scrape's `rows`: each key once, with its count since the start.
     pub fn fold(&mut self, rows: impl IntoIterator<Item = (K, u64)>) -> Folded<K> {
-        let mut own = Vec::new();
+        let rows = rows.into_iter();
+        let mut own = Vec::with_capacity(rows.size_hint().0.min(self.max));
         let mut unremembered = 0_u64;
         for (key, count) in rows {
             if self.kept.contains(&key) {
@@ -94,7 +102,7 @@ mod tests {
 
     #[test]
     fn first_come_is_kept_whatever_grows_later() {
-        let mut fold = Fold::new(2);
+        let mut fold = Fold::<_>::new(2);
         assert_eq!(fold.fold([("a", 1), ("b", 1)]), Folded { own: vec![("a", 1), ("b", 1)], overflow: None });
         let later = fold.fold([("c", 900), ("b", 2), ("d", 50), ("a", 2)]);
         assert_eq!(later, Folded { own: vec![("b", 2), ("a", 2)], overflow: Some(950) });
@@ -103,7 +111,7 @@ mod tests {
 
     #[test]
     fn room_goes_to_newcomers_not_to_the_folded() {
-        let mut fold = Fold::new(1);
+        let mut fold = Fold::<_>::new(1);
         fold.fold([("a", 1), ("b", 5)]);
         fold.retire(|key| *key == "a");
         let next = fold.fold([("b", 6), ("c", 3)]);
@@ -112,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_retired_row_leaves_its_count_behind() {
-        let mut fold = Fold::new(0);
+        let mut fold = Fold::<_>::new(0);
         assert_eq!(fold.fold([("a", 7), ("b", 1)]).overflow, Some(8));
         fold.retire(|key| *key == "a");
         assert_eq!(fold.fold([("b", 2)]).overflow, Some(9));
@@ -122,7 +130,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_sum_still_right() {
-        let mut fold = Fold::new(1);
+        let mut fold = Fold::<_>::new(1);
         let rows = MAX_FOLDED as u64 + 1_000;
         let folded = fold.fold((0..rows).map(|key| (key, 1)));
         assert_eq!(folded.own.len(), 1);
@@ -136,7 +144,7 @@ mod tests {
             max in 0usize..5,
             steps in prop::collection::vec(prop::collection::vec((0u8..10, 0u64..100), 0..12), 1..20),
         ) {
-            let mut fold = Fold::new(max);
+            let mut fold = Fold::<_>::new(max);
             let mut counts = BTreeMap::<u8, u64>::new();
             let mut before = BTreeMap::new();
             let mut overflow = 0;

@@ -7,17 +7,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use agent_common::{Count, Tally};
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::exemplar::CounterWithExemplar;
+use prometheus_client::encoding::EncodeLabelSet;
 
 use super::attach::{MapError, Maps};
 use super::{Ends, TraceId};
-use crate::metrics::fold::{Fold, Folded};
-use crate::pod::{FindPod, Pod, Slot, Subject};
+use crate::metrics::fold::Fold;
+use crate::pod::{FindPod, Pod, Slot};
+
+mod batch;
+mod names;
+mod scrape;
+mod source;
+
+use names::{Names, Quick};
+use scrape::PodRow;
+use source::KernelMaps;
+pub(crate) use source::Source;
 
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;
@@ -26,19 +31,23 @@ pub const MAX_SERIES: usize = 10_000;
 pub trait Rows: Send + Sync + 'static {
     /// The map's key.
     type Key: aya::Pod + Send;
+    /// The part of a key that its labels hang on: there are few of them, so a scrape finds the labels of each once.
+    type Kind: Copy + Eq + Hash;
     /// What a row is counted under, node-wide. All from closed sets.
-    type Labels: EncodeLabelSet + Clone + Eq + Hash + Ord + fmt::Debug + Send;
+    type Labels: EncodeLabelSet + Clone + Eq + Hash + Ord + fmt::Debug + Send + Sync;
 
     /// Names and helps of the metrics.
     const FAMILIES: Families;
 
-    /// The labels of a row.
-    fn labels(&self, key: &Self::Key) -> Self::Labels;
+    /// What the labels of a row hang on.
+    fn kind(key: &Self::Key) -> Self::Kind;
+    /// The labels of such rows.
+    fn labels(&self, kind: &Self::Kind) -> Self::Labels;
     /// The slots of the pods at both ends of a row.
     fn slots(key: &Self::Key) -> Ends<u16>;
-    /// Whether the source of such a row may be believed.
-    fn trusts_source(&self, key: &Self::Key) -> bool {
-        let _ = key;
+    /// Whether the source of such rows may be believed.
+    fn trusts_source(&self, kind: &Self::Kind) -> bool {
+        let _ = kind;
         true
     }
 }
@@ -73,26 +82,19 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// Over all CPUs.
+    fn over(counts: &[Count]) -> Self {
+        let mut sum = Self::default();
+        for count in counts {
+            sum.add(Self { events: count.events, bytes: count.bytes });
+        }
+        sum
+    }
+
     /// Adds another.
-    pub fn add(&mut self, other: Self) {
+    pub const fn add(&mut self, other: Self) {
         self.events += other.events;
         self.bytes += other.bytes;
-    }
-}
-
-/// What a pod's events are counted under.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct PodLabels<L> {
-    pod: Arc<Pod>,
-    end: &'static str,
-    labels: L,
-}
-
-impl<L: EncodeLabelSet> EncodeLabelSet for PodLabels<L> {
-    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        let (namespace, pod) = (self.pod.namespace.as_str(), self.pod.name.as_str());
-        [("namespace", namespace), ("pod", pod), ("end", self.end)].encode(encoder)?;
-        self.labels.encode(encoder)
     }
 }
 
@@ -117,15 +119,22 @@ struct Shared<R: Rows> {
 }
 
 struct State<R: Rows> {
-    rows: PerCpuHashMap<MapData, R::Key, Count>,
-    tally: PerCpuArray<MapData, Tally>,
-    hooks: usize,
-    /// Node-wide counts of rows whose slots were retired: those series must not go backwards.
-    retired: BTreeMap<R::Labels, Sum>,
-    exemplars: HashMap<R::Labels, (TraceId, SystemTime)>,
+    source: Box<dyn Source<R::Key>>,
+    label_names: Names<R::Labels>,
+    pod_names: Names<Arc<Pod>>,
+    /// Node-wide counts of rows whose slots were retired, by labels: those series must not go backwards.
+    retired: BTreeMap<u32, Sum>,
+    /// By labels.
+    exemplars: HashMap<u32, (TraceId, SystemTime), Quick>,
     pods: Option<Arc<dyn FindPod>>,
     /// Which pods' rows have a series of their own.
-    fold: Fold<PodLabels<R::Labels>>,
+    fold: Fold<PodRow, Quick>,
+}
+
+impl<R: Rows> State<R> {
+    fn labels_id(&mut self, labels: R::Labels) -> u32 {
+        self.label_names.id(labels, |labels| names::text_of(labels.clone()))
+    }
 }
 
 impl<R: Rows> Counts<R> {
@@ -134,16 +143,21 @@ impl<R: Rows> Counts<R> {
     /// # Errors
     /// One is missing or of another type.
     pub fn take(maps: &mut Maps<'_>, meaning: R, hooks: usize) -> Result<Self, MapError> {
+        Ok(Self::new(Box::new(KernelMaps::take(maps, hooks)?), meaning))
+    }
+
+    /// Reads its rows from `source`.
+    pub(crate) fn new(source: Box<dyn Source<R::Key>>, meaning: R) -> Self {
         let state = State {
-            rows: maps.take("COUNTS")?,
-            tally: maps.take("TALLY")?,
-            hooks,
+            source,
+            label_names: Names::default(),
+            pod_names: Names::default(),
             retired: BTreeMap::new(),
-            exemplars: HashMap::new(),
+            exemplars: HashMap::default(),
             pods: None,
             fold: Fold::new(MAX_SERIES),
         };
-        Ok(Self(Arc::new(Shared { meaning, state: Mutex::new(state) })))
+        Self(Arc::new(Shared { meaning, state: Mutex::new(state) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State<R>> {
@@ -164,23 +178,19 @@ impl<R: Rows> Counts<R> {
     /// What each hook's kernel side did with its events so far, over all CPUs, by the hook's place in the probe's list.
     #[must_use]
     pub fn tallies(&self) -> Vec<Tally> {
-        let state = self.state();
-        let of_hook = |hook| {
-            let values = state.tally.get(&hook, 0).ok();
-            values.iter().flat_map(|values| values.iter()).fold(Tally::default(), |sum, one| sum.plus(*one))
-        };
-        (0..).take(state.hooks).map(of_hook).collect()
+        self.state().source.tallies()
     }
 
     /// Every row, summed over CPUs.
     #[must_use]
     pub fn rows(&self) -> Vec<(R::Key, Sum)> {
-        rows(&self.state().rows)
+        self.state().source.rows()
     }
 
     /// Remembers an event's incident as the example of its series.
     pub fn exemplify(&self, labels: R::Labels, trace_id: TraceId, at: SystemTime) {
         let mut state = self.state();
+        let labels = state.labels_id(labels);
         if state.exemplars.len() < MAX_SERIES || state.exemplars.contains_key(&labels) {
             state.exemplars.insert(labels, (trace_id, at));
         }
@@ -189,101 +199,18 @@ impl<R: Rows> Counts<R> {
     /// Folds a gone pod's rows into the node-wide counts and clears them, so that its slot can be another pod's.
     pub fn retire(&self, slot: Slot) {
         let mut state = self.state();
-        for (key, sum) in rows(&state.rows) {
+        for (key, sum) in state.source.rows() {
             let Ends { source, destination } = R::slots(&key);
             let is_its = [source, destination].contains(&slot.0.get());
-            if is_its && state.rows.remove(&key).is_ok() {
-                state.retired.entry(self.0.meaning.labels(&key)).or_default().add(sum);
+            if is_its && state.source.remove(&key) {
+                let labels = state.labels_id(self.0.meaning.labels(&R::kind(&key)));
+                state.retired.entry(labels).or_default().add(sum);
             }
         }
-        if let Some(pod) = state.pod(slot.0.get()) {
-            state.fold.retire(|row| row.pod == pod);
+        let pod = state.pod(slot.0.get(), SystemTime::now());
+        // Its number may be another pod's next, so no row of the fold may keep it.
+        if let Some(gone) = pod.and_then(|pod| state.pod_names.forget(&pod)) {
+            state.fold.retire(|row| row.pod == gone);
         }
-    }
-}
-
-/// Every row, summed over CPUs. A row that goes while we read is simply not there.
-fn rows<K: aya::Pod>(map: &PerCpuHashMap<MapData, K, Count>) -> Vec<(K, Sum)> {
-    map.iter()
-        .filter_map(Result::ok)
-        .map(|(key, values)| {
-            let mut sum = Sum::default();
-            for count in values.iter() {
-                sum.add(Sum { events: count.events, bytes: count.bytes });
-            }
-            (key, sum)
-        })
-        .collect()
-}
-
-/// One scrape's worth of counts.
-struct Snapshot<L> {
-    node: BTreeMap<L, Sum>,
-    pods: Folded<PodLabels<L>>,
-    folded: u64,
-}
-
-impl<R: Rows> State<R> {
-    /// The pod of a slot on the wire.
-    fn pod(&self, slot: u16) -> Option<Arc<Pod>> {
-        self.pods.as_ref()?.find_pod(Subject::Slot(Slot::from_wire(slot)?), SystemTime::now())
-    }
-
-    fn snapshot(&mut self, meaning: &R) -> Snapshot<R::Labels> {
-        let (mut node, mut pods) = (self.retired.clone(), BTreeMap::<PodLabels<R::Labels>, u64>::new());
-        for (key, sum) in rows(&self.rows) {
-            let labels = meaning.labels(&key);
-            node.entry(labels.clone()).or_default().add(sum);
-            let Ends { source, destination } = R::slots(&key);
-            let source = if meaning.trusts_source(&key) { source } else { 0 };
-            for (end, slot) in [("source", source), ("destination", destination)] {
-                if let Some(pod) = self.pod(slot) {
-                    *pods.entry(PodLabels { pod, end, labels: labels.clone() }).or_default() += sum.events;
-                }
-            }
-        }
-        let pods = self.fold.fold(pods);
-        Snapshot { node, pods, folded: self.fold.rows_folded() }
-    }
-}
-
-impl<R: Rows> Collector for Counts<R> {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let families = R::FAMILIES;
-        let uncounted = self.tallies().iter().map(|tally| tally.uncounted).sum();
-        let mut state = self.state();
-        let snapshot = state.snapshot(&self.0.meaning);
-
-        let (name, help) = families.events;
-        let mut events = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, sum) in &snapshot.node {
-            let counter = CounterWithExemplar::<[(&str, String); 1]>::default();
-            let example = state.exemplars.get(labels);
-            counter.inc_by(sum.events.saturating_sub(u64::from(example.is_some())), None, None);
-            if let Some((trace_id, at)) = example {
-                counter.inc_by(1, Some([("trace_id", trace_id.to_string())]), Some(*at));
-            }
-            counter.encode(events.encode_family(labels)?)?;
-        }
-        if let Some((name, help)) = families.bytes {
-            let mut bytes = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (labels, sum) in &snapshot.node {
-                ConstCounter::new(sum.bytes).encode(bytes.encode_family(labels)?)?;
-            }
-        }
-        let (name, help) = families.pods;
-        let mut pods = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, events) in &snapshot.pods.own {
-            ConstCounter::new(*events).encode(pods.encode_family(labels)?)?;
-        }
-        if let Some(events) = snapshot.pods.overflow {
-            let own = [("namespace", ""), ("pod", "other"), ("end", "other")];
-            ConstCounter::new(events).encode(pods.encode_family(&(own, families.other))?)?;
-        }
-        for ((name, help), count) in [(families.uncounted, uncounted), (families.folded, snapshot.folded)] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(count).encode(metric)?;
-        }
-        Ok(())
     }
 }

@@ -46,6 +46,14 @@ impl EncodeLabelSet for Labels {
     }
 }
 
+/// What the labels of a drop hang on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    place: u32,
+    reason: u32,
+    direction: u8,
+}
+
 /// Turns keys into labels, by the running kernel's names.
 pub struct DropRows {
     /// Its reasons.
@@ -56,6 +64,7 @@ pub struct DropRows {
 
 impl Rows for DropRows {
     type Key = DropKey;
+    type Kind = Kind;
     type Labels = Labels;
 
     const FAMILIES: Families = Families {
@@ -79,21 +88,25 @@ impl Rows for DropRows {
         other: &[("reason", "other"), ("class", "other"), ("harm", "other"), ("direction", "other")],
     };
 
-    fn labels(&self, key: &DropKey) -> Labels {
-        let reason = self.reasons.name(key.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
-        let verdict = self.places.verdict(&reason, u64::from(key.place));
-        Labels { reason, verdict, direction: Direction::from_wire(key.direction) }
+    fn kind(key: &DropKey) -> Kind {
+        Kind { place: key.place, reason: key.reason, direction: key.direction }
+    }
+
+    fn labels(&self, kind: &Kind) -> Labels {
+        let reason = self.reasons.name(kind.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
+        let verdict = self.places.verdict(&reason, u64::from(kind.place));
+        Labels { reason, verdict, direction: Direction::from_wire(kind.direction) }
     }
 
     fn slots(key: &DropKey) -> Ends<u16> {
         Ends { source: key.source, destination: key.destination }
     }
 
-    fn trusts_source(&self, key: &DropKey) -> bool {
+    fn trusts_source(&self, kind: &Kind) -> bool {
         // A packet that died for its source address says nothing true about its source. Only where there is no reason
         // the place is asked for, which costs more.
-        let reason = self.reasons.name(key.reason);
-        let place = if reason.is_none() { self.places.at(u64::from(key.place)) } else { None };
+        let reason = self.reasons.name(kind.reason);
+        let place = if reason.is_none() { self.places.at(u64::from(kind.place)) } else { None };
         !may_be_forged(reason.as_deref(), place.as_ref().map(|place| place.function.as_ref()))
     }
 }
@@ -119,7 +132,8 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
     let mut sums: BTreeMap<(Labels, String), u64> = BTreeMap::new();
     for (key, sum) in counts.rows() {
         let place = meaning.places.at(key.place.into()).map(|place| format!(" in {}", place.function));
-        *sums.entry((meaning.labels(&key), place.unwrap_or_default())).or_default() += sum.events;
+        *sums.entry((meaning.labels(&DropRows::kind(&key)), place.unwrap_or_default())).or_default() +=
+            sum.events;
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|((labels, _), packets)| (labels.verdict.harm, Reverse(*packets)));
@@ -138,3 +152,6 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,11 +86,19 @@ fn strip(name: &str) -> &str {
 }
 
 #[cfg(test)]
+impl Reasons {
+    /// Of a kernel made up by a test.
+    pub(super) fn named(names: &[(u32, &str)]) -> Self {
+        Self { names: names.iter().map(|(number, name)| (*number, (*name).to_owned())).collect() }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn reasons() -> Reasons {
-        Reasons { names: BTreeMap::from([(1, "CONSUMED".to_owned()), (2, "NOT_SPECIFIED".to_owned())]) }
+        Reasons::named(&[(1, "CONSUMED"), (2, "NOT_SPECIFIED")])
     }
 
     #[test]

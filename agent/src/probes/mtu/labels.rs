@@ -37,6 +37,7 @@ pub struct MtuRows;
 
 impl Rows for MtuRows {
     type Key = MtuKey;
+    type Kind = (u8, u8);
     type Labels = Labels;
 
     const FAMILIES: Families = Families {
@@ -57,8 +58,12 @@ impl Rows for MtuRows {
         other: &[("event", "other"), ("family", "other")],
     };
 
-    fn labels(&self, key: &MtuKey) -> Labels {
-        Labels { kind: Kind::from_wire(key.kind), ip_version: key.ip_version }
+    fn kind(key: &MtuKey) -> (u8, u8) {
+        (key.kind, key.ip_version)
+    }
+
+    fn labels(&self, (kind, ip_version): &(u8, u8)) -> Labels {
+        Labels { kind: Kind::from_wire(*kind), ip_version: *ip_version }
     }
 
     fn slots(key: &MtuKey) -> Ends<u16> {
@@ -91,7 +96,7 @@ const fn family_name(ip_version: u8) -> &'static str {
 pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
     let mut sums: BTreeMap<Labels, u64> = BTreeMap::new();
     for (key, sum) in counts.rows() {
-        *sums.entry(MtuRows.labels(&key)).or_default() += sum.events;
+        *sums.entry(MtuRows.labels(&MtuRows::kind(&key))).or_default() += sum.events;
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(_, events)| Reverse(*events));

@@ -1,0 +1,221 @@
+//! One scrape of exact counts: rows are added up by small numbers, and only the sums get their labels.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::exemplar::CounterWithExemplar;
+
+use super::names::{Quick, Text, index, text_of};
+use super::{Counts, Rows, State, Sum};
+use crate::metrics::fold::Folded;
+use crate::pod::{MAX_SLOTS, Pod, Slot, Subject};
+use crate::probe::Ends;
+
+/// Which end of an event a pod is at, in the order of the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum End {
+    Destination = 0,
+    Source = 1,
+}
+
+impl End {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Destination => "destination",
+            Self::Source => "source",
+        }
+    }
+}
+
+/// What a pod's events are counted under, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PodRow {
+    pub(super) pod: u32,
+    end: End,
+    labels: u32,
+}
+
+/// One scrape's worth of counts.
+struct Snapshot {
+    /// By the numbers of their labels, in the order of those.
+    node: Vec<(u32, Sum)>,
+    pods: Folded<PodRow>,
+    folded: u64,
+}
+
+/// The numbers of the pods that slots belong to: each slot is looked up once a scrape, not once a row.
+struct Slots(Vec<Slotted>);
+
+#[derive(Clone, Copy)]
+enum Slotted {
+    NotLookedUp,
+    Nobody,
+    Pod(u32),
+}
+
+impl Slots {
+    fn new() -> Self {
+        Self(vec![Slotted::NotLookedUp; usize::from(MAX_SLOTS)])
+    }
+
+    fn pod(&mut self, slot: u16, look_up: impl FnOnce() -> Option<u32>) -> Option<u32> {
+        let slotted = self.0.get_mut(usize::from(slot))?;
+        if matches!(slotted, Slotted::NotLookedUp) {
+            *slotted = look_up().map_or(Slotted::Nobody, Slotted::Pod);
+        }
+        if let Slotted::Pod(pod) = slotted { Some(*pod) } else { None }
+    }
+}
+
+impl<R: Rows> State<R> {
+    /// The pod of a slot on the wire.
+    pub(super) fn pod(&self, slot: u16, now: SystemTime) -> Option<Arc<Pod>> {
+        self.pods.as_ref()?.find_pod(Subject::Slot(Slot::from_wire(slot)?), now)
+    }
+
+    /// The number of a slot's pod.
+    fn pod_id(&mut self, slot: u16, now: SystemTime) -> Option<u32> {
+        let pod = self.pod(slot, now)?;
+        let text =
+            |pod: &Arc<Pod>| text_of([("namespace", pod.namespace.clone()), ("pod", pod.name.clone())]);
+        Some(self.pod_names.id(pod, text))
+    }
+
+    fn snapshot(&mut self, meaning: &R) -> Snapshot {
+        let rows = self.source.rows();
+        let now = SystemTime::now();
+        // For this scrape only: a module loaded since may have given a place its name.
+        let mut kinds = HashMap::<R::Kind, (u32, bool), Quick>::default();
+        let mut slots = Slots::new();
+        let mut sums: Vec<Option<Sum>> = Vec::new();
+        let mut ends: Vec<(PodRow, u64)> = Vec::with_capacity(rows.len());
+        for (key, sum) in rows {
+            let (labels, trusts_source) = match kinds.entry(R::kind(&key)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    let labels = meaning.labels(new.key());
+                    let trusts_source = meaning.trusts_source(new.key());
+                    *new.insert((self.labels_id(labels), trusts_source))
+                }
+            };
+            add(&mut sums, labels, sum);
+            let Ends { source, destination } = R::slots(&key);
+            let source = if trusts_source { source } else { 0 };
+            for (end, slot) in [(End::Source, source), (End::Destination, destination)] {
+                if let Some(pod) = slots.pod(slot, || self.pod_id(slot, now)) {
+                    ends.push((PodRow { pod, end, labels }, sum.events));
+                }
+            }
+        }
+        for (labels, sum) in &self.retired {
+            add(&mut sums, *labels, *sum);
+        }
+        let sum_of = |labels: u32| sums.get(index(labels)).copied().flatten().map(|sum| (labels, sum));
+        let node = self.label_names.in_order().filter_map(sum_of).collect();
+        let pods = self.in_order(&ends);
+        let pods = self.fold.fold(pods);
+        Snapshot { node, pods, folded: self.fold.rows_folded() }
+    }
+
+    /// Pods' rows in the order of their names, each once.
+    fn in_order(&self, ends: &[(PodRow, u64)]) -> Vec<(PodRow, u64)> {
+        let (pods, labels) = (self.pod_names.ranks(), self.label_names.ranks());
+        let by_labels = sorted(ends, labels.len(), |row| index(labels[index(row.labels)]));
+        let mut rows =
+            sorted(&by_labels, 2 * pods.len(), |row| 2 * index(pods[index(row.pod)]) + row.end as usize);
+        rows.dedup_by(|(next, events), (kept, sum)| {
+            let same = next == kept;
+            *sum += if same { *events } else { 0 };
+            same
+        });
+        rows
+    }
+}
+
+/// Rows by their place, which is below `places`; those of one place in the order they came in. With so few places this
+/// takes a sixth of what comparing takes.
+fn sorted(rows: &[(PodRow, u64)], places: usize, place: impl Fn(&PodRow) -> usize) -> Vec<(PodRow, u64)> {
+    let mut begins = vec![0; places + 1];
+    for (row, _) in rows {
+        begins[place(row) + 1] += 1;
+    }
+    for at in 1..begins.len() {
+        begins[at] += begins[at - 1];
+    }
+    let mut sorted = rows.to_vec();
+    for row in rows {
+        let at = &mut begins[place(&row.0)];
+        sorted[*at] = *row;
+        *at += 1;
+    }
+    sorted
+}
+
+fn add(sums: &mut Vec<Option<Sum>>, labels: u32, sum: Sum) {
+    let labels = index(labels);
+    if labels >= sums.len() {
+        sums.resize(labels + 1, None);
+    }
+    sums[labels].get_or_insert_default().add(sum);
+}
+
+impl<R: Rows> Collector for Counts<R> {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let families = R::FAMILIES;
+        let uncounted = self.tallies().iter().map(|tally| tally.uncounted).sum();
+        let mut state = self.state();
+        let snapshot = state.snapshot(&self.0.meaning);
+        let state = &*state;
+
+        let (name, help) = families.events;
+        let mut events = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, sum) in &snapshot.node {
+            let series = Text(state.label_names.text(*labels)?);
+            let series = events.encode_family(&series)?;
+            let Some((trace_id, at)) = state.exemplars.get(labels) else {
+                ConstCounter::new(sum.events).encode(series)?;
+                continue;
+            };
+            let counter = CounterWithExemplar::<[(&str, String); 1]>::default();
+            counter.inc_by(sum.events.saturating_sub(1), None, None);
+            counter.inc_by(1, Some([("trace_id", trace_id.to_string())]), Some(*at));
+            counter.encode(series)?;
+        }
+        if let Some((name, help)) = families.bytes {
+            let mut bytes = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, sum) in &snapshot.node {
+                let series = Text(state.label_names.text(*labels)?);
+                ConstCounter::new(sum.bytes).encode(bytes.encode_family(&series)?)?;
+            }
+        }
+        let (name, help) = families.pods;
+        let mut pods = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        // Rows of one end of one pod stand together: what they share is put down once.
+        let (mut series, mut shared, mut of) = (String::new(), 0, None);
+        for (PodRow { pod, end, labels }, events) in &snapshot.pods.own {
+            if of.replace((*pod, *end)) != Some((*pod, *end)) {
+                series = format!("{},end=\"{}\",", state.pod_names.text(*pod)?, end.name());
+                shared = series.len();
+            }
+            series.truncate(shared);
+            series.push_str(state.label_names.text(*labels)?);
+            ConstCounter::new(*events).encode(pods.encode_family(&Text(&series))?)?;
+        }
+        if let Some(events) = snapshot.pods.overflow {
+            let own = [("namespace", ""), ("pod", "other"), ("end", "other")];
+            ConstCounter::new(events).encode(pods.encode_family(&(own, families.other))?)?;
+        }
+        for ((name, help), count) in [(families.uncounted, uncounted), (families.folded, snapshot.folded)] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(metric)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! Whole scrapes of made-up rows: what they say, and (by hand) what they cost.
+
+use std::collections::HashMap;
+use std::fs;
+use std::num::NonZeroU16;
+use std::sync::{Arc, RwLock};
+use std::time::SystemTime;
+
+use agent_common::Tally;
+
+use super::*;
+use crate::kernel::{Kernel, Roots};
+use crate::metrics::{Format, Metrics};
+use crate::pod::{FindPod, Pod, Slot, Subject};
+use crate::probe::counts::{Source, Sum};
+
+/// Reasons the made-up kernel knows, by number.
+const REASONS: [&str; 25] = [
+    "NO_SOCKET", "PKT_TOO_BIG", "NETFILTER_DROP", "IP_RPFILTER", "NOT_SPECIFIED", "TCP_OLD_DATA",
+    "QUEUE_PURGE", "OTHERHOST", "SOCKET_RCVBUFF", "TCP_CSUM", "UDP_CSUM", "IP_INHDR", "IP_OUTNOROUTES",
+    "NEIGH_FAILED", "CPU_BACKLOG", "NOMEM", "XDP", "TC_INGRESS", "TCP_RESET", "SOCKET_CLOSE",
+    "UNHANDLED_PROTO", "TCP_ZEROWINDOW", "TCP_FLAGS", "UNIX_DISCONNECT", "PROTO_MEM",
+];
+
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const FUNCTIONS: [&str; 4] = ["ip_rcv_core", "nf_hook_slow", "tcp_v4_rcv", "some_function"];
+
+/// What the kernel would hold.
+#[derive(Clone, Default)]
+struct Held(Vec<(DropKey, Sum)>);
+
+impl Source<DropKey> for Held {
+    fn rows(&self) -> Vec<(DropKey, Sum)> {
+        self.0.clone()
+    }
+
+    fn remove(&mut self, key: &DropKey) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(held, _)| held != key);
+        self.0.len() < before
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        vec![Tally { uncounted: 3, ..Tally::default() }; 2]
+    }
+}
+
+/// Behind a lock, as the index of pods is.
+struct Pods(RwLock<HashMap<Slot, Arc<Pod>>>);
+
+impl FindPod for Pods {
+    fn find_pod(&self, subject: Subject, _: SystemTime) -> Option<Arc<Pod>> {
+        let Subject::Slot(slot) = subject else { return None };
+        self.0.read().unwrap().get(&slot).cloned()
+    }
+}
+
+fn slot(number: u16) -> Slot {
+    Slot(NonZeroU16::new(number).unwrap())
+}
+
+/// Pods of slots 1 to `count`, not in the order of their names.
+fn pods(count: u16) -> Arc<Pods> {
+    let pod = |number: u16| Pod {
+        namespace: format!("team-{}", number % 7),
+        name: format!("checkout-backend-5d9c7b9f4-{:05}", 99_999 - u32::from(number)),
+        uid: format!("0f0e2ab4-6a2b-4c57-9f7a-0000{number:08}"),
+    };
+    let pods = (1..=count).map(|number| (slot(number), Arc::new(pod(number)))).collect();
+    Arc::new(Pods(RwLock::new(pods)))
+}
+
+fn meaning() -> DropRows {
+    let root = tempfile::tempdir().unwrap();
+    let symbols: String = (0_u64..)
+        .zip(FUNCTIONS)
+        .map(|(at, function)| format!("{:x} T {function}\n", TEXT + 0x400 * at))
+        .chain(["ffffffff81001000 T _etext\n".to_owned()])
+        .collect();
+    fs::create_dir(root.path().join("proc")).unwrap();
+    fs::write(root.path().join("proc/kallsyms"), symbols).unwrap();
+    let names: Vec<(u32, &str)> = (1..).zip(REASONS).collect();
+    let kernel = Kernel::load_from(Roots::under(root.path()));
+    DropRows { reasons: Reasons::named(&names), places: Places::of(&kernel) }
+}
+
+/// A row of each of 50 kinds for each pod, at one or the other end.
+fn storm(pods: u16) -> Held {
+    let kinds = (0_u8..50).map(|kind| (kind, u32::from(kind) % 25));
+    let row = |slot: u16, kind: u8, reason: u32| {
+        let (source, destination) = if kind.is_multiple_of(2) { (slot, 0) } else { (0, slot) };
+        let place = u32::try_from(TEXT & 0xffff_ffff).unwrap() + 0x400 * (reason % 4) + 0x20;
+        let key = DropKey {
+            place,
+            reason: reason + 1,
+            source,
+            destination,
+            direction: 1 + kind / 25,
+            ip_version: 4,
+            zero: 0,
+        };
+        (key, Sum { events: 1_000_000 + u64::from(slot), bytes: 1_500_000_000 })
+    };
+    Held(
+        (1..=pods)
+            .flat_map(|slot| kinds.clone().map(move |(kind, reason)| row(slot, kind, reason)))
+            .collect(),
+    )
+}
+
+fn metrics(counts: &Counts<DropRows>, pods: Arc<Pods>) -> Metrics {
+    counts.name_pods_by(pods);
+    let mut metrics = Metrics::default();
+    metrics.registry().register_collector(Box::new(counts.clone()));
+    metrics
+}
+
+/// Instructions a series are those under `callgrind` with `R2C_SCRAPES=11` less those with `R2C_SCRAPES=1`, by ten
+/// and by the series printed.
+#[test]
+#[ignore = "a measurement, to be run by hand in a release build"]
+fn what_a_scrape_costs() {
+    let number =
+        |name: &str, otherwise| std::env::var(name).map_or(otherwise, |value| value.parse().unwrap());
+    let format = if number("R2C_OPEN", 0) == 1 { Format::OpenMetrics } else { Format::Classic };
+    let counts = Counts::new(Box::new(storm(100)), meaning());
+    let metrics = metrics(&counts, pods(100));
+    let mut text = String::new();
+    for _ in 0..number("R2C_SCRAPES", 1) {
+        text = metrics.encode(format).unwrap();
+    }
+    let series = text.lines().filter(|line| !line.starts_with('#')).count();
+    if let Ok(file) = std::env::var("R2C_OUT") {
+        fs::write(file, &text).unwrap();
+    }
+    println!("{series} series, {} bytes", text.len());
+}
+
+#[test]
+fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
+    let key = |place: u64, reason, source, destination, ip_version| DropKey {
+        place: u32::try_from((TEXT + 0x400 * place) & 0xffff_ffff).unwrap() + 4,
+        reason,
+        source,
+        destination,
+        direction: 1,
+        ip_version,
+        zero: 0,
+    };
+    let sum = |events| Sum { events, bytes: 10 * events };
+    // The first two differ in what no label says; the third pod's source is not to be believed; slot 9 is nobody's.
+    let rows = vec![
+        (key(0, 2, 1, 2, 4), sum(1)),
+        (key(3, 2, 1, 2, 6), sum(2)),
+        (key(0, 4, 3, 1, 4), sum(4)),
+        (key(0, 1, 9, 0, 4), sum(8)),
+    ];
+    let counts = Counts::new(Box::new(Held(rows)), meaning());
+    let metrics = metrics(&counts, pods(3));
+    let trace_id = crate::probe::TraceId::random();
+    counts.exemplify(
+        Labels::new("PKT_TOO_BIG", super::super::class::classify("PKT_TOO_BIG", ""), Direction::Received),
+        trace_id,
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5),
+    );
+    let text = metrics.encode(Format::OpenMetrics).unwrap();
+    let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    let labels = |reason: &str, class: &str| {
+        format!("reason=\"{reason}\",class=\"{class}\",harm=\"harmful\",direction=\"received\"")
+    };
+    let (socket, big, filter) =
+        (labels("NO_SOCKET", "no_socket"), labels("PKT_TOO_BIG", "mtu"), labels("IP_RPFILTER", "routing"));
+    let pod = |number: u16, end: &str| {
+        let name = format!("checkout-backend-5d9c7b9f4-{:05}", 99_999 - u32::from(number));
+        format!("r2c_pod_drop_packets_total{{namespace=\"team-{number}\",pod=\"{name}\",end=\"{end}\"")
+    };
+    let expected = [
+        format!("r2c_drop_packets_total{{{filter}}} 4"),
+        format!("r2c_drop_packets_total{{{socket}}} 8"),
+        format!("r2c_drop_packets_total{{{big}}} 3 # {{trace_id=\"{trace_id}\"}} 1.0 5.0"),
+        format!("r2c_drop_bytes_total{{{filter}}} 40"),
+        format!("r2c_drop_bytes_total{{{socket}}} 80"),
+        format!("r2c_drop_bytes_total{{{big}}} 30"),
+        format!("{},{filter}}} 4", pod(1, "destination")),
+        format!("{},{big}}} 3", pod(1, "source")),
+        format!("{},{big}}} 3", pod(2, "destination")),
+        "r2c_drop_uncounted_packets_total 6".to_owned(),
+        "r2c_drop_folded_series_total 0".to_owned(),
+    ];
+    assert_eq!(samples, expected);
+
+    counts.retire(slot(1));
+    let after = metrics.encode(Format::Classic).unwrap();
+    let samples: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
+    let big = format!("r2c_drop_packets_total{{{big}}} 3");
+    assert_eq!(samples[..2], expected[..2], "no series goes back");
+    assert_eq!(samples[2], big);
+    assert_eq!(
+        samples[6..],
+        expected[9..],
+        "and the gone pod's are gone, with those that only shared its rows"
+    );
+}
