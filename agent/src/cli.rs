@@ -170,7 +170,7 @@ pub struct Trace {
     /// Only this network interface
     #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
     pub interface: Vec<String>,
-    /// Only this class, such as mtu, or the kernel's own reason
+    /// Only this: of drops a class, such as policy, or the kernel's own reason; of mtu an event, such as received
     #[arg(long, value_name = "NAME", help_heading = "Filters")]
     pub reason: Vec<String>,
     /// Show what a healthy node drops all day, too
