@@ -20,6 +20,7 @@ pub mod globals;
 pub mod pipeline;
 pub mod report;
 pub mod ring;
+pub mod row;
 pub mod slots;
 pub mod start;
 

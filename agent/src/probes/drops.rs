@@ -244,20 +244,7 @@ impl PacketDrop {
     /// The protocol by name where it has one everybody knows.
     fn protocol(&self) -> std::borrow::Cow<'static, str> {
         if self.has(flags::HAS_IP) {
-            match self.record.protocol {
-                1 => "ICMP".into(),
-                2 => "IGMP".into(),
-                4 => "IPIP".into(),
-                6 => "TCP".into(),
-                17 => "UDP".into(),
-                33 => "DCCP".into(),
-                41 => "IPv6".into(),
-                47 => "GRE".into(),
-                50 => "ESP".into(),
-                58 => "ICMPv6".into(),
-                132 => "SCTP".into(),
-                other => format!("proto:{other}").into(),
-            }
+            crate::probe::row::protocol(self.record.protocol)
         } else {
             match self.record.ethertype {
                 0 => "-".into(),

@@ -2,20 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use agent_common::drops::{Direction, flags};
 
 use super::PacketDrop;
 use super::labels::{NO_REASON, direction_name};
 use super::place::Place;
-use crate::pod::Pod;
+use crate::probe::row::{addresses, column, end, named, nonzero};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
-
-const fn column(title: &'static str, width: usize, wide: bool) -> Column {
-    Column { title, width, wide }
-}
-
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
     column("TIME", 8, false),
@@ -33,16 +28,17 @@ pub const COLUMNS: &[Column] = &[
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
+    let (source_port, port) = event.ports().unzip();
     let texts: [Cow<'a, str>; 11] = [
         time_of_day(event.at).chars().take(8).collect::<String>().into(),
         event.verdict.class.name().into(),
         short(event.direction()).into(),
         end(pods.source.as_deref(), event.source(), None).into(),
-        end(pods.destination.as_deref(), event.destination(), event.ports().map(|(_, port)| port)).into(),
+        end(pods.destination.as_deref(), event.destination(), port).into(),
         event.interface().unwrap_or("-".into()),
         event.protocol(),
         event.record.len.to_string().into(),
-        addresses(event).into(),
+        addresses((event.source(), source_port), (event.destination(), port)).into(),
         place(event).into(),
         reason(event).into(),
     ];
@@ -115,36 +111,6 @@ pub fn flow(event: &PacketDrop, pods: &Pods) -> String {
     }
     text
 }
-
-fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    let address = socket(address, port);
-    match pod {
-        Some(pod) => format!("{}/{} ({address})", pod.namespace, pod.name),
-        None => address,
-    }
-}
-
-fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (pod, port) {
-        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
-        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
-        (None, _) => socket(address, port),
-    }
-}
-
-fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (address, port) {
-        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, _) => "-".to_owned(),
-    }
-}
-
-fn addresses(event: &PacketDrop) -> String {
-    let (source_port, destination_port) = event.ports().unzip();
-    format!("{}>{}", socket(event.source(), source_port), socket(event.destination(), destination_port))
-}
-
 fn place(event: &PacketDrop) -> String {
     match &event.place {
         Some(Place { function, module: Some(module) }) => format!("{function} [{module}]"),
@@ -172,9 +138,4 @@ const fn short(direction: Direction) -> &'static str {
         Direction::Sent => "sent",
         Direction::Forwarded => "fwd",
     }
-}
-
-/// A number the kernel side writes as 0 when it could not read it.
-fn nonzero(number: u32) -> Value<'static> {
-    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
 }

@@ -2,19 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use agent_common::mtu::flags;
 
 use super::labels::kind_name;
 use super::{Limit, TooBig, kind_of, name};
-use crate::pod::Pod;
+use crate::probe::row::{addresses, column, end, named, nonzero, protocol};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
-
-const fn column(title: &'static str, width: usize, wide: bool) -> Column {
-    Column { title, width, wide }
-}
-
 /// The table's columns: 80 characters without the wide ones and with a usual destination.
 pub const COLUMNS: &[Column] = &[
     column("TIME", 8, false),
@@ -31,7 +26,7 @@ pub const COLUMNS: &[Column] = &[
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
-    let (_, port) = event.ports();
+    let (source_port, port) = event.ports();
     let number = |number: u32| if number == 0 { "-".to_owned() } else { number.to_string() };
     let mut destination = end(pods.destination.as_deref(), event.destination(), port);
     if event.record.held > 0 {
@@ -45,7 +40,7 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
         event.limit().map_or("-", Limit::name).into(),
         number(event.record.len).into(),
         event.tunnel().map_or("-", |inner| inner.tunnel.name()).into(),
-        addresses(event).into(),
+        addresses((event.source(), source_port), (event.destination(), port)).into(),
         end(pods.source.as_deref(), event.source(), None).into(),
         destination.into(),
     ];
@@ -107,56 +102,4 @@ pub fn flow(event: &TooBig, pods: &Pods) -> String {
         let _ = write!(text, " in {}", inner.tunnel.name());
     }
     text
-}
-
-fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (pod, address) {
-        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
-        (Some(pod), address) => format!("{}/{} ({})", pod.namespace, pod.name, socket(address, port)),
-        (None, address) => socket(address, port),
-    }
-}
-
-/// A pod's name or an address, and the port.
-#[must_use]
-pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (pod, port) {
-        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
-        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
-        (None, _) => socket(address, port),
-    }
-}
-
-fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (address, port) {
-        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, _) => "-".to_owned(),
-    }
-}
-
-fn addresses(event: &TooBig) -> String {
-    let (source_port, destination_port) = event.ports();
-    format!("{}>{}", socket(event.source(), source_port), socket(event.destination(), destination_port))
-}
-
-/// The protocol by name where it has one everybody knows.
-fn protocol(number: u8) -> Cow<'static, str> {
-    match number {
-        1 => "ICMP".into(),
-        4 => "IPIP".into(),
-        6 => "TCP".into(),
-        17 => "UDP".into(),
-        41 => "IPv6".into(),
-        47 => "GRE".into(),
-        50 => "ESP".into(),
-        58 => "ICMPv6".into(),
-        132 => "SCTP".into(),
-        other => format!("proto:{other}").into(),
-    }
-}
-
-/// A number the kernel side writes as 0 when it could not read it.
-fn nonzero(number: u32) -> Value<'static> {
-    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
 }

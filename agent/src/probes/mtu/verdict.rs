@@ -5,8 +5,9 @@ use std::time::SystemTime;
 use agent_common::mtu::Kind;
 
 use super::labels::kind_name;
-use super::{Limit, TooBig, is_tunnel, kind_of, name, row};
+use super::{Limit, TooBig, is_tunnel, kind_of, name};
 use crate::pod::Pod;
+use crate::probe::row::end;
 use crate::probe::{Event as _, Evidence, Field, Level, Pods, Value, Verdict};
 
 /// The evidence of one incident.
@@ -132,7 +133,7 @@ impl Findings {
             (None, Some(address)) => address.to_string(),
             (None, None) => "this node".to_owned(),
         };
-        let to = row::end(pods.destination.as_deref(), event.destination(), port);
+        let to = end(pods.destination.as_deref(), event.destination(), port);
         match event.kind {
             Kind::Oversize => silent(event, &who),
             Kind::Made => self.made(event, &who, &to),

@@ -1,0 +1,77 @@
+//! How every probe writes the ends of a packet, protocols and numbers, so that a row of one reads like a row of another.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{Column, Value};
+use crate::pod::Pod;
+
+/// A column of a probe's table.
+#[must_use]
+pub const fn column(title: &'static str, width: usize, wide: bool) -> Column {
+    Column { title, width, wide }
+}
+
+/// A pod's name or an address, and the port.
+#[must_use]
+pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (pod, port) {
+        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
+        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
+        (None, _) => socket(address, port),
+    }
+}
+
+/// A pod's name with its address, or an address alone, and the port.
+#[must_use]
+pub fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (pod, address) {
+        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
+        (Some(pod), address) => format!("{}/{} ({})", pod.namespace, pod.name, socket(address, port)),
+        (None, address) => socket(address, port),
+    }
+}
+
+/// An address and a port, as far as they are known.
+#[must_use]
+pub fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
+    match (address, port) {
+        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+        (Some(address), None) => address.to_string(),
+        (None, _) => "-".to_owned(),
+    }
+}
+
+/// Both ends' addresses and ports.
+#[must_use]
+pub fn addresses(
+    source: (Option<IpAddr>, Option<u16>),
+    destination: (Option<IpAddr>, Option<u16>),
+) -> String {
+    format!("{}>{}", socket(source.0, source.1), socket(destination.0, destination.1))
+}
+
+/// An IP protocol by name where it has one everybody knows.
+#[must_use]
+pub fn protocol(number: u8) -> Cow<'static, str> {
+    match number {
+        1 => "ICMP".into(),
+        2 => "IGMP".into(),
+        4 => "IPIP".into(),
+        6 => "TCP".into(),
+        17 => "UDP".into(),
+        33 => "DCCP".into(),
+        41 => "IPv6".into(),
+        47 => "GRE".into(),
+        50 => "ESP".into(),
+        58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
+        other => format!("proto:{other}").into(),
+    }
+}
+
+/// A number the kernel side writes as 0 when it could not read it.
+#[must_use]
+pub fn nonzero(number: u32) -> Value<'static> {
+    if number == 0 { Value::Absent } else { Value::Number(number.into()) }
+}
