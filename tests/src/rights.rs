@@ -25,7 +25,9 @@ const SYSLOG: Range<u64> = 34..35;
 fn told(limit: impl FnOnce(&mut Command), port: u16) -> (Value, Vec<String>) {
     let netns = Netns::new();
     netns.ip("link set lo up\n");
-    let running = Running::start_limited(&Node::new(), &["--events", "all"], limit);
+    // Of one probe: what another does without on this kernel is not the question.
+    let args = ["--probe", "drops", "--events", "all"];
+    let running = Running::start_limited(&Node::new(), &args, limit);
     netns.inside(|| udp((Ipv4Addr::LOCALHOST, port).into(), 1, 10));
     let is_ours = |event: &Value| event["destination_port"] == port;
     let find = |lines: &[Vec<u8>]| lines.iter().filter_map(|line| json(line)).find(is_ours);

@@ -42,7 +42,8 @@ fn a_packet_whose_memory_is_not_there() {
         // SAFETY: integers and bytes only, for which zero is valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
-            *to = from.cast_signed();
+            // Signed or not, by architecture.
+            *to = libc::c_char::from_ne_bytes([*from]);
         }
         request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap();
         // SAFETY: the request is a whole `ifreq` and outlives the call.
