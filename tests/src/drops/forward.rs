@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use nix::errno::Errno;
 
 use crate::harness::packet::{ipv4, ipv6, send_routed, udp, udp_hops, udp_segment, udp_unfragmented};
-
 use crate::harness::scrape::Scrape;
 
 use super::{FAR, FORWARDED, Lab, SENT, WEB, Want, db4, db6, far4, far6, json, to_port};
