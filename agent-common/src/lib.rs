@@ -49,7 +49,7 @@ pub struct Count {
     pub events: u64,
     /// Their lengths added up, in bytes (`skb->len`).
     pub bytes: u64,
-    /// The window, in units of 2^30 ns since boot, that `recorded` belongs to.
+    /// The window, in powers of two of jiffies since boot, that `recorded` belongs to.
     pub window: u32,
     /// Records written in that window.
     pub recorded: u16,

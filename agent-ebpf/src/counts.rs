@@ -2,13 +2,18 @@
 
 use agent_common::{Count, Tally};
 use aya_ebpf::Global;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::PerCpuHashMap;
 
-/// Records a row and CPU may write in a window of 2^30 ns.
+/// Records a row and CPU may write in a window.
 #[unsafe(no_mangle)]
 static RECORDS_PER_WINDOW: Global<u32> = Global::new(8);
+/// A window's length: so often jiffies must be halved for windows to be counted. About a second, which is a power of two
+/// of jiffies or close to it. Jiffies are two loads, where a clock is fifty instructions.
+#[unsafe(no_mangle)]
+static WINDOW_SHIFT: Global<u32> = Global::new(8);
 
-/// Adds one event of `len` bytes at time `now` to its row. `Some(events held back since the last record)` if it may be
+/// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
 /// described too.
 #[inline(always)]
 pub fn count<K>(
@@ -16,10 +21,10 @@ pub fn count<K>(
     tally: &mut Tally,
     key: &K,
     len: u32,
-    now: u64,
 ) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
-    let window = (now >> 30) as u32;
+    // SAFETY: no argument.
+    let window = (unsafe { bpf_jiffies64() } >> WINDOW_SHIFT.load()) as u32;
     // SAFETY: per-CPU memory; the program does not nest on this CPU.
     let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
         let first = Count { events: 1, bytes: u64::from(len), window, recorded: 1, zero: 0, held: 0 };

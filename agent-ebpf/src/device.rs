@@ -1,6 +1,7 @@
 //! What a `net_device` says of itself: name, kind, MTU, and for veth the device at its other end.
 
-use agent_common::IFNAMSIZ;
+use core::ptr;
+
 use agent_common::mtu::Device;
 use aya_ebpf::Global;
 
@@ -22,42 +23,36 @@ static BRIDGE_PORT: Global<u32> = Global::new(0);
 pub unsafe fn fill<R: Read>(to: *mut Device, dev: *const u8) {
     // SAFETY: integers are valid for any bytes, the helpers check addresses.
     unsafe {
-        (*to).ifindex = kernel::field::<R, _>(dev, &DEV_IFINDEX).unwrap_or(0);
-        (*to).mtu = kernel::field::<R, _>(dev, &DEV_MTU).unwrap_or(0);
-        (*to).name = packet::bytes::<R, _>(dev, &DEV_NAME);
-        if let Some(kind) = kind::<R>(dev) {
-            let mut name = [0; IFNAMSIZ];
-            // What cannot be read stays empty.
-            let _ = kernel::copy_to(&mut name, kind.cast());
-            (*to).kind = name;
-        }
+        (*to).ifindex = kernel::field::<R, _>(dev, &DEV_IFINDEX);
+        (*to).mtu = kernel::field::<R, _>(dev, &DEV_MTU);
+        packet::copy_field::<R, _>(&raw mut (*to).name, dev, &DEV_NAME);
+        kernel::copy_to(&raw mut (*to).kind, kind::<R>(dev).cast());
     }
 }
 
 /// The name of the device's kind: a string of the kernel's own.
 #[inline(always)]
-unsafe fn kind<R: Read>(dev: *const u8) -> Option<*const u8> {
+unsafe fn kind<R: Read>(dev: *const u8) -> *const u8 {
     // SAFETY: pointers are valid for any bytes.
-    unsafe { kernel::pointer::<Probed>(kernel::pointer::<R>(dev, &DEV_LINK_OPS)?, &LINK_OPS_KIND) }
+    unsafe { kernel::field::<Probed, _>(kernel::field::<R, _>(dev, &DEV_LINK_OPS), &LINK_OPS_KIND) }
 }
 
-/// The other end of a veth; `None` for any other device, and where the kernel does not tell.
+/// The other end of a veth; NULL for any other device, and where the kernel does not tell.
 ///
 /// # Safety
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> Option<*const u8> {
-    if VETH_PEER.load() == ABSENT {
-        return None;
-    }
+pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> *const u8 {
+    const VETH: [u8; 8] = *b"veth\0\0\0\0";
     // SAFETY: as above. The private part lies behind what the device's type covers: only a helper may read there.
     unsafe {
-        let mut name = [0; 5];
-        if !kernel::copy_to(&mut name, kind::<R>(dev)?.cast()) || name != *b"veth\0" {
-            return None;
+        if VETH_PEER.load() == ABSENT {
+            return ptr::null();
         }
-        kernel::pointer::<Probed>(dev, &VETH_PEER)
+        // Five bytes of it: what is behind the name's end is not the name's.
+        let name = kernel::copy::<u64>(kind::<R>(dev).cast()) & u64::from_ne_bytes([255, 255, 255, 255, 255, 0, 0, 0]);
+        if name == u64::from_ne_bytes(VETH) { kernel::field::<Probed, _>(dev, &VETH_PEER) } else { ptr::null() }
     }
 }
 
@@ -66,34 +61,34 @@ pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> Option<*const u8> {
 pub struct Frame {
     /// Bytes of its link header, 0 if it is not in front.
     link: u32,
-    /// Bytes of the IP packet.
+    /// Bytes of the IP packet; 0 if it is GSO and will be cut to size, or if its data do not begin where a frame's do.
     pub packet: u32,
 }
 
-/// The packet as a frame; `None` if it is GSO and will be cut to size, or if its data do not begin where a frame's do.
+/// The packet as a frame.
 ///
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn frame<R: Read>(skb: *const u8) -> Option<Frame> {
+pub unsafe fn frame<R: Read>(skb: *const u8) -> Frame {
     // SAFETY: as above.
     unsafe {
-        let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
-        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
-        let data = kernel::pointer::<R>(skb, &SKB_DATA)?;
-        let link = (head as u64).wrapping_add(u64::from(network)).wrapping_sub(data as u64);
+        let head: u64 = kernel::field::<R, _>(skb, &SKB_HEAD);
+        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER);
+        let data: u64 = kernel::field::<R, _>(skb, &SKB_DATA);
+        let link = head.wrapping_add(u64::from(network)).wrapping_sub(data);
         // Also where the data begin behind the network header: then this is a huge number.
         if link > u64::from(u8::MAX) || packet::gso_size::<R>(skb) != 0 {
-            return None;
+            return Frame { link: 0, packet: 0 };
         }
         #[expect(clippy::cast_possible_truncation, reason = "below 256")]
         let link = link as u32;
-        Some(Frame { link, packet: kernel::field::<R, u32>(skb, &SKB_LEN)?.saturating_sub(link) })
+        Frame { link, packet: kernel::field::<R, u32>(skb, &SKB_LEN).saturating_sub(link) }
     }
 }
 
-/// The device's MTU, if a frame is too much for it.
+/// The device's MTU, if a frame is too much for it; 0 if not.
 ///
 /// With its link header in front it is judged as `is_skb_forwardable` does (net/core/dev.c), which grants room for a VLAN
 /// tag. Without it only a bridge's port is asked, as `br_nf_dev_queue_xmit` does (in `br_netfilter_hooks.c`): for any
@@ -103,19 +98,18 @@ pub unsafe fn frame<R: Read>(skb: *const u8) -> Option<Frame> {
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn mtu_exceeded<R: Read>(dev: *const u8, frame: Frame) -> Option<u32> {
+pub unsafe fn mtu_exceeded<R: Read>(dev: *const u8, frame: &Frame) -> u32 {
     const VLAN_TAG: u32 = 4;
     // SAFETY: as above.
     unsafe {
-        let mtu: u32 = kernel::field::<R, _>(dev, &DEV_MTU)?;
-        let most = if frame.link != 0 {
-            let link: u16 = kernel::field::<R, _>(dev, &DEV_HARD_HEADER_LEN)?;
-            mtu.saturating_add(u32::from(link) + VLAN_TAG)
-        } else if kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS)? & BRIDGE_PORT.load() != 0 {
-            mtu
+        let mtu: u32 = kernel::field::<R, _>(dev, &DEV_MTU);
+        let room = if frame.link != 0 {
+            u32::from(kernel::field::<R, u16>(dev, &DEV_HARD_HEADER_LEN)) + VLAN_TAG
+        } else if kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0 {
+            0
         } else {
-            return None;
+            return 0;
         };
-        if frame.packet + frame.link > most { Some(mtu) } else { None }
+        if frame.packet + frame.link > mtu.saturating_add(room) { mtu } else { 0 }
     }
 }

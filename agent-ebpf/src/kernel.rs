@@ -6,7 +6,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::helpers::generated;
 
 /// Offset of a field the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -23,107 +23,121 @@ pub fn reads() -> bool {
     READS.load() != 0
 }
 
-/// The `T` at any kernel address, by helper; `None` where it cannot be read.
+/// The `T` at any kernel address, by helper; zero where it cannot be read.
+///
+/// Whether it could is not to be asked, here as with [`Read`]: each such question doubles the ways that the verifier has to
+/// walk, and the answer would be the same. The helper clears what it cannot fill (`bpf_probe_read_kernel_common`,
+/// kernel/trace/bpf_trace.c).
 ///
 /// # Safety
 /// `T` is valid for any bytes.
 #[inline(always)]
 #[must_use]
-pub unsafe fn copy<T: Copy>(at: *const T) -> Option<T> {
-    if !reads() {
-        return None;
+pub unsafe fn copy<T: Copy>(at: *const T) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address and writes all of `value`, for which any bytes are valid.
+    unsafe {
+        if !reads() {
+            return MaybeUninit::zeroed().assume_init();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a field or a header of some bytes")]
+        let size = size_of::<T>() as u32;
+        generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, at.cast());
+        value.assume_init()
     }
-    // SAFETY: the helper checks the address; the rest is the caller's.
-    unsafe { bpf_probe_read_kernel(at) }.ok()
 }
 
-/// As [`copy`], over what `to` was before, which 5.10 must have seen written: it refuses reads of any other stack, and
-/// the compiler makes such reads of an `Option`'s empty half. False where it cannot be read.
+/// As [`copy`], straight to where it is wanted.
 ///
 /// # Safety
-/// `T` is valid for any bytes.
+/// `to` is memory for a `T`, which is valid for any bytes.
 #[inline(always)]
-#[must_use]
-pub unsafe fn copy_to<T: Copy>(to: &mut T, at: *const T) -> bool {
-    #[expect(clippy::cast_possible_truncation, reason = "a header of some bytes")]
-    let size = size_of::<T>() as u32;
+pub unsafe fn copy_to<T: Copy>(to: *mut T, at: *const T) {
     // SAFETY: the helper checks the address and writes all of `to`.
-    reads() && unsafe { generated::bpf_probe_read_kernel((&raw mut *to).cast(), size, at.cast()) } == 0
+    unsafe {
+        if !reads() {
+            to.write_bytes(0, 1);
+            return;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a field or a header of some bytes")]
+        let size = size_of::<T>() as u32;
+        generated::bpf_probe_read_kernel(to.cast(), size, at.cast());
+    }
 }
 
-/// How a program may look at kernel memory.
+/// Zeroes all of `to`, word by word: of `write_bytes` the compiler makes a loop over bytes, and the verifier walks through
+/// every turn of it.
+///
+/// # Safety
+/// `to` is memory for a `T` of whole words, which is valid for any bytes.
+#[inline(always)]
+pub unsafe fn clear<T>(to: *mut T) {
+    const { assert!(size_of::<T>() % size_of::<u64>() == 0 && align_of::<T>() == align_of::<u64>()) };
+    for word in 0..size_of::<T>() / size_of::<u64>() {
+        // SAFETY: the caller's. Volatile, so that it does not become a loop over bytes again.
+        unsafe { to.cast::<u64>().add(word).write_volatile(0) };
+    }
+}
+
+/// How a program may look at kernel memory. What cannot be read is zero, so that a chain of pointers may be followed
+/// blindly: behind a NULL is nothing but zeroes.
 pub trait Read {
-    /// The `T` at `base + offset`; `None` where it cannot be read.
+    /// The `T` at `base + offset`.
     ///
     /// # Safety
     /// `T` is valid for any bytes.
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T>;
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T;
 }
 
-/// Direct loads through a BTF-typed pointer (`tp_btf`, fentry): no helper, a fault reads zero.
+/// Direct loads through a BTF-typed pointer (`tp_btf`, fentry): no helper.
 pub struct Typed;
 
-/// `bpf_probe_read_kernel`, for programs whose arguments are plain numbers (raw tracepoints, kprobes): a fault reads
-/// zero as well.
+/// `bpf_probe_read_kernel`, for programs whose arguments are plain numbers (raw tracepoints, kprobes).
 pub struct Probed;
 
 impl Read for Typed {
     #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
         // SAFETY: the verifier knows the type of `base` and refuses a load outside of it; volatile keeps the compiler
         // from widening or merging loads into shapes it would refuse.
-        Some(unsafe { base.add(offset as usize).cast::<T>().read_volatile() })
+        unsafe { base.wrapping_add(offset as usize).cast::<T>().read_volatile() }
     }
 }
 
 impl Read for Probed {
     #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> Option<T> {
-        if !reads() {
-            return None;
-        }
-        let mut value = MaybeUninit::<T>::uninit();
-        // A fault reads zero, as with a typed load: the helper clears the destination (kernel/trace/bpf_trace.c). To ask
-        // whether it did would double the verifier's paths with every read, beyond what 6.1 walks.
-        // SAFETY: the helper checks the address and writes all of `value`, for which any bytes are valid.
-        unsafe {
-            #[expect(clippy::cast_possible_truncation, reason = "a field of some bytes")]
-            let size = size_of::<T>() as u32;
-            generated::bpf_probe_read_kernel(
-                value.as_mut_ptr().cast(),
-                size,
-                base.add(offset as usize).cast(),
-            );
-            Some(value.assume_init())
-        }
+    unsafe fn read<T: Copy>(base: *const u8, offset: u32) -> T {
+        // SAFETY: the caller's.
+        unsafe { copy(base.wrapping_add(offset as usize).cast()) }
     }
 }
 
-/// The `T` in the field at `offset`, unless the kernel lacks the field.
+/// Zero, of which the verifier does not know that it is: or-ed to a value, it makes that unknown.
+///
+/// What differs by the path, and is a constant on each, keeps the paths apart for good: on 6.1 a zero that is put on the
+/// stack is compared exactly from there on, and so is all that a branch was decided by. Each such value doubles what is
+/// walked, past 100,000 instructions. Of an unknown value all paths are one.
+#[inline(always)]
+#[must_use]
+pub fn zero() -> u32 {
+    // A machine would have to run for some hundred million years. It is a load, where helpers are calls.
+    // SAFETY: no argument.
+    let zero = unsafe { generated::bpf_jiffies64() } >> 63;
+    #[expect(clippy::cast_possible_truncation, reason = "one bit")]
+    let zero = zero as u32;
+    zero
+}
+
+/// The `T` in the field at `offset`; zero if the kernel has no such field.
 ///
 /// # Safety
 /// `T` is valid for any bytes.
 #[inline(always)]
 #[must_use]
-pub unsafe fn field<R: Read, T: Copy>(base: *const u8, offset: &Global<u32>) -> Option<T> {
+pub unsafe fn field<R: Read, T: Copy>(base: *const u8, offset: &Global<u32>) -> T {
     let offset = offset.load();
-    if offset == ABSENT {
-        return None;
-    }
     // SAFETY: the caller's.
-    unsafe { R::read(base, offset) }
-}
-
-/// As [`field`], for a field that holds a pointer: `None` for NULL and for what cannot be a kernel address.
-///
-/// # Safety
-/// None beyond [`field`]'s.
-#[inline(always)]
-#[must_use]
-pub unsafe fn pointer<R: Read>(base: *const u8, offset: &Global<u32>) -> Option<*const u8> {
-    // SAFETY: a pointer is valid for any bytes.
-    let pointer: *const u8 = unsafe { field::<R, _>(base, offset) }?;
-    if pointer.is_null() { None } else { Some(pointer) }
+    unsafe { if offset == ABSENT { MaybeUninit::zeroed().assume_init() } else { R::read(base, offset) } }
 }
 
 macro_rules! offsets {
@@ -181,10 +195,10 @@ offsets! {
     NET_INUM
     /// `sock.__sk_common.skc_net.net`
     SOCK_NET
-    /// `dst_entry.input`
-    DST_INPUT
     /// `dst_entry.dev`
     DST_DEV
+    /// `rtable.rt_flags`
+    RTABLE_FLAGS
     /// The word of `rtable` whose upper 31 bits are `rt_pmtu`
     RTABLE_PMTU
     /// `fib_nh_common.nhc_dev`

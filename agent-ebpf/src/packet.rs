@@ -1,11 +1,10 @@
 //! What an `sk_buff` says of itself: headers, device and network namespace.
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::bpf_probe_read_kernel_buf;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 use crate::kernel::{
-    self, DEV_NET, NET_INUM, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
+    self, DEV_NET, NET_INUM, Probed, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
     SKB_PROTOCOL, SKB_TAIL, SKB_TRANSPORT_HEADER, SOCK_NET,
 };
 
@@ -15,8 +14,6 @@ use crate::kernel::{
 pub struct Address([u64; 2]);
 
 impl Address {
-    const NONE: Self = Self([0; 2]);
-
     /// An IPv4 address in network order.
     #[inline(always)]
     #[must_use]
@@ -29,9 +26,15 @@ impl Address {
     /// The first four bytes: all of an IPv4 address.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the first half is what is wanted")]
     pub const fn first(&self) -> u32 {
-        if cfg!(target_endian = "little") { self.0[0] as u32 } else { (self.0[0] >> 32) as u32 }
+        lower(self.0[0])
+    }
+
+    /// Whether this IPv6 address is a group's (`ff00::/8`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_multicast(&self) -> bool {
+        self.0[0].to_ne_bytes()[0] == 0xff
     }
 
     /// All sixteen bytes, as two words.
@@ -50,140 +53,217 @@ impl Address {
     }
 }
 
-/// The network header of an `sk_buff`, as far as it could be read.
+/// From where to where a packet is going, as far as that is known.
 #[derive(Clone, Copy)]
-pub struct Packet {
+pub struct Flow {
+    /// IP version: 4, 6, or 0 if not IP or not readable.
+    pub version: u8,
     /// Source address.
     pub source: Address,
     /// Destination address.
     pub destination: Address,
-    /// 4, 6, or 0 if not IP or not readable.
-    pub ip_version: u8,
-    /// IP protocol or next header.
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub ttl: u8,
-    /// IPv4's flags and fragment offset, host order.
-    pub fragment: u16,
-    /// Where the transport header begins, 0 if there is none to read.
-    transport: u64,
 }
 
-/// IPv4's don't-fragment bit in [`Packet::fragment`].
+impl Flow {
+    /// Of a packet of which nothing is known; `zero` is [`kernel::zero`].
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "it is zero")]
+    pub const fn none(zero: u32) -> Self {
+        let none = Address([zero as u64; 2]);
+        Self { version: zero as u8, source: none, destination: none }
+    }
+
+    /// Of a packet of which nothing is known but where it was to go.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to(version: u8, destination: Address) -> Self {
+        Self { version, source: Address([0; 2]), destination }
+    }
+}
+
+/// IPv4's don't-fragment bit in [`Header::fragment`].
 pub const DONT_FRAGMENT: u16 = 0x4000;
-/// IPv4's fragment offset in [`Packet::fragment`].
+/// IPv4's fragment offset in [`Header::fragment`].
 pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// `skb->network_header` before it is set.
 const UNSET: u16 = u16::MAX;
 
-impl Packet {
-    const NONE: Self = Self {
-        source: Address::NONE,
-        destination: Address::NONE,
-        ip_version: 0,
-        protocol: 0,
-        ttl: 0,
-        fragment: 0,
-        transport: 0,
-    };
+/// The forty bytes where an IP header begins, as they lie in memory: all of IPv6's, IPv4's with what follows. Zeroes where
+/// there are none to be read.
+#[derive(Clone, Copy)]
+pub struct Header([u64; 5]);
 
-    /// A packet of which nothing is known but where it was to go.
-    #[inline(always)]
-    #[must_use]
-    pub const fn to(ip_version: u8, destination: Address) -> Self {
-        Self { destination, ip_version, ..Self::NONE }
-    }
-
-    /// The IP header of `skb`, judged by its own version nibble: `skb->protocol` is not set on every path.
+impl Header {
+    /// The network header of `skb`, judged by its own version nibble: `skb->protocol` is not set on every path.
     ///
     /// # Safety
     /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
     #[inline(always)]
     #[must_use]
     pub unsafe fn of<R: Read>(skb: *const u8) -> Self {
-        // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
-        unsafe { header::<R>(skb).map_or(Self::NONE, |at| Self::at(at)) }
+        // SAFETY: integers and pointers are valid for any bytes; the helper checks the address.
+        unsafe { Self::at(network_header::<R>(skb)) }
     }
 
-    /// The IP header at this address; nothing is known where there is none.
-    ///
-    /// Never an `Option` of it: 5.10 refuses the reads that the compiler makes of the empty one.
+    /// What is at this address: forty bytes of any packet are there to be read, since `skb_shared_info` lies behind it.
     ///
     /// # Safety
     /// None beyond the helper's own checks: any address may be asked for.
     #[inline(always)]
     #[must_use]
     pub unsafe fn at(at: *const u8) -> Self {
-        let mut first = [0_u32; 5];
-        // SAFETY: the helper checks the address.
-        if !unsafe { kernel::copy_to(&mut first, at.cast()) } {
-            return Self::NONE;
-        }
-        let [version_length, _, _, _] = first[0].to_ne_bytes();
-        match version_length >> 4 {
-            // Shorter than itself: what follows is not where it says.
-            4 if version_length & 0xf < 5 => Self::NONE,
-            4 => Self::ipv4(&first, at),
-            // SAFETY: as above.
-            6 => unsafe { Self::ipv6(&first, at) },
-            _ => Self::NONE,
-        }
+        // SAFETY: integers are valid for any bytes.
+        Self(unsafe { kernel::copy(at.cast()) })
     }
 
-    #[inline(always)]
-    fn ipv4(header: &[u32; 5], at: *const u8) -> Self {
-        let [version_length, _, _, _] = header[0].to_ne_bytes();
-        let [_, _, fragment, offset] = header[1].to_ne_bytes();
-        let [ttl, protocol, _, _] = header[2].to_ne_bytes();
-        let fragment = u16::from_be_bytes([fragment, offset]);
-        let transport =
-            if fragment & FRAGMENT_OFFSET == 0 { at as u64 + u64::from(version_length & 0xf) * 4 } else { 0 };
-        let (source, destination) = (Address::v4(header[3]), Address::v4(header[4]));
-        Self { source, destination, ip_version: 4, protocol, ttl, fragment, transport }
-    }
-
-    #[inline(always)]
-    unsafe fn ipv6(header: &[u32; 5], at: *const u8) -> Self {
-        let mut packet = Self::NONE;
-        packet.ip_version = 6;
-        [_, _, packet.protocol, packet.ttl] = header[1].to_ne_bytes();
-        // SAFETY: the helper checks the address.
-        let read = unsafe {
-            kernel::copy_to(&mut packet.source.0, at.add(8).cast())
-                && kernel::copy_to(&mut packet.destination.0, at.add(24).cast())
-        };
-        if !read {
-            return Self::NONE;
-        }
-        packet.transport = at as u64 + 40;
-        packet
-    }
-
-    /// The first four bytes of the transport header, where one can be there: TCP, UDP, UDP-Lite, SCTP, DCCP, ICMP.
+    /// 4, 6, or 0 if it is neither, or an IPv4 header that says to be shorter than one is.
     #[inline(always)]
     #[must_use]
-    pub fn transport(&self) -> Option<[u8; 4]> {
+    pub fn version(&self) -> u8 {
+        match self.byte(0) {
+            0x45..=0x4f => 4,
+            0x60..=0x6f => 6,
+            _ => 0,
+        }
+    }
+
+    /// Source and destination address of an IPv4 header, in network order.
+    #[inline(always)]
+    #[must_use]
+    pub fn ipv4(&self) -> (u32, u32) {
+        (upper(self.0[1]), lower(self.0[2]))
+    }
+
+    /// Source address of an IPv6 header.
+    #[inline(always)]
+    #[must_use]
+    pub fn ipv6_source(&self) -> Address {
+        Address([self.0[1], self.0[2]])
+    }
+
+    /// Destination address of an IPv6 header.
+    #[inline(always)]
+    #[must_use]
+    pub fn ipv6_destination(&self) -> Address {
+        Address([self.0[3], self.0[4]])
+    }
+
+    /// From where to where; `zero` is [`kernel::zero`].
+    #[inline(always)]
+    #[must_use]
+    pub fn flow(&self, zero: u32) -> Flow {
+        let (mut flow, nothing) = (Flow::none(zero), u64::from(zero));
+        match self.version() {
+            4 => {
+                let (source, destination) = self.ipv4();
+                flow.version |= 4;
+                flow.source = Address([Address::v4(source).0[0], nothing]);
+                flow.destination = Address([Address::v4(destination).0[0], nothing]);
+            }
+            6 => {
+                flow.version |= 6;
+                flow.source = self.ipv6_source();
+                flow.destination = self.ipv6_destination();
+            }
+            _ => {}
+        }
+        flow
+    }
+
+    /// IP protocol or next header, of a header of this version.
+    #[inline(always)]
+    #[must_use]
+    pub fn protocol(&self, version: u8) -> u8 {
+        match version {
+            4 => self.byte(9),
+            6 => self.byte(6),
+            _ => 0,
+        }
+    }
+
+    /// TTL or hop limit, of a header of this version.
+    #[inline(always)]
+    #[must_use]
+    pub fn ttl(&self, version: u8) -> u8 {
+        match version {
+            4 => self.byte(8),
+            6 => self.byte(7),
+            _ => 0,
+        }
+    }
+
+    /// IPv4's flags and fragment offset in host order, 0 for any other version.
+    #[inline(always)]
+    #[must_use]
+    pub fn fragment(&self, version: u8) -> u16 {
+        if version == 4 { u16::from_be_bytes([self.byte(6), self.byte(7)]) } else { 0 }
+    }
+
+    /// How many bytes behind its begin the transport header is, if it is this packet that carries it, directly behind the
+    /// header, of a protocol whose first four bytes say more: TCP, UDP, UDP-Lite, SCTP, DCCP, ICMP.
+    #[inline(always)]
+    #[must_use]
+    pub fn transport(&self, version: u8) -> Option<usize> {
         const WITH_PORTS_OR_TYPE: [u8; 7] = [1, 6, 17, 33, 58, 132, 136];
-        if self.transport == 0 || !WITH_PORTS_OR_TYPE.contains(&self.protocol) {
+        if self.fragment(version) & FRAGMENT_OFFSET != 0
+            || !WITH_PORTS_OR_TYPE.contains(&self.protocol(version))
+        {
             return None;
         }
-        // SAFETY: the helper checks the address.
-        unsafe { kernel::copy(self.transport as *const [u8; 4]) }
+        Some(if version == 4 { usize::from(self.byte(0) & 0xf) * 4 } else { 40 })
+    }
+
+    #[inline(always)]
+    const fn byte(&self, at: usize) -> u8 {
+        self.0[at / 8].to_ne_bytes()[at % 8]
     }
 }
 
-/// Where the IP header of `skb` is; `None` where it has not been set.
+/// The half of a word that lies first in memory.
 #[inline(always)]
-unsafe fn header<R: Read>(skb: *const u8) -> Option<*const u8> {
+#[expect(clippy::cast_possible_truncation, reason = "the first half is what is wanted")]
+const fn lower(word: u64) -> u32 {
+    if cfg!(target_endian = "little") { word as u32 } else { (word >> 32) as u32 }
+}
+
+/// The other half.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the other half is what is wanted")]
+const fn upper(word: u64) -> u32 {
+    if cfg!(target_endian = "little") { (word >> 32) as u32 } else { word as u32 }
+}
+
+/// Where the IP header of `skb` is; NULL where it has not been set.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn network_header<R: Read>(skb: *const u8) -> *const u8 {
     // SAFETY: integers and pointers are valid for any bytes.
     unsafe {
-        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER)?;
+        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER);
         // Zero as well: a packet that never met the network layer (a unix socket's) has no header there.
         if network == 0 || network == UNSET {
-            return None;
+            return core::ptr::null();
         }
-        Some(kernel::pointer::<R>(skb, &SKB_HEAD)?.add(usize::from(network)))
+        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(usize::from(network))
+    }
+}
+
+/// Where the linear data of `skb` end.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn tail<R: Read>(skb: *const u8) -> *const u8 {
+    // SAFETY: integers and pointers are valid for any bytes.
+    unsafe {
+        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL);
+        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(tail as usize)
     }
 }
 
@@ -195,7 +275,7 @@ unsafe fn header<R: Read>(skb: *const u8) -> Option<*const u8> {
 #[must_use]
 pub unsafe fn ethertype<R: Read>(skb: *const u8) -> u16 {
     // SAFETY: an integer is valid for any bytes.
-    u16::from_be(unsafe { kernel::field::<R, _>(skb, &SKB_PROTOCOL) }.unwrap_or(0))
+    u16::from_be(unsafe { kernel::field::<R, _>(skb, &SKB_PROTOCOL) })
 }
 
 /// Inode of the namespace a `struct net_device *` lives in, 0 if it cannot be read.
@@ -206,7 +286,7 @@ pub unsafe fn ethertype<R: Read>(skb: *const u8) -> u16 {
 #[must_use]
 pub unsafe fn device_netns<R: Read>(dev: *const u8) -> u32 {
     // SAFETY: pointers and integers are valid for any bytes.
-    unsafe { kernel::pointer::<R>(dev, &DEV_NET).map_or(0, |net| netns::<R>(net)) }
+    unsafe { kernel::field::<R, _>(kernel::field::<R, _>(dev, &DEV_NET), &NET_INUM) }
 }
 
 /// Inode of the namespace a `struct sock *` lives in, 0 if it cannot be read.
@@ -217,16 +297,11 @@ pub unsafe fn device_netns<R: Read>(dev: *const u8) -> u32 {
 #[must_use]
 pub unsafe fn socket_netns<R: Read>(sk: *const u8) -> u32 {
     // SAFETY: pointers and integers are valid for any bytes.
-    unsafe { kernel::pointer::<R>(sk, &SOCK_NET).map_or(0, |net| netns::<R>(net)) }
+    unsafe { kernel::field::<R, _>(kernel::field::<R, _>(sk, &SOCK_NET), &NET_INUM) }
 }
 
-#[inline(always)]
-unsafe fn netns<R: Read>(net: *const u8) -> u32 {
-    // SAFETY: an integer is valid for any bytes.
-    unsafe { kernel::field::<R, u32>(net, &NET_INUM) }.unwrap_or(0)
-}
-
-/// `skb_shinfo(skb)->gso_size`, 0 if the packet is not GSO or cannot be read: the shared info stands where the linear data end.
+/// `skb_shinfo(skb)->gso_size`, 0 if the packet is not GSO or cannot be read: the shared info stands where the linear data
+/// may at most end.
 ///
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
@@ -235,16 +310,9 @@ unsafe fn netns<R: Read>(net: *const u8) -> u32 {
 pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
     // SAFETY: integers and pointers are valid for any bytes; the helper checks the address.
     unsafe {
-        let (Some(head), Some(end)) =
-            (kernel::pointer::<R>(skb, &SKB_HEAD), kernel::field::<R, u32>(skb, &SKB_END))
-        else {
-            return 0;
-        };
-        if SHINFO_GSO_SIZE.load() == kernel::ABSENT {
-            return 0;
-        }
-        let at = head.add(end as usize).add(SHINFO_GSO_SIZE.load() as usize);
-        kernel::copy(at.cast()).unwrap_or(0)
+        let head: *const u8 = kernel::field::<R, _>(skb, &SKB_HEAD);
+        let end: u32 = kernel::field::<R, _>(skb, &SKB_END);
+        kernel::field::<Probed, _>(head.wrapping_add(end as usize), &SHINFO_GSO_SIZE)
     }
 }
 
@@ -256,26 +324,7 @@ pub unsafe fn gso_size<R: Read>(skb: *const u8) -> u16 {
 #[must_use]
 pub unsafe fn is_local<R: Read>(skb: *const u8) -> bool {
     // SAFETY: an integer is valid for any bytes.
-    unsafe { kernel::field::<R, u32>(skb, &SKB_IIF) == Some(0) }
-}
-
-/// The packet's IP header, and where its linear data end: both null where they cannot be read. Not an `Option` of two, whose
-/// empty half the compiler reads, which 5.10 refuses.
-///
-/// # Safety
-/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
-#[inline(always)]
-#[must_use]
-pub unsafe fn network_header<R: Read>(skb: *const u8) -> (*const u8, *const u8) {
-    // SAFETY: pointers and integers are valid for any bytes.
-    unsafe {
-        let Some(head) = kernel::pointer::<R>(skb, &SKB_HEAD) else {
-            return (core::ptr::null(), core::ptr::null());
-        };
-        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER).unwrap_or(0);
-        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL).unwrap_or(0);
-        (head.add(usize::from(network)), head.add(tail as usize))
-    }
+    SKB_IIF.load() != kernel::ABSENT && unsafe { kernel::field::<R, u32>(skb, &SKB_IIF) } == 0
 }
 
 /// The transport header of a packet that has been received as far as that.
@@ -284,12 +333,11 @@ pub unsafe fn network_header<R: Read>(skb: *const u8) -> (*const u8, *const u8) 
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn transport_header<R: Read>(skb: *const u8) -> Option<*const u8> {
-    // SAFETY: as above.
+pub unsafe fn transport_header<R: Read>(skb: *const u8) -> *const u8 {
+    // SAFETY: integers and pointers are valid for any bytes.
     unsafe {
-        let head = kernel::pointer::<R>(skb, &SKB_HEAD)?;
-        let transport: u16 = kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER)?;
-        if transport == UNSET { None } else { Some(head.add(usize::from(transport))) }
+        let transport: u16 = kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER);
+        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(usize::from(transport))
     }
 }
 
@@ -314,29 +362,26 @@ pub unsafe fn copy<const N: usize>(to: *mut [u8; N], from: *const u8, end: *cons
     }
 }
 
-/// Copies `N` bytes of the kernel structure at `base`; zeroes where they cannot be read.
+/// Copies the `N` bytes at `offset` of the kernel structure at `base`; zeroes where they cannot be read. Straight to where they
+/// are wanted: sixteen bytes that are held in between are sixteen values to the verifier.
 ///
 /// # Safety
-/// `base` is the kernel's structure as `R` reads it, and has an array of `N` bytes at `offset`.
+/// `to` is memory for `N` bytes; `base` is the kernel's structure as `R` reads it, and has an array of `N` bytes at `offset`.
 #[inline(always)]
-#[must_use]
-pub unsafe fn bytes<R: Read, const N: usize>(base: *const u8, offset: &Global<u32>) -> [u8; N] {
+pub unsafe fn copy_field<R: Read, const N: usize>(to: *mut [u8; N], base: *const u8, offset: &Global<u32>) {
     let offset = offset.load();
-    // Written before all else: the compiler may read it on every path, and 5.10 refuses a read of stack never written.
-    let mut copy = [0; N];
-    if offset == kernel::ABSENT {
-        return copy;
-    }
-    // SAFETY: the caller's; bytes are valid whatever they are, and on an error the helper zeroes them.
+    // SAFETY: the caller's; bytes are valid whatever they are.
     unsafe {
-        if kernel::reads() {
-            let _ = bpf_probe_read_kernel_buf(base.add(offset as usize), &mut copy);
+        if offset == kernel::ABSENT {
+            to.write_bytes(0, 1);
+        } else if kernel::reads() {
+            kernel::copy_to(to, base.wrapping_add(offset as usize).cast());
         } else {
             // A typed load takes no more than one element of an array.
-            for (at, byte) in (offset..).zip(&mut copy) {
-                *byte = R::read(base, at).unwrap_or(0);
+            for at in 0..N {
+                let byte = R::read(base.wrapping_add(at), offset);
+                to.cast::<u8>().add(at).write_volatile(byte);
             }
         }
     }
-    copy
 }

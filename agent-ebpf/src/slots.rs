@@ -5,7 +5,7 @@ use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 
-use crate::packet::Address;
+use crate::packet::{Address, Flow, Header};
 
 /// Entries a map: two addresses of each family for every slot there is, and a node runs some 110 pods.
 const ENTRIES: u32 = 4096;
@@ -50,14 +50,30 @@ impl Here {
     }
 }
 
-/// The slot of the pod that holds this address, 0 if none does.
+/// The slots of the pods that hold a header's source and destination address, 0 where none does; `zero` is
+/// [`kernel::zero`](crate::kernel::zero).
 #[inline(always)]
 #[must_use]
-pub fn by_address(ip_version: u8, address: &Address) -> u16 {
-    match ip_version {
-        4 => by_ipv4(address),
-        6 => by_ipv6(address),
-        _ => 0,
+pub fn of_header(header: &Header, version: u8, zero: u16) -> (u16, u16) {
+    match version {
+        4 => {
+            let (source, destination) = header.ipv4();
+            (by_ipv4(source) | zero, by_ipv4(destination) | zero)
+        }
+        6 => (by_ipv6(&header.ipv6_source()) | zero, by_ipv6(&header.ipv6_destination()) | zero),
+        _ => (zero, zero),
+    }
+}
+
+/// The slots of the pods that hold a flow's source and destination address, 0 where none does; `zero` is
+/// [`kernel::zero`](crate::kernel::zero).
+#[inline(always)]
+#[must_use]
+pub fn of_flow(flow: &Flow, zero: u16) -> (u16, u16) {
+    match flow.version {
+        4 => (by_ipv4(flow.source.first()) | zero, by_ipv4(flow.destination.first()) | zero),
+        6 => (by_ipv6(&flow.source) | zero, by_ipv6(&flow.destination) | zero),
+        _ => (zero, zero),
     }
 }
 
@@ -67,10 +83,9 @@ fn may_be_bound(hint: u32) -> bool {
     SLOT_HINTS.get(hint / u64::BITS).is_some_and(|bits| bits >> (hint % u64::BITS) & 1 != 0)
 }
 
-/// The slot of the pod that holds the IPv4 address, 0 if none does.
+/// The slot of the pod that holds this IPv4 address, 0 if none does.
 #[inline(always)]
-fn by_ipv4(address: &Address) -> u16 {
-    let address = address.first();
+fn by_ipv4(address: u32) -> u16 {
     if !may_be_bound(slot_hint(u64::from(address))) {
         return 0;
     }

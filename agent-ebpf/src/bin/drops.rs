@@ -11,10 +11,10 @@ use agent_common::drops::{Direction, DropKey, DropRecord, flags};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
 use agent_ebpf::kernel::{
-    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, DST_INPUT, Probed, Read, SKB_DEV, SKB_IIF, SKB_LEN, SKB_REFDST,
-    SKB_SK, Typed,
+    self, DEV_IFINDEX, DEV_MTU, DEV_NAME, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_IIF, SKB_LEN,
+    SKB_REFDST, SKB_SK, Typed,
 };
-use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Packet};
+use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Header};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::tally;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -40,17 +40,10 @@ static HAS_REASON: Global<u32> = Global::new(0);
 /// 1 where the prototype ends with the receiving socket (6.11 and later).
 #[unsafe(no_mangle)]
 static HAS_RX_SK: Global<u32> = Global::new(0);
-/// `SKB_CONSUMED` of the running kernel: a packet that was used up, not lost.
+/// `SKB_CONSUMED` of the running kernel: a packet that was used up, not lost. No kernel's reason, not even
+/// [`NO_REASON`], where it has none of that name.
 #[unsafe(no_mangle)]
-static REASON_CONSUMED: Global<u32> = Global::new(NO_REASON);
-/// Addresses of the functions that take a routed packet in: `dst_entry.input` of a route to this host. 0 if unknown.
-#[unsafe(no_mangle)]
-static IP_LOCAL_DELIVER: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-static IP6_INPUT: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-static IP6_MC_INPUT: Global<u64> = Global::new(0);
-
+static REASON_CONSUMED: Global<u32> = Global::new(NO_REASON - 1);
 /// Offsets of the classic tracepoint's fields, from tracefs.
 #[unsafe(no_mangle)]
 static TP_SKBADDR: Global<u32> = Global::new(kernel::ABSENT);
@@ -130,43 +123,27 @@ fn try_classic(ctx: &TracePointContext) -> Result<(), i64> {
     try_kfree_skb::<Probed, _>(ctx, &freed)
 }
 
-/// What the key and the record both need.
-struct Seen {
-    packet: Packet,
+/// Where it died.
+struct Site {
     dev: *const u8,
+    /// Inode of the network namespace, 0 if unknown.
     netns: u32,
-    here: Here,
     ifindex: u32,
+    /// Device it had come in by, 0 if it had not.
     input_ifindex: u32,
-    len: u32,
-    has_socket: bool,
 }
 
 #[inline(always)]
 fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), i64> {
-    if freed.reason == REASON_CONSUMED.load() && freed.reason != NO_REASON {
+    if freed.reason == REASON_CONSUMED.load() {
         return Ok(());
     }
     let tally = tally(KFREE_SKB).ok_or(0)?;
     tally.seen += 1;
 
     // SAFETY: `skb` is the tracepoint's own argument, read the way this kind of program may.
-    let seen = unsafe { look::<R>(freed) };
-    // SAFETY: as above.
-    let direction = unsafe { direction::<R>(freed.skb, &seen) };
-    let (source, destination) = ends(&seen, direction);
-    let key = DropKey {
-        place: low(freed.location),
-        reason: freed.reason,
-        source,
-        destination,
-        direction: direction as u8,
-        ip_version: seen.packet.ip_version,
-        zero: 0,
-    };
-    // SAFETY: no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let Some(held) = count(&COUNTS, tally, &key, seen.len, now) else {
+    let (key, len) = unsafe { (key::<R>(freed), kernel::field::<R, u32>(freed.skb, &SKB_LEN)) };
+    let Some(held) = count(&COUNTS, tally, &key, len) else {
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
@@ -175,173 +152,166 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
         return Ok(());
     };
     // SAFETY: as above.
-    unsafe { record::<R>(entry.as_mut_ptr(), freed, &seen, &key, held, now) };
+    unsafe { record::<R>(entry.as_mut_ptr(), freed, &key, held) };
     entry.submit(0);
     Ok(())
 }
 
+/// What the drop is counted under.
 #[inline(always)]
-unsafe fn look<R: Read>(freed: &Freed) -> Seen {
-    // SAFETY: integers and pointers are valid for any bytes; an address that cannot be read gives None or zero.
+unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
+    let zero = kernel::zero();
+    // SAFETY: as the caller has it.
+    let (site, header) = unsafe { (site::<R>(freed, zero), Header::of::<R>(freed.skb)) };
+    let ip_version = header.version() | zero as u8;
+    // SAFETY: as above.
+    let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero as u8;
+    let (source, destination) = ends(&site, &header, ip_version, direction, zero as u16);
+    DropKey { place: freed.location as u32, reason: freed.reason, source, destination, direction, ip_version, zero: 0 }
+}
+
+#[inline(always)]
+unsafe fn site<R: Read>(freed: &Freed, zero: u32) -> Site {
+    // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
     unsafe {
-        let skb = freed.skb;
-        let dev = kernel::pointer::<R>(skb, &SKB_DEV);
-        let sk = kernel::pointer::<R>(skb, &SKB_SK);
-        // UDP's receive path reuses skb->dev as scratch space before it may drop: ask the receiving socket first.
-        let mut netns = 0;
+        let dev: *const u8 = kernel::field::<R, _>(freed.skb, &SKB_DEV);
+        let (mut netns, mut ifindex) = (zero, zero);
+        // Not left to the reads, which would see zeroes: where a fault is how they see them, it is dear, and many a
+        // packet dies on no device.
+        if !dev.is_null() {
+            netns = packet::device_netns::<R>(dev);
+            ifindex = kernel::field::<R, _>(dev, &DEV_IFINDEX);
+        }
+        // UDP's receive path reuses skb->dev as scratch space before it may drop: the receiving socket knows better.
         if !freed.rx_sk.is_null() {
             netns = packet::socket_netns::<R>(freed.rx_sk);
+        } else if netns == 0 {
+            let sk: *const u8 = kernel::field::<R, _>(freed.skb, &SKB_SK);
+            if !sk.is_null() {
+                netns = packet::socket_netns::<R>(sk);
+            }
         }
-        if netns == 0
-            && let Some(dev) = dev
-        {
-            netns = packet::device_netns::<R>(dev);
-        }
-        if netns == 0
-            && let Some(sk) = sk
-        {
-            netns = packet::socket_netns::<R>(sk);
-        }
-        Seen {
-            here: Here::of(netns),
-            packet: Packet::of::<R>(skb),
-            dev: dev.unwrap_or(core::ptr::null()),
-            netns,
-            ifindex: dev.and_then(|dev| kernel::field::<R, _>(dev, &DEV_IFINDEX)).unwrap_or(0),
-            input_ifindex: kernel::field::<R, _>(skb, &SKB_IIF).unwrap_or(0),
-            len: kernel::field::<R, _>(skb, &SKB_LEN).unwrap_or(0),
-            has_socket: sk.is_some() || !freed.rx_sk.is_null(),
-        }
+        Site { dev, netns, ifindex, input_ifindex: kernel::field::<R, _>(freed.skb, &SKB_IIF) }
     }
 }
 
 /// A packet that came in by no device was made here. One that did is for this host if its route says so; it was on
 /// its way out if its route says anything else, or if it already is on another device (a bridge has no routes).
 #[inline(always)]
-unsafe fn direction<R: Read>(skb: *const u8, seen: &Seen) -> Direction {
+unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_version: u8) -> Direction {
+    /// `RTCF_LOCAL` of `rtable.rt_flags` (linux/in_route.h) and `RTF_LOCAL` of `rt6_info.rt6i_flags`
+    /// (linux/ipv6_route.h).
+    const LOCAL: u32 = 1 << 31;
+    /// `RTF_ANYCAST`.
+    const ANYCAST: u32 = 1 << 20;
     if SKB_IIF.load() == kernel::ABSENT {
         return Direction::Unknown;
     }
-    if seen.input_ifindex == 0 {
+    if site.input_ifindex == 0 {
         return Direction::Sent;
     }
     // SAFETY: integers are valid for any bytes; the helper checks the address.
-    unsafe {
+    let received = unsafe {
         // The lowest bit says that no reference is held (SKB_DST_NOREF).
-        let dst = kernel::field::<R, u64>(skb, &SKB_REFDST).unwrap_or(0) & !1;
-        let offset = DST_INPUT.load();
-        if dst != 0 && offset != kernel::ABSENT {
-            if IP_LOCAL_DELIVER.load() == 0 {
-                return Direction::Unknown;
-            }
-            let Some(input) = kernel::copy((dst + u64::from(offset)) as *const u64) else {
-                return Direction::Unknown;
-            };
-            let local =
-                input == IP_LOCAL_DELIVER.load() || input == IP6_INPUT.load() || input == IP6_MC_INPUT.load();
-            return if local { Direction::Received } else { Direction::Forwarded };
+        let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
+        if route.is_null() {
+            site.ifindex == 0 || site.ifindex == site.input_ifindex
+        } else if !kernel::reads() {
+            return Direction::Unknown;
+        } else if ip_version == 6 {
+            // A multicast group's route does not say that it is for this host as well.
+            kernel::field::<Probed, u32>(route, &RT6_FLAGS) & (LOCAL | ANYCAST) != 0
+                || header.ipv6_destination().is_multicast()
+        } else {
+            kernel::field::<Probed, u32>(route, &RTABLE_FLAGS) & LOCAL != 0
         }
-    }
-    if seen.ifindex != 0 && seen.ifindex != seen.input_ifindex {
-        return Direction::Forwarded;
-    }
-    Direction::Received
+    };
+    if received { Direction::Received } else { Direction::Forwarded }
 }
 
 /// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest. They do
 /// so only where the host's routing holds.
 #[inline(always)]
-fn ends(seen: &Seen, direction: Direction) -> (u16, u16) {
-    if seen.here.foreign {
-        return (0, 0);
+fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u16) -> (u16, u16) {
+    let here = Here::of(site.netns);
+    if here.foreign {
+        return (zero, zero);
     }
-    let here = seen.here.slot;
-    let (mut source, mut destination) = (0, 0);
+    let here = here.slot;
+    let (mut source, mut destination) = (zero, zero);
     if here != 0 {
-        if seen.ifindex == LOOPBACK || seen.input_ifindex == LOOPBACK {
+        if site.ifindex == LOOPBACK || site.input_ifindex == LOOPBACK {
             return (here, here);
         }
-        match direction {
-            Direction::Sent => source = here,
-            Direction::Received => destination = here,
-            _ => {}
+        if direction == Direction::Sent as u8 {
+            source = here;
+        } else if direction == Direction::Received as u8 {
+            destination = here;
         }
     }
-    let packet = &seen.packet;
-    if source == 0 {
-        source = slots::by_address(packet.ip_version, &packet.source);
-    }
-    if destination == 0 {
-        destination = slots::by_address(packet.ip_version, &packet.destination);
-    }
-    (source, destination)
+    let (from, to) = slots::of_header(header, ip_version, zero);
+    (if source == 0 { from } else { source }, if destination == 0 { to } else { destination })
 }
 
-/// The low half, all of the number that a key needs.
+/// Fills every byte of the record: ring memory is not zeroed, and what is left in it would be a stranger's. All is read
+/// again: few drops come as far, and what is kept for them every drop would pay for.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-const fn low(number: u64) -> u32 {
-    number as u32
-}
-
-/// Fills every byte of the record: ring memory is not zeroed, and what is left in it would be a stranger's.
-#[inline(always)]
-unsafe fn record<R: Read>(
-    record: *mut DropRecord,
-    freed: &Freed,
-    seen: &Seen,
-    key: &DropKey,
-    held: u64,
-    ktime_ns: u64,
-) {
-    let packet = &seen.packet;
-    let transport = packet.transport();
-    let [a, b, c, d] = transport.unwrap_or([0; 4]);
-    let mut bits = 0;
-    for (bit, set) in [
-        (flags::HAS_IP, packet.ip_version != 0),
-        (flags::HAS_TRANSPORT, transport.is_some()),
-        (flags::DONT_FRAGMENT, packet.fragment & DONT_FRAGMENT != 0),
-        (flags::LATER_FRAGMENT, packet.fragment & FRAGMENT_OFFSET != 0),
-        (flags::HAS_SOCKET, seen.has_socket),
-        (flags::FOREIGN, seen.here.foreign),
-    ] {
-        if set {
-            bits |= bit;
-        }
-    }
+unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey, held: u64) {
+    let version = key.ip_version;
     // SAFETY: integers are valid for any bytes, `record` is the ring's own memory for one record.
     unsafe {
-        let (mut mtu, mut ifname) = (0, [0; 16]);
-        if !seen.dev.is_null() {
-            mtu = kernel::field::<R, _>(seen.dev, &DEV_MTU).unwrap_or(0);
-            ifname = packet::bytes::<R, _>(seen.dev, &DEV_NAME);
+        (*record).ktime_ns = bpf_ktime_get_ns();
+        (*record).location = freed.location;
+        (*record).held = held;
+        (*record).reason = freed.reason;
+        (*record).len = kernel::field::<R, _>(freed.skb, &SKB_LEN);
+        (*record).ethertype = packet::ethertype::<R>(freed.skb);
+        (*record).gso_size = packet::gso_size::<R>(freed.skb);
+        (*record).source_slot = key.source;
+        (*record).destination_slot = key.destination;
+        (*record).direction = key.direction;
+        (*record).ip_version = version;
+        (*record).zero = [0; 7];
+
+        let site = site::<R>(freed, 0);
+        (*record).netns = site.netns;
+        (*record).ifindex = site.ifindex;
+        (*record).input_ifindex = site.input_ifindex;
+        let foreign = Here::of(site.netns).foreign;
+        (*record).flags = if foreign { flags::FOREIGN } else { 0 };
+        if site.dev.is_null() {
+            (*record).mtu = 0;
+            (*record).ifname = [0; 16];
+        } else {
+            (*record).mtu = kernel::field::<R, _>(site.dev, &DEV_MTU);
+            packet::copy_field::<R, _>(&raw mut (*record).ifname, site.dev, &DEV_NAME);
         }
-        record.write(DropRecord {
-            ktime_ns,
-            location: freed.location,
-            held,
-            reason: freed.reason,
-            len: seen.len,
-            netns: seen.netns,
-            ifindex: seen.ifindex,
-            mtu,
-            input_ifindex: seen.input_ifindex,
-            source: packet.source.bytes(),
-            destination: packet.destination.bytes(),
-            ethertype: packet::ethertype::<R>(freed.skb),
-            source_port: u16::from_be_bytes([a, b]),
-            destination_port: u16::from_be_bytes([c, d]),
-            source_slot: key.source,
-            destination_slot: key.destination,
-            gso_size: packet::gso_size::<R>(freed.skb),
-            direction: key.direction,
-            ip_version: packet.ip_version,
-            protocol: packet.protocol,
-            ttl: packet.ttl,
-            flags: bits,
-            zero: [0; 7],
-            ifname,
-        });
+        if !freed.rx_sk.is_null() || kernel::field::<R, u64>(freed.skb, &SKB_SK) != 0 {
+            (*record).flags |= flags::HAS_SOCKET;
+        }
+
+        let header = Header::of::<R>(freed.skb);
+        let flow = header.flow(kernel::zero());
+        (*record).source = flow.source.bytes();
+        (*record).destination = flow.destination.bytes();
+        (*record).protocol = header.protocol(version);
+        (*record).ttl = header.ttl(version);
+        if version != 0 {
+            (*record).flags |= flags::HAS_IP;
+        }
+        let fragment = header.fragment(version);
+        if fragment & DONT_FRAGMENT != 0 {
+            (*record).flags |= flags::DONT_FRAGMENT;
+        }
+        if fragment & FRAGMENT_OFFSET != 0 {
+            (*record).flags |= flags::LATER_FRAGMENT;
+        }
+        let mut ports = [0_u16; 2];
+        if let Some(offset) = header.transport(version) {
+            ports = kernel::copy(packet::network_header::<R>(freed.skb).wrapping_add(offset).cast());
+            (*record).flags |= flags::HAS_TRANSPORT;
+        }
+        (*record).source_port = u16::from_be(ports[0]);
+        (*record).destination_port = u16::from_be(ports[1]);
     }
 }

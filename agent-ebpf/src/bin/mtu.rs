@@ -8,6 +8,8 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand the context over")]
 
+use core::ptr;
+
 use agent_common::mtu::{Kind, MtuKey, MtuRecord, flags, hook};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
@@ -16,7 +18,7 @@ use agent_ebpf::kernel::{
     self, DST_DEV, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, RT6_FLAGS,
     RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST, Typed,
 };
-use agent_ebpf::packet::{self, Address, Packet};
+use agent_ebpf::packet::{self, Address, Flow, Header};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::{passed, tally};
 use aya_ebpf::Global;
@@ -103,16 +105,13 @@ on_entry!(icmp_unreach_fentry, icmp_unreach_kprobe: icmp_unreach(0));
 unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
     // SAFETY: the helper checks the address.
     unsafe {
-        let icmp = packet::transport_header::<R>(skb)?;
-        let mut header = [0_u8; 8];
-        if !kernel::copy_to(&mut header, icmp.cast()) {
-            return None;
-        }
-        if header[0] != ICMP_DEST_UNREACH || header[1] != ICMP_FRAG_NEEDED {
+        let icmp = packet::transport_header::<R>(skb);
+        let [kind, code, _, _, _, _, mtu @ ..]: [u8; 8] = kernel::copy(icmp.cast());
+        if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
             return passed(hook::ICMP_UNREACH);
         }
-        let mtu = u32::from(u16::from_be_bytes([header[6], header[7]]));
-        received::<R>(hook::ICMP_UNREACH, skb, icmp.add(8), mtu)
+        let mtu = u16::from_be_bytes(mtu).into();
+        received::<R>(hook::ICMP_UNREACH, skb, icmp.wrapping_add(8), mtu)
     }
 }
 
@@ -126,7 +125,7 @@ unsafe fn icmpv6_notify<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<
     }
     // SAFETY: the helper checks the address.
     unsafe {
-        let quote = packet::transport_header::<R>(skb)?.add(8);
+        let quote = packet::transport_header::<R>(skb).wrapping_add(8);
         received::<R>(hook::ICMPV6_NOTIFY, skb, quote, u32::from_be(info))
     }
 }
@@ -158,25 +157,28 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
     }
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
-        let dev = kernel::pointer::<R>(skb, &SKB_DEV)?;
+        let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
+        if dev.is_null() {
+            return passed(hook::KFREE_SKB);
+        }
         let frame = device::frame::<R>(skb);
-        let own = frame.and_then(|frame| device::mtu_exceeded::<R>(dev, frame));
+        let mut mtu = device::mtu_exceeded::<R>(dev, &frame);
         // A bridge's port refuses by its own MTU, even if it is a veth. A packet has passed its sender's.
-        let peer = if own.is_some() { None } else { device::veth_peer::<R>(dev) };
-        let is_forward = location.wrapping_sub(FORWARD_AT.load()) < u64::from(FORWARD_LENGTH.load());
-        let refused = match (own, peer) {
-            (Some(mtu), _) => Some(mtu),
-            (None, Some(peer)) => device::mtu_exceeded::<Probed>(peer, frame?),
-            // Which device another kind than veth forwards to is not to be seen from the packet.
-            (None, None) => is_forward.then_some(0),
-        };
-        let Some(mtu) = refused else { return passed(hook::KFREE_SKB) };
+        let peer = if mtu == 0 { device::veth_peer::<R>(dev) } else { ptr::null() };
+        if !peer.is_null() {
+            mtu = device::mtu_exceeded::<Probed>(peer, &frame);
+        }
+        // Which device another kind than veth forwards to is not to be seen from the packet.
+        let elsewhere = peer.is_null() && location.wrapping_sub(FORWARD_AT.load()) < u64::from(FORWARD_LENGTH.load());
+        if mtu == 0 && !elsewhere {
+            return passed(hook::KFREE_SKB);
+        }
         let seen = Seen {
             hook: hook::KFREE_SKB,
             kind: Kind::Oversize,
             netns: packet::device_netns::<R>(dev),
-            packet: Packet::of::<R>(skb),
-            len: frame.map_or(0, |frame| frame.packet),
+            packet: Header::of::<R>(skb).flow(kernel::zero()),
+            len: frame.packet,
             is_from_here: packet::is_local::<R>(skb),
         };
         let (entry, record) = seen.admit()?;
@@ -184,10 +186,10 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         (*record).location = location;
         (*record).gso_size = packet::gso_size::<R>(skb);
         fill::<R>(&raw mut (*record).device, dev);
-        if let Some(peer) = peer {
+        if !peer.is_null() {
             fill::<Probed>(&raw mut (*record).route, peer);
         }
-        let (network, end) = packet::network_header::<R>(skb);
+        let (network, end) = (packet::network_header::<R>(skb), packet::tail::<R>(skb));
         (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         entry.submit(0);
         Some(())
@@ -205,7 +207,7 @@ unsafe fn ip_local_error<R: Read>(sk: *const u8, error: i32, to: u32, port: u16,
     // SAFETY: the function's own argument.
     let netns = unsafe { packet::socket_netns::<R>(sk) };
     // SAFETY: as above.
-    unsafe { refused(hook::IP_LOCAL_ERROR, netns, Packet::to(4, Address::v4(to)), port, mtu) }
+    unsafe { refused(hook::IP_LOCAL_ERROR, netns, Flow::to(4, Address::v4(to)), port, mtu) }
 }
 
 // include/linux/ipv6.h: void ipv6_local_error(struct sock *sk, int err, struct flowi6 *fl6, u32 info)   5.10 to 7.2
@@ -218,8 +220,8 @@ unsafe fn ipv6_local_error<R: Read>(sk: *const u8, error: i32, flow: *const u8, 
     }
     // SAFETY: the function's own arguments; the flow is on its caller's stack.
     unsafe {
-        let to = Packet::to(6, kernel::field::<Probed, _>(flow, &FL6_DESTINATION)?);
-        let port = kernel::field::<Probed, u16>(flow, &FL6_DPORT).unwrap_or(0);
+        let to = Flow::to(6, kernel::field::<Probed, _>(flow, &FL6_DESTINATION));
+        let port: u16 = kernel::field::<Probed, _>(flow, &FL6_DPORT);
         refused(hook::IPV6_LOCAL_ERROR, packet::socket_netns::<R>(sk), to, port, mtu)
     }
 }
@@ -236,8 +238,8 @@ unsafe fn update_fnhe<R: Read>(hop: *const u8, to: u32, gateway: u32, mtu: u32, 
     }
     // SAFETY: the function's own argument.
     unsafe {
-        let dev = kernel::pointer::<R>(hop, &NHC_DEV)?;
-        let record = learned::<R>(hook::UPDATE_FNHE, dev, Packet::to(4, Address::v4(to)), mtu)?;
+        let dev: *const u8 = kernel::field::<R, _>(hop, &NHC_DEV);
+        let record = learned::<R>(hook::UPDATE_FNHE, dev, Flow::to(4, Address::v4(to)), mtu)?;
         (*record.1).sender = Address::v4(gateway).bytes();
         if locked & 1 != 0 {
             (*record.1).flags |= flags::LOCKED;
@@ -254,8 +256,8 @@ on_entry!(rt6_update_pmtu_fentry, rt6_update_pmtu_kprobe: rt6_update_pmtu(0, 1))
 unsafe fn rt6_update_pmtu<R: Read>(route: *const u8, mtu: u32) -> Option<()> {
     // SAFETY: the function's own argument.
     unsafe {
-        let dev = kernel::pointer::<R>(route, &RT6_DEV)?;
-        let to = Packet::to(6, kernel::field::<Probed, _>(route, &RT6_DESTINATION)?);
+        let dev: *const u8 = kernel::field::<R, _>(route, &RT6_DEV);
+        let to = Flow::to(6, kernel::field::<Probed, _>(route, &RT6_DESTINATION));
         learned::<R>(hook::RT6_UPDATE_PMTU, dev, to, mtu)?.0.submit(0);
         Some(())
     }
@@ -264,12 +266,13 @@ unsafe fn rt6_update_pmtu<R: Read>(route: *const u8, mtu: u32) -> Option<()> {
 /// A record in the ring, to be filled and submitted.
 type Entry = (RingBufEntry<MtuRecord>, *mut MtuRecord);
 
-/// What every event has.
+/// What every event is counted by.
 struct Seen {
     hook: u32,
     kind: Kind,
     netns: u32,
-    packet: Packet,
+    /// Version and addresses of the packet that is too large, as far as they are known.
+    packet: Flow,
     len: u32,
     /// The namespace it happened in is the one whose pod sends too much.
     is_from_here: bool,
@@ -281,23 +284,17 @@ impl Seen {
     unsafe fn admit(&self) -> Option<Entry> {
         let tally = tally(self.hook)?;
         tally.seen += 1;
+        let zero = kernel::zero() as u16;
         let here = Here::of(self.netns);
-        let packet = &self.packet;
-        let (mut source, mut destination) = (0, 0);
+        let (mut source, mut destination) = (zero, zero);
         if !here.foreign {
-            if self.is_from_here {
+            (source, destination) = slots::of_flow(&self.packet, zero);
+            if self.is_from_here && here.slot != 0 {
                 source = here.slot;
             }
-            if source == 0 {
-                source = slots::by_address(packet.ip_version, &packet.source);
-            }
-            destination = slots::by_address(packet.ip_version, &packet.destination);
         }
-        let key =
-            MtuKey { kind: self.kind as u8, ip_version: packet.ip_version, source, destination, zero: 0 };
-        // SAFETY: no argument.
-        let now = unsafe { bpf_ktime_get_ns() };
-        let held = count(&COUNTS, tally, &key, self.len, now)?;
+        let key = MtuKey { kind: self.kind as u8, ip_version: self.packet.version, source, destination, zero: 0 };
+        let held = count(&COUNTS, tally, &key, self.len)?;
         let Some(mut entry) = RECORDS.reserve::<MtuRecord>(0) else {
             tally.ring_full += 1;
             return None;
@@ -305,20 +302,23 @@ impl Seen {
         let record = entry.as_mut_ptr();
         // SAFETY: the ring's own memory for one record. Ring memory is not zeroed: what is left in it is a stranger's.
         unsafe {
-            record.write_bytes(0, 1);
-            (*record).ktime_ns = now;
+            kernel::clear(record);
+            (*record).ktime_ns = bpf_ktime_get_ns();
             (*record).held = held;
             (*record).len = self.len;
             (*record).netns = self.netns;
-            (*record).source = packet.source.bytes();
-            (*record).destination = packet.destination.bytes();
+            (*record).source = self.packet.source.bytes();
+            (*record).destination = self.packet.destination.bytes();
             (*record).source_slot = source;
             (*record).destination_slot = destination;
             (*record).kind = key.kind;
-            (*record).ip_version = packet.ip_version;
-            let foreign = if here.foreign { flags::FOREIGN } else { 0 };
-            let local = if self.is_from_here { flags::LOCAL_ORIGIN } else { 0 };
-            (*record).flags = foreign | local;
+            (*record).ip_version = key.ip_version;
+            if here.foreign {
+                (*record).flags |= flags::FOREIGN;
+            }
+            if self.is_from_here {
+                (*record).flags |= flags::LOCAL_ORIGIN;
+            }
         }
         Some((entry, record))
     }
@@ -329,34 +329,32 @@ impl Seen {
 unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
-        let dev = kernel::pointer::<R>(skb, &SKB_DEV);
+        let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         // The lowest bit says that no reference is held (SKB_DST_NOREF).
-        let route = (kernel::field::<R, u64>(skb, &SKB_REFDST).unwrap_or(0) & !1) as *const u8;
-        let out = if route.is_null() { None } else { kernel::pointer::<Probed>(route, &DST_DEV) };
-        let netns = match (out, dev) {
-            (Some(out), _) => packet::device_netns::<Probed>(out),
-            (None, Some(dev)) => packet::device_netns::<R>(dev),
-            (None, None) => 0,
-        };
+        let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
+        // NULL where there is no route.
+        let out: *const u8 = kernel::field::<Probed, _>(route, &DST_DEV);
+        let mut netns = packet::device_netns::<Probed>(out);
+        if netns == 0 {
+            netns = packet::device_netns::<R>(dev);
+        }
         let seen = Seen {
             hook,
             kind: Kind::Made,
             netns,
-            packet: Packet::of::<R>(skb),
-            len: kernel::field::<R, _>(skb, &SKB_LEN).unwrap_or(0),
+            packet: Header::of::<R>(skb).flow(kernel::zero()),
+            len: kernel::field::<R, _>(skb, &SKB_LEN),
             is_from_here: packet::is_local::<R>(skb),
         };
         let (entry, record) = seen.admit()?;
         (*record).mtu = mtu;
         (*record).gso_size = packet::gso_size::<R>(skb);
-        if let Some(dev) = dev {
-            fill::<R>(&raw mut (*record).device, dev);
-        }
-        if let Some(out) = out {
+        fill::<R>(&raw mut (*record).device, dev);
+        if !out.is_null() {
             fill::<Probed>(&raw mut (*record).route, out);
-            (*record).route_pmtu = learned_pmtu(route, seen.packet.ip_version, mtu);
+            (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
         }
-        let (network, end) = packet::network_header::<R>(skb);
+        let (network, end) = (packet::network_header::<R>(skb), packet::tail::<R>(skb));
         (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
         entry.submit(0);
         Some(())
@@ -372,11 +370,9 @@ unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
     unsafe {
         if ip_version == 4 {
             // The lowest bit is rt_mtu_locked.
-            let word: u32 = kernel::field::<Probed, _>(route, &RTABLE_PMTU).unwrap_or(0);
-            return word >> 1;
+            return kernel::field::<Probed, u32>(route, &RTABLE_PMTU) >> 1;
         }
-        let flags: u32 = kernel::field::<Probed, _>(route, &RT6_FLAGS).unwrap_or(0);
-        if flags & LEARNED == 0 { 0 } else { mtu }
+        if kernel::field::<Probed, u32>(route, &RT6_FLAGS) & LEARNED == 0 { 0 } else { mtu }
     }
 }
 
@@ -385,27 +381,24 @@ unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
 unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u32) -> Option<()> {
     // SAFETY: as above.
     unsafe {
-        let dev = kernel::pointer::<R>(skb, &SKB_DEV);
+        let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         let seen = Seen {
             hook,
             kind: Kind::Received,
-            netns: dev.map_or(0, |dev| packet::device_netns::<R>(dev)),
-            packet: Packet::at(quote),
+            netns: packet::device_netns::<R>(dev),
+            packet: Header::at(quote).flow(kernel::zero()),
             len: 0,
             // It was sent to whoever sent the packet.
             is_from_here: true,
         };
-        let message = Packet::of::<R>(skb);
         let (entry, record) = seen.admit()?;
+        let message = Header::of::<R>(skb).flow(kernel::zero());
         (*record).mtu = mtu;
         (*record).sender = message.source.bytes();
         // Of the message, so that a quote that is none still has a family.
-        (*record).ip_version = message.ip_version;
-        if let Some(dev) = dev {
-            fill::<R>(&raw mut (*record).device, dev);
-        }
-        let (_, end) = packet::network_header::<R>(skb);
-        (*record).header_len = packet::copy(&raw mut (*record).header, quote, end);
+        (*record).ip_version = message.version;
+        fill::<R>(&raw mut (*record).device, dev);
+        (*record).header_len = packet::copy(&raw mut (*record).header, quote, packet::tail::<R>(skb));
         entry.submit(0);
         Some(())
     }
@@ -413,8 +406,8 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
 
 /// A socket of namespace `netns` asked for more than fits.
 #[inline(always)]
-unsafe fn refused(hook: u32, netns: u32, packet: Packet, port: u16, mtu: u32) -> Option<()> {
-    let seen = Seen { hook, kind: Kind::Refused, netns, packet, len: 0, is_from_here: true };
+unsafe fn refused(hook: u32, netns: u32, flow: Flow, port: u16, mtu: u32) -> Option<()> {
+    let seen = Seen { hook, kind: Kind::Refused, netns, packet: flow, len: 0, is_from_here: true };
     // SAFETY: the ring's own memory for one record.
     unsafe {
         let (entry, record) = seen.admit()?;
@@ -427,11 +420,11 @@ unsafe fn refused(hook: u32, netns: u32, packet: Packet, port: u16, mtu: u32) ->
 
 /// The path by `dev` was learned to take `mtu`.
 #[inline(always)]
-unsafe fn learned<R: Read>(hook: u32, dev: *const u8, packet: Packet, mtu: u32) -> Option<Entry> {
+unsafe fn learned<R: Read>(hook: u32, dev: *const u8, flow: Flow, mtu: u32) -> Option<Entry> {
     // SAFETY: as above.
     unsafe {
         let netns = packet::device_netns::<R>(dev);
-        let seen = Seen { hook, kind: Kind::Learned, netns, packet, len: 0, is_from_here: true };
+        let seen = Seen { hook, kind: Kind::Learned, netns, packet: flow, len: 0, is_from_here: true };
         let (entry, record) = seen.admit()?;
         (*record).mtu = mtu;
         fill::<R>(&raw mut (*record).device, dev);

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 /// How long one sample of the clocks is good for. Wall time may be stepped and monotonic time stands still in suspend:
 /// older samples would be wrong by that much. Within a sample, events keep the distances the kernel gave them.
@@ -48,6 +48,16 @@ impl Clock {
         }
         sample.to_wall(ktime_ns)
     }
+}
+
+/// How often a second the kernel's tick comes (`CONFIG_HZ`): it is what the coarse clocks go by.
+#[must_use]
+pub fn jiffies_a_second() -> u32 {
+    /// What most distributions set.
+    const USUAL: u32 = 250;
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default();
+    let a_second = Duration::from_secs(1).as_nanos().checked_div(tick.as_nanos());
+    a_second.and_then(|hertz| u32::try_from(hertz).ok()).filter(|hertz| *hertz > 0).unwrap_or(USUAL)
 }
 
 impl Sample {

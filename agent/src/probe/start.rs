@@ -17,7 +17,7 @@ use super::pipeline::{Ended, Path};
 use super::ring::Ring;
 use super::{Hook, Probe};
 use crate::incident::Incidents;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, clock};
 use crate::pod::{FindPod, PodSlots};
 use crate::shutdown::Drain;
 use crate::sink::{Column, Sink};
@@ -25,7 +25,7 @@ use crate::sink::{Column, Sink};
 /// What the user may set of a probe.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Records a key and CPU may write in a second (2^30 ns).
+    /// Records a key and CPU may write in about a second: [`window_shift`].
     pub records_per_second: u32,
     /// Size of the ring in bytes: a power of two, at least a page.
     pub ring_bytes: u32,
@@ -260,6 +260,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("READS", u32::from(may_read(context.kernel)));
     globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
     globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
+    globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
     let level = if context.settings.bpf_log { ALL } else { SILENT };
     let mut loader = EbpfLoader::new();
@@ -272,6 +273,13 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
         loader.map_max_entries("AYA_LOGS", 4096);
     }
     loader.load(P::object()).map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
+}
+
+/// The power of two of jiffies that is nearest to a second: 1.02 s at 250 or 1,000 Hz, 0.85 s at 300, 1.28 s at 100.
+const fn window_shift(jiffies_a_second: u32) -> u32 {
+    let below = jiffies_a_second.ilog2();
+    // Nearer to the next one by ratio, as powers are.
+    below + (jiffies_a_second as u64 * jiffies_a_second as u64 > 2 << (2 * below)) as u32
 }
 
 /// An error and its causes in one line.
@@ -306,4 +314,16 @@ fn forward_bpf_log(bpf: &mut Ebpf, probe: &'static str) {
             guard.clear_ready();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::window_shift;
+
+    #[test]
+    fn a_window_is_about_a_second() {
+        for (hertz, shift) in [(1, 0), (100, 7), (250, 8), (300, 8), (1000, 10), (1024, 10)] {
+            assert_eq!(window_shift(hertz), shift, "{hertz} Hz");
+        }
+    }
 }
