@@ -87,10 +87,11 @@ impl Node {
         Ok(started)
     }
 
-    /// Gives back what only starting needed.
+    /// Gives back what only attaching needed, and reads what only describing needs: the symbols.
     pub fn settle(&mut self) {
         self.btf = None;
         self.kernel.drop_btf();
+        let _ = self.kernel.symbols().get();
         trim_heap();
     }
 }

@@ -23,7 +23,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 
 /// Rows of exact counts: what happened, and to which two pods. What does not fit is counted in
@@ -41,11 +41,11 @@ static HAS_REASON: Global<u32> = Global::new(0);
 /// `SKB_DROP_REASON_NOT_SPECIFIED` of the running kernel: devices that refuse a packet for its size say no more.
 #[unsafe(no_mangle)]
 static REASON_NOT_SPECIFIED: Global<u32> = Global::new(NO_REASON);
-/// Where `__dev_forward_skb` and its like free what does not fit the receiving device; length 0 if unknown.
-#[unsafe(no_mangle)]
-static FORWARD_AT: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-static FORWARD_LENGTH: Global<u32> = Global::new(0);
+
+/// Where `__dev_forward_skb` and its like, which free what does not fit the receiving device, begin and end. A map, for it
+/// is known only after this is loaded; zeros until then.
+#[map]
+static FORWARD: Array<u64> = Array::with_max_entries(2, 0);
 
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMP_FRAG_NEEDED: u8 = 4;
@@ -163,12 +163,11 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         let own = frame.and_then(|frame| device::mtu_exceeded::<R>(dev, frame));
         // A bridge's port refuses by its own MTU, even if it is a veth. A packet has passed its sender's.
         let peer = if own.is_some() { None } else { device::veth_peer::<R>(dev) };
-        let is_forward = location.wrapping_sub(FORWARD_AT.load()) < u64::from(FORWARD_LENGTH.load());
         let refused = match (own, peer) {
             (Some(mtu), _) => Some(mtu),
             (None, Some(peer)) => device::mtu_exceeded::<Probed>(peer, frame?),
             // Which device another kind than veth forwards to is not to be seen from the packet.
-            (None, None) => is_forward.then_some(0),
+            (None, None) => is_forward(location).then_some(0),
         };
         let Some(mtu) = refused else { return passed(hook::KFREE_SKB) };
         let seen = Seen {
@@ -192,6 +191,11 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         entry.submit(0);
         Some(())
     }
+}
+
+#[inline(always)]
+fn is_forward(location: u64) -> bool {
+    FORWARD.get(0).zip(FORWARD.get(1)).is_some_and(|(begin, end)| (*begin..*end).contains(&location))
 }
 
 // include/net/ip.h: void ip_local_error(struct sock *sk, int err, __be32 daddr, __be16 dport, u32 info)  5.10 to 7.2

@@ -101,13 +101,6 @@ impl Probe for Drops {
 
     fn globals(kernel: &Kernel, globals: &mut Globals) {
         globals.set_offsets(kernel, &[("DST_INPUT", "dst_entry", "input")]);
-        for (constant, function) in [
-            ("IP_LOCAL_DELIVER", "ip_local_deliver"),
-            ("IP6_INPUT", "ip6_input"),
-            ("IP6_MC_INPUT", "ip6_mc_input"),
-        ] {
-            globals.set_address(constant, kernel.address(function));
-        }
         // The prototype alone says what arguments there are: stable kernels backport them.
         let args = kernel.tracepoint_args("kfree_skb");
         let has = |at: usize, what: &str| u32::from(args.get(at).is_some_and(|arg| arg.contains(what)));

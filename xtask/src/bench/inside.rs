@@ -84,6 +84,7 @@ fn starts() -> Result<()> {
         start()?.end()?;
         let watcher = start()?;
         figure(&format!("start.{name}"), watcher.start as f64);
+        figure(&format!("ready.{name}"), watcher.ready as f64);
         watcher.settle()?;
         figure(&format!("resident.{name}"), watcher.resident()? as f64);
         idle(name, &watcher)?;
