@@ -58,9 +58,10 @@ impl Globals {
         }
     }
 
-    /// Hands every constant to the loader.
-    pub fn inject<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        for (name, value) in &self.0 {
+    /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
+    /// bytes an object.
+    pub fn inject(self, loader: &mut EbpfLoader<'static>) {
+        for (name, value) in &*self.0.leak() {
             loader.override_global(name, value, false);
         }
     }
