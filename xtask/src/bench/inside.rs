@@ -84,7 +84,6 @@ fn starts() -> Result<()> {
         start()?.end()?;
         let watcher = start()?;
         figure(&format!("start.{name}"), watcher.start as f64);
-        figure(&format!("ready.{name}"), watcher.ready as f64);
         watcher.settle()?;
         figure(&format!("resident.{name}"), watcher.resident()? as f64);
         idle(name, &watcher)?;
@@ -95,6 +94,7 @@ fn starts() -> Result<()> {
             figure("resident.node_exporter.scraped", watcher.resident()? as f64);
         }
         if name == "agent" {
+            figure("ready.agent", watcher.ready as f64);
             figure("resident.agent.growth", scrapes::growth(&watcher)?);
         }
         watcher.end()?;
