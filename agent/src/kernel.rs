@@ -5,11 +5,10 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use self::btf::Btf;
 use self::clock::Clock;
-use self::kallsyms::{Symbols, SymbolsError};
+use self::kallsyms::Kallsyms;
 use self::tracefs::{Format, Tracefs};
 
 pub mod btf;
@@ -111,8 +110,7 @@ pub struct Release {
 pub struct Kernel {
     roots: Roots,
     btf: Option<Btf>,
-    /// Replaced as a whole when modules have come: whoever reads the old ones may finish.
-    symbols: RwLock<Option<Arc<Symbols>>>,
+    symbols: Kallsyms,
     tracefs: Option<Tracefs>,
     clock: Clock,
     release: Release,
@@ -121,7 +119,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads all that can be read of the running kernel (some 150 ms).
+    /// Reads all that attaching needs of the running kernel.
     #[must_use]
     pub fn load() -> Self {
         Self::load_from(Roots::default())
@@ -132,7 +130,8 @@ impl Kernel {
     pub fn load_from(roots: Roots) -> Self {
         let mut missing = Missings::default();
         let btf = missing.note(Part::Btf, Btf::from_dir(&roots.sys.join("kernel/btf")));
-        let symbols = missing.note(Part::Symbols, Symbols::load_from(&roots.proc.join("kallsyms")));
+        let symbols = Kallsyms::below(&roots.proc);
+        missing.note(Part::Symbols, symbols.check());
         let tracefs = Tracefs::find(&roots.sys).ok_or("not mounted, or this process may not see it");
         let release = line(&roots.proc.join("sys/kernel/osrelease"));
         let cpus = line(&roots.sys.join("devices/system/cpu/possible"));
@@ -140,7 +139,7 @@ impl Kernel {
             cpus.and_then(|list| count_cpus(&list).ok_or_else(|| format!("{list:?} is not a list of CPUs")));
         Self {
             btf,
-            symbols: RwLock::new(symbols.map(Arc::new)),
+            symbols,
             tracefs: missing.note(Part::Tracefs, tracefs),
             clock: Clock::new(),
             release: Release { version: missing.note(Part::Release, release), arch: std::env::consts::ARCH },
@@ -218,45 +217,10 @@ impl Kernel {
         self.tracefs()?.format(category, name).ok()
     }
 
-    /// Address of a function; `None` where it is not known or hidden.
+    /// The symbols: read when they are first asked for.
     #[must_use]
-    pub fn address(&self, function: &str) -> Option<u64> {
-        self.symbols()?.address(function)
-    }
-
-    /// Where a function begins and its length in bytes; `None` where it is not known or hidden.
-    #[must_use]
-    pub fn extent(&self, function: &str) -> Option<(u64, u32)> {
-        self.symbols()?.extent(function)
-    }
-
-    /// The symbols, as they were when last read.
-    #[must_use]
-    pub fn symbols(&self) -> Option<Arc<Symbols>> {
-        self.symbols.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The file the symbols are read from.
-    #[must_use]
-    pub fn kallsyms(&self) -> PathBuf {
-        self.roots.proc.join("kallsyms")
-    }
-
-    /// The file that lists the modules that are loaded.
-    #[must_use]
-    pub fn modules(&self) -> PathBuf {
-        self.roots.proc.join("modules")
-    }
-
-    /// Reads the symbols again, for modules loaded since. Takes some 100 ms: not on the event path, and not for every
-    /// address that has no name.
-    ///
-    /// # Errors
-    /// They cannot be read now; those known before stay.
-    pub fn reload_symbols(&self) -> Result<(), SymbolsError> {
-        let symbols = Arc::new(Symbols::load_from(&self.kallsyms())?);
-        *self.symbols.write().unwrap_or_else(PoisonError::into_inner) = Some(symbols);
-        Ok(())
+    pub fn symbols(&self) -> &Kallsyms {
+        &self.symbols
     }
 
     /// Tracepoint formats.

@@ -17,7 +17,7 @@ use crate::shutdown::{self, Signals};
 pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let (_stop, drain) = shutdown::channel();
-    let node = Node::look(host, drain).await;
+    let mut node = Node::look(host, drain).await;
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
     let (mut reports, mut refused, mut attached) = (Vec::new(), Vec::new(), Vec::new());
@@ -37,6 +37,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     if attached.is_empty() && !refused.is_empty() {
         return Err(node::refused(&refused));
     }
+    node.settle();
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
     tokio::select! {

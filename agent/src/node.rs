@@ -15,7 +15,9 @@ use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
 use crate::probe::attach::{Climb, may_read};
+use crate::probe::loader::Loader;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
+use crate::probes;
 use crate::shutdown::Drain;
 use crate::sink::Identity;
 
@@ -31,8 +33,8 @@ pub struct Node {
     pub pods: PodIndex,
     /// Inode of the host's network namespace; `None` where it cannot be seen.
     host_netns: Option<u32>,
-    /// Kernel types as the loader wants them; given back after attaching, it is tens of MB.
-    pub btf: Option<aya::Btf>,
+    /// Loads the probes' objects.
+    pub loader: Loader,
 }
 
 impl Node {
@@ -57,7 +59,8 @@ impl Node {
 
     /// As [`Node::look`], without a word: for who reports what is missing in a way of its own.
     pub async fn read(host: &Host, drain: Drain) -> Self {
-        let (kernel, btf) = read_kernel(host);
+        let kernel = Kernel::load_from(kernel_roots(host));
+        let loader = Loader::new(&kernel, probes::ALL.iter().flat_map(|entry| entry.hooks));
         let roots = Roots {
             proc: host.host_proc.clone(),
             cgroup: host.host_cgroup.clone(),
@@ -65,7 +68,7 @@ impl Node {
         };
         let (pods, _) = enrich::start(roots, drain).await;
         let host_netns = enrich::netns::of_host(&host.host_proc);
-        Self { kernel, pods, host_netns, btf }
+        Self { kernel, pods, host_netns, loader }
     }
 
     /// Brings one probe up and says which rungs hold.
@@ -76,7 +79,7 @@ impl Node {
         let settings = settings(limits);
         let context = Context {
             kernel: &self.kernel,
-            btf: self.btf.as_ref(),
+            loader: &self.loader,
             settings: &settings,
             pods: Arc::new(self.pods.clone()),
             host_netns: self.host_netns,
@@ -87,10 +90,11 @@ impl Node {
         Ok(started)
     }
 
-    /// Gives back what only starting needed.
+    /// Gives back what only attaching needed, and reads what only describing needs: the symbols.
     pub fn settle(&mut self) {
-        self.btf = None;
+        self.loader.drop_types();
         self.kernel.drop_btf();
+        let _ = self.kernel.symbols().get();
         trim_heap();
     }
 }
@@ -121,19 +125,6 @@ fn say_climbs(probe: &str, climbs: &[Climb]) {
 #[must_use]
 pub fn kernel_roots(host: &Host) -> kernel::Roots {
     kernel::Roots { sys: host.host_sys.clone(), ..kernel::Roots::default() }
-}
-
-/// The running kernel, and its types as the loader wants them.
-#[must_use]
-pub fn read_kernel(host: &Host) -> (Kernel, Option<aya::Btf>) {
-    let roots = kernel_roots(host);
-    let types = roots.sys.join("kernel/btf/vmlinux");
-    let kernel = Kernel::load_from(roots);
-    // The loader's own reader; the kernel's has read the same bytes, so it can hardly fail.
-    let btf = kernel.btf().and_then(|_| {
-        aya::Btf::parse_file(types, aya::Endianness::default()).map_err(|error| warn!("BTF: {error}")).ok()
-    });
-    (kernel, btf)
 }
 
 /// A probe's settings as the user gave them.

@@ -17,6 +17,7 @@ pub mod attach;
 pub mod counts;
 pub mod flow;
 pub mod globals;
+pub mod loader;
 pub mod pipeline;
 pub mod report;
 pub mod ring;

@@ -36,6 +36,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     info!("r2c-agent {} serves {}", crate::version::SHORT, args.listen);
     let mut node = Node::look(host, drain.clone()).await;
     let (started, reports) = start_probes(&node, &args)?;
+    info!("all attached");
     node.settle();
 
     let health = Health::default();

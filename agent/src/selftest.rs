@@ -15,6 +15,7 @@ use crate::kernel::Kernel;
 use crate::metrics::{Format, Metrics};
 use crate::node;
 use crate::probe::Probe as _;
+use crate::probe::loader::Loader;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Context, Entry, Settings, Started};
 use crate::probes::drops::Drops;
@@ -55,7 +56,7 @@ pub async fn selftest(host: &Host, args: &Selftest) -> Result<(), Failure> {
         signals.first().await;
         interrupt.start();
     });
-    let (kernel, btf) = node::read_kernel(host);
+    let kernel = Kernel::load_from(node::kernel_roots(host));
     if kernel.offset("net", "ns.inum").is_none() {
         let why = kernel.missing().iter().map(|missing| format!(": {missing}")).next().unwrap_or_default();
         return Err(Failure::unsupported(format!("selftest cannot tell its own drops from others'{why}")));
@@ -70,7 +71,7 @@ pub async fn selftest(host: &Host, args: &Selftest) -> Result<(), Failure> {
         settings: node::settings(&args.limits),
         cpus: cpus()?,
         netns: Arc::new(netns),
-        btf,
+        loader: Loader::new(&kernel, Drops::HOOKS),
         kernel,
         interrupted,
     };
@@ -103,7 +104,7 @@ fn cpus() -> Result<[usize; THREADS], Failure> {
 struct Bench {
     entry: Entry,
     kernel: Kernel,
-    btf: Option<aya::Btf>,
+    loader: Loader,
     settings: Settings,
     reasons: Vec<String>,
     cpus: [usize; THREADS],
@@ -174,7 +175,7 @@ impl Bench {
         let refused = std::cell::Cell::new(None);
         let context = Context {
             kernel: &self.kernel,
-            btf: self.btf.as_ref(),
+            loader: &self.loader,
             settings: &self.settings,
             pods: Arc::clone(&pods) as _,
             host_netns: None,

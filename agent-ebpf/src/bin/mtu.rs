@@ -25,7 +25,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe, map, raw_tracepoint};
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
+use aya_ebpf::maps::{Array, PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext, RawTracePointContext};
 
 /// Rows of exact counts: what happened, and to which two pods. What does not fit is counted in
@@ -43,11 +43,11 @@ static HAS_REASON: Global<u32> = Global::new(0);
 /// `SKB_DROP_REASON_NOT_SPECIFIED` of the running kernel: devices that refuse a packet for its size say no more.
 #[unsafe(no_mangle)]
 static REASON_NOT_SPECIFIED: Global<u32> = Global::new(NO_REASON);
-/// Where `__dev_forward_skb` and its like free what does not fit the receiving device; length 0 if unknown.
-#[unsafe(no_mangle)]
-static FORWARD_AT: Global<u64> = Global::new(0);
-#[unsafe(no_mangle)]
-static FORWARD_LENGTH: Global<u32> = Global::new(0);
+
+/// Where `__dev_forward_skb` and its like, which free what does not fit the receiving device, begin and end. A map, for it
+/// is known only after this is loaded; zeros until then.
+#[map]
+static FORWARD: Array<u64> = Array::with_max_entries(2, 0);
 
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMP_FRAG_NEEDED: u8 = 4;
@@ -169,7 +169,7 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
             mtu = device::mtu_exceeded::<Probed>(peer, &frame);
         }
         // Which device another kind than veth forwards to is not to be seen from the packet.
-        let elsewhere = peer.is_null() && location.wrapping_sub(FORWARD_AT.load()) < u64::from(FORWARD_LENGTH.load());
+        let elsewhere = peer.is_null() && is_forward(location);
         if mtu == 0 && !elsewhere {
             return passed(hook::KFREE_SKB);
         }
@@ -194,6 +194,11 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         entry.submit(0);
         Some(())
     }
+}
+
+#[inline(always)]
+fn is_forward(location: u64) -> bool {
+    FORWARD.get(0).zip(FORWARD.get(1)).is_some_and(|(begin, end)| (*begin..*end).contains(&location))
 }
 
 // include/net/ip.h: void ip_local_error(struct sock *sk, int err, __be32 daddr, __be16 dport, u32 info)  5.10 to 7.2

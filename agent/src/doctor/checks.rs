@@ -77,7 +77,7 @@ fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
     const ID: &str = "kernel.symbols";
     let restrict = fs::read_to_string(roots.proc.join("sys/kernel/kptr_restrict"));
     let restrict = restrict.map_or_else(|_| "unknown".to_owned(), |value| value.trim().to_owned());
-    match kernel.symbols() {
+    match kernel.symbols().get() {
         Some(symbols) => Check::ok(ID, format!("{} functions, kptr_restrict {restrict}", symbols.len())),
         None => Check::not_ok(
             ID,

@@ -131,7 +131,7 @@ fn start(node: &Node, entry: &Entry, rung: &str) -> Result<Started, StartError> 
     let slots = RefCell::new(Vec::new());
     (entry.start)(&Context {
         kernel: &node.kernel,
-        btf: node.btf.as_ref(),
+        loader: &node.loader,
         settings: &settings,
         pods: Arc::new(node.pods.clone()),
         host_netns: None,

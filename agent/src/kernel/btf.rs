@@ -186,6 +186,16 @@ impl Btf {
         self.params(self.find(name, &[Kind::Func])?.value)
     }
 
+    /// These types as a section in which only the functions and typedefs of these names are left, each with its id: all that
+    /// a loader asks a kernel's types for. The rest is blank, and costs a reader next to nothing.
+    pub fn outline<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+        let kept = names.into_iter().flat_map(|name| {
+            let found = [Kind::Func, Kind::Typedef].map(|kind| Some((self.id(name, &[kind])?, kind)));
+            found.into_iter().flatten().map(move |(id, kind)| (id, kind, name))
+        });
+        section::outline(self.own.end_id(), kept)
+    }
+
     /// The kernel's own section, below any module's.
     fn kernel(&self) -> &Arc<Section> {
         self.base.as_ref().unwrap_or(&self.own)
@@ -207,13 +217,16 @@ impl Btf {
 
     /// The first type of this name and one of these kinds.
     fn find(&self, name: &str, kinds: &[Kind]) -> Option<Type<'_>> {
-        let sections = [Some(&self.own), self.base.as_ref()];
-        sections.into_iter().flatten().flat_map(|section| section.candidates(name.as_bytes())).find_map(
-            |id| {
-                let ty = self.ty(id)?;
-                (kinds.contains(&ty.kind) && self.string(ty.name)? == name.as_bytes()).then_some(ty)
-            },
-        )
+        self.ty(self.id(name, kinds)?)
+    }
+
+    /// The id of it.
+    fn id(&self, name: &str, kinds: &[Kind]) -> Option<u32> {
+        let is = |ty: Type<'_>| kinds.contains(&ty.kind) && self.string(ty.name) == Some(name.as_bytes());
+        let mut sections = [Some(&self.own), self.base.as_ref()].into_iter().flatten();
+        sections.find_map(|section| {
+            section.candidates(name.as_bytes()).filter(|id| self.ty(*id).is_some_and(is)).last()
+        })
     }
 
     /// The struct or union of this name, or behind the typedef of this name.

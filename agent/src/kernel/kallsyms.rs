@@ -4,12 +4,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use thiserror::Error;
 
+mod live;
 #[cfg(test)]
 mod tests;
+
+pub use live::Kallsyms;
 
 /// A line is an address, a letter, a name (`KSYM_NAME_LEN`, 512) and a module (64). A longer one is not the kernel's.
 const MAX_LINE: u64 = 1024;
@@ -113,22 +117,33 @@ impl Symbols {
     /// # Errors
     /// As [`Symbols::load`].
     pub fn load_from(file: &Path) -> Result<Self, SymbolsError> {
-        Self::parse(BufReader::with_capacity(64 << 10, File::open(file)?))
+        Self::parse(open(file)?)
+    }
+
+    /// Whether `file` has symbols and shows where they are. Reads no further than the first.
+    ///
+    /// # Errors
+    /// As [`Symbols::load`].
+    pub fn check(file: &Path) -> Result<(), SymbolsError> {
+        let mut first = None;
+        each(open(file)?, |symbol| {
+            first = Some(symbol.address);
+            Ok(ControlFlow::Break(()))
+        })?;
+        match first {
+            None => Err(SymbolsError::Empty),
+            Some(0) => Err(SymbolsError::Hidden),
+            Some(_) => Ok(()),
+        }
     }
 
     /// The symbols in text of the form of `/proc/kallsyms`. Lines of another form are passed over.
     ///
     /// # Errors
     /// As [`Symbols::load`].
-    pub fn parse(mut reader: impl BufRead) -> Result<Self, SymbolsError> {
+    pub fn parse(reader: impl BufRead) -> Result<Self, SymbolsError> {
         let mut draft = Draft::default();
-        let mut line = Vec::new();
-        while reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-            if let Some(symbol) = Line::parse(&line) {
-                draft.add(&symbol)?;
-            }
-            line.clear();
-        }
+        each(reader, |symbol| draft.add(symbol).map(ControlFlow::Continue))?;
         draft.finish()
     }
 
@@ -218,6 +233,27 @@ impl Symbols {
         let module = usize::from(*self.modules_of.get(index)?).checked_sub(1)?;
         self.modules.get(module).map(String::as_str)
     }
+}
+
+fn open(file: &Path) -> io::Result<impl BufRead> {
+    Ok(BufReader::with_capacity(64 << 10, File::open(file)?))
+}
+
+/// Goes through the text symbols for as long as `visit` wants more.
+fn each(
+    mut reader: impl BufRead,
+    mut visit: impl FnMut(&Line<'_>) -> Result<ControlFlow<()>, SymbolsError>,
+) -> Result<(), SymbolsError> {
+    let mut line = Vec::new();
+    while reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+        if let Some(symbol) = Line::parse(&line)
+            && visit(&symbol)?.is_break()
+        {
+            break;
+        }
+        line.clear();
+    }
+    Ok(())
 }
 
 /// A line that is a text symbol.

@@ -34,7 +34,7 @@ fn a_kernel_of_nothing_is_a_list_of_what_is_missing() {
     assert_eq!(parts, [Part::Btf, Part::Symbols, Part::Tracefs, Part::Release, Part::Cpus]);
     assert!(why(&kernel, Part::Btf).starts_with("no kernel types (BTF): "));
     assert!(why(&kernel, Part::Btf).contains("sys/kernel/btf/vmlinux: No such file"));
-    assert!(kernel.btf().is_none() && kernel.symbols().is_none() && kernel.tracefs().is_none());
+    assert!(kernel.btf().is_none() && kernel.symbols().get().is_none() && kernel.tracefs().is_none());
     assert!(kernel.enum_values("skb_drop_reason", None).is_empty());
     assert_eq!((kernel.release().version.as_deref(), kernel.possible_cpus()), (None, None));
     assert_eq!(kernel.lockdown(), Lockdown::Unknown);
@@ -50,22 +50,6 @@ fn a_cut_btf_and_hidden_symbols_are_one_clear_line_each() {
     assert!(why(&kernel, Part::Btf).ends_with("vmlinux ends within the header (3 bytes)"));
     assert!(why(&kernel, Part::Symbols).contains("CAP_SYSLOG"));
     assert!(kernel.missing().iter().all(|missing| !missing.to_string().contains('\n')));
-}
-
-#[test]
-fn modules_loaded_later_are_known_after_a_reload() {
-    let fake = Fake::new().with("proc/kallsyms", b"ffffffff81000000 T _stext\nffffffff81000100 T end\n");
-    let kernel = fake.load();
-    let before = kernel.symbols().unwrap();
-    assert_eq!(before.resolve_low32(0xc000_0010), None);
-    let fake = fake.with("proc/kallsyms", b"ffffffff81000000 T _stext\nffffffffc0000000 t late\t[m]\n");
-    kernel.reload_symbols().unwrap();
-    assert_eq!(kernel.symbols().unwrap().resolve_low32(0xc000_0010).unwrap().to_string(), "late+0x10 [m]");
-    assert_eq!(before.resolve_low32(0xc000_0010), None, "who still reads the old ones may finish");
-    let fake = fake.with("proc/kallsyms", b"");
-    kernel.reload_symbols().unwrap_err();
-    assert!(kernel.symbols().is_some(), "a failed reload loses nothing");
-    drop(fake);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Constants for the kernel side: offsets, enum values, addresses and settings, injected before load.
+//! Constants for the kernel side: offsets, enum values and settings, injected before load.
 
 use aya::EbpfLoader;
 
@@ -38,15 +38,12 @@ pub type Offset = (&'static str, &'static str, &'static str);
 
 /// Named constants of one object. A name the object does not use is no error: the linker drops unused ones.
 #[derive(Debug, Default)]
-pub struct Globals {
-    words: Vec<(&'static str, u32)>,
-    addresses: Vec<(&'static str, u64)>,
-}
+pub struct Globals(Vec<(&'static str, u32)>);
 
 impl Globals {
     /// Sets a 32-bit constant.
     pub fn set(&mut self, name: &'static str, value: u32) {
-        self.words.push((name, value));
+        self.0.push((name, value));
     }
 
     /// Sets an offset; `None` becomes [`ABSENT`].
@@ -61,17 +58,10 @@ impl Globals {
         }
     }
 
-    /// Sets a kernel address; `None` becomes 0.
-    pub fn set_address(&mut self, name: &'static str, address: Option<u64>) {
-        self.addresses.push((name, address.unwrap_or(0)));
-    }
-
-    /// Hands every constant to the loader.
-    pub fn inject<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        for (name, value) in &self.words {
-            loader.override_global(name, value, false);
-        }
-        for (name, value) in &self.addresses {
+    /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
+    /// bytes an object.
+    pub fn inject(self, loader: &mut EbpfLoader<'static>) {
+        for (name, value) in &*self.0.leak() {
             loader.override_global(name, value, false);
         }
     }

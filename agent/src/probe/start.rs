@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_common::Tally;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::Ebpf;
 use aya_log::EbpfLogger;
 use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::attach::{Climb, MapError, Maps, climb, may_read};
 use super::flow::{Account, Flow, ReadTallies};
 use super::globals::Globals;
+use super::loader::Loader;
 use super::pipeline::{Ended, Path};
 use super::ring::Ring;
 use super::{Hook, Probe};
@@ -41,8 +42,8 @@ pub struct Settings {
 pub struct Context<'a> {
     /// The running kernel.
     pub kernel: &'a Kernel,
-    /// Its BTF as the loader wants it; `None` where there is none.
-    pub btf: Option<&'a Btf>,
+    /// Loads its objects.
+    pub loader: &'a Loader,
     /// The user's settings.
     pub settings: &'a Settings,
     /// Whose subjects are whose.
@@ -228,7 +229,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
 
     let only = context.settings.rung.as_deref();
-    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, context.btf, only)).collect();
+    let types = context.loader.types();
+    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, types, only)).collect();
     if climbs.iter().all(|climb| climb.holds.is_none()) {
         return Err(StartError::Refused { probe: probe_name, climbs });
     }
@@ -253,8 +255,6 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
-    const SILENT: u8 = 0;
-    const ALL: u8 = u8::MAX;
     let mut globals = Globals::default();
     P::globals(context.kernel, &mut globals);
     globals.set("READS", u32::from(may_read(context.kernel)));
@@ -262,17 +262,10 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
-    let level = if context.settings.bpf_log { ALL } else { SILENT };
-    let mut loader = EbpfLoader::new();
-    loader.btf(context.btf);
-    globals.inject(&mut loader);
-    // Frozen at zero the verifier drops every log statement: silence costs nothing in the hot path.
-    loader.override_global(aya_log::LEVEL, &level, false);
-    loader.map_max_entries("RECORDS", context.settings.ring_bytes);
-    if !context.settings.bpf_log {
-        loader.map_max_entries("AYA_LOGS", 4096);
-    }
-    loader.load(P::object()).map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
+    context
+        .loader
+        .load(P::object(), globals, context.settings)
+        .map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
 }
 
 /// The power of two of jiffies that is nearest to a second: 1.02 s at 250 or 1,000 Hz, 0.85 s at 300, 1.28 s at 100.

@@ -14,7 +14,7 @@ use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
-use crate::kernel::kallsyms::Symbols;
+use crate::kernel::kallsyms::Kallsyms;
 use crate::pod::{FindPod, Pod, PodSlots, Slot, Subject};
 use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::Counts;
@@ -37,7 +37,7 @@ use verdict::Findings;
 /// The probe.
 pub struct Mtu {
     counts: Counts<MtuRows>,
-    symbols: Option<Arc<Symbols>>,
+    symbols: Kallsyms,
     clock: Clock,
 }
 
@@ -104,7 +104,8 @@ impl Probe for Mtu {
 
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
         let counts = Counts::take(maps, MtuRows, Self::HOOKS.len())?;
-        Ok(Self { counts, symbols: kernel.symbols(), clock: Clock::new() })
+        hooks::tell_forward(kernel, maps)?;
+        Ok(Self { counts, symbols: kernel.symbols().clone(), clock: Clock::new() })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -132,7 +133,7 @@ impl Probe for Mtu {
     }
 
     fn decode(&mut self, record: &[u8]) -> Result<TooBig, DecodeError> {
-        TooBig::decode(record, &self.clock, self.symbols.as_deref())
+        TooBig::decode(record, &self.clock, &self.symbols)
     }
 
     fn provoke() -> io::Result<()> {
@@ -184,18 +185,19 @@ impl TooBig {
     ///
     /// # Errors
     /// It is of another length, or of a kind that this version does not know.
-    pub fn decode(record: &[u8], clock: &Clock, symbols: Option<&Symbols>) -> Result<Self, DecodeError> {
+    pub fn decode(record: &[u8], clock: &Clock, symbols: &Kallsyms) -> Result<Self, DecodeError> {
         let wrong = DecodeError { got: record.len(), want: size_of::<MtuRecord>() };
         let record = MtuRecord::from_bytes(record).ok_or(wrong)?;
         let kind = Kind::from_wire(record.kind).ok_or(wrong)?;
         let header = record.header.get(..usize::from(record.header_len)).unwrap_or_default();
-        let function =
-            symbols.filter(|_| record.location != 0).and_then(|symbols| symbols.resolve(record.location));
+        let function = (record.location != 0).then(|| {
+            symbols.find(|symbols| symbols.resolve(record.location).map(|place| place.function().into()))
+        });
         Ok(Self {
             at: clock.to_wall(record.ktime_ns),
             kind,
             quote: Quote::parse(header),
-            function: function.map(|place| place.function().into()),
+            function: function.flatten(),
             record,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use agent::incident::{Incidents, Span};
 use agent::kernel::clock::Clock;
-use agent::kernel::kallsyms::Symbols;
+use agent::kernel::kallsyms::Kallsyms;
 use agent::kernel::{Kernel, Roots};
 use agent::pod::{Pod, Subject};
 use agent::probe::pipeline::{self, EvidenceOf};
@@ -24,11 +24,11 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 /// A small kernel's names: types cut out of a real one's, and symbols in its shape.
-static KERNEL: LazyLock<(Decoder, Arc<Symbols>)> = LazyLock::new(|| {
+static KERNEL: LazyLock<(Decoder, Kallsyms)> = LazyLock::new(|| {
     let kernel = Kernel::load_from(Roots::under(concat!(env!("CARGO_MANIFEST_DIR"), "/kernel").as_ref()));
     assert!(kernel.btf().is_some(), "{:?}", kernel.missing());
-    let symbols = kernel.symbols().expect("the kernel's symbols are beside its types");
-    (Decoder::new(&kernel), symbols)
+    assert!(kernel.symbols().get().is_some(), "the kernel's symbols are beside its types");
+    (Decoder::new(&kernel), kernel.symbols().clone())
 });
 
 static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::new);
@@ -62,7 +62,7 @@ fn drop_record(record: &[u8], pods: &Pods) {
 }
 
 fn mtu_record(record: &[u8], pods: &Pods) {
-    let Ok(event) = TooBig::decode(record, &CLOCK, Some(&KERNEL.1)) else {
+    let Ok(event) = TooBig::decode(record, &CLOCK, &KERNEL.1) else {
         let kind = MtuRecord::from_bytes(record).and_then(|record| mtu::Kind::from_wire(record.kind));
         assert_eq!(kind, None, "a record of its length and a known kind is an event");
         return;

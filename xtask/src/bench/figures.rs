@@ -178,6 +178,7 @@ pub(super) const ALL: &[Figure] = {
             "start.bpftrace",
             "bpftrace",
         ),
+        row("ready.agent", "the same to ready, with the kernel's symbols read, 10^9", Giga, None, LOOSE),
         beside(
             row("resident.agent", "resident memory at rest, MiB", Mebibytes, AtMost(16. * 1024.), LOOSE),
             "resident.node_exporter",

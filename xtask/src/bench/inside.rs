@@ -94,6 +94,7 @@ fn starts() -> Result<()> {
             figure("resident.node_exporter.scraped", watcher.resident()? as f64);
         }
         if name == "agent" {
+            figure("ready.agent", watcher.ready as f64);
             figure("resident.agent.growth", scrapes::growth(&watcher)?);
         }
         watcher.end()?;

@@ -37,8 +37,10 @@ enum Ready {
 /// One that is watching.
 pub(super) struct Watcher {
     child: Child,
-    /// Instructions it executed from exec to being ready.
+    /// Instructions it executed from exec to all attached; of peers, which do not say so, to being ready.
     pub(super) start: u64,
+    /// Instructions it executed from exec to being ready.
+    pub(super) ready: u64,
 }
 
 impl Watcher {
@@ -55,7 +57,10 @@ impl Watcher {
     fn run(args: &[&str]) -> Result<Self> {
         let mut agent = Command::new("r2c-agent");
         agent.arg("run").args(args);
-        Self::start(agent, None, Ready::Says("\"message\":\"ready\""))
+        let mut agent = Self::start(agent, None, Ready::Says("\"message\":\"all attached\""))?;
+        agent.hear("\"message\":\"ready\"")?;
+        agent.ready = agent.executed()?;
+        Ok(agent)
     }
 
     pub(super) fn bpftrace() -> Result<Self> {
@@ -84,12 +89,13 @@ impl Watcher {
         if let (Some(order), Some(stdin)) = (order, &mut child.stdin) {
             stdin.write_all(order.as_bytes())?;
         }
-        let mut watcher = Self { child, start: 0 };
+        let mut watcher = Self { child, start: 0, ready: 0 };
         match ready {
             Ready::Says(words) => watcher.hear(words).with_context(|| shown(&command))?,
             Ready::Waits => watcher.settle().with_context(|| shown(&command))?,
         }
         watcher.start = watcher.executed()?;
+        watcher.ready = watcher.start;
         Ok(watcher)
     }
 

@@ -10,9 +10,12 @@ use thiserror::Error;
 /// vmlinux BTF of a distribution's kernel is 4 to 10 MB; four times the largest is not a kernel's.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
-/// The kernel's longest name (`KSYM_NAME_LEN`). Longer ones are not indexed: a hostile section could otherwise point
-/// every type at one long string and make parsing quadratic.
+/// The kernel's longest name (`KSYM_NAME_LEN`). Longer ones are none: a hostile section could otherwise point every type
+/// at one long string and make a look-up quadratic.
 const MAX_NAME: usize = 512;
+
+/// Bits of a bucket's number: twice as many types have a name as there are buckets.
+const BUCKET_BITS: u32 = 15;
 
 const MAGIC: u16 = 0xeb9f;
 const VERSION: u8 = 1;
@@ -249,8 +252,10 @@ pub(super) struct Section {
     strings: Range<usize>,
     /// Where among the types each one begins.
     starts: Vec<u32>,
-    /// Hash of a name and the index of the type that has it, sorted.
-    names: Vec<(u32, u32)>,
+    /// The last type in each bucket, as its index plus one; 0 if there is none. Types whose names begin alike share one.
+    last: Vec<u32>,
+    /// The type before each one in its bucket, likewise.
+    before: Vec<u32>,
     /// Id of the first type: 1, or the one after the base's last.
     first_id: u32,
     /// String offset of the first string: 0, or the length of the base's strings.
@@ -275,7 +280,8 @@ impl Section {
             types,
             strings,
             starts: Vec::new(),
-            names: Vec::new(),
+            last: vec![0; 1 << BUCKET_BITS],
+            before: Vec::new(),
             first_id: base.map_or(1, Self::end_id),
             first_string: base.map_or(0, Self::end_string),
         };
@@ -285,7 +291,11 @@ impl Section {
 
     fn index(&mut self, base: Option<&Self>) -> Result<(), Flaw> {
         let types = self.types();
-        let (mut starts, mut names, mut at) = (Vec::new(), Vec::new(), 0);
+        // A type has 20 bytes in the mean.
+        let mut starts = Vec::with_capacity(types.len() / 20);
+        let mut before = Vec::with_capacity(types.len() / 20);
+        let mut last = vec![0; 1 << BUCKET_BITS];
+        let mut at = 0;
         while at < types.len() {
             let index = small(starts.len());
             let id = self.first_id.saturating_add(index);
@@ -293,19 +303,17 @@ impl Section {
                 BadType::Cut => Flaw::CutType { id },
                 BadType::Kind(kind) => Flaw::Kind { id, kind },
             })?;
-            if ty.kind.is_indexed()
-                && let Some(name) = self.string(ty.name).or_else(|| base?.string(ty.name))
-                && !name.is_empty()
-            {
-                names.push((hash(name), index));
-            }
+            let name = || self.strings_from(ty.name).or_else(|| base?.strings_from(ty.name));
+            before.push(match ty.kind.is_indexed().then(name).flatten().and_then(bucket) {
+                Some(bucket) => std::mem::replace(&mut last[bucket], index.saturating_add(1)),
+                None => 0,
+            });
             starts.push(small(at));
             at = end;
         }
-        names.sort_unstable();
         starts.shrink_to_fit();
-        names.shrink_to_fit();
-        (self.starts, self.names) = (starts, names);
+        before.shrink_to_fit();
+        (self.starts, self.last, self.before) = (starts, last, before);
         Ok(())
     }
 
@@ -329,23 +337,69 @@ impl Section {
         Type::read(self.types(), at).ok().map(|(ty, _)| ty)
     }
 
+    /// The strings from this offset on, if it is of this section.
+    fn strings_from(&self, offset: u32) -> Option<&[u8]> {
+        let at = usize::try_from(offset.checked_sub(self.first_string)?).ok()?;
+        self.bytes.get(self.strings.clone())?.get(at..)
+    }
+
     /// The string at this offset, if it is of this section and no longer than a kernel's name may be.
     pub(super) fn string(&self, offset: u32) -> Option<&[u8]> {
-        let at = usize::try_from(offset.checked_sub(self.first_string)?).ok()?;
-        let rest = self.bytes.get(self.strings.clone())?.get(at..)?;
+        let rest = self.strings_from(offset)?;
         let name = rest.get(..MAX_NAME).unwrap_or(rest);
         CStr::from_bytes_until_nul(name).ok().map(CStr::to_bytes)
     }
 
-    /// Ids of this section's types whose name may be `name` (the hash is), lowest first.
+    /// Ids of this section's types whose name may be `name`, highest first.
     pub(super) fn candidates(&self, name: &[u8]) -> impl Iterator<Item = u32> + '_ {
-        let wanted = hash(name);
-        let from = self.names.partition_point(|(hash, _)| *hash < wanted);
-        let rest = self.names.get(from..).unwrap_or_default();
-        rest.iter()
-            .take_while(move |(hash, _)| *hash == wanted)
-            .map(|(_, index)| self.first_id.saturating_add(*index))
+        let index = |plus_one: Option<&u32>| plus_one?.checked_sub(1);
+        let last = bucket(name).and_then(|bucket| index(self.last.get(bucket)));
+        let indexes = std::iter::successors(last, move |at| index(self.before.get(*at as usize)));
+        indexes.map(|index| self.first_id.saturating_add(index))
     }
+}
+
+/// The bucket of a name, which may have a zero byte and anything after it; `None` if it is empty. It goes by the first
+/// eight bytes: where the rest of a name ends is of no interest for nearly all of a kernel's types.
+fn bucket(name: &[u8]) -> Option<usize> {
+    let mut first = [0; 8];
+    let len = name.len().min(8);
+    first[..len].copy_from_slice(&name[..len]);
+    let first = u64::from_le_bytes(first);
+    // The lowest of these bits is that of the first zero byte.
+    let zeros = first.wrapping_sub(0x0101_0101_0101_0101) & !first & 0x8080_8080_8080_8080;
+    let before_zero = if zeros == 0 { u64::MAX } else { ((zeros & zeros.wrapping_neg()) - 1) >> 7 };
+    let name = first & before_zero;
+    // Multiplied by 2^64 divided by the golden ratio, numbers that differ anywhere differ in the upper bits.
+    let hash = name.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - BUCKET_BITS);
+    (name != 0).then_some(hash as usize)
+}
+
+/// A section whose types end before `end_id`: those of `kept` have their kind and name, and nothing else; all others are
+/// forward declarations of nothing.
+pub(super) fn outline<'a>(end_id: u32, kept: impl IntoIterator<Item = (u32, Kind, &'a str)>) -> Vec<u8> {
+    let mut types = type_header(0, Kind::Fwd).repeat(end_id.saturating_sub(1) as usize);
+    let mut strings = vec![0];
+    for (id, kind, name) in kept {
+        // Id 0 is void, and not in the section.
+        let at = (id as usize).checked_sub(1);
+        if let Some(ty) = at.and_then(|at| types.as_chunks_mut::<TYPE_HEADER>().0.get_mut(at)) {
+            *ty = type_header(small(strings.len()), kind);
+            strings.extend_from_slice(name.as_bytes());
+            strings.push(0);
+        }
+    }
+    let [first, second] = MAGIC.to_ne_bytes();
+    let magic = u32::from_ne_bytes([first, second, VERSION, 0]);
+    let header = [magic, small(HEADER), 0, small(types.len()), small(types.len()), small(strings.len())];
+    [header.map(u32::to_ne_bytes).as_flattened(), &types, &strings].concat()
+}
+
+/// The header of a type without entries, size or type.
+fn type_header(name: u32, kind: Kind) -> [u8; TYPE_HEADER] {
+    let mut bytes = [0; TYPE_HEADER];
+    bytes.as_chunks_mut().0[..2].copy_from_slice(&[name, (kind as u32 + 1) << 24].map(u32::to_ne_bytes));
+    bytes
 }
 
 /// Where the header places types and strings; both are within `bytes`.
@@ -385,11 +439,6 @@ fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u32; W
         *word = u32::from_ne_bytes(*chunk);
     }
     words
-}
-
-/// FNV-1a. A collision costs one comparison, so an attacker who owns the kernel's BTF gains nothing.
-fn hash(name: &[u8]) -> u32 {
-    name.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Every length here is below [`MAX_BYTES`].

@@ -222,6 +222,33 @@ fn a_module_stands_on_its_kernel() {
 }
 
 #[test]
+fn an_outline_keeps_ids_of_what_is_attached_to_and_nothing_else() {
+    let btf = small_kernel().btf();
+    let outline = Btf::parse(btf.outline(["dev_up", "btf_trace_kfree_skb", "sk_buff", "none", ""])).unwrap();
+    assert_eq!(outline.own.end_id(), btf.own.end_id());
+    for (name, kind) in [("dev_up", Kind::Func), ("btf_trace_kfree_skb", Kind::Typedef)] {
+        assert_eq!(outline.id(name, &[kind]), btf.id(name, &[kind]));
+        assert!(outline.id(name, &[kind]).is_some());
+    }
+    assert_eq!(outline.id("sk_buff", &[Kind::Struct]), None, "nothing attaches to it");
+    assert!(!outline.has_func("none") && !outline.has_func("sk_buff"));
+}
+
+#[test]
+fn names_that_begin_alike_are_told_apart_and_the_first_of_a_name_wins() {
+    let mut b = Builder::new();
+    for (name, bytes) in
+        [("kfree_skb", 1), ("kfree_skb_list", 2), ("kfree_sk", 3), ("k", 4), ("kf", 5), ("kfree_skb", 6)]
+    {
+        b.int(name, bytes, 0, 8);
+    }
+    let btf = b.btf();
+    let sizes =
+        ["kfree_skb", "kfree_skb_list", "kfree_sk", "k", "kf", "kfree_s"].map(|name| btf.size_of(name));
+    assert_eq!(sizes, [Some(1), Some(2), Some(3), Some(4), Some(5), None]);
+}
+
+#[test]
 fn endless_types_end() {
     let mut b = Builder::new();
     b.add("round", TYPEDEF, 0, 1, &[]);
@@ -287,6 +314,7 @@ fn ask_everything(btf: &Btf) {
             let _ = (btf.offset(name, path), btf.bits(name, path));
         }
         let _ = (btf.size_of(name), btf.enum_values(name), btf.tracepoint_args(name), btf.func_params(name));
+        Btf::parse(btf.outline([name])).unwrap();
     }
 }
 

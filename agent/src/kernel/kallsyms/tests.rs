@@ -108,6 +108,17 @@ fn hidden_and_empty_are_told_apart() {
     for text in ["", "\n\n", "ffffffff81000000 D data\n", "not a symbol\n"] {
         assert!(matches!(symbols(text), Err(SymbolsError::Empty)), "{text:?}");
     }
+    let shown = |text: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Symbols::check(file.path())
+    };
+    shown(TEXT).unwrap();
+    assert!(matches!(
+        shown("0000000000000000 A data\n0000000000000000 T _stext\n"),
+        Err(SymbolsError::Hidden)
+    ));
+    assert!(matches!(shown("ffffffff81000000 D data\n"), Err(SymbolsError::Empty)));
     let absent = Symbols::load_from(Path::new("/nonexistent/kallsyms")).unwrap_err();
     assert!(matches!(absent, SymbolsError::Read(_)) && absent.to_string().contains("No such file"));
 }
@@ -123,6 +134,7 @@ fn an_endless_line_does_not_fill_memory() {
 fn the_running_kernel_is_named_or_says_why_not() {
     match Symbols::load() {
         Ok(symbols) => {
+            Symbols::check(Path::new("/proc/kallsyms")).unwrap();
             let address = symbols.address("ip_rcv").unwrap();
             assert_eq!(symbols.resolve(address + 4).unwrap().function(), "ip_rcv");
             let low = halves(address).1;

@@ -2,8 +2,10 @@
 
 use agent_common::NO_REASON;
 use agent_common::mtu::hook;
+use aya::maps::{Array, MapData};
 
 use crate::kernel::Kernel;
+use crate::probe::attach::{MapError, Maps};
 use crate::probe::globals::{Globals, Offset};
 use crate::probe::{Attach, Hook, Rung, Target};
 
@@ -144,12 +146,24 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let unspecified = reasons.iter().find(|(_, name)| name == "SKB_DROP_REASON_NOT_SPECIFIED");
     let unspecified = unspecified.and_then(|(number, _)| u32::try_from(*number).ok());
     globals.set("REASON_NOT_SPECIFIED", unspecified.filter(|_| has_reason).unwrap_or(NO_REASON));
-    // Which of them is inlined differs by release.
-    let forward =
-        ["__dev_forward_skb2", "__dev_forward_skb"].into_iter().find_map(|name| kernel.extent(name));
-    let (at, length) = forward.unzip();
-    globals.set_address("FORWARD_AT", at);
-    globals.set("FORWARD_LENGTH", length.unwrap_or(0));
+}
+
+/// Has the kernel side told where a device hands a packet to another, as soon as the symbols are read.
+///
+/// # Errors
+/// A broken build.
+pub fn tell_forward(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<(), MapError> {
+    let mut forward: Array<MapData, u64> = maps.take("FORWARD")?;
+    kernel.symbols().when_read(move |symbols| {
+        // Which of them is inlined differs by release.
+        let mut names = ["__dev_forward_skb2", "__dev_forward_skb"].into_iter();
+        let Some((begin, length)) = names.find_map(|name| symbols.extent(name)) else { return };
+        let ends = (0..).zip([begin, begin + u64::from(length)]);
+        if let Err(error) = ends.into_iter().try_for_each(|(at, end)| forward.set(at, end, 0)) {
+            tracing::warn!("what a device forwards and frees for its size is not seen: {error}");
+        }
+    });
+    Ok(())
 }
 
 /// Where a veth's `net_device` is followed by the pointer to its other end; `None` where veth's types are not to be had

@@ -49,11 +49,16 @@ fn record(kind: Kind, mtu: u32) -> MtuRecord {
     }
 }
 
+/// The symbols of a kernel that hides them.
+fn nameless() -> Kallsyms {
+    Kallsyms::below("/nonexistent".as_ref())
+}
+
 fn event(record: &MtuRecord) -> TooBig {
     // SAFETY: a record is integers without padding.
     let bytes =
         unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<MtuRecord>()) };
-    TooBig::decode(bytes, &Clock::new(), None).unwrap()
+    TooBig::decode(bytes, &Clock::new(), &nameless()).unwrap()
 }
 
 /// What these events add up to: finding, what fits, and the words.
@@ -139,8 +144,8 @@ fn what_is_no_packet_is_not_believed() {
 #[test]
 fn a_record_of_another_kind_or_length_is_none_of_ours() {
     let clock = Clock::new();
-    assert!(TooBig::decode(&[0; 8], &clock, None).is_err());
-    assert!(TooBig::decode(&[0; size_of::<MtuRecord>()], &clock, None).is_err(), "kind 0");
+    assert!(TooBig::decode(&[0; 8], &clock, &nameless()).is_err());
+    assert!(TooBig::decode(&[0; size_of::<MtuRecord>()], &clock, &nameless()).is_err(), "kind 0");
 }
 
 fn ipv4([a, b, c, d]: [u8; 4]) -> [u8; 16] {
