@@ -90,10 +90,14 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// `skb->network_header` before it is set.
 const UNSET: u16 = u16::MAX;
 
-/// The forty bytes where an IP header begins, as they lie in memory: all of IPv6's, IPv4's with what follows. Zeroes where
-/// there are none to be read.
+/// An IP header as it lies in memory, without options. Zeroes where there is none to be read.
 #[derive(Clone, Copy)]
-pub struct Header([u64; 5]);
+pub struct Header {
+    /// All of IPv4's, and four bytes more; of IPv6's all but the destination address.
+    begin: [u64; 3],
+    /// What else IPv6 has.
+    end: [u64; 2],
+}
 
 impl Header {
     /// The network header of `skb`, judged by its own version nibble: `skb->protocol` is not set on every path.
@@ -107,7 +111,7 @@ impl Header {
         unsafe { Self::at(network_header::<R>(skb)) }
     }
 
-    /// What is at this address: forty bytes of any packet are there to be read, since `skb_shared_info` lies behind it.
+    /// What is at this address: as many bytes of any packet are there to be read, since `skb_shared_info` lies behind it.
     ///
     /// # Safety
     /// None beyond the helper's own checks: any address may be asked for.
@@ -115,7 +119,13 @@ impl Header {
     #[must_use]
     pub unsafe fn at(at: *const u8) -> Self {
         // SAFETY: integers are valid for any bytes.
-        Self(unsafe { kernel::copy(at.cast()) })
+        let begin = unsafe { kernel::copy::<[u64; 3]>(at.cast()) };
+        let mut header = Self { begin, end: [0; 2] };
+        if header.version() == 6 {
+            // SAFETY: as above.
+            header.end = unsafe { kernel::copy(at.wrapping_add(size_of_val(&begin)).cast()) };
+        }
+        header
     }
 
     /// 4, 6, or 0 if it is neither, or an IPv4 header that says to be shorter than one is.
@@ -133,21 +143,21 @@ impl Header {
     #[inline(always)]
     #[must_use]
     pub fn ipv4(&self) -> (u32, u32) {
-        (upper(self.0[1]), lower(self.0[2]))
+        (upper(self.begin[1]), lower(self.begin[2]))
     }
 
     /// Source address of an IPv6 header.
     #[inline(always)]
     #[must_use]
     pub fn ipv6_source(&self) -> Address {
-        Address([self.0[1], self.0[2]])
+        Address([self.begin[1], self.begin[2]])
     }
 
     /// Destination address of an IPv6 header.
     #[inline(always)]
     #[must_use]
     pub fn ipv6_destination(&self) -> Address {
-        Address([self.0[3], self.0[4]])
+        Address(self.end)
     }
 
     /// From where to where; `zero` is [`kernel::zero`].
@@ -215,9 +225,10 @@ impl Header {
         Some(if version == 4 { usize::from(self.byte(0) & 0xf) * 4 } else { 40 })
     }
 
+    /// One of the first 24.
     #[inline(always)]
     const fn byte(&self, at: usize) -> u8 {
-        self.0[at / 8].to_ne_bytes()[at % 8]
+        self.begin[at / 8].to_ne_bytes()[at % 8]
     }
 }
 

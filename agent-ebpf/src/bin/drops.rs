@@ -204,11 +204,9 @@ unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_ve
     const LOCAL: u32 = 1 << 31;
     /// `RTF_ANYCAST`.
     const ANYCAST: u32 = 1 << 20;
-    if SKB_IIF.load() == kernel::ABSENT {
-        return Direction::Unknown;
-    }
     if site.input_ifindex == 0 {
-        return Direction::Sent;
+        // Not even that is known where there are no types.
+        return if SKB_IIF.load() == kernel::ABSENT { Direction::Unknown } else { Direction::Sent };
     }
     // SAFETY: integers are valid for any bytes; the helper checks the address.
     let received = unsafe {
