@@ -9,6 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use aya_build::{Package, Toolchain};
 use sha2::{Digest as _, Sha256};
 
+#[path = "build/strip.rs"]
+mod strip;
+
 /// The toolchain that `cargo xtask setup` links to Debian's compiler, which comes with the source of its `core`.
 const LINKED: &str = "r2c-bpf";
 
@@ -22,7 +25,7 @@ fn main() {
 fn build() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let ebpf = root.join("agent-ebpf");
-    for input in ["agent-common", "agent-ebpf", "Cargo.lock", "agent/build.rs"] {
+    for input in ["agent-common", "agent-ebpf", "Cargo.lock", "agent/build.rs", "agent/build/strip.rs"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     println!("cargo::rustc-env=R2C_GIT_HASH={}", git_hash(&root).as_deref().unwrap_or("unknown"));
@@ -83,7 +86,7 @@ fn set_environment_of_inner_build() {
     }
 }
 
-/// Writes `objects.rs`: each object's name and the SHA-256 of its bytes, in the order of the names.
+/// Leaves of each object what the loader reads, and writes `objects.rs`: each object's name and the SHA-256 of its bytes, in the order of the names.
 fn write_objects(sources: &Path, out_dir: &Path) -> Result<()> {
     let mut names = Vec::new();
     for entry in fs::read_dir(sources)? {
@@ -101,6 +104,8 @@ fn write_objects(sources: &Path, out_dir: &Path) -> Result<()> {
     for name in names {
         let path = out_dir.join(&name);
         let bytes = fs::read(&path).with_context(|| format!("no object {}", path.display()))?;
+        let bytes = strip::debug_info(&bytes).with_context(|| format!("{}", path.display()))?;
+        fs::write(&path, &bytes)?;
         let mut digest = String::new();
         for byte in Sha256::digest(&bytes) {
             write!(digest, "{byte:02x}")?;

@@ -75,9 +75,10 @@ const ENDS: [&str; 2] = ["source", "destination"];
 fn reason(cause: Cause, reasons: &[String]) -> &'static str {
     let known = |name: &str| reasons.iter().any(|reason| reason == name);
     match cause.reason() {
-        _ if reasons.is_empty() => NO_REASON,
         name if known(name) => name,
-        _ => NOT_SPECIFIED,
+        _ if known(NOT_SPECIFIED) => NOT_SPECIFIED,
+        // There are classes still, which need no reasons.
+        _ => NO_REASON,
     }
 }
 
@@ -309,9 +310,12 @@ mod tests {
     fn a_kernel_without_reasons_is_compared_by_pod() {
         let sent = plan(1000);
         let text = scrape(&sent, |_| NO_REASON.to_owned());
-        let run = judge(&sent, &text, 0, account(1009), &[]);
-        assert_eq!((run.verdict, run.pods.len()), (Verdict::Exact, 4));
-        let known: Vec<String> = reasons().into_iter().filter(|reason| reason != "UDP_CSUM").collect();
+        for known in [&[][..], &["no_socket".to_owned()]] {
+            let run = judge(&sent, &text, 0, account(1009), known);
+            assert_eq!((run.verdict, run.pods.len()), (Verdict::Exact, 4));
+        }
+        let mut known: Vec<String> = reasons().into_iter().filter(|reason| reason != "UDP_CSUM").collect();
+        known.push(NOT_SPECIFIED.to_owned());
         let text = scrape(&sent, |cause| reason(cause, &known).to_owned());
         assert_eq!(judge(&sent, &text, 0, account(1009), &known).verdict, Verdict::Exact);
     }

@@ -62,6 +62,36 @@ fn a_bridge_port_that_takes_less() {
     assert_eq!(watch.of_pod(WEB, "oversize"), 3);
 }
 
+/// Which device an ipvlan hands its packets to, no field of theirs says; that they were too large for it, the place does.
+#[test]
+fn an_ipvlan_beside_it_that_takes_less() {
+    let lab = Lab::lock();
+    lab.router.ip("link add shared up type dummy\n");
+    for (pod, setup) in [
+        (&lab.web, "addr add 10.99.7.1/24 dev eth3\nlink set eth3 up\n"),
+        (&lab.db, "addr add 10.99.7.2/24 dev eth3\nlink set eth3 up mtu 1300\n"),
+    ] {
+        let netns = pod.netns.path();
+        lab.router.ip(&format!("link add link shared name eth3 netns {netns} type ipvlan mode l2\n"));
+        pod.netns.ip(setup);
+    }
+    let watch = Watch::new(&lab);
+    let to = SocketAddr::from(([10, 99, 7, 2], 7605));
+    lab.web.netns.inside(|| udp_unfragmented(to, 3, 1400));
+    let first = watch.first(&[("destination_ip", json!("10.99.7.2"))]);
+    assert_eq!([&first["event"], &first["mtu"]], [&json!("oversize"), &json!(null)], "{first:#}");
+    assert_eq!([&first["interface"], &first["interface_mtu"]], [&json!("eth3"), &json!(1500)]);
+    assert_eq!(pod(&first, "source_pod").as_deref(), Some(WEB));
+    let verdict = watch.verdict(&[("destination_ip", json!("10.99.7.2"))]);
+    assert_eq!([&verdict["finding"], &verdict["fits"]], [&json!("silent_drop"), &json!(null)], "{verdict:#}");
+    assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+    // What fits arrives, and nothing is said of it.
+    lab.web.netns.inside(|| udp_unfragmented(to, 1, 1200));
+    lab.barrier();
+    assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+    lab.router.ip("link del shared\n");
+}
+
 /// A packet that fits is not too large, whatever it dies of.
 #[test]
 fn a_veth_whose_other_end_is_down() {
