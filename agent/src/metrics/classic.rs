@@ -6,8 +6,9 @@
 
 use std::fmt::{self, Write};
 
-/// Bytes looked at together: many beside a line, so that the pieces a line is written in are each only appended.
-const PIECE: usize = 32 << 10;
+/// Bytes looked at together: many beside a line, so that the pieces a line is written in are each only appended; few
+/// beside a scrape, for what follows a comment in its piece is moved.
+const PIECE: usize = 8 << 10;
 
 /// Takes `OpenMetrics` text in any pieces and makes classic text of it where it stands, at the end of `out`.
 pub(super) struct Lines<'a> {
@@ -84,7 +85,7 @@ impl<'a> Lines<'a> {
 impl Write for Lines<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.out.push_str(text);
-        // prometheus-client ends each line with a piece of its own: whole lines need not be searched for.
+        // Whole lines need not be searched for: a piece ends with nearly each.
         let is_due = self.out.len() - self.open >= PIECE && text.ends_with('\n');
         if is_due { self.convert_lines() } else { Ok(()) }
     }

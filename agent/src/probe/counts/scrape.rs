@@ -210,11 +210,12 @@ impl<R: Rows> EncodeLabelSet for Series<'_, R> {
             text.push_str("} ");
             text.push_str(digits::decimal(*events).as_str());
             text.push('\n');
-            text.push_str(name);
+            // Ended where a line is, a piece can be converted right away.
             if text.len() >= PIECE {
                 out.write_str(&text)?;
                 text.clear();
             }
+            text.push_str(name);
         }
         begin(&mut text, last)?;
         out.write_str(&text)?;
