@@ -167,14 +167,14 @@ pub(super) const ALL: &[Figure] = {
         ),
         row(
             "limit.events.path",
-            "one drop in 100 described: what each drop's packet waits for",
+            "one drop in 100 described, on the packet's path",
             Count,
             TimesAtMost(1.05, "limit.counters", "counted only"),
             LOOSE,
         ),
         row(
             "limit.events",
-            "the same with what the agent's process does to write the lines, a drop",
+            "the same and what the agent's process executes meanwhile to write the lines",
             Count,
             None,
             LOOSE,
