@@ -7,6 +7,8 @@ use std::fmt;
 use std::hash::Hash;
 use std::time::{Duration, SystemTime};
 
+use crate::digits;
+
 /// An incident's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId(u128);
@@ -50,13 +52,13 @@ impl Span {
 
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        f.write_str(digits::hex::<32>(self.0).as_str())
     }
 }
 
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        f.write_str(digits::hex::<16>(u128::from(self.0)).as_str())
     }
 }
 
@@ -113,12 +115,16 @@ impl<K: Eq + Hash + Clone, V: Default> Default for Incidents<K, V> {
 impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
     /// The place of an event with `cause` at time `at`: in its open incident, or as the first of a new one.
     pub fn join(&mut self, cause: K, at: SystemTime) -> Standing<'_, V> {
-        if self.open.get(&cause).is_none_or(|open| is_quiet(open.last, at)) {
-            self.begin(&cause, at);
+        // Looked up twice only where there is no room: a cause can be long, and every event has one.
+        if self.open.len() >= MAX_OPEN && !self.open.contains_key(&cause) {
+            self.make_room(at);
         }
         let fresh =
             || Open { trace_id: TraceId::random(), last: at, told: None, due: None, evidence: V::default() };
         let open = self.open.entry(cause).or_insert_with(fresh);
+        if is_quiet(open.last, at) {
+            *open = fresh();
+        }
         open.last = open.last.max(at);
         let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));
         if news {
@@ -140,13 +146,6 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
     pub fn unsaid(&mut self, cause: &K) {
         if let Some(open) = self.open.get_mut(cause) {
             open.told = None;
-        }
-    }
-
-    fn begin(&mut self, cause: &K, at: SystemTime) {
-        self.open.remove(cause);
-        if self.open.len() >= MAX_OPEN {
-            self.make_room(at);
         }
     }
 

@@ -1,6 +1,7 @@
 //! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
 
 pub mod cli;
+pub mod digits;
 pub mod doctor;
 pub mod enrich;
 pub mod failure;

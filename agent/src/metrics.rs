@@ -1,6 +1,7 @@
 //! Every metric of the agent in one registry, and the two texts it is given out in.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
@@ -31,20 +32,27 @@ impl Format {
     }
 }
 
-/// All metrics. Every name begins with `r2c_`.
+/// What every name begins with, before an underscore.
+pub const PREFIX: &str = "r2c";
+
+/// All metrics. Every name begins with [`PREFIX`].
 #[derive(Debug)]
-pub struct Metrics(Registry);
+pub struct Metrics {
+    registry: Registry,
+    /// Bytes of the last scrape.
+    last: AtomicUsize,
+}
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self(Registry::with_prefix("r2c"))
+        Self { registry: Registry::with_prefix(PREFIX), last: AtomicUsize::new(0) }
     }
 }
 
 impl Metrics {
     /// Where probes register theirs: counters without `_total`, ratios without a unit.
     pub fn registry(&mut self) -> &mut Registry {
-        &mut self.0
+        &mut self.registry
     }
 
     /// One scrape: reads every collector and writes all of it down.
@@ -52,15 +60,18 @@ impl Metrics {
     /// # Errors
     /// A collector failed to encode itself.
     pub fn encode(&self, format: Format) -> Result<String, fmt::Error> {
-        let mut out = String::new();
+        // Room for as much as last time: a text of megabytes that grows step by step is copied at each.
+        let mut out = String::with_capacity(self.last.load(Relaxed));
         match format {
-            Format::OpenMetrics => text::encode(&mut out, &self.0)?,
+            Format::OpenMetrics => text::encode(&mut out, &self.registry)?,
             Format::Classic => {
                 let mut lines = classic::Lines::new(&mut out);
-                text::encode_registry(&mut lines, &self.0)?;
+                text::encode_registry(&mut lines, &self.registry)?;
                 lines.finish()?;
             }
         }
+        // And some more, for counts grow longer.
+        self.last.store(out.len() + out.len() / 8, Relaxed);
         Ok(out)
     }
 }

@@ -7,6 +7,7 @@ use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
 use crate::pod::{FindPod, Pod, PodSlots, Subject};
+use crate::sink::Says;
 
 /// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
 pub use crate::incident::{Span, TraceId};
@@ -118,12 +119,26 @@ pub trait Event: Send {
     fn cause(&self, pods: &Pods) -> Self::Cause;
     /// The pod the line is about: the one that is hurt.
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod>;
-    /// One sentence for a person.
-    fn message(&self, pods: &Pods) -> String;
+    /// Appends one sentence for a person.
+    fn message(&self, pods: &Pods, text: &mut String);
     /// Its fields, in a fixed order.
     fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>);
     /// Its table row, one cell for each of the probe's [`Probe::COLUMNS`].
     fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>);
+}
+
+impl<E: Event> Says for Enriched<'_, E> {
+    fn message(&self, text: &mut String) {
+        self.event.message(self.pods, text);
+    }
+
+    fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>) {
+        self.event.fields(self.pods, fields);
+    }
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        self.event.cells(self.pods, cells);
+    }
 }
 
 /// What the events of one incident add up to.
@@ -160,6 +175,19 @@ pub struct Verdict<'a> {
     pub message: String,
     /// In fields, in a fixed order.
     pub fields: Vec<Field<'a>>,
+}
+
+impl Says for Verdict<'_> {
+    fn message(&self, text: &mut String) {
+        text.push_str(&self.message);
+    }
+
+    fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>) {
+        fields.extend_from_slice(&self.fields);
+    }
+
+    /// None: a table has it in words.
+    fn cells<'a>(&'a self, _: &mut Vec<Cell<'a>>) {}
 }
 
 /// Makes a few lines of a probe's exact counts, largest first.

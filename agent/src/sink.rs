@@ -1,6 +1,7 @@
 //! Where lines go: one JSON line or one table row for each event, diagnostics included.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -96,8 +97,19 @@ pub enum Told {
     Incident,
 }
 
+/// What a line says. A sink asks for the parts that it writes, and one that wants no such line for none of them: most
+/// of what a line costs is putting it into words.
+pub trait Says {
+    /// Appends one sentence for a person.
+    fn message(&self, text: &mut String);
+    /// Appends its own fields, in a fixed order.
+    fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>);
+    /// Appends the same as a table row: a cell for each of its probe's columns.
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>);
+}
+
 /// One event or incident as every sink gets it: decoded, enriched, correlated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy)]
 pub struct Line<'a> {
     /// What it tells of.
     pub told: Told,
@@ -107,16 +119,12 @@ pub struct Line<'a> {
     pub level: Level,
     /// The probe that saw it.
     pub probe: &'static str,
-    /// One sentence for a person.
-    pub message: Cow<'a, str>,
     /// The incident (`trace_id`) it belongs to and the event's own `span_id`.
     pub span: Span,
     /// The pod the line is about, if one is known: fills `pod_name` and `namespace`.
     pub pod: Option<&'a Pod>,
-    /// The event's own fields, in a fixed order.
-    pub fields: &'a [Field<'a>],
-    /// The same event as a table row.
-    pub cells: &'a [Cell<'a>],
+    /// Message, fields and cells.
+    pub says: &'a dyn Says,
 }
 
 /// Who writes: what `node_name`, `pod_name` and `namespace` are on lines that are about no pod in particular.
@@ -151,8 +159,8 @@ fn hostname() -> Option<String> {
 ///
 /// A time outside of 1970..=9999 is brought to the nearest end: a clock that is far off must not end the agent.
 #[must_use]
-pub fn timestamp(at: SystemTime) -> String {
-    humantime::format_rfc3339_nanos(at.clamp(SystemTime::UNIX_EPOCH, year_9999())).to_string()
+pub fn timestamp(at: SystemTime) -> impl Display {
+    humantime::format_rfc3339_nanos(at.clamp(SystemTime::UNIX_EPOCH, year_9999()))
 }
 
 /// `HH:MM:SS.mmm` in UTC, for a table.
@@ -216,6 +224,29 @@ pub enum Written {
     Last,
 }
 
+/// What a test has a line say.
+#[cfg(test)]
+pub(crate) struct Saying<'a> {
+    pub(crate) message: &'a str,
+    pub(crate) fields: &'a [Field<'a>],
+    pub(crate) cells: &'a [Cell<'a>],
+}
+
+#[cfg(test)]
+impl Says for Saying<'_> {
+    fn message(&self, text: &mut String) {
+        text.push_str(self.message);
+    }
+
+    fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>) {
+        fields.extend_from_slice(self.fields);
+    }
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        cells.extend_from_slice(self.cells);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +254,7 @@ mod tests {
     #[test]
     fn times_are_rfc_3339_whatever_the_clock_says() {
         let at = SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 6);
+        let timestamp = |at| timestamp(at).to_string();
         assert_eq!(timestamp(at), "2026-01-02T03:04:05.000000006Z");
         assert_eq!(time_of_day(at + Duration::from_millis(70)), "03:04:05.070");
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(5);

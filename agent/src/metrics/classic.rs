@@ -6,48 +6,48 @@
 
 use std::fmt::{self, Write};
 
-/// Bytes converted at a time: few beside a scrape, which is not held twice, and many beside a line, so that the dozen
-/// pieces a line is written in are each only appended.
-const PIECE: usize = 32 << 10;
+/// Bytes looked at together: many beside a line, so that the pieces a line is written in are each only appended; few
+/// beside a scrape, for what follows a comment in its piece is moved.
+const PIECE: usize = 8 << 10;
 
-/// Takes `OpenMetrics` text in any pieces and writes classic text to `out`.
-pub(super) struct Lines<'a, W: Write> {
-    out: &'a mut W,
-    /// What is not converted yet, from the beginning of a line.
-    open: String,
+/// Takes `OpenMetrics` text in any pieces and makes classic text of it where it stands, at the end of `out`.
+pub(super) struct Lines<'a> {
+    out: &'a mut String,
+    /// Where that begins which is not converted yet: a line.
+    open: usize,
     /// A HELP seen before the TYPE that decides its family's name: (name, text).
     help: Option<(String, String)>,
 }
 
-impl<'a, W: Write> Lines<'a, W> {
-    pub(super) fn new(out: &'a mut W) -> Self {
-        Self { out, open: String::new(), help: None }
+impl<'a> Lines<'a> {
+    pub(super) fn new(out: &'a mut String) -> Self {
+        let open = out.len();
+        Self { out, open, help: None }
     }
 
-    /// Writes what is left; a last line without a newline gets one.
+    /// Converts what is left; a last line without a newline gets one.
     pub(super) fn finish(mut self) -> fmt::Result {
-        if !self.open.is_empty() && !self.open.ends_with('\n') {
-            self.open.push('\n');
+        if self.out.len() > self.open && !self.out.ends_with('\n') {
+            self.out.push('\n');
         }
         self.convert_lines()
     }
 
     fn convert_lines(&mut self) -> fmt::Result {
-        let mut open = std::mem::take(&mut self.open);
-        let mut rest = &open[..];
         // What has no '#' is the same in both formats, and that is nearly all of a scrape.
-        while let Some(at) = rest.find('#') {
-            let begin = rest[..at].rfind('\n').map_or(0, |end| end + 1);
-            let (same, line) = rest.split_at(begin);
-            let (line, after) = line.split_once('\n').unwrap_or((line, ""));
-            self.out.write_str(same)?;
-            self.convert(line)?;
-            rest = after;
+        if let Some(at) = hash(&self.out[self.open..]) {
+            let open = self.out.split_off(self.open + line_of(&self.out[self.open..], at));
+            let mut rest = &open[..];
+            while let Some(at) = hash(rest) {
+                let (same, line) = rest.split_at(line_of(rest, at));
+                let (line, after) = line.split_once('\n').unwrap_or((line, ""));
+                self.out.push_str(same);
+                self.convert(line)?;
+                rest = after;
+            }
+            self.out.push_str(rest);
         }
-        self.out.write_str(rest)?;
-        // The buffer is kept for the next piece.
-        open.clear();
-        self.open = open;
+        self.open = self.out.len();
         Ok(())
     }
 
@@ -82,12 +82,23 @@ impl<'a, W: Write> Lines<'a, W> {
     }
 }
 
-impl<W: Write> Write for Lines<'_, W> {
+impl Write for Lines<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.open.push_str(text);
-        // prometheus-client ends each line with a piece of its own, so that whole lines are not searched for.
-        if self.open.len() >= PIECE && text.ends_with('\n') { self.convert_lines() } else { Ok(()) }
+        self.out.push_str(text);
+        // Whole lines need not be searched for: a piece ends with nearly each.
+        let is_due = self.out.len() - self.open >= PIECE && text.ends_with('\n');
+        if is_due { self.convert_lines() } else { Ok(()) }
     }
+}
+
+/// Where the first '#' is.
+fn hash(text: &str) -> Option<usize> {
+    memchr::memchr(b'#', text.as_bytes())
+}
+
+/// Where the line begins that `at` is in.
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at].rfind('\n').map_or(0, |end| end + 1)
 }
 
 /// A sample's line up to its exemplar, which begins at the first ` # ` outside of a label's value.

@@ -129,8 +129,9 @@ impl<P: Probe> Path<P> {
 
     /// Tells the verdicts that are due.
     fn sum_up(&mut self) -> io::Result<()> {
+        let Some(due) = self.incidents.due().filter(|_| EvidenceOf::<P>::SUMS_UP) else { return Ok(()) };
         let now = SystemTime::now();
-        if !EvidenceOf::<P>::SUMS_UP || self.incidents.due().is_none_or(|due| due > now) {
+        if due > now {
             return Ok(());
         }
         let sink = &mut self.sink;
@@ -165,11 +166,9 @@ pub fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>)
         at: verdict.at,
         level: verdict.level,
         probe: P::NAME,
-        message: verdict.message.into(),
         span,
         pod: verdict.pod,
-        fields: &verdict.fields,
-        cells: &[],
+        says: &verdict,
     };
     sink.write(&line).map(drop)
 }
@@ -180,18 +179,13 @@ pub fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>)
 /// The sink's.
 pub fn write<P: Probe>(enriched: &Enriched<'_, P::Event>, sink: &mut dyn Sink) -> io::Result<Written> {
     let Enriched { event, pods, span } = *enriched;
-    let (mut fields, mut cells) = (Vec::new(), Vec::new());
-    event.fields(pods, &mut fields);
-    event.cells(pods, &mut cells);
     sink.write(&Line {
         told: Told::Event,
         at: event.at(),
         level: event.level(),
         probe: P::NAME,
-        message: event.message(pods).into(),
         span,
         pod: event.about(pods),
-        fields: &fields,
-        cells: &cells,
+        says: enriched,
     })
 }

@@ -1,9 +1,11 @@
 //! How every probe writes the ends of a packet, protocols and numbers, so that a row of one reads like a row of another.
 
 use std::borrow::Cow;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Column, Value};
+use crate::digits;
 use crate::pod::Pod;
 
 /// A column of a probe's table.
@@ -14,32 +16,36 @@ pub const fn column(title: &'static str, width: usize, wide: bool) -> Column {
 
 /// A pod's name or an address, and the port.
 #[must_use]
-pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (pod, port) {
-        (Some(pod), Some(port)) => format!("{}/{}:{port}", pod.namespace, pod.name),
-        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
-        (None, _) => socket(address, port),
-    }
+pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> impl Display {
+    fmt::from_fn(move |f| match (pod, port) {
+        (Some(pod), Some(port)) => write!(f, "{}/{}:{port}", pod.namespace, pod.name),
+        (Some(pod), None) => write!(f, "{}/{}", pod.namespace, pod.name),
+        (None, _) => socket(address, port).fmt(f),
+    })
 }
 
 /// A pod's name with its address, or an address alone, and the port.
 #[must_use]
-pub fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (pod, address) {
-        (Some(pod), None) => format!("{}/{}", pod.namespace, pod.name),
-        (Some(pod), address) => format!("{}/{} ({})", pod.namespace, pod.name, socket(address, port)),
-        (None, address) => socket(address, port),
-    }
+pub fn named(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> impl Display {
+    fmt::from_fn(move |f| match (pod, address) {
+        (Some(pod), None) => write!(f, "{}/{}", pod.namespace, pod.name),
+        (Some(pod), address) => write!(f, "{}/{} ({})", pod.namespace, pod.name, socket(address, port)),
+        (None, address) => socket(address, port).fmt(f),
+    })
 }
 
 /// An address and a port, as far as they are known.
 #[must_use]
-pub fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
-    match (address, port) {
-        (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
-        (Some(address), None) => address.to_string(),
-        (None, _) => "-".to_owned(),
-    }
+pub fn socket(address: Option<IpAddr>, port: Option<u16>) -> impl Display {
+    fmt::from_fn(move |f| match (address, port) {
+        (Some(IpAddr::V4(address)), port) => {
+            f.write_str(digits::ipv4(address).as_str())?;
+            port.map_or(Ok(()), |port| write!(f, ":{port}"))
+        }
+        (Some(address), Some(port)) => SocketAddr::new(address, port).fmt(f),
+        (Some(address), None) => address.fmt(f),
+        (None, _) => f.write_str("-"),
+    })
 }
 
 /// Both ends' addresses and ports.
@@ -47,8 +53,10 @@ pub fn socket(address: Option<IpAddr>, port: Option<u16>) -> String {
 pub fn addresses(
     source: (Option<IpAddr>, Option<u16>),
     destination: (Option<IpAddr>, Option<u16>),
-) -> String {
-    format!("{}>{}", socket(source.0, source.1), socket(destination.0, destination.1))
+) -> impl Display {
+    fmt::from_fn(move |f| {
+        write!(f, "{}>{}", socket(source.0, source.1), socket(destination.0, destination.1))
+    })
 }
 
 /// An IP protocol by name where it has one everybody knows.

@@ -308,17 +308,17 @@ impl Event for PacketDrop {
         first.into_iter().find_map(|pod| pod.as_deref())
     }
 
-    fn message(&self, pods: &Pods) -> String {
-        let mut text = format!("dropped {} ", row::flow(self, pods));
-        let _ = write!(text, "({}", self.reason_name());
+    fn message(&self, pods: &Pods, text: &mut String) {
+        text.push_str("dropped ");
+        row::flow(self, pods, text);
+        text.extend([" (", self.reason_name()]);
         if let Some(place) = &self.place {
-            let _ = write!(text, " in {}", place.function);
+            text.extend([" in ", &*place.function]);
         }
-        let _ = write!(text, "): {}", self.verdict.class.means());
+        text.extend(["): ", self.verdict.class.means()]);
         if self.record.held > 0 {
             let _ = write!(text, "; {} more like it before", self.record.held);
         }
-        text
     }
 
     fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {

@@ -358,15 +358,15 @@ impl Event for TooBig {
         pods.source.as_deref().or(pods.destination.as_deref())
     }
 
-    fn message(&self, pods: &Pods) -> String {
-        let mut text = match self.kind {
-            Kind::Made => "told that it is too large: ".to_owned(),
-            Kind::Received => "was told that it is too large: ".to_owned(),
-            Kind::Oversize => "too large, and nobody is told: ".to_owned(),
-            Kind::Refused => "a socket asked for too large a datagram: ".to_owned(),
-            Kind::Learned => "path MTU learned: ".to_owned(),
-        };
-        text.push_str(&row::flow(self, pods));
+    fn message(&self, pods: &Pods, text: &mut String) {
+        text.push_str(match self.kind {
+            Kind::Made => "told that it is too large: ",
+            Kind::Received => "was told that it is too large: ",
+            Kind::Oversize => "too large, and nobody is told: ",
+            Kind::Refused => "a socket asked for too large a datagram: ",
+            Kind::Learned => "path MTU learned: ",
+        });
+        row::flow(self, pods, text);
         match (self.by(), self.record.mtu) {
             (Some(by), 0) => write!(text, "; by {by}"),
             (Some(by), mtu) if self.limit() == Some(Limit::Path) => {
@@ -380,7 +380,6 @@ impl Event for TooBig {
         if self.record.held > 0 {
             let _ = write!(text, "; {} more like it before", self.record.held);
         }
-        text
     }
 
     fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {

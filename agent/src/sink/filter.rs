@@ -44,13 +44,21 @@ impl Filter {
     /// Whether `line` is wanted. A value that is absent satisfies nothing.
     #[must_use]
     pub fn wants(&self, line: &Line<'_>) -> bool {
-        let any =
-            |satisfies: &dyn Fn(&Value<'_>) -> bool| line.fields.iter().any(|(_, value)| satisfies(value));
+        if line.level < self.level {
+            return false;
+        }
+        // Most filters ask for a level alone: fields that nobody asks for are not made.
+        let Self { level, .. } = *self;
+        if *self == (Self { level, ..Self::default() }) {
+            return true;
+        }
+        let mut fields = Vec::new();
+        line.says.fields(&mut fields);
+        let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| fields.iter().any(|(_, value)| satisfies(value));
         let no_pod_asked = self.namespace.is_empty() && self.pod.is_empty();
-        line.level >= self.level
-            && (no_pod_asked
-                || line.pod.is_some_and(|pod| self.wants_pod(pod))
-                || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
+        (no_pod_asked
+            || line.pod.is_some_and(|pod| self.wants_pod(pod))
+            || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
             && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
             && (self.port.is_empty()
                 || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
@@ -144,23 +152,25 @@ mod tests {
 
     use super::*;
     use crate::incident::Span;
-    use crate::sink::{Field, Level};
+    use crate::sink::{Field, Level, Saying};
 
     fn pod(namespace: &str, name: &str) -> Pod {
         Pod { namespace: namespace.into(), name: name.into(), uid: "u".into() }
     }
 
-    fn line<'a>(pod: Option<&'a Pod>, fields: &'a [Field<'a>]) -> Line<'a> {
+    fn saying<'a>(fields: &'a [Field<'a>]) -> Saying<'a> {
+        Saying { message: "m", fields, cells: &[] }
+    }
+
+    fn line<'a>(pod: Option<&'a Pod>, says: &'a Saying<'a>) -> Line<'a> {
         Line {
             told: Told::Event,
             at: SystemTime::UNIX_EPOCH,
             level: Level::Info,
             probe: "drops",
-            message: "m".into(),
             span: Span::root(),
             pod,
-            fields,
-            cells: &[],
+            says,
         }
     }
 
@@ -182,7 +192,7 @@ mod tests {
             ("dst_pod", Value::Pod(Some(&db))),
             ("ttl", Value::Absent),
         ];
-        filter.wants(&line(Some(&web), &fields))
+        filter.wants(&line(Some(&web), &saying(&fields)))
     }
 
     fn networks(texts: &[&str]) -> Vec<IpNet> {
@@ -192,7 +202,7 @@ mod tests {
     #[test]
     fn nothing_asked_wants_everything() {
         assert!(wants(&Filter::default()));
-        assert!(Filter::default().wants(&line(None, &[])));
+        assert!(Filter::default().wants(&line(None, &saying(&[]))));
     }
 
     #[test]
@@ -236,7 +246,33 @@ mod tests {
     fn every_kind_asked_must_match() {
         let both = Filter { port: vec![443], interface: list(&["eth1"]), ..Filter::default() };
         assert!(!wants(&both));
-        assert!(!Filter { port: vec![443], ..Filter::default() }.wants(&line(None, &[("p", Value::Absent)])));
+        let absent = [("p", Value::Absent)];
+        let port = Filter { port: vec![443], ..Filter::default() };
+        assert!(!port.wants(&line(None, &saying(&absent))));
+    }
+
+    #[test]
+    fn what_a_level_alone_decides_is_not_put_into_words() {
+        struct Mute;
+        impl crate::sink::Says for Mute {
+            fn message(&self, _: &mut String) {
+                panic!("no filter reads messages");
+            }
+
+            fn fields<'a>(&'a self, _: &mut Vec<Field<'a>>) {
+                panic!("nobody asked");
+            }
+
+            fn cells<'a>(&'a self, _: &mut Vec<crate::sink::Cell<'a>>) {
+                panic!("no filter reads cells");
+            }
+        }
+        let nothing = saying(&[]);
+        let info = Line { says: &Mute, ..line(None, &nothing) };
+        let from = |level| Filter { level, ..Filter::default() };
+        assert!(from(Level::Info).wants(&info));
+        assert!(!from(Level::Warn).wants(&info));
+        assert!(!Filter { port: vec![443], ..from(Level::Warn) }.wants(&info));
     }
 
     /// Counts what reaches it.
@@ -259,10 +295,11 @@ mod tests {
         let filter = Filter { port: vec![443], ..Filter::default() };
         let two = NonZeroU64::new(2).unwrap();
         let mut sink = Limited::new(Filtered::new(Count::default(), filter), two);
-        let wanted = [("port", Value::Port(443))];
-        assert_eq!(sink.write(&line(None, &[])).unwrap(), Written::Filtered);
+        let fields = [("port", Value::Port(443))];
+        let (wanted, nothing) = (saying(&fields), saying(&[]));
+        assert_eq!(sink.write(&line(None, &nothing)).unwrap(), Written::Filtered);
         assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Yes);
-        assert_eq!(sink.write(&line(None, &[])).unwrap(), Written::Filtered);
+        assert_eq!(sink.write(&line(None, &nothing)).unwrap(), Written::Filtered);
         assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Last);
         assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Filtered);
         let verdict = Line { told: Told::Incident, ..line(None, &wanted) };

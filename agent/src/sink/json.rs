@@ -1,18 +1,16 @@
 //! One JSON line an event, in the schema every line of the agent keeps.
 
-use std::borrow::Cow;
-use std::cell::Cell as Flag;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
-use serde_json::ser::Formatter;
-
-use super::{Field, Identity, Line, Sink, Value, Written, escape, timestamp};
+use super::{Field, Identity, Line, Sink, Value, Written, timestamp};
 use crate::incident::Span;
 use crate::pod::Pod;
+
+mod object;
+
+use object::Object;
 
 /// Bytes of one line at most, its newline included: what container runtimes pass on whole.
 pub const MAX_LINE: usize = 16 * 1024;
@@ -35,29 +33,35 @@ const OWN_NAMES: [&str; 11] = [
 pub struct JsonSink<W: Write> {
     out: BufWriter<W>,
     identity: Arc<Identity>,
+    message: String,
     line: Vec<u8>,
 }
 
 impl<W: Write> JsonSink<W> {
     /// A sink that writes to `out` whenever it is flushed or has gathered enough, whole lines at a time.
     pub fn new(out: W, identity: Arc<Identity>) -> Self {
-        Self { out: BufWriter::with_capacity(BUFFER, out), identity, line: Vec::new() }
+        let out = BufWriter::with_capacity(BUFFER, out);
+        Self { out, identity, message: String::new(), line: Vec::new() }
     }
 }
 
 impl<W: Write + Send> Sink for JsonSink<W> {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        self.message.clear();
+        line.says.message(&mut self.message);
+        let mut fields = Vec::new();
+        line.says.fields(&mut fields);
         let head = Head {
             at: line.at,
             level: line.level.name(),
-            message: &line.message,
+            message: &self.message,
             span: line.span,
             identity: &self.identity,
             pod: line.pod,
             origin: Origin::Probe(line.probe),
         };
         self.line.clear();
-        render(&head, line.fields, &mut self.line);
+        render(&head, &fields, &mut self.line);
         self.out.write_all(&self.line)?;
         Ok(Written::Yes)
     }
@@ -92,119 +96,62 @@ pub(crate) fn render(head: &Head<'_>, fields: &[Field<'_>], out: &mut Vec<u8>) {
     // The last try, without the event's own fields, always fits: what remains is a dozen short strings.
     let tries = STRING_LIMITS.iter().map(|limit| (*limit, fields)).chain([(64, &[][..])]);
     for (limit, fields) in tries {
+        let mut object = Object::begin(out, limit);
+        put_head(&mut object, head);
+        for field in fields {
+            put_field(&mut object, head, field);
+        }
         let dropped = fields.is_empty() && limit == 64;
-        let body = Body { head, fields, limit, truncated: Flag::new(dropped) };
-        let written = body.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Safe));
+        if dropped || object.has_cut() {
+            object.key("truncated").raw(b"true");
+        }
+        object.end();
         out.push(b'\n');
-        if written.is_ok() && out.len() - start <= MAX_LINE {
+        if out.len() - start <= MAX_LINE {
             return;
         }
         out.truncate(start);
     }
 }
 
-/// A line on its way into JSON.
-struct Body<'a> {
-    head: &'a Head<'a>,
-    fields: &'a [Field<'a>],
-    limit: usize,
-    truncated: Flag<bool>,
-}
-
-impl<'a> Body<'a> {
-    /// `text`, or as much of it as one string may have.
-    fn short<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let Some(start) = escape::cut(text, self.limit) else { return Cow::Borrowed(text) };
-        self.truncated.set(true);
-        Cow::Owned(format!("{start}{}", escape::CUT))
-    }
-
-    /// The pod the line is about, else the agent's own: name and namespace.
-    fn whose(&self) -> (Option<&'a str>, Option<&'a str>) {
-        match self.head.pod {
-            Some(pod) => (Some(&pod.name), Some(&pod.namespace)),
-            None => (self.head.identity.pod_name.as_deref(), self.head.identity.namespace.as_deref()),
-        }
-    }
-
-    fn field<M: SerializeMap>(&self, map: &mut M, (name, value): &Field<'_>) -> Result<(), M::Error> {
-        // A diagnostic may speak of a probe by name; an event's probe is already said.
-        let free = *name == "probe" && matches!(self.head.origin, Origin::Target(_));
-        let key = if OWN_NAMES.contains(name) && !free {
-            Cow::Owned(format!("field_{name}"))
-        } else {
-            Cow::Borrowed(*name)
-        };
-        match value {
-            Value::Absent | Value::Pod(None) => map.serialize_entry(&key, &()),
-            Value::Text(text) | Value::Interface(text) | Value::Reason(text) => {
-                map.serialize_entry(&key, &self.short(text))
-            }
-            Value::Number(number) => map.serialize_entry(&key, number),
-            Value::Signed(number) => map.serialize_entry(&key, number),
-            Value::Flag(flag) => map.serialize_entry(&key, flag),
-            Value::Ip(ip) => map.serialize_entry(&key, ip),
-            Value::Port(port) => map.serialize_entry(&key, port),
-            Value::Pod(Some(pod)) => {
-                map.serialize_entry(&key, &PodName { namespace: &pod.namespace, pod: &pod.name })
-            }
-        }
+fn put_head(object: &mut Object<'_>, head: &Head<'_>) {
+    let Head { at, level, message, span, identity, pod, origin } = head;
+    // The pod the line is about, else the agent's own.
+    let (pod_name, namespace) = match pod {
+        Some(pod) => (Some(pod.name.as_str()), Some(pod.namespace.as_str())),
+        None => (identity.pod_name.as_deref(), identity.namespace.as_deref()),
+    };
+    object.key("timestamp").quoted(&timestamp(*at));
+    object.key("level").text(level);
+    object.key("message").text(message);
+    object.key("trace_id").quoted(&span.trace_id);
+    object.key("span_id").quoted(&span.span_id);
+    object.key("pod_name").text_or_null(pod_name);
+    object.key("node_name").text(&identity.node_name);
+    object.key("namespace").text_or_null(namespace);
+    match origin {
+        Origin::Probe(probe) => object.key("probe").text(probe),
+        Origin::Target(target) => object.key("target").text(target),
     }
 }
 
-impl Serialize for Body<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let head = self.head;
-        let (pod_name, namespace) = self.whose();
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("timestamp", &timestamp(head.at))?;
-        map.serialize_entry("level", head.level)?;
-        map.serialize_entry("message", &self.short(head.message))?;
-        map.serialize_entry("trace_id", &head.span.trace_id.to_string())?;
-        map.serialize_entry("span_id", &head.span.span_id.to_string())?;
-        map.serialize_entry("pod_name", &pod_name.map(|name| self.short(name)))?;
-        map.serialize_entry("node_name", &self.short(&head.identity.node_name))?;
-        map.serialize_entry("namespace", &namespace.map(|name| self.short(name)))?;
-        match head.origin {
-            Origin::Probe(probe) => map.serialize_entry("probe", probe)?,
-            Origin::Target(target) => map.serialize_entry("target", &self.short(target))?,
-        }
-        for field in self.fields {
-            self.field(&mut map, field)?;
-        }
-        if self.truncated.get() {
-            map.serialize_entry("truncated", &true)?;
-        }
-        map.end()
+fn put_field(object: &mut Object<'_>, head: &Head<'_>, (name, value): &Field<'_>) {
+    // A diagnostic may speak of a probe by name; an event's probe is already said.
+    let free = *name == "probe" && matches!(head.origin, Origin::Target(_));
+    if OWN_NAMES.contains(name) && !free {
+        object.key(&format!("field_{name}"));
+    } else {
+        object.key(name);
     }
-}
-
-/// A pod at one end of an event.
-#[derive(Serialize)]
-struct PodName<'a> {
-    namespace: &'a str,
-    pod: &'a str,
-}
-
-/// Compact JSON in which unsafe characters beyond ASCII are `\uXXXX` too: the value is the same to a parser, and a
-/// terminal that shows the raw line has nothing to obey.
-struct Safe;
-
-impl Formatter for Safe {
-    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(escape::is_unsafe) {
-            let (clean, tail) = rest.split_at(at);
-            out.write_all(clean.as_bytes())?;
-            let mut chars = tail.chars();
-            if let Some(c) = chars.next() {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(out, "\\u{unit:04x}")?;
-                }
-            }
-            rest = chars.as_str();
-        }
-        out.write_all(rest.as_bytes())
+    match value {
+        Value::Absent | Value::Pod(None) => object.raw(b"null"),
+        Value::Text(text) | Value::Interface(text) | Value::Reason(text) => object.text(text),
+        Value::Number(number) => object.number(*number),
+        Value::Signed(number) => object.raw(number.to_string().as_bytes()),
+        Value::Flag(flag) => object.raw(if *flag { b"true" } else { b"false" }),
+        Value::Ip(ip) => object.address(*ip),
+        Value::Port(port) => object.number(u64::from(*port)),
+        Value::Pod(Some(pod)) => object.pod(pod),
     }
 }
 

@@ -141,11 +141,15 @@ impl<W: Write + Send> Sink for TableSink<W> {
             Level::Error => Some("31"),
         };
         if line.told == Told::Incident {
-            self.words(&line.message, colour)?;
+            let mut message = String::new();
+            line.says.message(&mut message);
+            self.words(&message, colour)?;
             return Ok(Written::Yes);
         }
-        self.heading(line.probe, line.cells.iter().map(|cell| cell.column))?;
-        self.put(line.cells.iter().cloned(), colour)?;
+        let mut cells = Vec::new();
+        line.says.cells(&mut cells);
+        self.heading(line.probe, cells.iter().map(|cell| cell.column))?;
+        self.put(cells.into_iter(), colour)?;
         Ok(Written::Yes)
     }
 
@@ -207,6 +211,7 @@ mod tests {
 
     use super::*;
     use crate::incident::Span;
+    use crate::sink::Saying;
 
     const COLUMNS: [Column; 4] = [
         Column { title: "TIME", width: 8, wide: false },
@@ -219,17 +224,19 @@ mod tests {
         COLUMNS.into_iter().zip(texts).map(|(column, text)| Cell { column, text: text.into() }).collect()
     }
 
-    fn line<'a>(level: Level, cells: &'a [Cell<'a>]) -> Line<'a> {
+    fn saying<'a>(cells: &'a [Cell<'a>]) -> Saying<'a> {
+        Saying { message: "m", fields: &[], cells }
+    }
+
+    fn line<'a>(level: Level, says: &'a Saying<'a>) -> Line<'a> {
         Line {
             told: Told::Event,
             at: SystemTime::UNIX_EPOCH,
             level,
             probe: "drops",
-            message: "m".into(),
             span: Span::root(),
             pod: None,
-            fields: &[],
-            cells,
+            says,
         }
     }
 
@@ -237,7 +244,8 @@ mod tests {
         let mut out = Vec::new();
         let mut sink = TableSink::new(&mut out, style);
         for (level, texts) in rows {
-            assert_eq!(sink.write(&line(*level, &cells(*texts))).unwrap(), Written::Yes);
+            let cells = cells(*texts);
+            assert_eq!(sink.write(&line(*level, &saying(&cells))).unwrap(), Written::Yes);
         }
         sink.flush().unwrap();
         drop(sink);

@@ -12,8 +12,9 @@ use super::Sum;
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd` (include/uapi/linux/bpf.h); per-CPU hash maps have it since 5.6.
 const LOOKUP_BATCH: libc::c_int = 24;
 
-/// Bytes of values a call: a row has a value for each CPU there may ever be.
-const VALUES: usize = 256 << 10;
+/// Bytes of values a call: a row has a value for each CPU there may ever be. So few that the allocator has them at hand:
+/// for more, each scrape would have pages mapped and cleared.
+const VALUES: usize = 64 << 10;
 
 /// Rows a call, at least: the kernel gives out whole buckets, which hold one or two rows each.
 const MIN_ROWS: usize = 64;

@@ -33,12 +33,12 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
         time_of_day(event.at).chars().take(8).collect::<String>().into(),
         event.verdict.class.name().into(),
         short(event.direction()).into(),
-        end(pods.source.as_deref(), event.source(), None).into(),
-        end(pods.destination.as_deref(), event.destination(), port).into(),
+        end(pods.source.as_deref(), event.source(), None).to_string().into(),
+        end(pods.destination.as_deref(), event.destination(), port).to_string().into(),
         event.interface().unwrap_or("-".into()),
         event.protocol(),
         event.record.len.to_string().into(),
-        addresses((event.source(), source_port), (event.destination(), port)).into(),
+        addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
         place(event).into(),
         reason(event).into(),
     ];
@@ -87,16 +87,12 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
 }
 
 /// `UDP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:53`, as far as it is known.
-#[must_use]
-pub fn flow(event: &PacketDrop, pods: &Pods) -> String {
-    let mut text = String::new();
+pub fn flow(event: &PacketDrop, pods: &Pods, text: &mut String) {
     match event.direction() {
         Direction::Unknown => {}
-        direction => {
-            let _ = write!(text, "{} ", direction_name(direction));
-        }
+        direction => text.extend([direction_name(direction), " "]),
     }
-    let _ = write!(text, "{}", event.protocol());
+    text.push_str(&event.protocol());
     if let Some((kind, code)) = event.icmp() {
         let _ = write!(text, " {kind}/{code}");
     }
@@ -107,10 +103,10 @@ pub fn flow(event: &PacketDrop, pods: &Pods) -> String {
         let _ = write!(text, " {source} -> {destination}");
     }
     if let Some(interface) = event.interface() {
-        let _ = write!(text, " on {interface}");
+        text.extend([" on ", &*interface]);
     }
-    text
 }
+
 fn place(event: &PacketDrop) -> String {
     match &event.place {
         Some(Place { function, module: Some(module) }) => format!("{function} [{module}]"),

@@ -28,7 +28,7 @@ pub const COLUMNS: &[Column] = &[
 pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     let (source_port, port) = event.ports();
     let number = |number: u32| if number == 0 { "-".to_owned() } else { number.to_string() };
-    let mut destination = end(pods.destination.as_deref(), event.destination(), port);
+    let mut destination = end(pods.destination.as_deref(), event.destination(), port).to_string();
     if event.record.held > 0 {
         let _ = write!(destination, " +{}", event.record.held);
     }
@@ -40,8 +40,8 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
         event.limit().map_or("-", Limit::name).into(),
         number(event.record.len).into(),
         event.tunnel().map_or("-", |inner| inner.tunnel.name()).into(),
-        addresses((event.source(), source_port), (event.destination(), port)).into(),
-        end(pods.source.as_deref(), event.source(), None).into(),
+        addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
+        end(pods.source.as_deref(), event.source(), None).to_string().into(),
         destination.into(),
     ];
     cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
@@ -91,15 +91,15 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
 }
 
 /// `TCP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:443 in VXLAN`, as far as it is known.
-#[must_use]
-pub fn flow(event: &TooBig, pods: &Pods) -> String {
+pub fn flow(event: &TooBig, pods: &Pods, text: &mut String) {
     let (source_port, destination_port) = event.ports();
-    let mut text = event.flow().map(|flow| protocol(flow.protocol).into_owned() + " ").unwrap_or_default();
+    if let Some(flow) = event.flow() {
+        text.extend([&*protocol(flow.protocol), " "]);
+    }
     let source = named(pods.source.as_deref(), event.source(), source_port);
     let destination = named(pods.destination.as_deref(), event.destination(), destination_port);
     let _ = write!(text, "{source} -> {destination}");
     if let Some(inner) = event.tunnel() {
-        let _ = write!(text, " in {}", inner.tunnel.name());
+        text.extend([" in ", inner.tunnel.name()]);
     }
-    text
 }

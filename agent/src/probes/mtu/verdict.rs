@@ -133,7 +133,7 @@ impl Findings {
             (None, Some(address)) => address.to_string(),
             (None, None) => "this node".to_owned(),
         };
-        let to = end(pods.destination.as_deref(), event.destination(), port);
+        let to = end(pods.destination.as_deref(), event.destination(), port).to_string();
         match event.kind {
             Kind::Oversize => silent(event, &who),
             Kind::Made => self.made(event, &who, &to),

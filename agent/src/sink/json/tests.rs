@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sink::{Level, Told, schema};
+use crate::sink::{Level, Saying, Told, escape, schema};
 
 fn identity() -> Arc<Identity> {
     Arc::new(Identity::new(Some("node-1".into()), None, None))
@@ -17,25 +17,27 @@ fn pod() -> Pod {
     Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() }
 }
 
-fn line<'a>(message: &'a str, pod: Option<&'a Pod>, fields: &'a [Field<'a>]) -> Line<'a> {
+fn saying<'a>(message: &'a str, fields: &'a [Field<'a>]) -> Saying<'a> {
+    Saying { message, fields, cells: &[] }
+}
+
+fn line<'a>(says: &'a Saying<'a>, pod: Option<&'a Pod>) -> Line<'a> {
     Line {
         told: Told::Event,
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045),
         level: Level::Warn,
         probe: "drops",
-        message: message.into(),
         span: Span::root(),
         pod,
-        fields,
-        cells: &[],
+        says,
     }
 }
 
-/// What the sink writes for `line`, checked for what holds of every line.
-fn written(line: &Line<'_>) -> (String, serde_json::Value) {
+/// What the sink writes for such a line, checked for what holds of every line.
+fn written(message: &str, pod: Option<&Pod>, fields: &[Field<'_>]) -> (String, serde_json::Value) {
     let mut out = Vec::new();
     let mut sink = JsonSink::new(&mut out, identity());
-    assert_eq!(sink.write(line).unwrap(), Written::Yes);
+    assert_eq!(sink.write(&line(&saying(message, fields), pod)).unwrap(), Written::Yes);
     sink.flush().unwrap();
     drop(sink);
     assert!(out.len() <= MAX_LINE, "{} bytes", out.len());
@@ -61,7 +63,7 @@ fn an_event_has_the_schema_and_its_fields() {
         ("dst_pod", Value::Pod(None)),
         ("comm", Value::Text("curl".into())),
     ];
-    let (text, json) = written(&line("dropped", Some(&pod), &fields));
+    let (text, json) = written("dropped", Some(&pod), &fields);
     assert!(
         text.starts_with(
             r#"{"timestamp":"2026-01-02T03:04:05.000000000Z","level":"WARN","message":"dropped""#
@@ -82,14 +84,14 @@ fn an_event_has_the_schema_and_its_fields() {
 
 #[test]
 fn a_line_about_no_pod_is_the_agents_own() {
-    let (_, json) = written(&line("m", None, &[]));
+    let (_, json) = written("m", None, &[]);
     assert_eq!(json["pod_name"], serde_json::Value::Null);
     assert_eq!(json["namespace"], serde_json::Value::Null);
 }
 
 #[test]
 fn a_field_cannot_overrule_the_schemas_own() {
-    let (text, json) = written(&line("m", None, &[("pod_name", Value::Text("forged".into()))]));
+    let (text, json) = written("m", None, &[("pod_name", Value::Text("forged".into()))]);
     assert_eq!(text.matches("\"pod_name\"").count(), 1);
     assert_eq!(json["pod_name"], serde_json::Value::Null);
     assert_eq!(json["field_pod_name"], "forged");
@@ -98,7 +100,7 @@ fn a_field_cannot_overrule_the_schemas_own() {
 #[test]
 fn hostile_text_is_one_line_and_decodes_to_what_it_was() {
     let hostile = "a\n{\"level\":\"INFO\"}\x1b]0;x\x07\u{9b}2J\u{202e}\u{2028}\u{e0041}\"\\";
-    let (_, json) = written(&line(hostile, None, &[("comm", Value::Text(hostile.into()))]));
+    let (_, json) = written(hostile, None, &[("comm", Value::Text(hostile.into()))]);
     assert_eq!(json["message"], hostile);
     assert_eq!(json["comm"], hostile);
 }
@@ -106,7 +108,7 @@ fn hostile_text_is_one_line_and_decodes_to_what_it_was() {
 #[test]
 fn a_long_value_is_cut_and_said_to_be() {
     let long = "é".repeat(40_000);
-    let (_, json) = written(&line("m", None, &[("path", Value::Text(long.into())), ("n", Value::Number(1))]));
+    let (_, json) = written("m", None, &[("path", Value::Text(long.into())), ("n", Value::Number(1))]);
     assert_eq!(json["truncated"], true);
     assert!(json["path"].as_str().unwrap().ends_with('…'));
     assert!(json["path"].as_str().unwrap().len() > 4_000, "as much as fits is kept");
@@ -117,7 +119,7 @@ fn a_long_value_is_cut_and_said_to_be() {
 #[test]
 fn more_fields_than_fit_leave_the_schemas_own() {
     let fields: Vec<Field<'_>> = (0..2_000).map(|_| ("field", Value::Text("x".repeat(100).into()))).collect();
-    let (_, json) = written(&line("m", None, &fields));
+    let (_, json) = written("m", None, &fields);
     assert_eq!(json["truncated"], true);
     assert!(json.get("field").is_none());
 }
@@ -145,7 +147,7 @@ fn only_whole_lines_are_handed_on() {
     let writes = Arc::new(Mutex::new(Vec::new()));
     let mut sink = JsonSink::new(Pipe(Arc::clone(&writes), false), identity());
     for length in 0..1_000 {
-        sink.write(&line(&"x".repeat(length), None, &[])).unwrap();
+        sink.write(&line(&saying(&"x".repeat(length), &[]), None)).unwrap();
     }
     sink.flush().unwrap();
     assert!((2..100).contains(&writes.lock().unwrap().len()), "buffered, yet bounded");
@@ -154,7 +156,7 @@ fn only_whole_lines_are_handed_on() {
 #[test]
 fn a_closed_pipe_is_passed_up() {
     let mut sink = JsonSink::new(Pipe(Arc::default(), true), identity());
-    sink.write(&line("m", None, &[])).unwrap();
+    sink.write(&line(&saying("m", &[]), None)).unwrap();
     assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
 }
 
@@ -164,7 +166,7 @@ proptest! {
         let comm = escape::bytes(&comm);
         let path: String = message.chars().cycle().take(if message.is_empty() { 0 } else { long }).collect();
         let fields = [("comm", Value::Text(comm.clone())), ("path", Value::Text(path.into()))];
-        let (_, json) = written(&line(&message, None, &fields));
+        let (_, json) = written(&message, None, &fields);
         prop_assert!(json["truncated"] == true || json["comm"] == *comm);
     }
 }

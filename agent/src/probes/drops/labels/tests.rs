@@ -137,6 +137,34 @@ fn what_a_scrape_costs() {
 }
 
 #[test]
+fn a_storm_of_rows_is_a_whole_line_each_in_both_texts() {
+    let storm = storm(100);
+    let meaning = meaning();
+    // A source that is not to be believed is nobody's.
+    let is_of_pod = |key: &DropKey| key.source == 0 || meaning.trusts_source(&DropRows::kind(key));
+    let of_pods = storm.0.iter().filter(|(key, _)| is_of_pod(key));
+    let packets: u64 = of_pods.map(|(_, sum)| sum.events).sum();
+    let rows = storm.0.len();
+    let counts = Counts::new(Box::new(storm), meaning);
+    let metrics = metrics(&counts, pods(100));
+    let text = |format| metrics.encode(format).unwrap();
+    let samples = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let classic = samples(&text(Format::Classic));
+    assert_eq!(classic, samples(&text(Format::OpenMetrics)));
+    let of_pods: Vec<(&str, u64)> = classic
+        .iter()
+        .filter(|line| line.starts_with("r2c_pod_drop_packets_total{namespace=\"team-"))
+        .map(|line| line.rsplit_once("\"} ").unwrap())
+        .map(|(series, count)| (series, count.parse().unwrap()))
+        .collect();
+    assert!(of_pods.iter().all(|(series, _)| series.matches('{').count() == 1), "two lines ran into one");
+    assert!(of_pods.len() > rows / 2 && of_pods.is_sorted_by(|(one, _), (next, _)| one < next));
+    assert_eq!(of_pods.iter().map(|(_, count)| count).sum::<u64>(), packets);
+}
+
+#[test]
 fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
     let key = |place: u64, reason, source, destination, ip_version| DropKey {
         place: u32::try_from((TEXT + 0x400 * place) & 0xffff_ffff).unwrap() + 4,
