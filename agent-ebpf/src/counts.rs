@@ -16,12 +16,7 @@ static WINDOW_SHIFT: Global<u32> = Global::new(8);
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
 /// described too.
 #[inline(always)]
-pub fn count<K>(
-    counts: &PerCpuHashMap<K, Count>,
-    tally: &mut Tally,
-    key: &K,
-    len: u32,
-) -> Option<u64> {
+pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: &mut Tally, key: &K, len: u32) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
     // SAFETY: no argument.
     let window = (unsafe { bpf_jiffies64() } >> WINDOW_SHIFT.load()) as u32;

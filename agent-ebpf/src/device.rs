@@ -51,8 +51,13 @@ pub unsafe fn veth_peer<R: Read>(dev: *const u8) -> *const u8 {
             return ptr::null();
         }
         // Five bytes of it: what is behind the name's end is not the name's.
-        let name = kernel::copy::<u64>(kind::<R>(dev).cast()) & u64::from_ne_bytes([255, 255, 255, 255, 255, 0, 0, 0]);
-        if name == u64::from_ne_bytes(VETH) { kernel::field::<Probed, _>(dev, &VETH_PEER) } else { ptr::null() }
+        let name = kernel::copy::<u64>(kind::<R>(dev).cast())
+            & u64::from_ne_bytes([255, 255, 255, 255, 255, 0, 0, 0]);
+        if name == u64::from_ne_bytes(VETH) {
+            kernel::field::<Probed, _>(dev, &VETH_PEER)
+        } else {
+            ptr::null()
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn reads() -> bool {
 ///
 /// Whether it could is not to be asked, here as with [`Read`]: each such question doubles the ways that the verifier has to
 /// walk, and the answer would be the same. The helper clears what it cannot fill (`bpf_probe_read_kernel_common`,
-/// kernel/trace/bpf_trace.c).
+/// `kernel/trace/bpf_trace.c`).
 ///
 /// # Safety
 /// `T` is valid for any bytes.
@@ -72,7 +72,7 @@ pub unsafe fn copy_to<T: Copy>(to: *mut T, at: *const T) {
 /// `to` is memory for a `T` of whole words, which is valid for any bytes.
 #[inline(always)]
 pub unsafe fn clear<T>(to: *mut T) {
-    const { assert!(size_of::<T>() % size_of::<u64>() == 0 && align_of::<T>() == align_of::<u64>()) };
+    const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>()) && align_of::<T>() == align_of::<u64>()) };
     for word in 0..size_of::<T>() / size_of::<u64>() {
         // SAFETY: the caller's. Volatile, so that it does not become a loop over bytes again.
         unsafe { to.cast::<u64>().add(word).write_volatile(0) };
@@ -119,13 +119,10 @@ impl Read for Probed {
 /// walked, past 100,000 instructions. Of an unknown value all paths are one.
 #[inline(always)]
 #[must_use]
-pub fn zero() -> u32 {
+pub fn zero() -> u8 {
     // A machine would have to run for some hundred million years. It is a load, where helpers are calls.
     // SAFETY: no argument.
-    let zero = unsafe { generated::bpf_jiffies64() } >> 63;
-    #[expect(clippy::cast_possible_truncation, reason = "one bit")]
-    let zero = zero as u32;
-    zero
+    (unsafe { generated::bpf_jiffies64() } >> 63) as u8
 }
 
 /// The `T` in the field at `offset`; zero if the kernel has no such field.

@@ -68,10 +68,9 @@ impl Flow {
     /// Of a packet of which nothing is known; `zero` is [`kernel::zero`].
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "it is zero")]
-    pub const fn none(zero: u32) -> Self {
-        let none = Address([zero as u64; 2]);
-        Self { version: zero as u8, source: none, destination: none }
+    pub fn none(zero: u8) -> Self {
+        let none = Address([zero.into(); 2]);
+        Self { version: zero, source: none, destination: none }
     }
 
     /// Of a packet of which nothing is known but where it was to go.
@@ -163,7 +162,7 @@ impl Header {
     /// From where to where; `zero` is [`kernel::zero`].
     #[inline(always)]
     #[must_use]
-    pub fn flow(&self, zero: u32) -> Flow {
+    pub fn flow(&self, zero: u8) -> Flow {
         let (mut flow, nothing) = (Flow::none(zero), u64::from(zero));
         match self.version() {
             4 => {

@@ -54,7 +54,8 @@ impl Here {
 /// [`kernel::zero`](crate::kernel::zero).
 #[inline(always)]
 #[must_use]
-pub fn of_header(header: &Header, version: u8, zero: u16) -> (u16, u16) {
+pub fn of_header(header: &Header, version: u8, zero: u8) -> (u16, u16) {
+    let zero = u16::from(zero);
     match version {
         4 => {
             let (source, destination) = header.ipv4();
@@ -69,7 +70,8 @@ pub fn of_header(header: &Header, version: u8, zero: u16) -> (u16, u16) {
 /// [`kernel::zero`](crate::kernel::zero).
 #[inline(always)]
 #[must_use]
-pub fn of_flow(flow: &Flow, zero: u16) -> (u16, u16) {
+pub fn of_flow(flow: &Flow, zero: u8) -> (u16, u16) {
+    let zero = u16::from(zero);
     match flow.version {
         4 => (by_ipv4(flow.source.first()) | zero, by_ipv4(flow.destination.first()) | zero),
         6 => (by_ipv6(&flow.source) | zero, by_ipv6(&flow.destination) | zero),

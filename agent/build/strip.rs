@@ -32,7 +32,8 @@ pub(crate) fn debug_info(elf: &[u8]) -> Result<Vec<u8>> {
     let mut stripped = part(elf, 0, HEADER)?.to_vec();
     for section in 0..count {
         let header = section * HEADER;
-        let name = names.get(usize::try_from(word(&headers, header + NAME)?)?..).context("a section's name")?;
+        let name =
+            names.get(usize::try_from(word(&headers, header + NAME)?)?..).context("a section's name")?;
         if [&b".debug_"[..], b".rel.debug_", b".rel.BTF"].iter().any(|prefix| name.starts_with(prefix)) {
             headers[header + KIND..][..4].copy_from_slice(&NONE.to_le_bytes());
             headers[header + SIZE..][..8].fill(0);

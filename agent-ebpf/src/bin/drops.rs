@@ -163,19 +163,21 @@ unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
     let zero = kernel::zero();
     // SAFETY: as the caller has it.
     let (site, header) = unsafe { (site::<R>(freed, zero), Header::of::<R>(freed.skb)) };
-    let ip_version = header.version() | zero as u8;
+    let ip_version = header.version() | zero;
     // SAFETY: as above.
-    let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero as u8;
-    let (source, destination) = ends(&site, &header, ip_version, direction, zero as u16);
-    DropKey { place: freed.location as u32, reason: freed.reason, source, destination, direction, ip_version, zero: 0 }
+    let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero;
+    let (source, destination) = ends(&site, &header, ip_version, direction, zero);
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is all that a key needs")]
+    let place = freed.location as u32;
+    DropKey { place, reason: freed.reason, source, destination, direction, ip_version, zero: 0 }
 }
 
 #[inline(always)]
-unsafe fn site<R: Read>(freed: &Freed, zero: u32) -> Site {
+unsafe fn site<R: Read>(freed: &Freed, zero: u8) -> Site {
     // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
     unsafe {
         let dev: *const u8 = kernel::field::<R, _>(freed.skb, &SKB_DEV);
-        let (mut netns, mut ifindex) = (zero, zero);
+        let (mut netns, mut ifindex) = (u32::from(zero), u32::from(zero));
         // Not left to the reads, which would see zeroes: where a fault is how they see them, it is dear, and many a
         // packet dies on no device.
         if !dev.is_null() {
@@ -199,8 +201,8 @@ unsafe fn site<R: Read>(freed: &Freed, zero: u32) -> Site {
 /// its way out if its route says anything else, or if it already is on another device (a bridge has no routes).
 #[inline(always)]
 unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_version: u8) -> Direction {
-    /// `RTCF_LOCAL` of `rtable.rt_flags` (linux/in_route.h) and `RTF_LOCAL` of `rt6_info.rt6i_flags`
-    /// (linux/ipv6_route.h).
+    /// `RTCF_LOCAL` of `rtable.rt_flags` (`linux/in_route.h`) and `RTF_LOCAL` of `rt6_info.rt6i_flags`
+    /// (`linux/ipv6_route.h`).
     const LOCAL: u32 = 1 << 31;
     /// `RTF_ANYCAST`.
     const ANYCAST: u32 = 1 << 20;
@@ -214,7 +216,7 @@ unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_ve
         let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
         if route.is_null() {
             site.ifindex == 0 || site.ifindex == site.input_ifindex
-        } else if !kernel::reads() {
+        } else if !kernel::reads() || ip_version == 6 && RT6_FLAGS.load() == kernel::ABSENT {
             return Direction::Unknown;
         } else if ip_version == 6 {
             // A multicast group's route does not say that it is for this host as well.
@@ -230,13 +232,14 @@ unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_ve
 /// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest. They do
 /// so only where the host's routing holds.
 #[inline(always)]
-fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u16) -> (u16, u16) {
+fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u8) -> (u16, u16) {
     let here = Here::of(site.netns);
+    let nobody = u16::from(zero);
     if here.foreign {
-        return (zero, zero);
+        return (nobody, nobody);
     }
     let here = here.slot;
-    let (mut source, mut destination) = (zero, zero);
+    let (mut source, mut destination) = (nobody, nobody);
     if here != 0 {
         if site.ifindex == LOOPBACK || site.input_ifindex == LOOPBACK {
             return (here, here);

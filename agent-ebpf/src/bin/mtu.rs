@@ -289,16 +289,17 @@ impl Seen {
     unsafe fn admit(&self) -> Option<Entry> {
         let tally = tally(self.hook)?;
         tally.seen += 1;
-        let zero = kernel::zero() as u16;
+        let zero = kernel::zero();
         let here = Here::of(self.netns);
-        let (mut source, mut destination) = (zero, zero);
+        let (mut source, mut destination) = (u16::from(zero), u16::from(zero));
         if !here.foreign {
             (source, destination) = slots::of_flow(&self.packet, zero);
             if self.is_from_here && here.slot != 0 {
                 source = here.slot;
             }
         }
-        let key = MtuKey { kind: self.kind as u8, ip_version: self.packet.version, source, destination, zero: 0 };
+        let key =
+            MtuKey { kind: self.kind as u8, ip_version: self.packet.version, source, destination, zero: 0 };
         let held = count(&COUNTS, tally, &key, self.len)?;
         let Some(mut entry) = RECORDS.reserve::<MtuRecord>(0) else {
             tally.ring_full += 1;
