@@ -254,7 +254,7 @@ const fn upper(word: u64) -> u32 {
 pub unsafe fn network_header<R: Read>(skb: *const u8) -> *const u8 {
     // SAFETY: integers and pointers are valid for any bytes.
     unsafe {
-        let network: u16 = kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER);
+        let network = network_offset::<R>(skb);
         // Zero as well: a packet that never met the network layer (a unix socket's) has no header there.
         if network == 0 || network == UNSET {
             return core::ptr::null();
@@ -263,18 +263,26 @@ pub unsafe fn network_header<R: Read>(skb: *const u8) -> *const u8 {
     }
 }
 
-/// Where the linear data of `skb` end.
+/// Where in `skb`'s linear data the network header is; 0 where it is not known.
 ///
 /// # Safety
 /// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn tail<R: Read>(skb: *const u8) -> *const u8 {
-    // SAFETY: integers and pointers are valid for any bytes.
-    unsafe {
-        let tail: u32 = kernel::field::<R, _>(skb, &SKB_TAIL);
-        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(tail as usize)
-    }
+pub unsafe fn network_offset<R: Read>(skb: *const u8) -> u16 {
+    // SAFETY: an integer is valid for any bytes.
+    unsafe { kernel::field::<R, _>(skb, &SKB_NETWORK_HEADER) }
+}
+
+/// Where in `skb`'s linear data the transport header is, of a packet that has been received as far as that.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn transport_offset<R: Read>(skb: *const u8) -> u16 {
+    // SAFETY: an integer is valid for any bytes.
+    unsafe { kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER) }
 }
 
 /// `skb->protocol` in host order, 0 if not set.
@@ -346,29 +354,34 @@ pub unsafe fn is_local<R: Read>(skb: *const u8) -> bool {
 pub unsafe fn transport_header<R: Read>(skb: *const u8) -> *const u8 {
     // SAFETY: integers and pointers are valid for any bytes.
     unsafe {
-        let transport: u16 = kernel::field::<R, _>(skb, &SKB_TRANSPORT_HEADER);
-        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(usize::from(transport))
+        let transport = usize::from(transport_offset::<R>(skb));
+        kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(transport)
     }
 }
 
-/// Copies what there is from `from` to `end`, but no more than fits; gives how much that was. What is behind the end is not
-/// the packet's: that memory is a stranger's.
+/// Copies what `skb`'s linear data have from `offset` on, but no more than fits; gives how much that was. What is behind
+/// their end is not the packet's: that memory is a stranger's.
+///
+/// Lengths come of offsets: of pointers into packets the verifier takes no difference, from 6.17 on.
 ///
 /// # Safety
-/// `to` is memory for `N` bytes, at most 255.
+/// `to` is memory for `N` bytes, at most 255; `skb` is the kernel's `struct sk_buff *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn copy<const N: usize>(to: *mut [u8; N], from: *const u8, end: *const u8) -> u8 {
-    let there = (end as u64).wrapping_sub(from as u64);
-    // Wrapped around: it is said to begin behind the end.
-    if there > u64::from(u16::MAX) || !kernel::reads() {
-        return 0;
-    }
-    let length = if there > N as u64 { N as u64 } else { there };
-    // SAFETY: there is room for `length` bytes; the helper checks the address.
-    #[expect(clippy::cast_possible_truncation, reason = "at most N")]
+pub unsafe fn copy_linear<R: Read, const N: usize>(to: *mut [u8; N], skb: *const u8, offset: u32) -> u8 {
+    const { assert!(N <= u8::MAX as usize) };
+    // SAFETY: integers and pointers are valid for any bytes; there is room for `length` bytes.
     unsafe {
-        if bpf_probe_read_kernel(to.cast(), length as u32, from.cast()) == 0 { length as u8 } else { 0 }
+        let there = kernel::field::<R, u32>(skb, &SKB_TAIL).wrapping_sub(offset);
+        // Wrapped around: it is said to begin behind the end.
+        if offset == 0 || there > u32::from(u16::MAX) || !kernel::reads() {
+            return 0;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 255")]
+        let length = if there > N as u32 { N as u32 } else { there };
+        let from = kernel::field::<R, *const u8>(skb, &SKB_HEAD).wrapping_add(offset as usize);
+        #[expect(clippy::cast_possible_truncation, reason = "at most N")]
+        if bpf_probe_read_kernel(to.cast(), length, from.cast()) == 0 { length as u8 } else { 0 }
     }
 }
 

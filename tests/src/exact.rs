@@ -63,6 +63,8 @@ fn storm_is_counted(lab: &Lab) {
          add rule inet r2c forward udp dport 7503 drop\n",
         "delete table inet r2c\n",
     );
+    // Ahead of the storm: a neighbour who is still being asked for has room for few packets.
+    lab.web.netns.run("ping", &["-c", "1", "10.99.2.2"]);
     let before = lab.agent.scrape();
     storm(lab);
     // Softirq may still be at it, on the other processor.

@@ -53,6 +53,8 @@ const ICMP_DEST_UNREACH: u8 = 3;
 const ICMP_FRAG_NEEDED: u8 = 4;
 const ICMPV6_PKT_TOOBIG: u8 = 2;
 const EMSGSIZE: i32 = 90;
+/// Bytes of an ICMP or ICMPv6 error before the packet it quotes.
+const ICMP_HEADER: u32 = 8;
 
 /// Two programs for one hook on a function's entry: by BTF, and by registers.
 macro_rules! on_entry {
@@ -111,7 +113,7 @@ unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
             return passed(hook::ICMP_UNREACH);
         }
         let mtu = u16::from_be_bytes(mtu).into();
-        received::<R>(hook::ICMP_UNREACH, skb, icmp.wrapping_add(8), mtu)
+        received::<R>(hook::ICMP_UNREACH, skb, mtu)
     }
 }
 
@@ -124,10 +126,7 @@ unsafe fn icmpv6_notify<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<
         return passed(hook::ICMPV6_NOTIFY);
     }
     // SAFETY: the helper checks the address.
-    unsafe {
-        let quote = packet::transport_header::<R>(skb).wrapping_add(8);
-        received::<R>(hook::ICMPV6_NOTIFY, skb, quote, u32::from_be(info))
-    }
+    unsafe { received::<R>(hook::ICMPV6_NOTIFY, skb, u32::from_be(info)) }
 }
 
 // include/trace/events/skb.h: kfree_skb(struct sk_buff *skb, void *location[, enum skb_drop_reason reason, ..])
@@ -189,8 +188,8 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
         if !peer.is_null() {
             fill::<Probed>(&raw mut (*record).route, peer);
         }
-        let (network, end) = (packet::network_header::<R>(skb), packet::tail::<R>(skb));
-        (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
+        let network = packet::network_offset::<R>(skb).into();
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, network);
         entry.submit(0);
         Some(())
     }
@@ -360,8 +359,8 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
             fill::<Probed>(&raw mut (*record).route, out);
             (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
         }
-        let (network, end) = (packet::network_header::<R>(skb), packet::tail::<R>(skb));
-        (*record).header_len = packet::copy(&raw mut (*record).header, network, end);
+        let network = packet::network_offset::<R>(skb).into();
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, network);
         entry.submit(0);
         Some(())
     }
@@ -382,9 +381,9 @@ unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
     }
 }
 
-/// A namespace of this node is told by `skb` that the packet quoted at `quote` was too large.
+/// A namespace of this node is told by `skb` that the packet it quotes was too large.
 #[inline(always)]
-unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u32) -> Option<()> {
+unsafe fn received<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
     // SAFETY: as above.
     unsafe {
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
@@ -392,7 +391,8 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
             hook,
             kind: Kind::Received,
             netns: packet::device_netns::<R>(dev),
-            packet: Header::at(quote).flow(kernel::zero()),
+            packet: Header::at(packet::transport_header::<R>(skb).wrapping_add(ICMP_HEADER as usize))
+                .flow(kernel::zero()),
             len: 0,
             // It was sent to whoever sent the packet.
             is_from_here: true,
@@ -404,7 +404,8 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, quote: *const u8, mtu: u3
         // Of the message, so that a quote that is none still has a family.
         (*record).ip_version = message.version;
         fill::<R>(&raw mut (*record).device, dev);
-        (*record).header_len = packet::copy(&raw mut (*record).header, quote, packet::tail::<R>(skb));
+        let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
         entry.submit(0);
         Some(())
     }
