@@ -14,8 +14,11 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 /// at one long string and make a look-up quadratic.
 const MAX_NAME: usize = 512;
 
-/// Bits of a bucket's number: twice as many types have a name as there are buckets.
-const BUCKET_BITS: u32 = 15;
+/// Bits of a bucket's number, at most: twice as many of a kernel's types have a name as there are buckets then.
+const MAX_BUCKET_BITS: u32 = 15;
+
+/// Bytes a type has in the mean.
+const TYPE: usize = 20;
 
 const MAGIC: u16 = 0xeb9f;
 const VERSION: u8 = 1;
@@ -280,7 +283,7 @@ impl Section {
             types,
             strings,
             starts: Vec::new(),
-            last: vec![0; 1 << BUCKET_BITS],
+            last: Vec::new(),
             before: Vec::new(),
             first_id: base.map_or(1, Self::end_id),
             first_string: base.map_or(0, Self::end_string),
@@ -291,10 +294,11 @@ impl Section {
 
     fn index(&mut self, base: Option<&Self>) -> Result<(), Flaw> {
         let types = self.types();
-        // A type has 20 bytes in the mean.
-        let mut starts = Vec::with_capacity(types.len() / 20);
-        let mut before = Vec::with_capacity(types.len() / 20);
-        let mut last = vec![0; 1 << BUCKET_BITS];
+        let some = types.len() / TYPE;
+        let (mut starts, mut before) = (Vec::with_capacity(some), Vec::with_capacity(some));
+        // A module's section has a few types, and there are a hundred modules.
+        let bits = (some / 2).max(2).ilog2().min(MAX_BUCKET_BITS);
+        let mut last = vec![0; 1 << bits];
         let mut at = 0;
         while at < types.len() {
             let index = small(starts.len());
@@ -304,8 +308,8 @@ impl Section {
                 BadType::Kind(kind) => Flaw::Kind { id, kind },
             })?;
             let name = || self.strings_from(ty.name).or_else(|| base?.strings_from(ty.name));
-            before.push(match ty.kind.is_indexed().then(name).flatten().and_then(bucket) {
-                Some(bucket) => std::mem::replace(&mut last[bucket], index.saturating_add(1)),
+            before.push(match ty.kind.is_indexed().then(name).flatten().and_then(hash) {
+                Some(hash) => std::mem::replace(&mut last[bucket(hash, bits)], index.saturating_add(1)),
                 None => 0,
             });
             starts.push(small(at));
@@ -353,15 +357,16 @@ impl Section {
     /// Ids of this section's types whose name may be `name`, highest first.
     pub(super) fn candidates(&self, name: &[u8]) -> impl Iterator<Item = u32> + '_ {
         let index = |plus_one: Option<&u32>| plus_one?.checked_sub(1);
-        let last = bucket(name).and_then(|bucket| index(self.last.get(bucket)));
+        let bits = self.last.len().checked_ilog2();
+        let last = hash(name).zip(bits).and_then(|(hash, bits)| index(self.last.get(bucket(hash, bits))));
         let indexes = std::iter::successors(last, move |at| index(self.before.get(*at as usize)));
         indexes.map(|index| self.first_id.saturating_add(index))
     }
 }
 
-/// The bucket of a name, which may have a zero byte and anything after it; `None` if it is empty. It goes by the first
+/// A number for a name, which may have a zero byte and anything after it; `None` if it is empty. It goes by the first
 /// eight bytes: where the rest of a name ends is of no interest for nearly all of a kernel's types.
-fn bucket(name: &[u8]) -> Option<usize> {
+fn hash(name: &[u8]) -> Option<u64> {
     let mut first = [0; 8];
     let len = name.len().min(8);
     first[..len].copy_from_slice(&name[..len]);
@@ -371,8 +376,12 @@ fn bucket(name: &[u8]) -> Option<usize> {
     let before_zero = if zeros == 0 { u64::MAX } else { ((zeros & zeros.wrapping_neg()) - 1) >> 7 };
     let name = first & before_zero;
     // Multiplied by 2^64 divided by the golden ratio, numbers that differ anywhere differ in the upper bits.
-    let hash = name.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - BUCKET_BITS);
-    (name != 0).then_some(hash as usize)
+    (name != 0).then(|| name.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+/// One of 2^`bits` buckets, of which there are two or more.
+fn bucket(hash: u64, bits: u32) -> usize {
+    (hash >> (u64::BITS - bits)) as usize
 }
 
 /// A section whose types end before `end_id`: those of `kept` have their kind and name, and nothing else; all others are
