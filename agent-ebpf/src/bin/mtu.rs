@@ -337,11 +337,10 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         // The lowest bit says that no reference is held (SKB_DST_NOREF).
         let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
-        // NULL where there is no route.
-        let out: *const u8 = kernel::field::<Probed, _>(route, &DST_DEV);
-        let mut netns = packet::device_netns::<Probed>(out);
+        // A packet of this namespace's own may be on no device yet.
+        let mut netns = packet::device_netns::<R>(dev);
         if netns == 0 {
-            netns = packet::device_netns::<R>(dev);
+            netns = packet::device_netns::<Probed>(kernel::field::<Probed, _>(route, &DST_DEV));
         }
         let seen = Seen {
             hook,
@@ -355,6 +354,8 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
         (*record).mtu = mtu;
         (*record).gso_size = packet::gso_size::<R>(skb);
         fill::<R>(&raw mut (*record).device, dev);
+        // NULL where there is no route.
+        let out: *const u8 = kernel::field::<Probed, _>(route, &DST_DEV);
         if !out.is_null() {
             fill::<Probed>(&raw mut (*record).route, out);
             (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
