@@ -29,7 +29,9 @@ fn every_rung_alone_tells_the_same() {
     }
     for (last, rung) in [(141, "fentry"), (142, "kprobe")] {
         let mut agent = trace(&lab, &["--rung", rung, "-o", "json"]);
-        assert!(agent.stderr.text().contains(&format!("__icmp_send ({rung})")), "{}", agent.stderr.text());
+        until(&format!("by {rung}; {}", agent.stderr.text()), || {
+            agent.stderr.text().contains(&format!("__icmp_send ({rung})")).then_some(())
+        });
         lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 3, last], 7800), 2, 1400));
         let verdict = agent.stdout.wait(0, |lines| {
             lines.iter().filter_map(|line| json(line)).find(|line| line["finding"].is_string())

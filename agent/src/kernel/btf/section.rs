@@ -380,6 +380,7 @@ fn hash(name: &[u8]) -> Option<u64> {
 }
 
 /// One of 2^`bits` buckets, of which there are two or more.
+#[expect(clippy::cast_possible_truncation, reason = "at most fifteen bits")]
 fn bucket(hash: u64, bits: u32) -> usize {
     (hash >> (u64::BITS - bits)) as usize
 }
