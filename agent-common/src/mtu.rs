@@ -3,6 +3,9 @@
 use crate::IFNAMSIZ;
 
 pub mod quote;
+pub mod stall;
+
+use stall::Stall;
 
 /// Hooks by their place in the probe's list: each has a tally of its own.
 pub mod hook {
@@ -24,6 +27,12 @@ pub mod hook {
     pub const UPDATE_FNHE: u32 = 7;
     /// `rt6_do_update_pmtu`
     pub const RT6_UPDATE_PMTU: u32 = 8;
+    /// `tcp_retransmit_skb`
+    pub const TCP_RETRANSMIT: u32 = 9;
+    /// `nf_conntrack_inet_error`
+    pub const CONNTRACK_ERROR: u32 = 10;
+    /// How many there are.
+    pub const COUNT: usize = 11;
 }
 
 /// What happened.
@@ -40,16 +49,109 @@ pub enum Kind {
     Refused = 4,
     /// A route cache of this node learned a path MTU.
     Learned = 5,
+    /// A frag-needed or packet-too-big message was dropped on this node, on its way to whoever sends too much.
+    Lost = 6,
+    /// A TCP segment was sent again and again, and is still not acknowledged.
+    Stalled = 7,
 }
 
 impl Kind {
     /// Every kind, in the order of its declaration.
-    pub const ALL: [Self; 5] = [Self::Made, Self::Received, Self::Oversize, Self::Refused, Self::Learned];
+    pub const ALL: [Self; 7] = [
+        Self::Made,
+        Self::Received,
+        Self::Oversize,
+        Self::Refused,
+        Self::Learned,
+        Self::Lost,
+        Self::Stalled,
+    ];
 
     /// The kind a record or key carries; `None` for a value this version does not know.
     #[must_use]
     pub fn from_wire(raw: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == raw)
+    }
+}
+
+/// What became of a message, or of a segment that is sent again.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fate {
+    /// Not known, or not a question of this kind of event.
+    #[default]
+    Unknown = 0,
+    /// Received: the route cache took what it says.
+    Learned = 1,
+    /// Received: a socket sent such a packet, and what the message says was nothing new to the route cache, or TCP will tell
+    /// it as soon as the socket is free.
+    Delivered = 2,
+    /// Received: nobody here sent such a packet. It is forged, or what it quotes is not translated back, or the socket is
+    /// gone.
+    NoSocket = 3,
+    /// Received: not handed to TCP or UDP at all (`net.ipv4.ip_no_pmtu_disc` of 2 or 3).
+    Ignored = 4,
+    /// Made: not sent. The rate of such messages is limited, or there is no way back.
+    Unsent = 5,
+    /// Lost: a netfilter rule, a filter of a device or a socket's filter dropped it.
+    Filtered = 6,
+    /// Lost: netfilter dropped it, and conntrack knows of no connection that it could be about.
+    Invalid = 7,
+    /// Lost: it died of something else: the kernel's reason says of what.
+    Dropped = 8,
+    /// Stalled: full-size segments vanish while smaller ones arrive.
+    BlackHole = 9,
+    /// Stalled: no full-size segment of this connection was ever acknowledged; whether the peer still lives is not known.
+    Suspect = 10,
+    /// Stalled: nothing that speaks for the segment's size.
+    Ordinary = 11,
+}
+
+impl Fate {
+    /// Every fate, in the order of its declaration.
+    pub const ALL: [Self; 12] = [
+        Self::Unknown,
+        Self::Learned,
+        Self::Delivered,
+        Self::NoSocket,
+        Self::Ignored,
+        Self::Unsent,
+        Self::Filtered,
+        Self::Invalid,
+        Self::Dropped,
+        Self::BlackHole,
+        Self::Suspect,
+        Self::Ordinary,
+    ];
+
+    /// The fate a record or key carries; [`Fate::Unknown`] for a value this version does not know.
+    #[must_use]
+    pub fn from_wire(raw: u8) -> Self {
+        Self::ALL.into_iter().find(|fate| *fate as u8 == raw).unwrap_or_default()
+    }
+}
+
+/// How far a dropped message had come.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It had come in, and was not routed yet (netfilter's PREROUTING, the reverse path filter, a device's filter).
+    Prerouting = 1,
+    /// It was for this namespace (INPUT).
+    Input = 2,
+    /// It was on its way through (FORWARD, POSTROUTING).
+    Forward = 3,
+    /// It was made here (OUTPUT, POSTROUTING).
+    Output = 4,
+}
+
+impl Stage {
+    /// The stage a record carries; `None` for a value this version does not know, and where it is not known.
+    #[must_use]
+    pub fn from_wire(raw: u8) -> Option<Self> {
+        [Self::Prerouting, Self::Input, Self::Forward, Self::Output]
+            .into_iter()
+            .find(|stage| *stage as u8 == raw)
     }
 }
 
@@ -67,8 +169,10 @@ pub struct MtuKey {
     pub source: u16,
     /// Slot of the pod it sends to, 0 if none is known.
     pub destination: u16,
+    /// [`Fate`].
+    pub fate: u8,
     /// Always zero: the kernel compares keys byte by byte.
-    pub zero: u16,
+    pub zero: u8,
 }
 
 /// Bytes of the packet in question that a record keeps: enough for IPv6, UDP, VXLAN, Ethernet, IPv6 and ports, and for
@@ -84,6 +188,8 @@ pub mod flags {
     pub const LOCAL_ORIGIN: u8 = 1 << 1;
     /// The learned MTU is locked: the peer asked for less than `net.ipv4.route.min_pmtu`, and DF is no longer set.
     pub const LOCKED: u8 = 1 << 2;
+    /// It happened in a pod's network namespace.
+    pub const IN_POD: u8 = 1 << 3;
 }
 
 /// A network device, as far as it says something about a packet's size.
@@ -108,7 +214,7 @@ pub struct MtuRecord {
     pub ktime_ns: u64,
     /// Events with the same key on the same CPU since the last record, which this record speaks for too.
     pub held: u64,
-    /// Kernel text address an oversize packet was freed from, else 0.
+    /// Kernel text address an oversize packet or a message was freed from, else 0.
     pub location: u64,
     /// The MTU that was announced, learned or exceeded, in bytes of IP packet. For [`Kind::Oversize`] the device's that
     /// refused, 0 if that is unknown.
@@ -145,8 +251,18 @@ pub struct MtuRecord {
     pub flags: u8,
     /// Bytes of `header` that are the packet's.
     pub header_len: u8,
+    /// [`Fate`].
+    pub fate: u8,
+    /// [`Stage`] of a dropped message, else 0.
+    pub stage: u8,
+    /// Source port, where there is no header to read it from.
+    pub source_port: u16,
+    /// The kernel's reason to drop a message; [`NO_REASON`](crate::NO_REASON) where it has none.
+    pub reason: u32,
     /// Always zero.
-    pub zero: [u8; 4],
+    pub zero: u32,
+    /// What the socket of a stalled segment knows; zero for any other event.
+    pub stall: Stall,
     /// The packet in question from its IP header on, as far as it was to be had; zero behind that.
     pub header: [u8; HEADER],
 }
@@ -154,7 +270,7 @@ pub struct MtuRecord {
 // A padding byte would be stale kernel memory in a record, and a key that never matches itself.
 const _: () = assert!(size_of::<MtuKey>() == 8);
 const _: () = assert!(size_of::<Device>() == 8 + 2 * IFNAMSIZ);
-const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + HEADER);
+const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + 8 + size_of::<Stall>() + HEADER);
 const _: () = assert!(size_of::<MtuRecord>().is_multiple_of(8));
 
 impl MtuRecord {

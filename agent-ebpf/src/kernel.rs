@@ -168,6 +168,8 @@ offsets! {
     SKB_IIF
     /// `sk_buff._skb_refdst`
     SKB_REFDST
+    /// `sk_buff._nfct`
+    SKB_NFCT
     /// `skb_shared_info.gso_size`
     SHINFO_GSO_SIZE
     /// `net_device.ifindex`
@@ -192,6 +194,44 @@ offsets! {
     NET_INUM
     /// `sock.__sk_common.skc_net.net`
     SOCK_NET
+    /// `sock.__sk_common.skc_family`
+    SOCK_FAMILY
+    /// `sock.__sk_common.skc_num`, in host order
+    SOCK_PORT
+    /// `sock.__sk_common.skc_dport`, in network order
+    SOCK_DPORT
+    /// `sock.__sk_common.skc_rcv_saddr`
+    SOCK_SADDR
+    /// `sock.__sk_common.skc_daddr`
+    SOCK_DADDR
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    SOCK_SADDR6
+    /// `sock.__sk_common.skc_v6_daddr`
+    SOCK_DADDR6
+    /// `inet_connection_sock.icsk_retransmits`
+    ICSK_RETRANSMITS
+    /// `inet_connection_sock.icsk_rto`
+    ICSK_RTO
+    /// `inet_connection_sock.icsk_pmtu_cookie`
+    ICSK_PMTU
+    /// The word of `inet_connection_sock` that `icsk_mtup.enabled` is in
+    ICSK_MTU_PROBING
+    /// `tcp_sock.bytes_acked`
+    TCP_ACKED
+    /// `tcp_sock.mss_cache`
+    TCP_MSS
+    /// `tcp_sock.sacked_out`
+    TCP_SACKED
+    /// `tcp_sock.recv_sack_cache`
+    TCP_SACKS
+    /// `tcp_sock.snd_una`
+    TCP_UNACKED
+    /// `tcp_sock.write_seq`
+    TCP_WRITTEN
+    /// `tcp_sock.snd_wnd`
+    TCP_WINDOW
+    /// `tcp_sock.rcv_tstamp`
+    TCP_HEARD
     /// `dst_entry.dev`
     DST_DEV
     /// `rtable.rt_flags`

@@ -37,6 +37,13 @@ impl Address {
         self.0[0].to_ne_bytes()[0] == 0xff
     }
 
+    /// Whether this IPv6 address stands for an IPv4 one (`::ffff:0:0/96`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_mapped(&self) -> bool {
+        self.0[0] == 0 && lower(self.0[1]) == u32::from_ne_bytes([0, 0, 0xff, 0xff])
+    }
+
     /// All sixteen bytes, as two words.
     #[inline(always)]
     #[must_use]

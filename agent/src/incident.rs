@@ -106,6 +106,9 @@ pub const AGAIN: Duration = Duration::from_secs(10);
 /// retransmissions within a second.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A verdict that needs nothing more to be sure is told this long after the event that made it due.
+pub const SOON: Duration = Duration::from_millis(300);
+
 impl<K: Eq + Hash + Clone, V: Default> Default for Incidents<K, V> {
     fn default() -> Self {
         Self { open: HashMap::new(), due: None }
@@ -140,6 +143,16 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
             news,
             evidence: &mut open.evidence,
         }
+    }
+
+    /// An event at time `at` says more than was told of this incident so far: it is news, and a verdict follows `soon`.
+    pub fn hasten(&mut self, cause: &K, at: SystemTime, soon: Duration) {
+        let Some(open) = self.open.get_mut(cause) else { return };
+        open.told = Some(at);
+        let due = at + soon;
+        let due = open.due.map_or(due, |before| before.min(due));
+        open.due = Some(due);
+        self.due = Some(self.due.map_or(due, |earliest| earliest.min(due)));
     }
 
     /// The news about this incident was not wanted: its next event is news again, for it may be.

@@ -14,6 +14,7 @@ use self::tracefs::{Format, Tracefs};
 pub mod btf;
 pub mod clock;
 pub mod kallsyms;
+pub mod reasons;
 #[cfg(test)]
 mod tests;
 pub mod tracefs;

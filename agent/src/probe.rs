@@ -1,7 +1,7 @@
 //! The vocabulary of probes: a probe asks one question of the kernel through hooks, each with a ladder of rungs.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 
@@ -10,7 +10,7 @@ use crate::pod::{FindPod, Pod, PodSlots, Subject};
 use crate::sink::Says;
 
 /// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
-pub use crate::incident::{Span, TraceId};
+pub use crate::incident::{PATIENCE, SOON, Span, TraceId};
 /// As above.
 pub use crate::sink::{Cell, Column, Field, Level, Value, time_of_day};
 
@@ -68,8 +68,12 @@ pub enum Target {
     RawTracepoint(&'static str),
     /// A function's entry with BTF-typed arguments; needs BPF trampolines, and the function in vmlinux BTF.
     Fentry(&'static str),
+    /// A function's return with BTF-typed arguments; needs what [`Target::Fentry`] needs.
+    Fexit(&'static str),
     /// A breakpoint on a function's entry, arguments in registers; needs kprobes and `perf_event_open`.
     Kprobe(&'static str),
+    /// A breakpoint where a function returns to; only what it returns is known there.
+    Kretprobe(&'static str),
     /// The classic tracepoint with its formatted fields; needs tracefs and `perf_event_open`.
     Tracepoint {
         /// Its subsystem.
@@ -146,8 +150,9 @@ pub trait Evidence<E: ?Sized>: Default + Send {
     /// Whether an incident is told by its first event, one more every so often, and a verdict. Else every event is a line.
     const SUMS_UP: bool;
 
-    /// Takes one more event in.
-    fn add(&mut self, event: &E, pods: &Pods);
+    /// Takes one more event in. If it says something that the incident's lines have not said so far it is a line, and this is
+    /// how soon its verdict is to follow.
+    fn add(&mut self, event: &E, pods: &Pods) -> Option<Duration>;
     /// What it all means. `None` if there is nothing to be said beyond the events.
     fn verdict(&self) -> Option<Verdict<'_>>;
 }
@@ -155,7 +160,9 @@ pub trait Evidence<E: ?Sized>: Default + Send {
 impl<E: ?Sized> Evidence<E> for () {
     const SUMS_UP: bool = false;
 
-    fn add(&mut self, _: &E, _: &Pods) {}
+    fn add(&mut self, _: &E, _: &Pods) -> Option<Duration> {
+        None
+    }
 
     fn verdict(&self) -> Option<Verdict<'_>> {
         None

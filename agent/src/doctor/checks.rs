@@ -12,7 +12,7 @@ use crate::enrich::{self, PodIndex};
 use crate::kernel::{Kernel, Lockdown, Part, Roots};
 use crate::node::Right;
 use crate::probe::attach::may_read;
-use crate::probes::drops::reasons::Reasons;
+use crate::kernel::reasons::Reasons;
 
 /// What the kernel tells of itself.
 pub(super) fn kernel(kernel: &Kernel, roots: &Roots) -> Vec<Check> {

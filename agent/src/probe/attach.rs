@@ -3,7 +3,7 @@
 use std::fmt;
 
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf};
 
@@ -84,7 +84,15 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
                 program.attach().map(drop)
             })
         }
-        Target::Kprobe(function) => {
+        Target::Fexit(function) => {
+            let btf = btf.ok_or(NO_BTF)?;
+            <&mut FExit>::try_from(program).and_then(|program| {
+                program.load(function, btf)?;
+                program.attach().map(drop)
+            })
+        }
+        // The object says of its programs which of the two each is.
+        Target::Kprobe(function) | Target::Kretprobe(function) => {
             // As below: the function's prototype says what is where.
             btf.ok_or(NO_ARGUMENTS)?;
             <&mut KProbe>::try_from(program).and_then(|program| {
@@ -120,7 +128,10 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
     // It was attached a moment ago: there is nothing that could be done about a refusal now.
     let _ = match attach.target {
         Target::Fentry(_) => <&mut FEntry>::try_from(program).and_then(FEntry::unload),
-        Target::Kprobe(_) => <&mut KProbe>::try_from(program).and_then(KProbe::unload),
+        Target::Fexit(_) => <&mut FExit>::try_from(program).and_then(FExit::unload),
+        Target::Kprobe(_) | Target::Kretprobe(_) => {
+            <&mut KProbe>::try_from(program).and_then(KProbe::unload)
+        }
         Target::BtfTracepoint(_) => <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload),
         Target::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload),
         Target::Tracepoint { .. } => <&mut TracePoint>::try_from(program).and_then(TracePoint::unload),

@@ -1,6 +1,7 @@
 //! Loads objects: what aya wants to know of the running kernel is told to it once, not once an object.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, Endianness};
 
@@ -21,7 +22,8 @@ impl Loader {
     #[must_use]
     pub fn new<'a>(kernel: &Kernel, hooks: impl IntoIterator<Item = &'a Hook>) -> Self {
         let rungs = hooks.into_iter().flat_map(|hook| hook.ladder);
-        let names: Vec<String> =
+        // Entry and return of one function are one type.
+        let names: BTreeSet<String> =
             rungs.flat_map(|rung| rung.attach).filter_map(|attach| type_of(attach.target)).collect();
         // aya would take a copy of each type, and compare names from the first on at every load.
         let types = kernel.btf().map(|btf| btf.outline(names.iter().map(String::as_str)));
@@ -67,8 +69,10 @@ impl Loader {
 /// The name of the type that a program attaches by.
 fn type_of(target: Target) -> Option<String> {
     match target {
-        Target::Fentry(function) => Some(function.to_owned()),
+        Target::Fentry(function) | Target::Fexit(function) => Some(function.to_owned()),
         Target::BtfTracepoint(name) => Some(format!("btf_trace_{name}")),
-        Target::Kprobe(_) | Target::RawTracepoint(_) | Target::Tracepoint { .. } => None,
+        Target::Kprobe(_) | Target::Kretprobe(_) | Target::RawTracepoint(_) | Target::Tracepoint { .. } => {
+            None
+        }
     }
 }

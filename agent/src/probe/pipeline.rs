@@ -98,8 +98,11 @@ impl<P: Probe> Path<P> {
         let pods = self.enrich(&event);
         let cause = event.cause(&pods);
         let standing = self.incidents.join(cause.clone(), event.at());
-        standing.evidence.add(&event, &pods);
-        let (span, news) = (standing.span, standing.news);
+        let more = standing.evidence.add(&event, &pods);
+        let (span, news) = (standing.span, standing.news || more.is_some());
+        if let Some(soon) = more {
+            self.incidents.hasten(&cause, event.at(), soon);
+        }
         let enriched = Enriched { event: &event, pods: &pods, span };
         self.probe.observe(&enriched);
         if EvidenceOf::<P>::SUMS_UP && !news {

@@ -23,14 +23,13 @@ pub mod class;
 pub mod decode;
 pub mod labels;
 pub mod place;
-pub mod reasons;
 pub mod row;
 
 use class::{Class, Harm, Verdict};
 use decode::Decoder;
 use labels::{DropRows, Labels};
 use place::Place;
-use reasons::Reasons;
+use crate::kernel::reasons::Reasons;
 
 /// Whether a packet's source address may be anybody's, because it cannot have come from where it did.
 ///

@@ -4,15 +4,14 @@
 use std::sync::{Arc, LazyLock};
 
 use agent::incident::{Incidents, Span};
-use agent::kernel::clock::Clock;
-use agent::kernel::kallsyms::Kallsyms;
 use agent::kernel::{Kernel, Roots};
 use agent::pod::{Pod, Subject};
 use agent::probe::pipeline::{self, EvidenceOf};
 use agent::probe::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
 use agent::probes::drops::Drops;
 use agent::probes::drops::decode::Decoder;
-use agent::probes::mtu::{Mtu, TooBig};
+use agent::probes::mtu::Mtu;
+use agent::probes::mtu::event;
 use agent::sink::json::JsonSink;
 use agent::sink::table::{Style, TableSink};
 use agent::sink::{Identity, Sink, Written};
@@ -24,14 +23,12 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 /// A small kernel's names: types cut out of a real one's, and symbols in its shape.
-static KERNEL: LazyLock<(Decoder, Kallsyms)> = LazyLock::new(|| {
+static KERNEL: LazyLock<(Decoder, event::Decoder)> = LazyLock::new(|| {
     let kernel = Kernel::load_from(Roots::under(concat!(env!("CARGO_MANIFEST_DIR"), "/kernel").as_ref()));
     assert!(kernel.btf().is_some(), "{:?}", kernel.missing());
     assert!(kernel.symbols().get().is_some(), "the kernel's symbols are beside its types");
-    (Decoder::new(&kernel), kernel.symbols().clone())
+    (Decoder::new(&kernel), event::Decoder::new(&kernel))
 });
-
-static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::new);
 
 static IDENTITY: LazyLock<Arc<Identity>> =
     LazyLock::new(|| Arc::new(Identity::new(Some("node-1".into()), None, None)));
@@ -62,7 +59,7 @@ fn drop_record(record: &[u8], pods: &Pods) {
 }
 
 fn mtu_record(record: &[u8], pods: &Pods) {
-    let Ok(event) = TooBig::decode(record, &CLOCK, &KERNEL.1) else {
+    let Ok(event) = KERNEL.1.decode(record) else {
         let kind = MtuRecord::from_bytes(record).and_then(|record| mtu::Kind::from_wire(record.kind));
         assert_eq!(kind, None, "a record of its length and a known kind is an event");
         return;
@@ -98,7 +95,10 @@ fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
     if EvidenceOf::<P>::SUMS_UP {
         let mut evidence = EvidenceOf::<P>::default();
         evidence.add(event, pods);
-        sum_up::<P>(span, &evidence);
+        // A segment that is sent again is a line of its own, and may prove nothing.
+        if evidence.verdict().is_some() || line["event"] != "stalled" {
+            sum_up::<P>(span, &evidence);
+        }
     }
     line
 }

@@ -5,7 +5,7 @@ use agent_common::drops::DropRecord;
 use super::PacketDrop;
 use super::class::classify;
 use super::place::Places;
-use super::reasons::Reasons;
+use crate::kernel::reasons::Reasons;
 use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
 use crate::probe::DecodeError;

@@ -11,7 +11,7 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use super::class::{Harm, Verdict};
 use super::may_be_forged;
 use super::place::Places;
-use super::reasons::Reasons;
+use crate::kernel::reasons::Reasons;
 use crate::probe::Ends;
 use crate::probe::counts::{Counts, Families, Rows};
 

@@ -9,93 +9,134 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::globals::{Globals, Offset};
 use crate::probe::{Attach, Hook, Rung, Target};
 
-/// A hook on a function's entry: by BTF, or by a breakpoint.
-macro_rules! on_entry {
-    ($function:literal, $fentry:literal, $kprobe:literal, $provoked:literal, $tells:literal) => {
+/// A hook on functions' entries and returns: by BTF, or by breakpoints.
+macro_rules! on_functions {
+    ($name:literal, $tells:literal, $provoked:literal,
+     [$($kind:ident $function:literal: $by_type:literal, $by_breakpoint:literal;)+]) => {
         Hook {
-            name: $function,
+            name: $name,
             tells: $tells,
             provoked: $provoked,
             ladder: &[
                 Rung {
                     name: "fentry",
                     loses: "",
-                    attach: &[Attach { program: $fentry, target: Target::Fentry($function) }],
+                    attach: &[$(Attach { program: $by_type, target: by_type!($kind $function) }),+],
                 },
                 Rung {
                     name: "kprobe",
                     loses: "costs more per call",
-                    attach: &[Attach { program: $kprobe, target: Target::Kprobe($function) }],
+                    attach: &[$(Attach { program: $by_breakpoint, target: by_breakpoint!($kind $function) }),+],
                 },
             ],
         }
     };
 }
 
+macro_rules! by_type {
+    (entry $function:literal) => {
+        Target::Fentry($function)
+    };
+    (end $function:literal) => {
+        Target::Fexit($function)
+    };
+}
+
+macro_rules! by_breakpoint {
+    (entry $function:literal) => {
+        Target::Kprobe($function)
+    };
+    (end $function:literal) => {
+        Target::Kretprobe($function)
+    };
+}
+
 /// In the order of [`hook`]: the kernel side's tallies go by it.
 pub const ALL: &[Hook] = &[
-    on_entry!(
-        "__icmp_send",
-        "icmp_send_fentry",
-        "icmp_send_kprobe",
-        true,
-        "frag-needed messages that this node makes"
-    ),
-    on_entry!(
-        "icmp6_send",
-        "icmp6_send_fentry",
-        "icmp6_send_kprobe",
-        true,
-        "packet-too-big messages that this node makes"
-    ),
-    on_entry!(
+    on_functions!("__icmp_send", "frag-needed messages that this node makes", true, [
+        entry "__icmp_send": "icmp_send_fentry", "icmp_send_kprobe";
+    ]),
+    on_functions!("icmp6_send", "packet-too-big messages that this node makes, and whether it sends them", true, [
+        entry "icmp6_send": "icmp6_send_fentry", "icmp6_send_kprobe";
+        entry "icmpv6_push_pending_frames": "icmpv6_push_fentry", "icmpv6_push_kprobe";
+        end "icmp6_send": "icmp6_send_fexit", "icmp6_send_kretprobe";
+    ]),
+    on_functions!(
         "icmp_unreach",
-        "icmp_unreach_fentry",
-        "icmp_unreach_kprobe",
+        "frag-needed messages that this node or a pod receives, and what becomes of them",
         true,
-        "frag-needed messages that this node or a pod receives"
+        [
+            entry "icmp_unreach": "icmp_unreach_fentry", "icmp_unreach_kprobe";
+            end "tcp_v4_err": "tcp_v4_err_fexit", "tcp_v4_err_kretprobe";
+            end "udp_err": "udp_err_fexit", "udp_err_kretprobe";
+            end "icmp_unreach": "icmp_unreach_fexit", "icmp_unreach_kretprobe";
+        ]
     ),
-    on_entry!(
+    on_functions!(
         "icmpv6_notify",
-        "icmpv6_notify_fentry",
-        "icmpv6_notify_kprobe",
+        "packet-too-big messages that this node or a pod receives, and what becomes of them",
         true,
-        "packet-too-big messages that this node or a pod receives"
+        [
+            entry "icmpv6_notify": "icmpv6_notify_fentry", "icmpv6_notify_kprobe";
+            end "tcp_v6_err": "tcp_v6_err_fexit", "tcp_v6_err_kretprobe";
+            end "udpv6_err": "udpv6_err_fexit", "udpv6_err_kretprobe";
+            end "icmpv6_notify": "icmpv6_notify_fexit", "icmpv6_notify_kretprobe";
+        ]
     ),
     KFREE_SKB,
-    on_entry!(
-        "ip_local_error",
-        "ip_local_error_fentry",
-        "ip_local_error_kprobe",
-        true,
-        "IPv4 sockets that ask for too much (EMSGSIZE)"
-    ),
-    on_entry!(
-        "ipv6_local_error",
-        "ipv6_local_error_fentry",
-        "ipv6_local_error_kprobe",
-        true,
-        "IPv6 sockets that ask for too much (EMSGSIZE)"
-    ),
-    on_entry!(
-        "update_or_create_fnhe",
-        "update_fnhe_fentry",
-        "update_fnhe_kprobe",
+    on_functions!("ip_local_error", "IPv4 sockets that ask for too much (EMSGSIZE)", true, [
+        entry "ip_local_error": "ip_local_error_fentry", "ip_local_error_kprobe";
+    ]),
+    on_functions!("ipv6_local_error", "IPv6 sockets that ask for too much (EMSGSIZE)", true, [
+        entry "ipv6_local_error": "ipv6_local_error_fentry", "ipv6_local_error_kprobe";
+    ]),
+    on_functions!("update_or_create_fnhe", "path MTUs that an IPv4 route cache learns", false, [
+        entry "update_or_create_fnhe": "update_fnhe_fentry", "update_fnhe_kprobe";
+    ]),
+    on_functions!("rt6_do_update_pmtu", "path MTUs that an IPv6 route cache learns", false, [
+        entry "rt6_do_update_pmtu": "rt6_update_pmtu_fentry", "rt6_update_pmtu_kprobe";
+    ]),
+    TCP_RETRANSMIT,
+    on_functions!(
+        "nf_conntrack_inet_error",
+        "messages that conntrack knows no connection for (INVALID); needs its module to be loaded",
         false,
-        "path MTUs that an IPv4 route cache learns"
-    ),
-    on_entry!(
-        "rt6_do_update_pmtu",
-        "rt6_update_pmtu_fentry",
-        "rt6_update_pmtu_kprobe",
-        false,
-        "path MTUs that an IPv6 route cache learns"
+        [
+            entry "nf_conntrack_inet_error": "conntrack_error_fentry", "conntrack_error_kprobe";
+            end "nf_conntrack_inet_error": "conntrack_error_fexit", "conntrack_error_kretprobe";
+        ]
     ),
 ];
 
+const _: () = assert!(ALL.len() == hook::COUNT);
+
+const TCP_RETRANSMIT: Hook = Hook {
+    name: "tcp_retransmit_skb",
+    tells: "TCP segments that are sent again and again, and what their socket knows of it",
+    provoked: false,
+    ladder: &[
+        Rung {
+            name: "tp_btf",
+            loses: "",
+            attach: &[Attach {
+                program: "tcp_retransmit_btf",
+                target: Target::BtfTracepoint("tcp_retransmit_skb"),
+            }],
+        },
+        Rung {
+            name: "raw_tp",
+            loses: "costs more per segment",
+            attach: &[Attach {
+                program: "tcp_retransmit_raw",
+                target: Target::RawTracepoint("tcp_retransmit_skb"),
+            }],
+        },
+    ],
+};
+
 const KFREE_SKB: Hook = Hook {
     name: "kfree_skb",
-    tells: "packets that a bridge or a veth frees for their size, without a message",
+    tells: "packets that a bridge or a veth frees for their size, without a message; messages that are dropped",
     provoked: true,
     ladder: &[
         Rung {
@@ -111,10 +152,8 @@ const KFREE_SKB: Hook = Hook {
     ],
 };
 
-const _: () = assert!(ALL.len() == hook::RT6_UPDATE_PMTU as usize + 1);
-
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 8] = [
+const OFFSETS: [Offset; 27] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
@@ -123,7 +162,41 @@ const OFFSETS: [Offset; 8] = [
     ("RT6_DESTINATION", "rt6_info", "rt6i_dst.addr"),
     ("FL6_DESTINATION", "flowi6", "daddr"),
     ("FL6_DPORT", "flowi6", "uli.ports.dport"),
+    ("SKB_NFCT", "sk_buff", "_nfct"),
+    ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
+    ("SOCK_PORT", "sock", "__sk_common.skc_num"),
+    ("SOCK_DPORT", "sock", "__sk_common.skc_dport"),
+    ("SOCK_SADDR", "sock", "__sk_common.skc_rcv_saddr"),
+    ("SOCK_DADDR", "sock", "__sk_common.skc_daddr"),
+    ("SOCK_SADDR6", "sock", "__sk_common.skc_v6_rcv_saddr"),
+    ("SOCK_DADDR6", "sock", "__sk_common.skc_v6_daddr"),
+    ("ICSK_RETRANSMITS", "inet_connection_sock", "icsk_retransmits"),
+    ("ICSK_RTO", "inet_connection_sock", "icsk_rto"),
+    ("ICSK_PMTU", "inet_connection_sock", "icsk_pmtu_cookie"),
+    ("TCP_ACKED", "tcp_sock", "bytes_acked"),
+    ("TCP_MSS", "tcp_sock", "mss_cache"),
+    ("TCP_SACKED", "tcp_sock", "sacked_out"),
+    ("TCP_SACKS", "tcp_sock", "recv_sack_cache"),
+    ("TCP_UNACKED", "tcp_sock", "snd_una"),
+    ("TCP_WRITTEN", "tcp_sock", "write_seq"),
+    ("TCP_WINDOW", "tcp_sock", "snd_wnd"),
+    ("TCP_HEARD", "tcp_sock", "rcv_tstamp"),
 ];
+
+/// Reasons to drop that the kernel side tells apart.
+const REASONS: [(&str, &str); 5] = [
+    ("REASON_NOT_SPECIFIED", "NOT_SPECIFIED"),
+    ("REASON_NETFILTER", "NETFILTER_DROP"),
+    ("REASON_TC_INGRESS", "TC_INGRESS"),
+    ("REASON_TC_EGRESS", "TC_EGRESS"),
+    ("REASON_SOCKET_FILTER", "SOCKET_FILTER"),
+];
+
+/// So many bits of a word from this one on, as a little-endian machine has them.
+const fn mask(from: u32, bits: u32) -> u32 {
+    let ones = if bits >= 32 { u32::MAX } else { (1 << bits) - 1 };
+    ones << from
+}
 
 /// The constants of the running kernel.
 pub fn globals(kernel: &Kernel, globals: &mut Globals) {
@@ -143,26 +216,40 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));
     globals.set("HAS_REASON", has_reason.into());
     let reasons = kernel.enum_values("skb_drop_reason", None);
-    let unspecified = reasons.iter().find(|(_, name)| name == "SKB_DROP_REASON_NOT_SPECIFIED");
-    let unspecified = unspecified.and_then(|(number, _)| u32::try_from(*number).ok());
-    globals.set("REASON_NOT_SPECIFIED", unspecified.filter(|_| has_reason).unwrap_or(NO_REASON));
+    for (constant, name) in REASONS {
+        let number = reasons.iter().find(|(_, known)| known.strip_prefix("SKB_DROP_REASON_") == Some(name));
+        let number = number.and_then(|(number, _)| u32::try_from(*number).ok());
+        globals.set(constant, number.filter(|_| has_reason).unwrap_or(NO_REASON));
+    }
+    // `enabled` of 1 or 31 bits, behind or in front of the size that is tried.
+    let probing = kernel.bits("inet_connection_sock", "icsk_mtup.enabled");
+    globals.set_offset("ICSK_MTU_PROBING", probing.map(|bits| bits.offset_bits / 32 * 4));
+    globals.set("MTU_PROBING_ENABLED", probing.map_or(0, |bits| mask(bits.offset_bits % 32, bits.size_bits)));
 }
 
-/// Has the kernel side told where a device hands a packet to another, as soon as the symbols are read.
+/// Has the kernel side told where certain functions are, as soon as the symbols are read.
 ///
 /// # Errors
 /// A broken build.
-pub fn tell_forward(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<(), MapError> {
-    let mut forward: Array<MapData, u64> = maps.take("FORWARD")?;
-    kernel.symbols().when_read(move |symbols| {
-        // Which of them is inlined differs by release.
-        let mut names = ["__dev_forward_skb2", "__dev_forward_skb"].into_iter();
-        let Some((begin, length)) = names.find_map(|name| symbols.extent(name)) else { return };
-        let ends = (0..).zip([begin, begin + u64::from(length)]);
-        if let Err(error) = ends.into_iter().try_for_each(|(at, end)| forward.set(at, end, 0)) {
-            tracing::warn!("what a device forwards and frees for its size is not seen: {error}");
-        }
-    });
+pub fn tell_places(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<(), MapError> {
+    // Of the first two one is inlined, which differs by release.
+    for (map, names, unseen) in [
+        (
+            "FORWARD",
+            &["__dev_forward_skb2", "__dev_forward_skb"][..],
+            "what a device forwards and frees for its size",
+        ),
+        ("NETFILTER", &["nf_hook_slow"], "which messages a netfilter rule drops"),
+    ] {
+        let mut place: Array<MapData, u64> = maps.take(map)?;
+        kernel.symbols().when_read(move |symbols| {
+            let Some((begin, length)) = names.iter().find_map(|name| symbols.extent(name)) else { return };
+            let ends = (0..).zip([begin, begin + u64::from(length)]);
+            if let Err(error) = ends.into_iter().try_for_each(|(at, end)| place.set(at, end, 0)) {
+                tracing::warn!("{unseen} is not seen: {error}");
+            }
+        });
+    }
     Ok(())
 }
 

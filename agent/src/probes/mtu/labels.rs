@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use agent_common::mtu::{Kind, MtuKey};
+use agent_common::mtu::{Fate, Kind, MtuKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 use crate::probe::Ends;
@@ -14,21 +14,26 @@ use crate::probe::counts::{Counts, Families, Rows};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels {
     kind: Option<Kind>,
+    fate: Fate,
     ip_version: u8,
 }
 
 impl Labels {
     /// The series an event belongs to.
     #[must_use]
-    pub fn of(kind: Kind, ip_version: u8) -> Self {
-        Self { kind: Some(kind), ip_version }
+    pub fn of(kind: Kind, fate: Fate, ip_version: u8) -> Self {
+        Self { kind: Some(kind), fate, ip_version }
     }
 }
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
-        [("event", self.kind.map_or("other", kind_name)), ("family", family_name(self.ip_version))]
-            .encode(encoder)
+        [
+            ("event", self.kind.map_or("other", kind_name)),
+            ("fate", self.kind.map_or("other", |kind| fate_name(kind, self.fate))),
+            ("family", family_name(self.ip_version)),
+        ]
+        .encode(encoder)
     }
 }
 
@@ -37,7 +42,7 @@ pub struct MtuRows;
 
 impl Rows for MtuRows {
     type Key = MtuKey;
-    type Kind = (u8, u8);
+    type Kind = (u8, u8, u8);
     type Labels = Labels;
 
     const FAMILIES: Families = Families {
@@ -55,15 +60,15 @@ impl Rows for MtuRows {
             "Events that are in no row: the kernel's map of counts was full or busy",
         ),
         folded: ("mtu_folded_series", "Pods' rows that were folded into the overflow series since the start"),
-        other: &[("event", "other"), ("family", "other")],
+        other: &[("event", "other"), ("fate", "other"), ("family", "other")],
     };
 
-    fn kind(key: &MtuKey) -> (u8, u8) {
-        (key.kind, key.ip_version)
+    fn kind(key: &MtuKey) -> (u8, u8, u8) {
+        (key.kind, key.fate, key.ip_version)
     }
 
-    fn labels(&self, (kind, ip_version): &(u8, u8)) -> Labels {
-        Labels { kind: Kind::from_wire(*kind), ip_version: *ip_version }
+    fn labels(&self, (kind, fate, ip_version): &(u8, u8, u8)) -> Labels {
+        Labels { kind: Kind::from_wire(*kind), fate: Fate::from_wire(*fate), ip_version: *ip_version }
     }
 
     fn slots(key: &MtuKey) -> Ends<u16> {
@@ -80,6 +85,28 @@ pub const fn kind_name(kind: Kind) -> &'static str {
         Kind::Oversize => "oversize",
         Kind::Refused => "refused",
         Kind::Learned => "learned",
+        Kind::Lost => "lost",
+        Kind::Stalled => "stalled",
+    }
+}
+
+/// What became of it, in metrics, JSON and tables; `none` of kinds of which that is no question.
+#[must_use]
+pub const fn fate_name(kind: Kind, fate: Fate) -> &'static str {
+    match fate {
+        Fate::Unknown if matches!(kind, Kind::Received) => "unknown",
+        Fate::Unknown => "none",
+        Fate::Learned => "learned",
+        Fate::Delivered => "delivered",
+        Fate::NoSocket => "no_socket",
+        Fate::Ignored => "ignored",
+        Fate::Unsent => "unsent",
+        Fate::Filtered => "filtered",
+        Fate::Invalid => "invalid",
+        Fate::Dropped => "dropped",
+        Fate::BlackHole => "black_hole",
+        Fate::Suspect => "suspect",
+        Fate::Ordinary => "ordinary",
     }
 }
 
@@ -107,9 +134,15 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
             Some(Kind::Oversize) => "dropped for their size without a word",
             Some(Kind::Refused) => "sends refused (EMSGSIZE)",
             Some(Kind::Learned) => "path MTUs learned",
+            Some(Kind::Lost) => "messages about it dropped on their way",
+            Some(Kind::Stalled) => "segments sent again after many timeouts",
             None => "of another kind",
         };
-        format!("{events:>6} {what}, {}", family_name(labels.ip_version))
+        let fate = match labels.fate {
+            Fate::Unknown => String::new(),
+            fate => format!(" ({})", labels.kind.map_or("other", |kind| fate_name(kind, fate))),
+        };
+        format!("{events:>6} {what}{fate}, {}", family_name(labels.ip_version))
     };
     sums.iter().map(line).collect()
 }

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use agent_common::mtu::flags;
+use agent_common::mtu::stall::Stall;
+use agent_common::mtu::{Fate, Kind, Stage, flags};
 
-use super::labels::kind_name;
-use super::{Limit, TooBig, kind_of, name};
+use super::event::{Limit, TooBig, kind_of, name};
+use super::labels::{fate_name, kind_name};
 use crate::probe::row::{addresses, column, end, named, nonzero, protocol};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 /// The table's columns: 80 characters without the wide ones and with a usual destination.
@@ -17,6 +18,7 @@ pub const COLUMNS: &[Column] = &[
     column("MTU", 5, false),
     column("BY", 15, false),
     column("LIMIT", 6, true),
+    column("FATE", 10, true),
     column("LEN", 5, true),
     column("TUNNEL", 8, true),
     column("ADDRESSES", 45, true),
@@ -32,12 +34,13 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     if event.record.held > 0 {
         let _ = write!(destination, " +{}", event.record.held);
     }
-    let texts: [Cow<'a, str>; 10] = [
+    let texts: [Cow<'a, str>; 11] = [
         time_of_day(event.at).chars().take(8).collect::<String>().into(),
         kind_name(event.kind).into(),
         number(event.record.mtu).into(),
         event.by().unwrap_or("-".into()),
         event.limit().map_or("-", Limit::name).into(),
+        fate_name(event.kind, event.fate).into(),
         number(event.record.len).into(),
         event.tunnel().map_or("-", |inner| inner.tunnel.name()).into(),
         addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
@@ -59,6 +62,7 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
     let outer = outer.filter(|_| tunnel.is_some());
     fields.extend([
         ("event", Value::Reason(kind_name(event.kind).into())),
+        ("fate", Value::Text(fate_name(event.kind, event.fate).into())),
         ("mtu", nonzero(record.mtu)),
         ("length", nonzero(record.len)),
         ("limit", text(event.limit().map(|limit| limit.name().into()))),
@@ -84,10 +88,60 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
         ("tunnel_source_ip", ip(outer.map(|flow| flow.source))),
         ("tunnel_destination_ip", ip(outer.map(|flow| flow.destination))),
         ("function", text(event.function.as_deref().map(Into::into))),
+        ("drop_reason", text(event.reason.as_deref().map(Into::into))),
+        ("stage", text(event.stage().map(|stage| stage_name(stage).into()))),
         ("netns", nonzero(record.netns)),
         ("locked", Value::Flag(event.has(flags::LOCKED))),
         ("suppressed", Value::Number(record.held)),
     ]);
+    if let Some(stall) = event.stall() {
+        let milliseconds =
+            |jiffies: u32| Value::Number(u64::from(jiffies) * 1000 / u64::from(event.hertz.max(1)));
+        fields.extend([
+            ("mss", nonzero(stall.mss)),
+            ("path_mtu", nonzero(stall.pmtu)),
+            ("timeouts", Value::Number(stall.retransmits.into())),
+            ("acknowledged_bytes", Value::Number(stall.acked)),
+            ("waiting_bytes", Value::Number(stall.waiting.into())),
+            ("longest_received", nonzero(stall.longest_run)),
+            ("peer_heard_ms", milliseconds(stall.heard)),
+            ("timeout_ms", milliseconds(stall.timeout)),
+            ("mtu_probing", Value::Flag(stall.flags & Stall::PROBING != 0)),
+        ]);
+    }
+}
+
+/// Netfilter's name of how far a message had come.
+pub(super) const fn stage_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Prerouting => "prerouting",
+        Stage::Input => "input",
+        Stage::Forward => "forward",
+        Stage::Output => "output",
+    }
+}
+
+/// What became of it, behind what it is.
+pub(super) fn fate(event: &TooBig, text: &mut String) {
+    match (event.kind, event.fate) {
+        (Kind::Received, Fate::NoSocket) => text.push_str("; nobody there sent such a packet"),
+        (Kind::Received, Fate::Ignored) => text.push_str("; it is not heeded (ip_no_pmtu_disc)"),
+        (Kind::Made, Fate::Unsent) => text.push_str("; the message is not sent"),
+        (Kind::Lost, fate) => {
+            let stage = event.stage().map_or("", stage_name);
+            let reason = event.reason.as_deref().unwrap_or("no reason given");
+            let _ = write!(text, "; {} in {stage} ({reason})", fate_name(Kind::Lost, fate));
+        }
+        (Kind::Stalled, _) => {
+            let stall = &event.record.stall;
+            let _ = write!(
+                text,
+                "; {} bytes (of {} a full segment) sent again after {} timeouts",
+                event.record.len, stall.mss, stall.retransmits
+            );
+        }
+        _ => {}
+    }
 }
 
 /// `TCP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:443 in VXLAN`, as far as it is known.

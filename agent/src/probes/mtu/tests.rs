@@ -1,9 +1,14 @@
 //! Decoding and verdicts, without a kernel.
 
-use agent_common::mtu::HEADER;
+use agent_common::mtu::stall::Stall;
+use agent_common::mtu::{Device, Fate, HEADER, Kind, MtuRecord, Stage, flags};
+use agent_common::{IFNAMSIZ, NO_REASON};
 
-use super::*;
-use crate::probe::{Evidence as _, Value};
+use super::event::{Decoder, Limit, TooBig};
+use super::row;
+use super::verdict::Findings;
+use crate::kernel::{Kernel, Roots};
+use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
 fn device(name: &str, kind: &str, mtu: u32) -> Device {
     let bytes = |text: &str| {
@@ -44,21 +49,26 @@ fn record(kind: Kind, mtu: u32) -> MtuRecord {
         ip_version: 4,
         flags: 0,
         header_len: 28,
-        zero: [0; 4],
+        fate: 0,
+        stage: 0,
+        source_port: 0,
+        reason: NO_REASON,
+        zero: 0,
+        stall: Stall::default(),
         header,
     }
 }
 
-/// The symbols of a kernel that hides them.
-fn nameless() -> Kallsyms {
-    Kallsyms::below("/nonexistent".as_ref())
+/// Of a kernel that says nothing.
+fn decoder() -> Decoder {
+    Decoder::new(&Kernel::load_from(Roots::under("/nonexistent".as_ref())))
 }
 
 fn event(record: &MtuRecord) -> TooBig {
     // SAFETY: a record is integers without padding.
     let bytes =
         unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<MtuRecord>()) };
-    TooBig::decode(bytes, &Clock::new(), &nameless()).unwrap()
+    decoder().decode(bytes).unwrap()
 }
 
 /// What these events add up to: finding, what fits, and the words.
@@ -143,11 +153,148 @@ fn what_is_no_packet_is_not_believed() {
 
 #[test]
 fn a_record_of_another_kind_or_length_is_none_of_ours() {
-    let clock = Clock::new();
-    assert!(TooBig::decode(&[0; 8], &clock, &nameless()).is_err());
-    assert!(TooBig::decode(&[0; size_of::<MtuRecord>()], &clock, &nameless()).is_err(), "kind 0");
+    assert!(decoder().decode(&[0; 8]).is_err());
+    assert!(decoder().decode(&[0; size_of::<MtuRecord>()]).is_err(), "kind 0");
 }
 
 fn ipv4([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// What a message came to, as a record of it says.
+fn fated(kind: Kind, fate: Fate, mtu: u32) -> MtuRecord {
+    MtuRecord { fate: fate as u8, sender: ipv4([10, 0, 7, 1]), ..record(kind, mtu) }
+}
+
+fn lost(fate: Fate, stage: Stage, flags: u8) -> MtuRecord {
+    MtuRecord { stage: stage as u8, flags, ..fated(Kind::Lost, fate, 1400) }
+}
+
+#[test]
+fn what_eats_the_messages_outweighs_what_they_say() {
+    let made = record(Kind::Made, 1400);
+    let (finding, fits, text) = verdict(&[made, lost(Fate::Filtered, Stage::Forward, 0)]);
+    assert_eq!((finding.as_str(), fits), ("messages_lost", Value::Number(1400)));
+    assert!(text.contains("10.244.1.10 is being eaten: the message of 10.0.7.1 that 1400 bytes fit"), "{text}");
+    assert!(text.contains("by a netfilter rule in this node's own namespace, hook forward"), "{text}");
+    assert!(text.contains("icmp type destination-unreachable accept"), "{text}");
+    assert!(text.contains("1 made, 1 lost (1 filtered) in "), "{text}");
+    // One that got through says enough.
+    let heard = fated(Kind::Received, Fate::Learned, 1400);
+    assert_eq!(verdict(&[made, lost(Fate::Filtered, Stage::Forward, 0), heard]).0, "small_device");
+    let (_, _, text) = verdict(&[lost(Fate::Invalid, Stage::Input, flags::LOCAL_ORIGIN | flags::IN_POD)]);
+    assert!(text.contains("in the pod's own namespace, hook input, since conntrack there calls it INVALID"), "{text}");
+    let (finding, _, text) = verdict(&[fated(Kind::Made, Fate::Unsent, 1400)]);
+    assert_eq!(finding, "messages_lost");
+    assert!(text.contains("is not sent: such messages are limited here"), "{text}");
+}
+
+#[test]
+fn forged_messages_hide_nothing_and_hurt_nobody() {
+    let stray = fated(Kind::Received, Fate::NoSocket, 1300);
+    let (finding, _, text) = verdict(&[stray]);
+    assert_eq!(finding, "stray_message");
+    assert!(!text.contains("Fix:"), "{text}");
+    let real = fated(Kind::Received, Fate::Learned, 1400);
+    let (finding, fits, _) = verdict(&[stray, real, stray]);
+    assert_eq!((finding.as_str(), fits), ("small_hop", Value::Number(1400)));
+    // 1,426 bytes are quoted.
+    let (finding, fits, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 1426)]);
+    assert_eq!((finding.as_str(), fits), ("absurd_mtu", Value::Absent));
+    assert!(text.contains("the packet that it quotes has 1426 bytes"), "{text}");
+    let small = MtuRecord { device: device("eth0", "", 1350), ..fated(Kind::Received, Fate::Delivered, 1400) };
+    assert_eq!(verdict(&[small]).0, "absurd_mtu", "not more leaves here anyway");
+    assert_eq!(verdict(&[MtuRecord { fate: Fate::Learned as u8, ..small }]).0, "small_hop", "it does");
+}
+
+#[test]
+fn a_path_that_flaps_is_named_and_its_smallest_number_counts() {
+    let (low, high) = (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Learned, 1400));
+    assert_eq!(verdict(&[high, low]).0, "small_hop", "hop by hop is how it is meant to be");
+    let (finding, fits, text) = verdict(&[high, low, high, low, high]);
+    assert_eq!((finding.as_str(), fits), ("flapping_mtu", Value::Number(1280)));
+    assert!(text.contains("now 1280, now 1400 bytes"), "{text}");
+}
+
+#[test]
+fn ever_smaller_numbers_are_not_a_line_each() {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    let lines = (0..600).rev().filter(|less| {
+        let record = fated(Kind::Received, Fate::Delivered, 700 + less);
+        findings.add(&event(&record), &pods).is_some()
+    });
+    assert!(lines.count() <= 5);
+}
+
+/// A full segment at its third timeout, sent from this port.
+fn stalled(port: u16, fate: Fate, stall: Stall) -> MtuRecord {
+    MtuRecord {
+        fate: fate as u8,
+        ip_version: 4,
+        len: 1448,
+        source: ipv4([10, 244, 1, 10]),
+        destination: ipv4([198, 51, 100, 2]),
+        source_port: port,
+        destination_port: 443,
+        header_len: 0,
+        stall,
+        ktime_ns: 3_600_000_000_000,
+        ..record(Kind::Stalled, 0)
+    }
+}
+
+/// At 250 ticks a second: sent 1.4 s ago for the first time, and the peer was heard before that.
+fn stuck() -> Stall {
+    let hertz = crate::kernel::clock::jiffies_a_second();
+    Stall {
+        acked: 200,
+        mss: 1448,
+        pmtu: 1500,
+        retransmits: 3,
+        window: 65_000,
+        timeout: hertz * 8 / 10,
+        heard: hertz * 2,
+        ..Stall::default()
+    }
+}
+
+#[test]
+fn a_black_hole_is_proven_by_small_segments_that_arrive() {
+    let stall = Stall { sacked: 1, longest_run: 104, ..stuck() };
+    let (finding, fits, text) = verdict(&[stalled(4000, Fate::BlackHole, stall)]);
+    assert_eq!((finding.as_str(), fits), ("black_hole", Value::Absent));
+    assert!(text.starts_with("packets of 1500 bytes from 10.244.1.10 to 198.51.100.2:443 vanish"), "{text}");
+    assert!(text.contains("1448 bytes") && text.contains("(up to 104 bytes) arrive"), "{text}");
+    assert!(text.contains("trace mtu --to 198.51.100.2:443"), "{text}");
+    // What a device says explains what its victims suffer.
+    let (finding, _, text) =
+        verdict(&[stalled(4000, Fate::BlackHole, stall), record(Kind::Oversize, 1400)]);
+    assert_eq!(finding, "silent_drop");
+    assert!(text.contains("a connection is stuck"), "{text}");
+}
+
+#[test]
+fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    let mut add = |port: u16, stall: Stall| {
+        let news = findings.add(&event(&stalled(port, Fate::Suspect, stall)), &pods).is_some();
+        (news, findings.verdict().is_some())
+    };
+    assert_eq!(add(4000, stuck()), (false, false));
+    assert_eq!(add(4000, stuck()), (false, false), "the same connection again");
+    // Its peer was last heard before the other's segment was first sent: both died with it.
+    assert_eq!(add(4001, stuck()), (false, false));
+    // Made while the first were stuck.
+    let heard = crate::kernel::clock::jiffies_a_second();
+    assert_eq!(add(4002, Stall { heard, ..stuck() }), (true, true));
+    assert_eq!(add(4003, Stall { heard, ..stuck() }), (false, true), "nothing new");
+}
+
+#[test]
+fn loss_is_no_black_hole() {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    for port in 0..100 {
+        assert_eq!(findings.add(&event(&stalled(port, Fate::Ordinary, stuck())), &pods), None);
+    }
+    assert!(findings.verdict().is_none());
 }

@@ -1,22 +1,30 @@
 //! What the events of one incident add up to: which hop or device, what it takes, who is hurt, what to set.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use agent_common::mtu::Kind;
+use agent_common::mtu::{Fate, Kind};
 
-use super::labels::kind_name;
-use super::{Limit, TooBig, is_tunnel, kind_of, name};
-use crate::pod::Pod;
-use crate::probe::row::end;
-use crate::probe::{Event as _, Evidence, Field, Level, Pods, Value, Verdict};
+use super::event::{Limit, TooBig};
+use super::labels::{fate_name, kind_name};
+use super::stall::Stalls;
+use super::{blocked, words};
+use crate::probe::{Event as _, Evidence, Field, Level, Pods, SOON, Value, Verdict};
 
 /// The evidence of one incident.
 #[derive(Default)]
 pub struct Findings {
     /// The event that says most of the cause, and whose it was.
     best: Option<(TooBig, Pods)>,
-    /// Events by kind, in the order of [`Kind::ALL`]: at least so many (the exact counts are the metrics').
-    counts: [u64; Kind::ALL.len()],
+    /// The last message that was lost or not sent, and whom it was to tell.
+    lost: Option<(TooBig, Pods)>,
+    /// Messages that reached whom they were for.
+    taken: u64,
+    /// TCP connections that are stuck.
+    stalls: Stalls,
+    /// MTUs that were told.
+    told: Told,
+    /// Events by kind and fate, in the order of the declarations: at least so many (the exact counts are the metrics').
+    counts: [[u64; Fate::ALL.len()]; Kind::ALL.len()],
     first: Option<SystemTime>,
     last: Option<SystemTime>,
     /// The longest packet in question, bytes; of GSO packets only what was cut already.
@@ -26,7 +34,7 @@ pub struct Findings {
 
 /// What is wrong, as programs may ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finding {
+pub(super) enum Finding {
     /// A device frees what is too large for it and tells nobody.
     SilentDrop,
     /// A device of this node takes less than is sent through it.
@@ -37,8 +45,16 @@ enum Finding {
     SmallRoute,
     /// A hop elsewhere takes less than is sent through it.
     SmallHop,
-    /// An MTU that no link may have.
+    /// Who sends too much is not told: this node drops the messages, or does not send them.
+    MessagesLost,
+    /// Full-size segments vanish, and no message says why.
+    BlackHole,
+    /// A message about packets that nobody here sent.
+    StrayMessage,
+    /// An MTU that no link may have, or that contradicts what it quotes.
     AbsurdMtu,
+    /// One path is said to take now this, now that.
+    FlappingMtu,
     /// A program asks for larger datagrams than fit.
     LargeDatagrams,
     /// A path takes less than its first device, and that is known.
@@ -53,252 +69,215 @@ impl Finding {
             Self::SmallUnderlay => "small_underlay",
             Self::SmallRoute => "small_route",
             Self::SmallHop => "small_hop",
+            Self::MessagesLost => "messages_lost",
+            Self::BlackHole => "black_hole",
+            Self::StrayMessage => "stray_message",
             Self::AbsurdMtu => "absurd_mtu",
+            Self::FlappingMtu => "flapping_mtu",
             Self::LargeDatagrams => "large_datagrams",
             Self::PathLearned => "path_learned",
         }
     }
 }
 
-/// How much an event says of the cause: the place itself, then who tells of it, then what comes of what was told.
+/// How sure a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confidence {
+    /// The kernel itself said so, in as many words.
+    High,
+    /// What was seen has hardly another explanation.
+    Medium,
+    /// It may be something else.
+    Low,
+}
+
+impl Confidence {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Medium => "medium",
+            Self::Low => "low",
+        }
+    }
+}
+
+/// What is wrong, in words, and what would mend it.
+pub(super) struct Judgement {
+    pub(super) finding: Finding,
+    pub(super) confidence: Confidence,
+    pub(super) what: String,
+    pub(super) fix: Option<String>,
+}
+
+/// What hops said of one path.
+#[derive(Default)]
+pub(super) struct Told {
+    last: u32,
+    /// How often it went up after it had gone down.
+    rises: u32,
+    pub(super) least: u32,
+    pub(super) most: u32,
+    /// How many lines may still be spent on ever smaller numbers: who sends them may choose them.
+    lines: u8,
+}
+
+impl Told {
+    /// Rises that make a path one that flaps.
+    const FLAPS: u32 = 2;
+    /// See [`Told::lines`].
+    const LINES: u8 = 4;
+
+    /// Whether the number is the smallest so far, and worth a line.
+    fn add(&mut self, mtu: u32) -> bool {
+        let is_first = self.last == 0;
+        let is_less = !is_first && mtu < self.least;
+        self.rises += u32::from(!is_first && mtu > self.last);
+        self.last = mtu;
+        self.least = if is_first { mtu } else { self.least.min(mtu) };
+        self.most = self.most.max(mtu);
+        self.lines += u8::from(is_less && self.lines < Self::LINES);
+        is_less && self.lines < Self::LINES
+    }
+
+    const fn is_flapping(&self) -> bool {
+        self.rises >= Self::FLAPS
+    }
+}
+
+/// How much an event says of the cause: the place itself, then who tells of it, then what comes of what was told. A message
+/// that may be forged must not hide what is known for certain.
 fn weight(event: &TooBig) -> u8 {
-    match event.kind {
-        Kind::Oversize => 6,
-        Kind::Made if event.limit() != Some(Limit::Path) => 5,
-        Kind::Received => 4,
-        Kind::Made => 3,
-        Kind::Refused => 2,
-        Kind::Learned => 1,
+    match (event.kind, event.fate) {
+        (Kind::Oversize, _) => 7,
+        (Kind::Made, _) if event.limit() != Some(Limit::Path) => 6,
+        (Kind::Received, Fate::NoSocket) => 1,
+        (Kind::Received, _) if event.absurd().is_some() => 1,
+        (Kind::Received, _) => 5,
+        (Kind::Made, _) => 4,
+        (Kind::Refused, _) => 3,
+        (Kind::Learned, _) => 2,
+        (Kind::Lost | Kind::Stalled, _) => 0,
     }
 }
 
 impl Evidence<TooBig> for Findings {
     const SUMS_UP: bool = true;
 
-    fn add(&mut self, event: &TooBig, pods: &Pods) {
-        if self.best.as_ref().is_none_or(|(best, _)| weight(best) < weight(event)) {
-            self.best = Some((event.clone(), pods.clone()));
+    fn add(&mut self, event: &TooBig, pods: &Pods) -> Option<Duration> {
+        self.count(event);
+        if event.kind == Kind::Stalled {
+            return self.stalls.add(event, pods).then_some(SOON);
         }
-        if let Some(count) = self.counts.get_mut(event.kind as usize - 1) {
-            *count = count.saturating_add(1).saturating_add(event.record.held);
-        }
-        self.first = Some(self.first.map_or(event.at, |first| first.min(event.at)));
-        self.last = Some(self.last.map_or(event.at, |last| last.max(event.at)));
-        if event.record.gso_size == 0 {
+        if matches!(event.kind, Kind::Made | Kind::Received | Kind::Oversize) && event.record.gso_size == 0 {
             self.longest = self.longest.max(event.record.len);
         }
-        self.level = self.level.max(event.level());
+        let was_blocked = self.is_blocked();
+        let mut is_news = false;
+        if event.kind == Kind::Lost || event.fate == Fate::Unsent {
+            self.lost = Some((event.clone(), pods.clone()));
+        }
+        if event.kind == Kind::Received && weight(event) > 1 {
+            // Of a tunnel's packet its end is told, not who is inside.
+            let reached = event.tunnel().is_none() && matches!(event.fate, Fate::Learned | Fate::Delivered);
+            self.taken += u64::from(reached);
+            is_news |= self.told.add(event.record.mtu);
+        }
+        if event.kind != Kind::Lost {
+            let more = |best: &TooBig| (weight(event), smaller(event)) > (weight(best), smaller(best));
+            if self.best.as_ref().is_none_or(|(best, _)| more(best)) {
+                is_news |= self.best.as_ref().is_some_and(|(best, _)| weight(best) < weight(event));
+                self.best = Some((event.clone(), pods.clone()));
+            }
+        }
+        is_news |= self.is_blocked() && !was_blocked;
+        is_news.then_some(crate::probe::PATIENCE)
     }
 
     fn verdict(&self) -> Option<Verdict<'_>> {
-        let (event, pods) = self.best.as_ref()?;
-        let (finding, what, fix) = self.judge(event, pods);
-        let count = self.counts.iter().sum();
+        let (event, pods, judgement) = self.judge()?;
+        let Judgement { finding, confidence, what, fix } = judgement;
         let mut message = format!("{what}; {}", self.tally());
         if let Some(fix) = &fix {
             message = format!("{message}. Fix: {fix}");
         }
+        let fits = event.fits().filter(|_| finding != Finding::AbsurdMtu);
         let mut fields: Vec<Field<'_>> = vec![
             ("finding", Value::Text(finding.name().into())),
-            ("count", Value::Number(count)),
-            ("fits", event.fits().map_or(Value::Absent, |fits| Value::Number(fits.into()))),
+            ("confidence", Value::Text(confidence.name().into())),
+            ("count", Value::Number(self.counts.iter().flatten().sum())),
+            ("fits", fits.map_or(Value::Absent, |fits| Value::Number(fits.into()))),
             ("longest", if self.longest == 0 { Value::Absent } else { Value::Number(self.longest.into()) }),
             ("fix", fix.map_or(Value::Absent, |fix| Value::Text(fix.into()))),
         ];
         event.fields(pods, &mut fields);
-        Some(Verdict { at: self.last?, level: self.level, pod: event.about(pods), message, fields })
+        let level = if finding == Finding::BlackHole { Level::Warn } else { self.level };
+        Some(Verdict { at: self.last?, level, pod: event.about(pods), message, fields })
     }
+}
+
+/// The less an event says that fits, the more it says: the smallest hop decides. Unknown is none.
+fn smaller(event: &TooBig) -> u32 {
+    event.fits().map_or(0, |fits| u32::MAX - fits)
 }
 
 impl Findings {
-    fn count(&self, kind: Kind) -> u64 {
-        self.counts.get(kind as usize - 1).copied().unwrap_or(0)
+    fn count(&mut self, event: &TooBig) {
+        let fates = self.counts.get_mut(event.kind as usize - 1);
+        if let Some(count) = fates.and_then(|fates| fates.get_mut(event.fate as usize)) {
+            *count = count.saturating_add(1).saturating_add(event.record.held);
+        }
+        self.first = Some(self.first.map_or(event.at, |first| first.min(event.at)));
+        self.last = Some(self.last.map_or(event.at, |last| last.max(event.at)));
+        self.level = self.level.max(event.level());
     }
 
-    /// `3 made, 2 received, 1 learned in 1.5 s`: what there was, and whether who sends has been told.
+    /// Whether who sends too much never learns it.
+    fn is_blocked(&self) -> bool {
+        self.lost.is_some() && self.taken == 0
+    }
+
+    /// The event that says most, and what it comes to.
+    fn judge(&self) -> Option<(&TooBig, &Pods, Judgement)> {
+        if self.is_blocked()
+            && let Some((lost, pods)) = &self.lost
+        {
+            let cause = self.best.as_ref().map(|(event, _)| event).filter(|event| weight(event) > 1);
+            return Some((lost, pods, blocked::judge(lost, pods, cause)));
+        }
+        // A connection may be stuck for a reason that was told.
+        let explained = self.best.as_ref().filter(|(event, _)| weight(event) > 3);
+        if explained.is_none()
+            && let Some((event, pods)) = self.stalls.proof()
+        {
+            return Some((event, pods, self.stalls.judge(event, pods)));
+        }
+        let (event, pods) = self.best.as_ref()?;
+        if self.told.is_flapping() && event.kind == Kind::Received {
+            return Some((event, pods, words::flapping(event, pods, &self.told)));
+        }
+        let mut judgement = words::judge(event, pods, self.longest);
+        if let Some(stuck) = self.stalls.stuck() {
+            judgement.what.push_str(&stuck);
+        }
+        Some((event, pods, judgement))
+    }
+
+    /// `3 made, 2 received (1 delivered, 1 learned) in 1.5 s`: what there was, and what became of it.
     fn tally(&self) -> String {
-        let counted =
-            Kind::ALL.into_iter().map(|kind| (kind, self.count(kind))).filter(|(_, count)| *count > 0);
-        let counted: Vec<String> =
-            counted.map(|(kind, count)| format!("{count} {}", kind_name(kind))).collect();
-        let took = self.first.zip(self.last).and_then(|(first, last)| last.duration_since(first).ok());
-        let took = took.unwrap_or_default().as_secs_f64();
-        format!("{} in {took:.1} s", counted.join(", "))
-    }
-
-    fn judge(&self, event: &TooBig, pods: &Pods) -> (Finding, String, Option<String>) {
-        let (_, port) = event.ports();
-        let who = match (&pods.source, event.source()) {
-            (Some(pod), _) => full_name(pod),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => "this node".to_owned(),
-        };
-        let to = end(pods.destination.as_deref(), event.destination(), port).to_string();
-        match event.kind {
-            Kind::Oversize => silent(event, &who),
-            Kind::Made => self.made(event, &who, &to),
-            Kind::Received => received(event, &who, &to),
-            Kind::Refused => (
-                Finding::LargeDatagrams,
-                format!(
-                    "{who} asks for larger datagrams to {to} than {} bytes, and does not allow to fragment them (EMSGSIZE)",
-                    event.record.mtu
-                ),
-                Some(format!(
-                    "send datagrams of at most {} bytes with their headers, or without DF",
-                    event.record.mtu
-                )),
-            ),
-            Kind::Learned => (
-                Finding::PathLearned,
-                format!(
-                    "the path from {who} to {to} by {} takes {} bytes, and the route cache knows it",
-                    name(&event.record.device).unwrap_or("-".into()),
-                    event.record.mtu
-                ),
-                None,
-            ),
-        }
-    }
-
-    fn made(&self, event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
-        let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
-        let up_to = if self.longest > mtu { format!(" up to {} bytes", self.longest) } else { String::new() };
-        let sends = format!("{who} sends{up_to} with DF to {to} and is told so");
-        let takes = match event.limit() {
-            Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
-            _ => format!("{device} takes {mtu} bytes"),
-        };
-        let sender = format!("set the MTU of {who}'s interface to at most {fits}");
-        // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
-        if let Some(inner) = event.tunnel() {
-            let tunnel = inner.tunnel.name();
-            return (
-                Finding::SmallUnderlay,
-                format!(
-                    "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit, and the message goes to the tunnel's end, not to {who}",
-                    inner.overhead
-                ),
-                Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
-            );
-        }
-        match event.limit() {
-            Some(Limit::Tunnel) => (
-                Finding::SmallUnderlay,
-                format!(
-                    "what carries {device} ({}, MTU {}) takes {mtu} bytes: {sends}",
-                    kind_of(&event.record.route).unwrap_or("-".into()),
-                    event.record.route.mtu
-                ),
-                Some(format!("set {device} and the interfaces behind it to {mtu}")),
-            ),
-            Some(Limit::Route) => (
-                Finding::SmallRoute,
-                format!(
-                    "the route to {to} by {device} has an MTU of {mtu}, {device} {}: {sends}",
-                    event.record.route.mtu
-                ),
-                Some(format!("{sender}, or take the mtu off the route")),
-            ),
-            Some(Limit::Path) => (Finding::SmallHop, format!("{takes}: {sends}"), Some(sender)),
-            Some(Limit::Device) | None => {
-                let kind = if is_tunnel(&event.record.route) {
-                    format!(" ({})", kind_of(&event.record.route).unwrap_or_default())
-                } else {
-                    String::new()
-                };
-                (
-                    Finding::SmallDevice,
-                    format!("{device}{kind} takes {mtu} bytes: {sends}"),
-                    Some(format!("{sender}, or raise {device} if what is behind it takes more")),
-                )
+        let of_kind = |(kind, fates): (Kind, &[u64; Fate::ALL.len()])| {
+            let sum: u64 = fates.iter().sum();
+            let known = Fate::ALL.into_iter().zip(fates).skip(1).filter(|(_, count)| **count > 0);
+            let known: Vec<String> =
+                known.map(|(fate, count)| format!("{count} {}", fate_name(kind, fate))).collect();
+            let name = kind_name(kind);
+            match known.as_slice() {
+                _ if sum == 0 => None,
+                [] => Some(format!("{sum} {name}")),
+                _ => Some(format!("{sum} {name} ({})", known.join(", "))),
             }
-        }
+        };
+        let counted: Vec<String> = Kind::ALL.into_iter().zip(&self.counts).filter_map(of_kind).collect();
+        let took = self.first.zip(self.last).and_then(|(first, last)| last.duration_since(first).ok());
+        format!("{} in {:.1} s", counted.join(", "), took.unwrap_or_default().as_secs_f64())
     }
-}
-
-/// The numbers most verdicts need.
-struct MtuLimits<'a> {
-    device: std::borrow::Cow<'a, str>,
-    mtu: u32,
-    fits: u32,
-}
-
-impl<'a> MtuLimits<'a> {
-    fn of(event: &'a TooBig) -> Self {
-        let mtu = event.record.mtu;
-        Self { device: event.by().unwrap_or("this node".into()), mtu, fits: event.fits().unwrap_or(mtu) }
-    }
-}
-
-fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
-    let record = &event.record;
-    let device = name(&record.device).unwrap_or("-".into());
-    let (what, fix) = match (name(&record.route), record.mtu) {
-        (Some(peer), mtu) => (
-            format!(
-                "{device} (MTU {}) hands packets to {peer}, which takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain",
-                record.device.mtu
-            ),
-            Some(format!(
-                "give both ends of the veth one MTU: {mtu}, or {} if all behind it takes that",
-                record.device.mtu
-            )),
-        ),
-        (None, 0) => (
-            format!(
-                "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
-            ),
-            None,
-        ),
-        (None, mtu) => (
-            format!(
-                "bridge port {device} takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain"
-            ),
-            Some(format!(
-                "give all ports of the bridge, and what sends through it, one MTU: {mtu}, or raise {device}'s"
-            )),
-        ),
-    };
-    (Finding::SilentDrop, what, fix)
-}
-
-fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
-    let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(event);
-    if event.is_absurd() {
-        let least = if event.record.ip_version == 4 { 68 } else { 1280 };
-        return (
-            Finding::AbsurdMtu,
-            format!(
-                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; no link may take less than {least}: a broken router, or a forged message"
-            ),
-            None,
-        );
-    }
-    if let Some(inner) = event.tunnel() {
-        let tunnel = inner.tunnel.name();
-        return (
-            Finding::SmallUnderlay,
-            format!(
-                "hop {hop} of the underlay takes {mtu} bytes, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit",
-                inner.overhead
-            ),
-            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
-        );
-    }
-    // Tunnels under a bridge answer in the name of the far end (net/ipv4/ip_tunnel_core.c, iptunnel_pmtud_build_icmp).
-    let hop = if event.sender().is_some() && event.sender() == event.destination() {
-        format!("{hop}, or a tunnel on the way that answers in its name,")
-    } else {
-        format!("hop {hop}")
-    };
-    (
-        Finding::SmallHop,
-        format!("{hop} takes {mtu} bytes on the way from {who} to {to}, and {who} was told so"),
-        Some(format!("set the MTU of {who}'s interface, or of its route to {to}, to at most {fits}")),
-    )
-}
-
-fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
 }

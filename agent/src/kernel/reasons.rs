@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use agent_common::NO_REASON;
 
-use crate::kernel::Kernel;
+use super::Kernel;
 
 /// Upper half of a reason: which subsystem's enumeration the lower half is of (include/net/dropreason.h).
 const SUBSYSTEM_SHIFT: u32 = 16;
@@ -88,7 +88,7 @@ fn strip(name: &str) -> &str {
 #[cfg(test)]
 impl Reasons {
     /// Of a kernel made up by a test.
-    pub(super) fn named(names: &[(u32, &str)]) -> Self {
+    pub(crate) fn named(names: &[(u32, &str)]) -> Self {
         Self { names: names.iter().map(|(number, name)| (*number, (*name).to_owned())).collect() }
     }
 }

@@ -1,0 +1,145 @@
+//! What a TCP socket knows of a segment that it sends again and again, and what that says of the segment's size.
+//!
+//! A black hole lets small segments pass and swallows full-size ones, without a message. What TCP's own state shows of it
+//! at a retransmission on timeout was seen on 5.10, 6.1, 6.12 and 7.2: the first segment that is not acknowledged is a
+//! full one, the timeouts go on (`icsk_retransmits`), and of what was sent after it only small ones are reported as
+//! received (SACK). Of a lost segment the next copy arrives; a dead peer reports nothing.
+
+use super::Fate;
+
+/// Blocks that `tcp_sock.recv_sack_cache` keeps of the last acknowledgement.
+pub const SACK_BLOCKS: usize = 4;
+
+/// What the socket knows when it sends a segment again. Lengths are payload, without headers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stall {
+    /// `tcp_sock.bytes_acked`: bytes of this connection that the peer has acknowledged so far.
+    pub acked: u64,
+    /// `tcp_sock.mss_cache`: payload of a full-size segment, bytes.
+    pub mss: u32,
+    /// `inet_connection_sock.icsk_pmtu_cookie`: the path MTU that the socket believes in, bytes.
+    pub pmtu: u32,
+    /// `inet_connection_sock.icsk_retransmits`: timeouts since anything was acknowledged.
+    pub retransmits: u32,
+    /// `tcp_sock.sacked_out`: segments behind this one that the peer reported as received.
+    pub sacked: u32,
+    /// The longest run of bytes in the peer's last report, 0 if there was none.
+    pub longest_run: u32,
+    /// Bytes that wait behind the last one that was acknowledged (`write_seq - snd_una`).
+    pub waiting: u32,
+    /// `tcp_sock.snd_wnd`: what the peer has room for, bytes.
+    pub window: u32,
+    /// `inet_connection_sock.icsk_rto`: the timeout that has just passed, jiffies.
+    pub timeout: u32,
+    /// Jiffies since the peer was last heard (`tcp_sock.rcv_tstamp`).
+    pub heard: u32,
+    /// [`flags`](Self::PROBING).
+    pub flags: u32,
+}
+
+const _: () = assert!(size_of::<Stall>() == 48);
+
+/// Timeouts after which small segments that arrive prove something: a copy of a lost segment is lost again one time in
+/// twenty even where one packet in twenty is, and this is the fourth copy.
+pub const TIMEOUTS: u32 = 3;
+/// The same where nothing proves that small ones arrive now.
+const TIMEOUTS_ALONE: u32 = 4;
+/// The same of a connection that full-size segments did pass before.
+const TIMEOUTS_AFTER_SUCCESS: u32 = 6;
+
+impl Stall {
+    /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
+    pub const PROBING: u32 = 1;
+
+    /// What it says of a segment of `len` bytes; `None` as long as it is too early to say anything.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fate(&self, len: u32) -> Option<Fate> {
+        // A peer without room says so itself, and the SYN has no payload.
+        if self.retransmits < TIMEOUTS || self.window == 0 || len == 0 {
+            return None;
+        }
+        if len < self.mss {
+            return Some(Fate::Ordinary);
+        }
+        if self.sacked != 0 {
+            return Some(if self.small_ones_pass() { Fate::BlackHole } else { Fate::Ordinary });
+        }
+        let never_passed = self.acked < self.mss as u64;
+        let enough = if never_passed { TIMEOUTS_ALONE } else { TIMEOUTS_AFTER_SUCCESS };
+        if self.is_peer_alive() && self.retransmits >= enough {
+            return Some(Fate::BlackHole);
+        }
+        Some(if never_passed { Fate::Suspect } else { Fate::Ordinary })
+    }
+
+    /// Whether all that the peer reported as received is smaller than a full segment. Only the last few runs are known:
+    /// one that is as long as a full segment may be one.
+    #[inline(always)]
+    const fn small_ones_pass(&self) -> bool {
+        self.longest_run != 0 && self.longest_run < self.mss
+    }
+
+    /// Whether the peer was heard since the first of the timeouts: before the one that has just passed there was another,
+    /// half as long.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_peer_alive(&self) -> bool {
+        self.heard < self.timeout.saturating_add(self.timeout / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A full segment of 1,448 bytes at its third timeout, heard of nobody since before the first.
+    const STUCK: Stall = Stall {
+        acked: 200,
+        mss: 1448,
+        pmtu: 1500,
+        retransmits: 3,
+        sacked: 0,
+        longest_run: 0,
+        waiting: 60_000,
+        window: 65_000,
+        timeout: 200,
+        heard: 400,
+        flags: 0,
+    };
+
+    #[test]
+    fn small_ones_that_arrive_behind_a_full_one_are_proof() {
+        let tail = Stall { sacked: 1, longest_run: 104, ..STUCK };
+        assert_eq!(tail.fate(1448), Some(Fate::BlackHole));
+        assert_eq!(Stall { retransmits: 2, ..tail }.fate(1448), None, "that happens to lost ones, too");
+        assert_eq!(tail.fate(700), Some(Fate::Ordinary), "the small one does not pass either");
+        let full = Stall { sacked: 3, longest_run: 2 * 1448, ..STUCK };
+        assert_eq!(full.fate(1448), Some(Fate::Ordinary), "full ones do pass");
+        assert_eq!(Stall { longest_run: 0, ..tail }.fate(1448), Some(Fate::Ordinary), "nothing is known of them");
+    }
+
+    #[test]
+    fn a_silent_peer_proves_nothing() {
+        assert_eq!(STUCK.fate(1448), Some(Fate::Suspect));
+        assert_eq!(Stall { retransmits: 9, ..STUCK }.fate(1448), Some(Fate::Suspect));
+        assert_eq!(Stall { acked: 1 << 20, ..STUCK }.fate(1448), Some(Fate::Ordinary), "it was alive, and died");
+    }
+
+    #[test]
+    fn a_peer_that_talks_while_it_lasts_is_alive() {
+        let heard = Stall { heard: 299, retransmits: 4, ..STUCK };
+        assert_eq!(heard.fate(1448), Some(Fate::BlackHole));
+        assert_eq!(Stall { heard: 300, ..heard }.fate(1448), Some(Fate::Suspect));
+        let later = Stall { acked: 1 << 20, ..heard };
+        assert_eq!(later.fate(1448), Some(Fate::Ordinary), "full ones did pass before: it may be chance");
+        assert_eq!(Stall { retransmits: 6, ..later }.fate(1448), Some(Fate::BlackHole));
+    }
+
+    #[test]
+    fn a_peer_without_room_and_a_syn_are_not_stalled() {
+        assert_eq!(Stall { window: 0, ..STUCK }.fate(1448), None);
+        assert_eq!(STUCK.fate(0), None);
+    }
+}

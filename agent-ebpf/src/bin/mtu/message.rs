@@ -1,0 +1,198 @@
+//! Messages that say that a packet is too large: made by this node, and received by a namespace of it.
+
+use agent_common::mtu::{Fate, Kind, hook};
+use agent_ebpf::device::fill;
+use agent_ebpf::kernel::{
+    self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST,
+};
+use agent_ebpf::packet::{self, Header};
+use agent_ebpf::tally::passed;
+
+use crate::seen::Seen;
+use crate::underway::{self, LEARNED, PUSHED, STRAY, TAKEN, Underway};
+
+const ICMP_DEST_UNREACH: u8 = 3;
+const ICMP_FRAG_NEEDED: u8 = 4;
+const ICMPV6_PKT_TOOBIG: u8 = 2;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Bytes of an ICMP or ICMPv6 error before the packet it quotes.
+pub(crate) const ICMP_HEADER: u32 = 8;
+
+/// The MTU that an ICMP message tells, by its first eight bytes; `None` if it is about something else.
+#[inline(always)]
+pub(crate) fn told_mtu(ip_version: u8, icmp: [u8; 8]) -> Option<u32> {
+    let [kind, code, _, _, mtu @ ..] = icmp;
+    match ip_version {
+        // RFC 1191: the lower half; the upper is unused.
+        4 if kind == ICMP_DEST_UNREACH && code == ICMP_FRAG_NEEDED => {
+            Some(u16::from_be_bytes([mtu[2], mtu[3]]).into())
+        }
+        6 if kind == ICMPV6_PKT_TOOBIG => Some(u32::from_be_bytes(mtu)),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info: u32) -> Option<()> {
+    if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
+        return passed(hook::ICMP_SEND);
+    }
+    // The kernel does not limit these (`icmpv4_mask_allow`, net/ipv4/icmp.c).
+    // SAFETY: the caller's.
+    unsafe { made::<R>(hook::ICMP_SEND, skb, u32::from_be(info), Fate::Unknown) }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp6_send<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<()> {
+    if kind != ICMPV6_PKT_TOOBIG {
+        underway::begin(core::ptr::null(), 0);
+        return passed(hook::ICMP6_SEND);
+    }
+    underway::begin(skb, info)
+}
+
+/// A message of this CPU's is past all limits.
+#[inline(always)]
+pub(crate) unsafe fn icmpv6_push<R: Read>(_: *const u8) -> Option<()> {
+    underway::note(PUSHED)
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    let fate = if underway.has(PUSHED) { Fate::Unknown } else { Fate::Unsent };
+    // SAFETY: the caller's.
+    unsafe { made::<R>(hook::ICMP6_SEND, skb, underway.mtu, fate) }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
+    // SAFETY: the helper checks the address.
+    let icmp = unsafe { kernel::copy(packet::transport_header::<R>(skb).cast()) };
+    match told_mtu(4, icmp) {
+        Some(mtu) => underway::begin(skb, mtu),
+        None => {
+            underway::begin(core::ptr::null(), 0);
+            passed(hook::ICMP_UNREACH)
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp_unreached<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    // SAFETY: the caller's.
+    unsafe { received::<R>(hook::ICMP_UNREACH, skb, underway) }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmpv6_notify<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<()> {
+    if kind != ICMPV6_PKT_TOOBIG {
+        underway::begin(core::ptr::null(), 0);
+        return passed(hook::ICMPV6_NOTIFY);
+    }
+    underway::begin(skb, u32::from_be(info))
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmpv6_notified<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    // SAFETY: the caller's.
+    unsafe { received::<R>(hook::ICMPV6_NOTIFY, skb, underway) }
+}
+
+/// TCP's or UDP's error handler has returned: 0 if a socket sent what the message quotes.
+#[inline(always)]
+pub(crate) fn judged(error: i32) -> Option<()> {
+    underway::note(if error == 0 { TAKEN } else { STRAY })
+}
+
+/// The route cache has learned a path MTU.
+#[inline(always)]
+pub(crate) fn learned() {
+    underway::note(LEARNED);
+}
+
+/// This node says that `skb` is too large: where it was, where its route would have taken it.
+#[inline(always)]
+unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32, fate: Fate) -> Option<()> {
+    // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
+    unsafe {
+        let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
+        // The lowest bit says that no reference is held (SKB_DST_NOREF).
+        let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
+        // A packet of this namespace's own may be on no device yet.
+        let mut netns = packet::device_netns::<R>(dev);
+        if netns == 0 {
+            netns = packet::device_netns::<Probed>(kernel::field::<Probed, _>(route, &DST_DEV));
+        }
+        let seen = Seen {
+            hook,
+            kind: Kind::Made,
+            fate,
+            netns,
+            packet: Header::of::<R>(skb).flow(kernel::zero()),
+            len: kernel::field::<R, _>(skb, &SKB_LEN),
+            is_from_here: packet::is_local::<R>(skb),
+        };
+        let (entry, record) = seen.admit()?;
+        (*record).mtu = mtu;
+        (*record).gso_size = packet::gso_size::<R>(skb);
+        fill::<R>(&raw mut (*record).device, dev);
+        // NULL where there is no route.
+        let out: *const u8 = kernel::field::<Probed, _>(route, &DST_DEV);
+        if !out.is_null() {
+            fill::<Probed>(&raw mut (*record).route, out);
+            (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
+        }
+        let network = packet::network_offset::<R>(skb).into();
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, network);
+        entry.submit(0);
+        Some(())
+    }
+}
+
+/// The path MTU that a route has from an earlier message, 0 if none.
+#[inline(always)]
+unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
+    /// `RTF_CACHE` (`linux/ipv6_route.h`): a route of one destination, made for what was learned of it.
+    const LEARNED: u32 = 0x0100_0000;
+    // SAFETY: integers are valid for any bytes; the helper checks the address.
+    unsafe {
+        if ip_version == 4 {
+            // The lowest bit is rt_mtu_locked.
+            return kernel::field::<Probed, u32>(route, &RTABLE_PMTU) >> 1;
+        }
+        if kernel::field::<Probed, u32>(route, &RT6_FLAGS) & LEARNED == 0 { 0 } else { mtu }
+    }
+}
+
+/// A namespace of this node was told by `skb` that the packet it quotes was too large.
+#[inline(always)]
+unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> Option<()> {
+    // SAFETY: as above.
+    unsafe {
+        let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
+        let quoted = Header::at(packet::transport_header::<R>(skb).wrapping_add(ICMP_HEADER as usize));
+        let version = quoted.version();
+        let seen = Seen {
+            hook,
+            kind: Kind::Received,
+            fate: underway.fate(matches!(quoted.protocol(version), TCP | UDP)),
+            netns: packet::device_netns::<R>(dev),
+            packet: quoted.flow(kernel::zero()),
+            len: 0,
+            // It was sent to whoever sent the packet.
+            is_from_here: true,
+        };
+        let (entry, record) = seen.admit()?;
+        let message = Header::of::<R>(skb).flow(kernel::zero());
+        (*record).mtu = underway.mtu;
+        (*record).sender = message.source.bytes();
+        // Of the message, so that a quote that is none still has a family.
+        (*record).ip_version = message.version;
+        fill::<R>(&raw mut (*record).device, dev);
+        let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
+        entry.submit(0);
+        Some(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Messages that never reach whom they are for: who eats them, where, and what would let them pass.
+
+use std::borrow::Cow;
+
+use agent_common::mtu::{Fate, flags};
+
+use super::event::{TooBig, name};
+use super::row::stage_name;
+use super::verdict::{Confidence, Finding, Judgement};
+use super::words::Ends;
+use crate::probe::Pods;
+
+/// What a lost message comes to; `cause` is the event that tells what it was about.
+pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judgement {
+    let Ends { who, to } = Ends::of(lost, pods);
+    let mtu = lost.record.mtu;
+    let fits = cause.and_then(TooBig::fits).or_else(|| lost.fits()).unwrap_or(mtu);
+    let from = lost.by().or_else(|| cause.and_then(TooBig::by));
+    let from = from.map_or_else(String::new, |by| format!(" of {by}"));
+    let (culprit, fix) = culprit(lost);
+    Judgement {
+        finding: Finding::MessagesLost,
+        confidence: Confidence::High,
+        what: format!(
+            "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, and {who} waits in vain"
+        ),
+        fix: Some(format!("{fix}; until then set the MTU of {who}'s interface to at most {fits}")),
+    }
+}
+
+/// Who eats it, and what would let it pass.
+fn culprit(lost: &TooBig) -> (String, String) {
+    let reason = reason(lost);
+    if lost.fate == Fate::Unsent {
+        return (
+            "is not sent: such messages are limited here, or there is no route back".to_owned(),
+            "take 2 out of net.ipv6.icmp.ratemask, or raise net.ipv6.icmp.ratelimit's rate".to_owned(),
+        );
+    }
+    let place = place(lost);
+    let hook = lost.stage().map_or("unknown", stage_name);
+    let accept = if lost.record.ip_version == 4 {
+        "icmp type destination-unreachable accept"
+    } else {
+        "icmpv6 type packet-too-big accept"
+    };
+    match lost.fate {
+        Fate::Invalid => (
+            format!(
+                "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: it never saw the connection (an asymmetric path, or an entry that is gone)"
+            ),
+            format!(
+                "put `{accept}` before the rule that drops `ct state invalid`, or route both directions through this node"
+            ),
+        ),
+        Fate::Filtered if reason.as_deref().is_none_or(|reason| reason == "NETFILTER_DROP") => (
+            format!("is dropped by a netfilter rule in {place}, hook {hook}"),
+            format!("put `{accept}` before the rule that drops it"),
+        ),
+        Fate::Filtered => (
+            format!("is dropped by a filter in {place}{}", on(lost)),
+            "let ICMP errors pass there (type 3, code 4; ICMPv6 type 2)".to_owned(),
+        ),
+        _ if reason.as_deref() == Some("IP_RPFILTER") => (
+            format!(
+                "is dropped by the reverse path filter in {place}{}: it comes in by another way than the one back to its sender",
+                on(lost)
+            ),
+            match name(&lost.record.device) {
+                Some(device) => format!("sysctl net.ipv4.conf.{device}.rp_filter=2"),
+                None => "set net.ipv4.conf.*.rp_filter to 2 there".to_owned(),
+            },
+        ),
+        _ => (
+            format!("is dropped in {place}{}", on(lost)),
+            "mend what drops it (`r2c-agent trace drops` shows what else dies there)".to_owned(),
+        ),
+    }
+}
+
+fn reason(lost: &TooBig) -> Option<Cow<'_, str>> {
+    lost.reason.as_deref().map(Cow::Borrowed)
+}
+
+/// ` on eth0 (IP_RPFILTER in ip_rcv_finish_core)`, as far as it is known.
+fn on(lost: &TooBig) -> String {
+    let device = name(&lost.record.device).map_or_else(String::new, |device| format!(" on {device}"));
+    let why: Vec<&str> = [lost.reason.as_deref(), lost.function.as_deref()].into_iter().flatten().collect();
+    if why.is_empty() { device } else { format!("{device} ({})", why.join(" in ")) }
+}
+
+/// Whose namespace it died in.
+fn place(lost: &TooBig) -> String {
+    let netns = lost.record.netns;
+    if lost.has(flags::IN_POD) && lost.has(flags::LOCAL_ORIGIN) {
+        "the pod's own namespace".to_owned()
+    } else if lost.has(flags::IN_POD | flags::FOREIGN) {
+        format!("network namespace {netns}")
+    } else {
+        "this node's own namespace".to_owned()
+    }
+}

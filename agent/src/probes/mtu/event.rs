@@ -1,0 +1,388 @@
+//! Something that was too large for its path: what a record of the kernel side means.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_common::IFNAMSIZ;
+use agent_common::mtu::quote::{Flow, Inner, Quote};
+use agent_common::mtu::stall::Stall;
+use agent_common::mtu::{Device, Fate, Kind, MtuRecord, Stage, flags};
+
+use super::labels::Labels;
+use super::row;
+use super::verdict::Findings;
+use crate::kernel::Kernel;
+use crate::kernel::clock::{self, Clock};
+use crate::kernel::kallsyms::Kallsyms;
+use crate::kernel::reasons::Reasons;
+use crate::pod::{Pod, Slot, Subject};
+use crate::probe::{Cell, DecodeError, Ends, Event, Field, Level, Pods};
+
+/// What decoding must know of the running kernel.
+pub struct Decoder {
+    symbols: Kallsyms,
+    reasons: Reasons,
+    clock: Clock,
+    /// Of the kernel's tick.
+    hertz: u32,
+}
+
+impl Decoder {
+    /// With the names that `kernel` has.
+    #[must_use]
+    pub fn new(kernel: &Kernel) -> Self {
+        Self {
+            symbols: kernel.symbols().clone(),
+            reasons: Reasons::load(kernel),
+            clock: Clock::new(),
+            hertz: clock::jiffies_a_second(),
+        }
+    }
+
+    /// The event in a record.
+    ///
+    /// # Errors
+    /// It is of another length, or of a kind that this version does not know.
+    pub fn decode(&self, record: &[u8]) -> Result<TooBig, DecodeError> {
+        let wrong = DecodeError { got: record.len(), want: size_of::<MtuRecord>() };
+        let record = MtuRecord::from_bytes(record).ok_or(wrong)?;
+        let kind = Kind::from_wire(record.kind).ok_or(wrong)?;
+        let header = record.header.get(..usize::from(record.header_len)).unwrap_or_default();
+        let function = (record.location != 0).then(|| {
+            self.symbols
+                .find(|symbols| symbols.resolve(record.location).map(|place| place.function().into()))
+        });
+        let reason = self.reasons.name(record.reason).filter(|_| kind == Kind::Lost);
+        Ok(TooBig {
+            at: self.clock.to_wall(record.ktime_ns),
+            kind,
+            fate: Fate::from_wire(record.fate),
+            quote: Quote::parse(header),
+            function: function.flatten(),
+            reason: reason.map(|reason| reason.as_ref().into()),
+            hertz: self.hertz,
+            record,
+        })
+    }
+}
+
+/// Something that was too large, as the kernel saw it.
+#[derive(Clone, Debug)]
+pub struct TooBig {
+    pub(super) at: SystemTime,
+    pub(super) kind: Kind,
+    pub(super) fate: Fate,
+    pub(super) record: MtuRecord,
+    /// The packet in question, as far as it was to be had.
+    pub(super) quote: Option<Quote>,
+    /// Where an oversize packet or a message was freed; `None` where symbols are hidden.
+    pub(super) function: Option<Arc<str>>,
+    /// The kernel's reason to drop a message.
+    pub(super) reason: Option<Arc<str>>,
+    /// Jiffies a second.
+    pub(super) hertz: u32,
+}
+
+/// What set the MTU that a packet exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The device it was to leave by.
+    Device,
+    /// The tunnel it was to leave by: what carries that takes less than the tunnel's device promises.
+    Tunnel,
+    /// The path, as an earlier message had it.
+    Path,
+    /// The route: an `mtu` of its own, or the sysctl of its family.
+    Route,
+}
+
+/// Why no honest router says such a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absurd {
+    /// No link may take less than this.
+    NoLink(u32),
+    /// The packet that it quotes has so many bytes, which is not more.
+    Fits(u32),
+    /// Not more leaves here anyway.
+    Larger(u32),
+}
+
+impl Limit {
+    /// Its name in JSON and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Tunnel => "tunnel",
+            Self::Path => "path",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// Kinds of devices that carry packets in packets (`rtnl_link_ops.kind`).
+const TUNNELS: [&str; 15] = [
+    "vxlan", "geneve", "ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "ip6gre", "ip6gretap",
+    "ip6erspan", "vti", "vti6", "wireguard", "bareudp",
+];
+
+/// What makes two events one incident: somebody's packets to somewhere are too large, whoever says so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Cause {
+    sender: Who,
+    destination: Option<IpAddr>,
+}
+
+/// Who sends too much, as far as that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Who {
+    Pod(Arc<Pod>),
+    Address(IpAddr),
+    Netns(u32),
+}
+
+impl TooBig {
+    /// The series that counts it.
+    #[must_use]
+    pub fn labels(&self) -> Labels {
+        Labels::of(self.kind, self.fate, self.record.ip_version)
+    }
+
+    /// How far a dropped message had come.
+    pub(super) fn stage(&self) -> Option<Stage> {
+        Stage::from_wire(self.record.stage)
+    }
+
+    /// What the socket of a segment that is sent again knows.
+    pub(super) fn stall(&self) -> Option<&Stall> {
+        (self.kind == Kind::Stalled).then_some(&self.record.stall)
+    }
+
+    /// Bytes of the packet in question by its own header; `None` if that is not to be had or makes no sense.
+    pub(super) fn quoted_length(&self) -> Option<u32> {
+        let header = self.record.header.get(..usize::from(self.record.header_len))?;
+        let half_word = |at: usize| Some(u32::from(u16::from_be_bytes([*header.get(at)?, *header.get(at + 1)?])));
+        self.quote?;
+        let length = match header.first()? >> 4 {
+            4 => half_word(2)?,
+            _ => half_word(4)? + 40,
+        };
+        (length > 40).then_some(length)
+    }
+
+    /// The conversation it is about: the one inside of a tunnel where that can be seen.
+    pub(super) fn flow(&self) -> Option<&Flow> {
+        self.quote.as_ref().map(Quote::innermost)
+    }
+
+    /// The tunnel that the packet in question belongs to.
+    pub(super) fn tunnel(&self) -> Option<Inner> {
+        self.quote.and_then(|quote| quote.inner)
+    }
+
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        match self.flow() {
+            Some(flow) => Some(flow.source),
+            None if self.is_without_packet() => self.address(self.record.source),
+            None => None,
+        }
+    }
+
+    pub(super) fn destination(&self) -> Option<IpAddr> {
+        match self.flow() {
+            Some(flow) => Some(flow.destination),
+            None if self.is_without_packet() => self.address(self.record.destination),
+            // Of a header that makes no sense nothing is believed.
+            None => None,
+        }
+    }
+
+    /// Whether there is no packet to be asked: only an address was given to the kernel.
+    pub(super) fn is_without_packet(&self) -> bool {
+        matches!(self.kind, Kind::Refused | Kind::Learned | Kind::Stalled)
+    }
+
+    pub(super) fn ports(&self) -> (Option<u16>, Option<u16>) {
+        let told = |port: u16| Some(port).filter(|port| *port != 0);
+        match self.flow() {
+            Some(flow) => flow.ports.unzip(),
+            None => (told(self.record.source_port), told(self.record.destination_port)),
+        }
+    }
+
+    /// Who sent a message that was received or lost.
+    pub(super) fn sender(&self) -> Option<IpAddr> {
+        self.address(self.record.sender)
+    }
+
+    /// An address of the record's family; `None` where the kernel side had none.
+    fn address(&self, bytes: [u8; 16]) -> Option<IpAddr> {
+        let [a, b, c, d, ..] = bytes;
+        let address = match self.record.ip_version {
+            4 => IpAddr::from(Ipv4Addr::new(a, b, c, d)),
+            6 => Ipv6Addr::from(bytes).into(),
+            _ => return None,
+        };
+        (!address.is_unspecified()).then_some(address)
+    }
+
+    pub(super) fn has(&self, flag: u8) -> bool {
+        self.record.flags & flag != 0
+    }
+
+    /// The largest packet that fits, for who sends the conversation's packets: less than what was announced by what the
+    /// tunnel adds. `None` if no MTU is known.
+    pub(super) fn fits(&self) -> Option<u32> {
+        let mtu = Some(self.record.mtu).filter(|mtu| *mtu != 0)?;
+        Some(mtu.saturating_sub(self.tunnel().map_or(0, |inner| inner.overhead.into())))
+    }
+
+    /// What set the MTU of a message that this node made.
+    pub(super) fn limit(&self) -> Option<Limit> {
+        let MtuRecord { mtu, route, route_pmtu, .. } = &self.record;
+        if self.kind != Kind::Made || route.ifindex == 0 {
+            return None;
+        }
+        Some(match route.mtu {
+            device if device == *mtu => Limit::Device,
+            _ if is_tunnel(route) => Limit::Tunnel,
+            _ if *route_pmtu == *mtu => Limit::Path,
+            _ => Limit::Route,
+        })
+    }
+
+    /// Why the number cannot be a router's; `None` if it can.
+    pub(super) fn absurd(&self) -> Option<Absurd> {
+        let (mtu, device) = (self.record.mtu, self.record.device.mtu);
+        // RFC 791, RFC 8200.
+        let least = if self.record.ip_version == 4 { 68 } else { 1280 };
+        if self.kind != Kind::Received {
+            return None;
+        }
+        if mtu < least {
+            return Some(Absurd::NoLink(least));
+        }
+        let fits = self.quoted_length().filter(|length| *length <= mtu).map(Absurd::Fits);
+        // Where packets leave by a larger device the message is news to the route cache.
+        let larger = self.fate == Fate::Delivered && device != 0 && mtu > device;
+        fits.or(larger.then_some(Absurd::Larger(device)))
+    }
+
+    /// Device or hop that says what fits: what an operator looks for.
+    pub(super) fn by(&self) -> Option<Cow<'_, str>> {
+        let MtuRecord { device, route, .. } = &self.record;
+        match self.kind {
+            Kind::Received | Kind::Lost => self.sender().map(|sender| sender.to_string().into()),
+            Kind::Made | Kind::Oversize => name(route).or_else(|| name(device)),
+            Kind::Learned => name(device),
+            Kind::Refused | Kind::Stalled => None,
+        }
+    }
+}
+
+/// A device's name with what is not UTF-8 replaced; `None` if there is no device.
+pub(super) fn name(device: &Device) -> Option<Cow<'_, str>> {
+    text(&device.name)
+}
+
+/// Its kind, as `ip link` has it.
+pub(super) fn kind_of(device: &Device) -> Option<Cow<'_, str>> {
+    text(&device.kind)
+}
+
+fn text(bytes: &[u8; IFNAMSIZ]) -> Option<Cow<'_, str>> {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(IFNAMSIZ);
+    (end > 0).then(|| String::from_utf8_lossy(&bytes[..end]))
+}
+
+pub(super) fn is_tunnel(device: &Device) -> bool {
+    kind_of(device).is_some_and(|kind| TUNNELS.contains(&kind.as_ref()))
+}
+
+impl Event for TooBig {
+    type Cause = Cause;
+    type Evidence = Findings;
+
+    fn at(&self) -> SystemTime {
+        self.at
+    }
+
+    fn level(&self) -> Level {
+        match self.kind {
+            // It is how a path MTU is meant to be found.
+            Kind::Learned => Level::Info,
+            // Loss, or a peer that is gone: by itself no matter of size.
+            Kind::Stalled if self.fate != Fate::BlackHole => Level::Info,
+            _ => Level::Warn,
+        }
+    }
+
+    fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
+        let told =
+            |address: Option<IpAddr>| address.filter(|_| !self.has(flags::FOREIGN)).map(Subject::Address);
+        // The kernel side looked at the outer addresses, and at the first bytes only.
+        let looked = self.tunnel().is_none() && (self.quote.is_some() || self.is_without_packet());
+        let slot = |raw| Slot::from_wire(raw).filter(|_| looked).map(Subject::Slot);
+        let netns = Some(self.record.netns).filter(|netns| *netns != 0 && self.has(flags::LOCAL_ORIGIN));
+        Ends {
+            source: [slot(self.record.source_slot).or(netns.map(Subject::Netns)), told(self.source())],
+            destination: [slot(self.record.destination_slot), told(self.destination())],
+        }
+    }
+
+    fn cause(&self, pods: &Pods) -> Cause {
+        let sender = match (&pods.source, self.source()) {
+            (Some(pod), _) => Who::Pod(Arc::clone(pod)),
+            (None, Some(address)) => Who::Address(address),
+            (None, None) => Who::Netns(self.record.netns),
+        };
+        Cause { sender, destination: self.destination() }
+    }
+
+    fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod> {
+        // Who did not send what is quoted is not hurt by it.
+        if self.fate == Fate::NoSocket {
+            return None;
+        }
+        pods.source.as_deref().or(pods.destination.as_deref())
+    }
+
+    fn message(&self, pods: &Pods, text: &mut String) {
+        text.push_str(match self.kind {
+            Kind::Made => "told that it is too large: ",
+            Kind::Received => "was told that it is too large: ",
+            Kind::Oversize => "too large, and nobody is told: ",
+            Kind::Refused => "a socket asked for too large a datagram: ",
+            Kind::Learned => "path MTU learned: ",
+            Kind::Lost => "a message that it is too large is dropped: ",
+            Kind::Stalled if self.fate == Fate::BlackHole => "full-size segments vanish: ",
+            Kind::Stalled => "a segment is not acknowledged: ",
+        });
+        row::flow(self, pods, text);
+        match (self.by(), self.record.mtu) {
+            (Some(by), 0) => write!(text, "; by {by}"),
+            (Some(by), mtu) if self.limit() == Some(Limit::Path) => {
+                write!(text, "; the path behind {by} is known to take {mtu} bytes")
+            }
+            (Some(by), mtu) => write!(text, "; {by} takes {mtu} bytes"),
+            (None, 0) => Ok(()),
+            (None, mtu) => write!(text, "; {mtu} bytes fit"),
+        }
+        .unwrap_or_default();
+        row::fate(self, text);
+        if self.record.held > 0 {
+            let _ = write!(text, "; {} more like it before", self.record.held);
+        }
+    }
+
+    fn fields<'a>(&'a self, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {
+        row::fields(self, pods, fields);
+    }
+
+    fn cells<'a>(&'a self, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
+        row::cells(self, pods, cells);
+    }
+}

@@ -1,0 +1,153 @@
+//! TCP connections that are stuck: what their sockets know proves a black hole, or proves nothing.
+
+use std::time::{Duration, SystemTime};
+
+use agent_common::mtu::Fate;
+use agent_common::mtu::stall::Stall;
+
+use super::event::TooBig;
+use super::verdict::{Confidence, Finding, Judgement};
+use super::words::Ends;
+use crate::probe::Pods;
+
+/// Connections that are remembered: two prove what there is to prove, and any may be the other one.
+const MAX_FLOWS: usize = 8;
+
+/// What is left of clocks and ticks that do not agree.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// The stuck connections of one incident.
+#[derive(Default)]
+pub(super) struct Stalls {
+    /// The last event whose own socket proves it, else of one that another connection proves; and whose it was.
+    proof: Option<(TooBig, Pods)>,
+    /// Connections of which no full-size segment was ever acknowledged.
+    suspects: Vec<Suspect>,
+    /// When the first of the proven ones was sent.
+    since: Option<SystemTime>,
+    last: Option<SystemTime>,
+    /// Payload of the smallest segment that vanishes.
+    dies: u32,
+    /// Payload of the largest that arrived meanwhile, 0 if unknown.
+    passes: u32,
+    /// Payload of a segment when it was last sent.
+    now: u32,
+}
+
+struct Suspect {
+    port: Option<u16>,
+    /// When its segment was first sent.
+    since: SystemTime,
+    /// When the peer was last heard on it.
+    heard: SystemTime,
+}
+
+impl Stalls {
+    /// Whether this is the first that is proven.
+    pub(super) fn add(&mut self, event: &TooBig, pods: &Pods) -> bool {
+        let Some(stall) = event.stall() else { return false };
+        let is_proven = match event.fate {
+            Fate::BlackHole => true,
+            Fate::Suspect => self.suspect(event, stall),
+            _ => false,
+        };
+        if !is_proven && self.proof.is_none() {
+            return false;
+        }
+        let since = before(event.at, since_sent(stall), event.hertz);
+        self.since = Some(self.since.map_or(since, |first| first.min(since)));
+        self.last = Some(event.at);
+        self.dies = if self.dies == 0 { event.record.len } else { self.dies.min(event.record.len) };
+        if stall.longest_run < self.dies {
+            self.passes = self.passes.max(stall.longest_run);
+        }
+        self.now = stall.mss;
+        // What a socket knows by itself says more than what two say of each other.
+        let is_first = self.proof.is_none();
+        if is_first || event.fate == Fate::BlackHole {
+            self.proof = Some((event.clone(), pods.clone()));
+        }
+        is_first
+    }
+
+    /// Remembers it; whether another connection shows that the peer lived while this one, or that one, was stuck: small
+    /// segments made both of them, and no full-size one passed on either.
+    fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
+        let (port, _) = event.ports();
+        let since = before(event.at, since_sent(stall), event.hertz);
+        let heard = before(event.at, stall.heard.into(), event.hertz);
+        self.suspects.retain(|suspect| suspect.port != port);
+        let was_alive = |since: SystemTime, heard: SystemTime| heard > since + MARGIN;
+        let is_proven = self
+            .suspects
+            .iter()
+            .any(|other| was_alive(other.since, heard) || was_alive(since, other.heard));
+        if self.suspects.len() >= MAX_FLOWS {
+            self.suspects.remove(0);
+        }
+        self.suspects.push(Suspect { port, since, heard });
+        is_proven
+    }
+
+    /// The event that proves it; `None` if nothing does.
+    pub(super) fn proof(&self) -> Option<(&TooBig, &Pods)> {
+        self.proof.as_ref().map(|(event, pods)| (event, pods))
+    }
+
+    /// What a proven one comes to.
+    pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
+        let Ends { who, to } = Ends::of(event, pods);
+        let stall = &event.record.stall;
+        let small = match (event.fate, self.passes) {
+            (Fate::BlackHole, 1..) => format!("while smaller ones (up to {} bytes) arrive", self.passes),
+            (Fate::BlackHole, _) => "while the peer still answers".to_owned(),
+            _ => "while new connections are made".to_owned(),
+        };
+        let mut what = format!(
+            "packets of {} bytes from {who} to {to} vanish, and no message says why: segments of {} bytes are sent again and again for {:.1} s and never acknowledged, {small}",
+            stall.pmtu,
+            self.dies,
+            self.took().as_secs_f64()
+        );
+        if stall.flags & Stall::PROBING != 0 {
+            let tries = if self.now < self.dies { format!(", now {} bytes", self.now) } else { String::new() };
+            what.push_str(&format!("; the kernel looks for a smaller size by itself (tcp_mtu_probing){tries}"));
+        }
+        let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
+        let confidence = if event.fate == Fate::BlackHole && self.passes > 0 {
+            Confidence::High
+        } else {
+            Confidence::Medium
+        };
+        Judgement {
+            finding: Finding::BlackHole,
+            confidence,
+            what,
+            fix: Some(format!(
+                "`r2c-agent trace mtu --to {to}{from}` names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
+            )),
+        }
+    }
+
+    /// `; its connections are stuck for 3.1 s`, if one is.
+    pub(super) fn stuck(&self) -> Option<String> {
+        self.proof.as_ref()?;
+        Some(format!("; a connection is stuck since {:.1} s", self.took().as_secs_f64()))
+    }
+
+    fn took(&self) -> Duration {
+        self.since.zip(self.last).and_then(|(since, last)| last.duration_since(since).ok()).unwrap_or_default()
+    }
+}
+
+/// Jiffies since the segment was first sent: each timeout was twice as long as the one before.
+fn since_sent(stall: &Stall) -> u64 {
+    let last = u64::from(stall.timeout);
+    2 * last - (2 * last >> stall.retransmits.clamp(1, 63))
+}
+
+/// So many jiffies before `at`.
+fn before(at: SystemTime, jiffies: u64, hertz: u32) -> SystemTime {
+    let ago = Duration::from_millis(jiffies.saturating_mul(1000) / u64::from(hertz.max(1)));
+    at.checked_sub(ago).unwrap_or(at)
+}

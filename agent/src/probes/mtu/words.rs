@@ -1,0 +1,254 @@
+//! Verdicts in words: the hop or device, what it takes, who is hurt, and what to set.
+
+use std::borrow::Cow;
+
+use agent_common::mtu::{Fate, Kind};
+
+use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
+use super::verdict::{Confidence, Finding, Judgement, Told};
+use crate::pod::Pod;
+use crate::probe::Pods;
+use crate::probe::row::end;
+
+/// Both ends in words.
+pub(super) struct Ends {
+    /// Who sends too much.
+    pub(super) who: String,
+    /// To whom.
+    pub(super) to: String,
+}
+
+impl Ends {
+    pub(super) fn of(event: &TooBig, pods: &Pods) -> Self {
+        let (_, port) = event.ports();
+        let who = match (&pods.source, event.source()) {
+            (Some(pod), _) => full_name(pod),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => "this node".to_owned(),
+        };
+        Self { who, to: end(pods.destination.as_deref(), event.destination(), port).to_string() }
+    }
+}
+
+/// What the event that says most comes to.
+pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Judgement {
+    let Ends { who, to } = &Ends::of(event, pods);
+    let (finding, what, fix) = match event.kind {
+        Kind::Oversize => silent(event, who),
+        Kind::Made => made(event, who, to, longest),
+        Kind::Received | Kind::Lost => received(event, who, to),
+        Kind::Refused => (
+            Finding::LargeDatagrams,
+            format!(
+                "{who} asks for larger datagrams to {to} than {} bytes, and does not allow to fragment them (EMSGSIZE)",
+                event.record.mtu
+            ),
+            Some(format!(
+                "send datagrams of at most {} bytes with their headers, or without DF",
+                event.record.mtu
+            )),
+        ),
+        Kind::Learned | Kind::Stalled => (
+            Finding::PathLearned,
+            format!(
+                "the path from {who} to {to} by {} takes {} bytes, and the route cache knows it",
+                name(&event.record.device).unwrap_or("-".into()),
+                event.record.mtu
+            ),
+            None,
+        ),
+    };
+    Judgement { finding, confidence: confidence(event, finding), what, fix }
+}
+
+fn confidence(event: &TooBig, finding: Finding) -> Confidence {
+    match finding {
+        // Which device it was is not to be seen, or who is told of by a name that may be another's.
+        Finding::SilentDrop if event.record.mtu == 0 => Confidence::Medium,
+        Finding::SmallHop if event.sender() == event.destination() => Confidence::Medium,
+        // Anybody may have written it.
+        Finding::SmallHop if event.fate == Fate::Unknown => Confidence::Low,
+        _ => Confidence::High,
+    }
+}
+
+/// One path is said to take now this, now that.
+pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
+    let Ends { who, to } = Ends::of(event, pods);
+    let by = event.by().unwrap_or("-".into());
+    Judgement {
+        finding: Finding::FlappingMtu,
+        confidence: Confidence::Medium,
+        what: format!(
+            "the way from {who} to {to} is said to take now {}, now {} bytes, the last time by {by}: its packets go by turns over paths that differ, or somebody forges messages",
+            told.least, told.most
+        ),
+        fix: Some(format!(
+            "give the paths one MTU; until then set the MTU of {who}'s interface, or of its route to {to}, to at most {}",
+            told.least
+        )),
+    }
+}
+
+fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, Option<String>) {
+    let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
+    let up_to = if longest > mtu { format!(" up to {} bytes", longest) } else { String::new() };
+    let sends = format!("{who} sends{up_to} with DF to {to} and is told so");
+    let takes = match event.limit() {
+        Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
+        _ => format!("{device} takes {mtu} bytes"),
+    };
+    let sender = format!("set the MTU of {who}'s interface to at most {fits}");
+    // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
+    if let Some(inner) = event.tunnel() {
+        let tunnel = inner.tunnel.name();
+        return (
+            Finding::SmallUnderlay,
+            format!(
+                "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit, and the message goes to the tunnel's end, not to {who}",
+                inner.overhead
+            ),
+            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
+        );
+    }
+    match event.limit() {
+        Some(Limit::Tunnel) => (
+            Finding::SmallUnderlay,
+            format!(
+                "what carries {device} ({}, MTU {}) takes {mtu} bytes: {sends}",
+                kind_of(&event.record.route).unwrap_or("-".into()),
+                event.record.route.mtu
+            ),
+            Some(format!("set {device} and the interfaces behind it to {mtu}")),
+        ),
+        Some(Limit::Route) => (
+            Finding::SmallRoute,
+            format!(
+                "the route to {to} by {device} has an MTU of {mtu}, {device} {}: {sends}",
+                event.record.route.mtu
+            ),
+            Some(format!("{sender}, or take the mtu off the route")),
+        ),
+        Some(Limit::Path) => (Finding::SmallHop, format!("{takes}: {sends}"), Some(sender)),
+        Some(Limit::Device) | None => {
+            let kind = if is_tunnel(&event.record.route) {
+                format!(" ({})", kind_of(&event.record.route).unwrap_or_default())
+            } else {
+                String::new()
+            };
+            (
+                Finding::SmallDevice,
+                format!("{device}{kind} takes {mtu} bytes: {sends}"),
+                Some(format!("{sender}, or raise {device} if what is behind it takes more")),
+            )
+        }
+    }
+}
+
+/// The numbers most verdicts need.
+struct MtuLimits<'a> {
+    device: Cow<'a, str>,
+    mtu: u32,
+    fits: u32,
+}
+
+impl<'a> MtuLimits<'a> {
+    fn of(event: &'a TooBig) -> Self {
+        let mtu = event.record.mtu;
+        Self { device: event.by().unwrap_or("this node".into()), mtu, fits: event.fits().unwrap_or(mtu) }
+    }
+}
+
+fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
+    let record = &event.record;
+    let device = name(&record.device).unwrap_or("-".into());
+    let (what, fix) = match (name(&record.route), record.mtu) {
+        (Some(peer), mtu) => (
+            format!(
+                "{device} (MTU {}) hands packets to {peer}, which takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain",
+                record.device.mtu
+            ),
+            Some(format!(
+                "give both ends of the veth one MTU: {mtu}, or {} if all behind it takes that",
+                record.device.mtu
+            )),
+        ),
+        (None, 0) => (
+            format!(
+                "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
+            ),
+            None,
+        ),
+        (None, mtu) => (
+            format!(
+                "bridge port {device} takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain"
+            ),
+            Some(format!(
+                "give all ports of the bridge, and what sends through it, one MTU: {mtu}, or raise {device}'s"
+            )),
+        ),
+    };
+    (Finding::SilentDrop, what, fix)
+}
+
+fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
+    let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(event);
+    if let Some(absurd) = event.absurd() {
+        let why = match absurd {
+            Absurd::NoLink(least) => format!("no link may take less than {least}"),
+            Absurd::Fits(length) => format!("but the packet that it quotes has {length} bytes, and would have fit"),
+            Absurd::Larger(device) => format!("but {device} bytes are all that leave here"),
+        };
+        return (
+            Finding::AbsurdMtu,
+            format!(
+                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; {why}: a broken router, or a forged message"
+            ),
+            None,
+        );
+    }
+    if event.fate == Fate::NoSocket {
+        return (
+            Finding::StrayMessage,
+            format!(
+                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed"
+            ),
+            None,
+        );
+    }
+    if event.fate == Fate::Ignored {
+        return (
+            Finding::MessagesLost,
+            format!(
+                "path MTU discovery of {who} is off: the message of {hop} that {mtu} bytes fit on the way to {to} arrived and was not heeded"
+            ),
+            Some("sysctl net.ipv4.ip_no_pmtu_disc=0 there".to_owned()),
+        );
+    }
+    if let Some(inner) = event.tunnel() {
+        let tunnel = inner.tunnel.name();
+        return (
+            Finding::SmallUnderlay,
+            format!(
+                "hop {hop} of the underlay takes {mtu} bytes, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit",
+                inner.overhead
+            ),
+            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
+        );
+    }
+    // Tunnels under a bridge answer in the name of the far end (net/ipv4/ip_tunnel_core.c, iptunnel_pmtud_build_icmp).
+    let hop = if event.sender().is_some() && event.sender() == event.destination() {
+        format!("{hop}, or a tunnel on the way that answers in its name,")
+    } else {
+        format!("hop {hop}")
+    };
+    (
+        Finding::SmallHop,
+        format!("{hop} takes {mtu} bytes on the way from {who} to {to}, and {who} was told so"),
+        Some(format!("set the MTU of {who}'s interface, or of its route to {to}, to at most {fits}")),
+    )
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
