@@ -31,8 +31,10 @@ pub mod hook {
     pub const TCP_RETRANSMIT: u32 = 9;
     /// `nf_conntrack_inet_error`
     pub const CONNTRACK_ERROR: u32 = 10;
+    /// `udpv6_err`
+    pub const UDPV6_ERR: u32 = 11;
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
 }
 
 /// What happened.

@@ -129,8 +129,9 @@ on_return!(udp_err_fexit, udp_err_kretprobe: message::judged => 2);
 // net/ipv6/tcp_ipv6.c: static int tcp_v6_err(struct sk_buff *skb, struct inet6_skb_parm *opt, u8 type, u8 code, int offset,
 //                                            __be32 info)                                              5.10 to 7.2
 on_return!(tcp_v6_err_fexit, tcp_v6_err_kretprobe: message::judged => 6);
-// net/ipv6/udp.c: static int udpv6_err(.. the same ..)                                                 5.10 to 7.2
-on_return!(udpv6_err_fexit, udpv6_err_kretprobe: message::judged => 6);
+// net/ipv6/udp.c: static int udpv6_err(.. the same ..), inline and so not traced before 7; then by what it calls:
+// int __udp6_lib_err(.. the same .., struct udp_table *)                                               5.10 to 6.18
+on_return!(udpv6_err_fexit, udpv6_err_kretprobe: message::udpv6_judged => 6);
 
 // net/netfilter/nf_conntrack_proto_icmp.c: int nf_conntrack_inet_error(struct nf_conn *tmpl, struct sk_buff *skb, ..5)
 // (5.10 to 7.2): looks up the connection that an ICMP error is about.

@@ -92,7 +92,7 @@ impl Collector for Reports {
                 let hooks = up.climbs.iter().map(|climb| climb.hook.name);
                 hooks
                     .zip((up.tallies)())
-                    .map(|(hook, tally)| ([("probe", report.name), ("hook", hook)], tally.seen))
+                    .map(|(hook, tally)| ([("probe", report.name), ("hook", hook)], tally.seen + tally.passed))
             }),
         )?;
 

@@ -7,6 +7,7 @@ use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_NFCT, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
 use agent_ebpf::packet::{self, Header};
+use agent_ebpf::tally::called;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
@@ -79,7 +80,8 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
     unsafe {
         let header = Header::of::<R>(skb);
         let message = header.flow(kernel::zero());
-        let icmp = packet::network_header::<R>(skb).wrapping_add(header.transport(message.version)?);
+        let offset = header.transport(message.version)?;
+        let icmp = packet::network_header::<R>(skb).wrapping_add(offset);
         let mtu = told_mtu(message.version, kernel::copy(icmp.cast()))?;
         let quoted = Header::at(icmp.wrapping_add(ICMP_HEADER as usize)).flow(kernel::zero());
 
@@ -88,7 +90,11 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
         let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
         let mut netns = packet::device_netns::<R>(dev);
         if netns == 0 {
-            netns = packet::socket_netns::<R>(kernel::field::<R, _>(skb, &SKB_SK));
+            let sk: *const u8 = kernel::field::<R, _>(skb, &SKB_SK);
+            // The verifier wants it asked.
+            if !sk.is_null() {
+                netns = packet::socket_netns::<R>(sk);
+            }
         }
         if netns == 0 {
             netns = packet::device_netns::<Probed>(kernel::field::<Probed, _>(route, &DST_DEV));
@@ -111,9 +117,8 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
         (*record).stage = stage as u8;
         (*record).sender = message.source.bytes();
         fill::<R>(&raw mut (*record).device, dev);
-        let quote = u32::from(packet::network_offset::<R>(skb))
-            + u32::try_from(header.transport(message.version)?).unwrap_or(0)
-            + ICMP_HEADER;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
+        let quote = u32::from(packet::network_offset::<R>(skb)) + offset as u32 + ICMP_HEADER;
         (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
         entry.submit(0);
         Some(())
@@ -188,6 +193,7 @@ pub(crate) unsafe fn conntrack_error<R: Read>(skb: *const u8) -> Option<()> {
 pub(crate) fn conntrack_judged(verdict: i32) -> Option<()> {
     // SAFETY: no argument.
     let now = unsafe { bpf_jiffies64() };
+    called(hook::CONNTRACK_ERROR);
     tracked()?.at = if verdict < 0 { now } else { 0 };
     Some(())
 }

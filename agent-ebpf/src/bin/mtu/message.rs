@@ -6,7 +6,7 @@ use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST,
 };
 use agent_ebpf::packet::{self, Header};
-use agent_ebpf::tally::passed;
+use agent_ebpf::tally::{called, passed};
 
 use crate::seen::Seen;
 use crate::underway::{self, LEARNED, PUSHED, STRAY, TAKEN, Underway};
@@ -105,6 +105,13 @@ pub(crate) fn judged(error: i32) -> Option<()> {
     underway::note(if error == 0 { TAKEN } else { STRAY })
 }
 
+/// As [`judged`], by a hook of its own.
+#[inline(always)]
+pub(crate) fn udpv6_judged(error: i32) -> Option<()> {
+    called(hook::UDPV6_ERR);
+    judged(error)
+}
+
 /// The route cache has learned a path MTU.
 #[inline(always)]
 pub(crate) fn learned() {
@@ -176,7 +183,8 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         let seen = Seen {
             hook,
             kind: Kind::Received,
-            fate: underway.fate(matches!(quoted.protocol(version), TCP | UDP)),
+            // IPv6 has no such setting, and UDP's word may not be to be had there.
+            fate: underway.fate(version == 4 && matches!(quoted.protocol(version), TCP | UDP)),
             netns: packet::device_netns::<R>(dev),
             packet: quoted.flow(kernel::zero()),
             len: 0,

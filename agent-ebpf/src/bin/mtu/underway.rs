@@ -72,16 +72,16 @@ impl Underway {
         self.done & done != 0
     }
 
-    /// What became of a received message. TCP's and UDP's error handlers are listened to wherever this is asked.
+    /// What became of a received message; `is_heard` says that whoever it is for would have been heard.
     #[inline(always)]
-    pub(crate) const fn fate(&self, is_tcp_or_udp: bool) -> Fate {
+    pub(crate) const fn fate(&self, is_heard: bool) -> Fate {
         if self.has(LEARNED) {
             Fate::Learned
         } else if self.has(TAKEN) {
             Fate::Delivered
         } else if self.has(STRAY) {
             Fate::NoSocket
-        } else if is_tcp_or_udp {
+        } else if is_heard {
             Fate::Ignored
         } else {
             Fate::Unknown

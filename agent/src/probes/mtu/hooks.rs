@@ -79,7 +79,6 @@ pub const ALL: &[Hook] = &[
         [
             entry "icmpv6_notify": "icmpv6_notify_fentry", "icmpv6_notify_kprobe";
             end "tcp_v6_err": "tcp_v6_err_fexit", "tcp_v6_err_kretprobe";
-            end "udpv6_err": "udpv6_err_fexit", "udpv6_err_kretprobe";
             end "icmpv6_notify": "icmpv6_notify_fexit", "icmpv6_notify_kretprobe";
         ]
     ),
@@ -106,9 +105,34 @@ pub const ALL: &[Hook] = &[
             end "nf_conntrack_inet_error": "conntrack_error_fexit", "conntrack_error_kretprobe";
         ]
     ),
+    UDPV6_ERR,
 ];
 
 const _: () = assert!(ALL.len() == hook::COUNT);
+
+const UDPV6_ERR: Hook = Hook {
+    name: "udpv6_err",
+    tells: "what becomes of packet-too-big messages about UDP",
+    provoked: true,
+    ladder: &[
+        Rung {
+            name: "fentry",
+            loses: "",
+            attach: &[Attach { program: "udpv6_err_fexit", target: Target::Fexit("udpv6_err") }],
+        },
+        Rung {
+            name: "kprobe",
+            loses: "costs more per call",
+            attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("udpv6_err") }],
+        },
+        // Before 7 it is inline, and not traced; what it calls has more arguments than fexit takes on some of those.
+        Rung {
+            name: "kretprobe",
+            loses: "costs more per call",
+            attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("__udp6_lib_err") }],
+        },
+    ],
+};
 
 const TCP_RETRANSMIT: Hook = Hook {
     name: "tcp_retransmit_skb",
