@@ -366,10 +366,23 @@ pub unsafe fn transport_header<R: Read>(skb: *const u8) -> *const u8 {
     }
 }
 
-/// Copies what `skb`'s linear data have from `offset` on, but no more than fits; gives how much that was. What is behind
-/// their end is not the packet's: that memory is a stranger's.
+/// Bytes that `skb`'s linear data have from `offset` on, 0 if they end before; `offset` counts from `skb->head`.
 ///
 /// Lengths come of offsets: of pointers into packets the verifier takes no difference, from 6.17 on.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn linear_from<R: Read>(skb: *const u8, offset: u32) -> u32 {
+    // SAFETY: an integer is valid for any bytes.
+    let there = unsafe { kernel::field::<R, u32>(skb, &SKB_TAIL) }.wrapping_sub(offset);
+    // Wrapped around: it is said to begin behind the end.
+    if there > u32::from(u16::MAX) { 0 } else { there }
+}
+
+/// Copies what `skb`'s linear data have from `offset` on, but no more than fits; gives how much that was. What is behind
+/// their end is not the packet's: that memory is a stranger's.
 ///
 /// # Safety
 /// `to` is memory for `N` bytes, at most 255; `skb` is the kernel's `struct sk_buff *` as `R` reads it.
@@ -379,9 +392,8 @@ pub unsafe fn copy_linear<R: Read, const N: usize>(to: *mut [u8; N], skb: *const
     const { assert!(N <= u8::MAX as usize) };
     // SAFETY: integers and pointers are valid for any bytes; there is room for `length` bytes.
     unsafe {
-        let there = kernel::field::<R, u32>(skb, &SKB_TAIL).wrapping_sub(offset);
-        // Wrapped around: it is said to begin behind the end.
-        if offset == 0 || there > u32::from(u16::MAX) || !kernel::reads() {
+        let there = linear_from::<R>(skb, offset);
+        if offset == 0 || there == 0 || !kernel::reads() {
             return 0;
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most 255")]

@@ -262,6 +262,12 @@ impl Kernel {
         }
     }
 
+    /// Whether this module is there: loaded, or built in.
+    #[must_use]
+    pub fn has_module(&self, name: &str) -> bool {
+        self.roots.sys.join("module").join(name).exists()
+    }
+
     /// Whether the kernel was built with kprobes that `perf_event_open` can make.
     #[must_use]
     pub fn has_kprobes(&self) -> bool {

@@ -86,7 +86,7 @@ impl Node {
             register: &|slots| self.pods.register(slots),
         };
         let started = (entry.start)(&context)?;
-        say_climbs(entry.name, &started.climbs);
+        say_climbs(&self.kernel, entry.name, &started.climbs);
         Ok(started)
     }
 
@@ -100,13 +100,17 @@ impl Node {
 }
 
 /// One line a hook, but for those that were refused for the same reason: these are one.
-fn say_climbs(probe: &str, climbs: &[Climb]) {
+fn say_climbs(kernel: &Kernel, probe: &str, climbs: &[Climb]) {
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
     for climb in climbs {
         let why = climb.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         match climb.holds {
             Some(rung) if why.is_empty() => info!("hook {} by {}", climb.hook.name, rung.name),
             Some(rung) => info!("hook {} by {}; refused {why}", climb.hook.name, rung.name),
+            // What is not there does nothing that would have to be seen. It is looked for at the start only.
+            None if climb.hook.module.is_some_and(|module| !kernel.has_module(module)) => {
+                info!("hook {} is in a module that is not loaded", climb.hook.name);
+            }
             None => match refused.iter_mut().find(|(other, _)| *other == why) {
                 Some((_, hooks)) => hooks.push(climb.hook.name),
                 None => refused.push((why, vec![climb.hook.name])),

@@ -33,6 +33,8 @@ pub struct Hook {
     pub name: &'static str,
     /// What it tells, in a few words.
     pub tells: &'static str,
+    /// The module it is in, of those that are not always there; `None` if it is the kernel's own.
+    pub module: Option<&'static str>,
     /// Whether [`Probe::provoke`] makes it fire.
     pub provoked: bool,
     /// Rungs in the order they are tried. One holds, the rest are never loaded.

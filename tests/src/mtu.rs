@@ -8,11 +8,14 @@ use crate::harness::agent::json;
 use crate::harness::lab::Lab;
 use crate::harness::scrape::Scrape;
 
+mod black_hole;
+mod blocked;
 mod forged;
 mod here;
 mod ladder;
 mod silent;
 mod tunnels;
+mod underlay;
 
 /// What has been said and counted since a moment.
 struct Watch<'a> {
@@ -71,6 +74,11 @@ impl<'a> Watch<'a> {
         false
     }
 
+    /// How many of such events are counted of a pod.
+    fn of(&self, pod: &[(&str, &str)], labels: &[(&str, &str)]) -> u64 {
+        self.counted("r2c_pod_mtu_events_total", &[pod, labels].concat())
+    }
+
     /// How many of an event a pod has at its sending end.
     fn of_pod(&self, pod: &str, event: &str) -> u64 {
         let (namespace, pod) = pod.split_once('/').unwrap();
@@ -113,4 +121,11 @@ fn sees_messages(lab: &Lab) -> bool {
 fn knows_veth() -> bool {
     let btf = std::path::Path::new("/sys/kernel/btf/veth");
     btf.exists() || !std::path::Path::new("/sys/module/veth/holders").exists()
+}
+
+/// What a test before has taught the route cache would keep packets short.
+fn forget(lab: &Lab) {
+    for family in ["-4", "-6"] {
+        lab.web.netns.run("ip", &[family, "route", "flush", "cache"]);
+    }
 }

@@ -63,6 +63,7 @@ pub struct PacketDrop {
 const KFREE_SKB: Hook = Hook {
     name: "kfree_skb",
     tells: "every packet the kernel frees as lost",
+    module: None,
     provoked: true,
     ladder: &[
         Rung {

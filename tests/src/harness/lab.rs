@@ -23,7 +23,7 @@ use super::netns::Netns;
 use super::packet;
 use super::pod::{Node, Pod};
 use super::scrape::Scrape;
-use super::{DEADLINE, has_reasons};
+use super::{DEADLINE, has_reasons, tool};
 
 /// Name of the pod `web`.
 pub(crate) const WEB: &str = "shop/web-0";
@@ -57,6 +57,8 @@ impl Lab {
     }
 
     fn build() -> Self {
+        // What listens in a module needs it to be there. Where it is built in there is nothing to load.
+        let _ = tool("modprobe").args(["-q", "nf_conntrack"]).status();
         let [router, web, db, far] = std::array::from_fn(|_| Netns::new());
         router.ip(&spokes(&[("ra", 1, &web), ("rb", 2, &db), ("rc", 3, &far)]));
         router.ip("link set rc mtu 1400\n");

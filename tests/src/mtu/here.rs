@@ -10,19 +10,12 @@ use crate::harness::lab::{FAR, Lab, WEB};
 use crate::harness::packet::{set, udp, udp_unfragmented};
 use crate::harness::until;
 
-use super::{Watch, pod, sees_messages, v4, v6};
+use super::{Watch, forget, pod, sees_messages, v4, v6};
 
 /// The path MTU that `web` has learned for an address.
 fn learned(lab: &Lab, to: SocketAddr) -> Option<u64> {
     let shown = lab.web.netns.run("ip", &["route", "get", &to.ip().to_string()]);
     shown.split_once(" mtu ").and_then(|(_, rest)| rest.split(' ').next()?.trim().parse().ok())
-}
-
-/// What a test before has taught the route cache would keep packets short.
-fn forget(lab: &Lab) {
-    for family in ["-4", "-6"] {
-        lab.web.netns.run("ip", &[family, "route", "flush", "cache"]);
-    }
 }
 
 #[test]
@@ -127,8 +120,8 @@ fn a_socket_that_asks_for_too_much() {
         return;
     }
     for (to, option, value) in [
-        (v4([10, 99, 2, 2], 7506), libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
-        (v6(2, 7507), libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+        (v4([10, 99, 2, 42], 7506), libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
+        (SocketAddr::from(([0xfd99, 2, 0, 0, 0, 0, 0, 42], 7507)), libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
     ] {
         let watch = Watch::new(&lab);
         lab.web.netns.inside(|| {

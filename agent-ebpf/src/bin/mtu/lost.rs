@@ -68,9 +68,20 @@ pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
         if told_mtu(version, kernel::copy(icmp.cast())).is_none() {
             return false;
         }
-        // A quote that is none is refused by the one it is for, which counts it.
+        // A quote that is none, or not whole, is refused by the one it is for, which counts it.
         Header::at(icmp.wrapping_add(ICMP_HEADER as usize)).version() == version
+            && packet::linear_from::<R>(skb, quote_offset::<R>(skb, offset)) >= if version == 4 { 20 } else { 40 }
     }
+}
+
+/// Where the quote begins, from `skb->head` on, behind an IP header of this length.
+#[inline(always)]
+unsafe fn quote_offset<R: Read>(skb: *const u8, header: usize) -> u32 {
+    // SAFETY: the caller's.
+    let network = unsafe { packet::network_offset::<R>(skb) };
+    #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
+    let header = header as u32;
+    u32::from(network) + header + ICMP_HEADER
 }
 
 /// Such a message was freed at `location`.
@@ -117,8 +128,7 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
         (*record).stage = stage as u8;
         (*record).sender = message.source.bytes();
         fill::<R>(&raw mut (*record).device, dev);
-        #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
-        let quote = u32::from(packet::network_offset::<R>(skb)) + offset as u32 + ICMP_HEADER;
+        let quote = quote_offset::<R>(skb, offset);
         (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
         entry.submit(0);
         Some(())

@@ -180,11 +180,18 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         let quoted = Header::at(packet::transport_header::<R>(skb).wrapping_add(ICMP_HEADER as usize));
         let version = quoted.version();
+        let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
+        // IPv6 has no such setting, and UDP's word may not be to be had there. What is cut off nobody is asked about
+        // (`icmp_socket_deliver` wants eight bytes behind the header).
+        let is_heard = version == 4
+            && matches!(quoted.protocol(version), TCP | UDP)
+            && quoted
+                .transport(version)
+                .is_some_and(|length| packet::linear_from::<R>(skb, quote) as usize >= length + 8);
         let seen = Seen {
             hook,
             kind: Kind::Received,
-            // IPv6 has no such setting, and UDP's word may not be to be had there.
-            fate: underway.fate(version == 4 && matches!(quoted.protocol(version), TCP | UDP)),
+            fate: underway.fate(is_heard),
             netns: packet::device_netns::<R>(dev),
             packet: quoted.flow(kernel::zero()),
             len: 0,
@@ -198,7 +205,6 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         // Of the message, so that a quote that is none still has a family.
         (*record).ip_version = message.version;
         fill::<R>(&raw mut (*record).device, dev);
-        let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
         (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
         entry.submit(0);
         Some(())

@@ -16,6 +16,7 @@ macro_rules! on_functions {
         Hook {
             name: $name,
             tells: $tells,
+            module: None,
             provoked: $provoked,
             ladder: &[
                 Rung {
@@ -96,15 +97,18 @@ pub const ALL: &[Hook] = &[
         entry "rt6_do_update_pmtu": "rt6_update_pmtu_fentry", "rt6_update_pmtu_kprobe";
     ]),
     TCP_RETRANSMIT,
-    on_functions!(
-        "nf_conntrack_inet_error",
-        "messages that conntrack knows no connection for (INVALID); needs its module to be loaded",
-        false,
-        [
-            entry "nf_conntrack_inet_error": "conntrack_error_fentry", "conntrack_error_kprobe";
-            end "nf_conntrack_inet_error": "conntrack_error_fexit", "conntrack_error_kretprobe";
-        ]
-    ),
+    Hook {
+        module: Some("nf_conntrack"),
+        ..on_functions!(
+            "nf_conntrack_inet_error",
+            "messages that conntrack knows no connection for (INVALID)",
+            false,
+            [
+                entry "nf_conntrack_inet_error": "conntrack_error_fentry", "conntrack_error_kprobe";
+                end "nf_conntrack_inet_error": "conntrack_error_fexit", "conntrack_error_kretprobe";
+            ]
+        )
+    },
     UDPV6_ERR,
 ];
 
@@ -113,6 +117,7 @@ const _: () = assert!(ALL.len() == hook::COUNT);
 const UDPV6_ERR: Hook = Hook {
     name: "udpv6_err",
     tells: "what becomes of packet-too-big messages about UDP",
+    module: None,
     provoked: true,
     ladder: &[
         Rung {
@@ -137,6 +142,7 @@ const UDPV6_ERR: Hook = Hook {
 const TCP_RETRANSMIT: Hook = Hook {
     name: "tcp_retransmit_skb",
     tells: "TCP segments that are sent again and again, and what their socket knows of it",
+    module: None,
     provoked: false,
     ladder: &[
         Rung {
@@ -161,6 +167,7 @@ const TCP_RETRANSMIT: Hook = Hook {
 const KFREE_SKB: Hook = Hook {
     name: "kfree_skb",
     tells: "packets that a bridge or a veth frees for their size, without a message; messages that are dropped",
+    module: None,
     provoked: true,
     ladder: &[
         Rung {

@@ -1,5 +1,6 @@
 //! TCP connections that are stuck: what their sockets know proves a black hole, or proves nothing.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::Fate;
@@ -26,24 +27,30 @@ pub(super) struct Stalls {
     /// When the first of the proven ones was sent.
     since: Option<SystemTime>,
     last: Option<SystemTime>,
-    /// Payload of the smallest segment that vanishes.
+    /// Payload of the segment that vanishes, when that was first certain.
     dies: u32,
     /// Payload of the largest that arrived meanwhile, 0 if unknown.
     passes: u32,
-    /// Payload of a segment when it was last sent.
-    now: u32,
+    /// Payload of a segment when it was last sent, once the kernel looks for a smaller size; else 0.
+    tries: u32,
 }
 
+#[derive(Clone, Copy)]
 struct Suspect {
     port: Option<u16>,
+    at: SystemTime,
     /// When its segment was first sent.
     since: SystemTime,
+    /// When it was first sent again on timeout.
+    again: SystemTime,
     /// When the peer was last heard on it.
     heard: SystemTime,
+    /// No full-size segment of it was ever acknowledged.
+    never_passed: bool,
 }
 
 impl Stalls {
-    /// Whether this is the first that is proven.
+    /// Whether this is the first that is proven, or the first since the kernel does something about it.
     pub(super) fn add(&mut self, event: &TooBig, pods: &Pods) -> bool {
         let Some(stall) = event.stall() else { return false };
         let is_proven = match event.fate {
@@ -57,35 +64,43 @@ impl Stalls {
         let since = before(event.at, since_sent(stall), event.hertz);
         self.since = Some(self.since.map_or(since, |first| first.min(since)));
         self.last = Some(event.at);
-        self.dies = if self.dies == 0 { event.record.len } else { self.dies.min(event.record.len) };
+        if self.dies == 0 {
+            self.dies = event.record.len;
+        }
         if stall.longest_run < self.dies {
             self.passes = self.passes.max(stall.longest_run);
         }
-        self.now = stall.mss;
+        let begins_to_try = self.tries == 0 && stall.flags & Stall::PROBING != 0;
+        if stall.flags & Stall::PROBING != 0 {
+            self.tries = stall.mss;
+        }
         // What a socket knows by itself says more than what two say of each other.
         let is_first = self.proof.is_none();
         if is_first || event.fate == Fate::BlackHole {
             self.proof = Some((event.clone(), pods.clone()));
         }
-        is_first
+        is_first || begins_to_try
     }
 
-    /// Remembers it; whether another connection shows that the peer lived while this one, or that one, was stuck: small
-    /// segments made both of them, and no full-size one passed on either.
+    /// Remembers it; whether it is proven now that the peer lives and full-size segments do not reach it.
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
-        let (port, _) = event.ports();
-        let since = before(event.at, since_sent(stall), event.hertz);
-        let heard = before(event.at, stall.heard.into(), event.hertz);
-        self.suspects.retain(|suspect| suspect.port != port);
-        let was_alive = |since: SystemTime, heard: SystemTime| heard > since + MARGIN;
-        let is_proven = self
-            .suspects
-            .iter()
-            .any(|other| was_alive(other.since, heard) || was_alive(since, other.heard));
+        let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);
+        let new = Suspect {
+            port: event.ports().0,
+            at: event.at,
+            since: ago(since_sent(stall)),
+            again: ago(since_again(stall)),
+            heard: ago(stall.heard.into()),
+            never_passed: stall.never_passed(),
+        };
+        let is_proven = self.suspects.iter().any(|old| {
+            if old.port == new.port { old.went_unheard(&new, stall.retransmits) } else { old.lived_with(&new) }
+        });
+        self.suspects.retain(|old| old.port != new.port);
         if self.suspects.len() >= MAX_FLOWS {
             self.suspects.remove(0);
         }
-        self.suspects.push(Suspect { port, since, heard });
+        self.suspects.push(new);
         is_proven
     }
 
@@ -98,10 +113,9 @@ impl Stalls {
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
         let Ends { who, to } = Ends::of(event, pods);
         let stall = &event.record.stall;
-        let small = match (event.fate, self.passes) {
-            (Fate::BlackHole, 1..) => format!("while smaller ones (up to {} bytes) arrive", self.passes),
-            (Fate::BlackHole, _) => "while the peer still answers".to_owned(),
-            _ => "while new connections are made".to_owned(),
+        let small = match event.fate {
+            Fate::BlackHole => format!("while smaller ones (up to {} bytes) arrive", self.passes),
+            _ => "while the peer answers smaller ones".to_owned(),
         };
         let mut what = format!(
             "packets of {} bytes from {who} to {to} vanish, and no message says why: segments of {} bytes are sent again and again for {:.1} s and never acknowledged, {small}",
@@ -109,16 +123,16 @@ impl Stalls {
             self.dies,
             self.took().as_secs_f64()
         );
-        if stall.flags & Stall::PROBING != 0 {
-            let tries = if self.now < self.dies { format!(", now {} bytes", self.now) } else { String::new() };
-            what.push_str(&format!("; the kernel looks for a smaller size by itself (tcp_mtu_probing){tries}"));
+        if self.tries != 0 {
+            let _ = write!(
+                what,
+                "; the kernel looks for a smaller size by itself (tcp_mtu_probing), now {} bytes",
+                self.tries
+            );
         }
         let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
-        let confidence = if event.fate == Fate::BlackHole && self.passes > 0 {
-            Confidence::High
-        } else {
-            Confidence::Medium
-        };
+        let confidence =
+            if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
         Judgement {
             finding: Finding::BlackHole,
             confidence,
@@ -138,6 +152,31 @@ impl Stalls {
     fn took(&self) -> Duration {
         self.since.zip(self.last).and_then(|(since, last)| last.duration_since(since).ok()).unwrap_or_default()
     }
+}
+
+impl Suspect {
+    /// The same connection, one timeout later: after its first timeouts the peer was heard, then a full-size segment was
+    /// sent again, and it vanished. A peer that has just come back would have taken that one.
+    fn went_unheard(&self, later: &Self, timeouts: u32) -> bool {
+        /// Where full-size segments did pass before it takes more: so many copies are not lost by chance.
+        const AFTER_SUCCESS: u32 = 6;
+        let goes_on = later.at > self.at + MARGIN && later.since < self.at;
+        self.heard > self.again + MARGIN && goes_on && (later.never_passed || timeouts >= AFTER_SUCCESS)
+    }
+
+    /// Two connections, of which no full-size segment ever passed: the peer answered one, or made it, while the other was
+    /// stuck.
+    fn lived_with(&self, other: &Self) -> bool {
+        self.never_passed
+            && other.never_passed
+            && (other.heard > self.since + MARGIN || self.heard > other.since + MARGIN)
+    }
+}
+
+/// Jiffies since the segment was first sent again on timeout.
+fn since_again(stall: &Stall) -> u64 {
+    let last = u64::from(stall.timeout);
+    2 * last - (4 * last >> stall.retransmits.clamp(1, 63))
 }
 
 /// Jiffies since the segment was first sent: each timeout was twice as long as the one before.

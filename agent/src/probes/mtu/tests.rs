@@ -266,6 +266,14 @@ fn a_black_hole_is_proven_by_small_segments_that_arrive() {
     assert!(text.starts_with("packets of 1500 bytes from 10.244.1.10 to 198.51.100.2:443 vanish"), "{text}");
     assert!(text.contains("1448 bytes") && text.contains("(up to 104 bytes) arrive"), "{text}");
     assert!(text.contains("trace mtu --to 198.51.100.2:443"), "{text}");
+    // The kernel tries smaller ones.
+    let tries = Stall { flags: Stall::PROBING, mss: 1024, retransmits: 5, ..stall };
+    let smaller = MtuRecord { len: 1024, ..stalled(4000, Fate::BlackHole, tries) };
+    let (_, _, text) = verdict(&[stalled(4000, Fate::BlackHole, stall), smaller]);
+    assert!(text.contains("segments of 1448 bytes") && text.contains("now 1024 bytes"), "{text}");
+    // What was told before does not explain what vanishes of those that heed it.
+    let heeded = MtuRecord { stall: Stall { pmtu: 1400, ..stall }, ..stalled(4000, Fate::BlackHole, stall) };
+    assert_eq!(verdict(&[record(Kind::Made, 1400), heeded]).0, "black_hole");
     // What a device says explains what its victims suffer.
     let (finding, _, text) =
         verdict(&[stalled(4000, Fate::BlackHole, stall), record(Kind::Oversize, 1400)]);
@@ -288,6 +296,32 @@ fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
     let heard = crate::kernel::clock::jiffies_a_second();
     assert_eq!(add(4002, Stall { heard, ..stuck() }), (true, true));
     assert_eq!(add(4003, Stall { heard, ..stuck() }), (false, true), "nothing new");
+}
+
+#[test]
+fn a_peer_that_answers_proves_it_only_if_the_next_full_segment_vanishes_too() {
+    let second = 1_000_000_000;
+    let hertz = crate::kernel::clock::jiffies_a_second();
+    // Heard half a second ago, after the first timeouts: perhaps it has only just come back.
+    let heard = Stall { heard: hertz / 2, ..stuck() };
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    let mut add = |after: u64, stall: Stall| {
+        let record = stalled(4000, Fate::Suspect, stall);
+        let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
+        findings.add(&event(&record), &pods).is_some()
+    };
+    assert!(!add(0, heard));
+    let later = Stall { retransmits: 4, timeout: hertz * 16 / 10, heard: hertz * 21 / 10, ..heard };
+    assert!(add(second * 16 / 10, later));
+    // Where full ones did pass before, more of them must vanish.
+    let mut findings = Findings::default();
+    let mut add = |after: u64, stall: Stall| {
+        let record = stalled(4000, Fate::Suspect, Stall { acked: 1 << 20, ..stall });
+        let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
+        findings.add(&event(&record), &pods).is_some()
+    };
+    assert!(!add(0, heard));
+    assert!(!add(second * 16 / 10, later));
 }
 
 #[test]

@@ -151,7 +151,8 @@ fn weight(event: &TooBig) -> u8 {
         (Kind::Oversize, _) => 7,
         (Kind::Made, _) if event.limit() != Some(Limit::Path) => 6,
         (Kind::Received, Fate::NoSocket) => 1,
-        (Kind::Received, _) if event.absurd().is_some() => 1,
+        // Unless the kernel believed it.
+        (Kind::Received, fate) if fate != Fate::Learned && event.absurd().is_some() => 1,
         (Kind::Received, _) => 5,
         (Kind::Made, _) => 4,
         (Kind::Refused, _) => 3,
@@ -244,10 +245,8 @@ impl Findings {
             let cause = self.best.as_ref().map(|(event, _)| event).filter(|event| weight(event) > 1);
             return Some((lost, pods, blocked::judge(lost, pods, cause)));
         }
-        // A connection may be stuck for a reason that was told.
-        let explained = self.best.as_ref().filter(|(event, _)| weight(event) > 3);
-        if explained.is_none()
-            && let Some((event, pods)) = self.stalls.proof()
+        if let Some((event, pods)) = self.stalls.proof()
+            && !self.explains(event)
         {
             return Some((event, pods, self.stalls.judge(event, pods)));
         }
@@ -260,6 +259,13 @@ impl Findings {
             judgement.what.push_str(&stuck);
         }
         Some((event, pods, judgement))
+    }
+
+    /// Whether a connection is stuck for a reason that is known: something takes less than the connection believes.
+    fn explains(&self, stalled: &TooBig) -> bool {
+        self.best.as_ref().is_some_and(|(best, _)| {
+            weight(best) > 3 && best.fits().is_none_or(|fits| fits < stalled.record.stall.pmtu)
+        })
     }
 
     /// `3 made, 2 received (1 delivered, 1 learned) in 1.5 s`: what there was, and what became of it.

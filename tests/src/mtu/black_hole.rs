@@ -1,0 +1,189 @@
+//! Full-size segments that vanish while small ones arrive, and all that looks like it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::lab::{Lab, WEB};
+use crate::harness::netns::{Meanwhile, Netns};
+use crate::harness::until;
+
+use super::underlay::{TIP, Underlay};
+use super::{Watch, forget, pod, v4, v6};
+
+/// The hop drops what is longer than this, and says nothing.
+const PASSES: u32 = 1372;
+
+/// The way to the tip, with nothing on it that takes less than the rest, and nothing known of it from before.
+fn way(lab: &Lab) -> Underlay<'_> {
+    let underlay = Underlay::routed(lab);
+    underlay.hop.ip("link set hb mtu 1500\n");
+    forget(lab);
+    underlay
+}
+
+/// Lets the hop swallow what is too long for it.
+fn swallow(hop: &Netns) -> Meanwhile {
+    hop.meanwhile(
+        "nft",
+        &format!(
+            "add table inet hole\nadd chain inet hole it {{ type filter hook forward priority 0; }}\n\
+             add rule inet hole it meta length gt {PASSES} drop\n"
+        ),
+        "delete table inet hole\n",
+    )
+}
+
+/// A server that reads what comes; and connections to it from `web`.
+struct Server {
+    listener: TcpListener,
+    kept: Vec<TcpStream>,
+}
+
+impl Server {
+    fn start(netns: &Netns, port: u16) -> Self {
+        let listener = netns.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
+        Self { listener, kept: Vec::new() }
+    }
+
+    /// A connection that is made and has exchanged a few bytes.
+    fn connect(&mut self, lab: &Lab, to: SocketAddr) -> TcpStream {
+        let mut client = lab.web.netns.inside(|| TcpStream::connect(to).unwrap());
+        client.set_nodelay(true).unwrap();
+        let (mut server, _) = self.listener.accept().unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut hello = [0; 5];
+        server.read_exact(&mut hello).unwrap();
+        server.write_all(&hello).unwrap();
+        client.read_exact(&mut hello).unwrap();
+        self.kept.push(server);
+        client
+    }
+}
+
+/// The verdict on connections of `web` to `to`.
+fn verdict(watch: &Watch<'_>, to: SocketAddr) -> Value {
+    let verdict = watch.verdict(&[
+        ("finding", json!("black_hole")),
+        ("destination_ip", json!(to.ip().to_canonical().to_string())),
+        ("destination_port", json!(to.port())),
+    ]);
+    let ends = (pod(&verdict, "source_pod"), pod(&verdict, "destination_pod"));
+    assert_eq!((ends.0.as_deref(), ends.1.as_deref()), (Some(WEB), Some(TIP)), "{verdict:#}");
+    assert_eq!([&verdict["level"], &verdict["pod_name"]], [&json!("WARN"), &json!("web-0")]);
+    assert_eq!([&verdict["path_mtu"], &verdict["fits"]], [&json!(1500), &json!(null)], "{verdict:#}");
+    assert!(verdict["fix"].as_str().unwrap().contains(&format!("--from-pod {WEB}")), "{verdict:#}");
+    verdict
+}
+
+#[test]
+fn small_segments_arrive_and_full_ones_do_not() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let _swallows = swallow(&underlay.hop);
+    let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x0a63, 0x0802], 7912));
+    for to in [v4([10, 99, 8, 2], 7910), v6(8, 7911), mapped] {
+        let mut server = Server::start(underlay.tip(), to.port());
+        let mut client = server.connect(&lab, to);
+        let watch = Watch::new(&lab);
+        let begun = Instant::now();
+        // Two full segments and a rest that fits.
+        client.write_all(&[0; 3000]).unwrap();
+        let verdict = verdict(&watch, to);
+        assert_eq!(verdict["confidence"], "high", "{verdict:#}");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let text = verdict["message"].as_str().unwrap();
+        let rest = verdict["longest_received"].as_u64().unwrap();
+        assert!((1..1000).contains(&rest) && text.contains(&format!("up to {rest} bytes) arrive")), "{text}");
+        assert_eq!(verdict["length"], verdict["mss"], "a full segment");
+        let labels = [("event", "stalled"), ("fate", "black_hole")];
+        assert!(watch.of(&[("namespace", "shop"), ("pod", "web-0"), ("end", "source")], &labels) >= 1);
+    }
+}
+
+/// Nothing small is under way when it begins: the next connection tells.
+#[test]
+fn a_second_connection_proves_that_the_peer_lives() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let _swallows = swallow(&underlay.hop);
+    let to = v4([10, 99, 8, 2], 7913);
+    let mut server = Server::start(underlay.tip(), to.port());
+    let watch = Watch::new(&lab);
+    let mut first = server.connect(&lab, to);
+    first.set_nonblocking(true).unwrap();
+    let _ = first.write(&[0; 200_000]);
+    watch.first(&[("event", json!("stalled")), ("fate", json!("suspect")), ("destination_port", json!(7913))]);
+    assert!(watch.lines().iter().all(|line| line["finding"] != "black_hole"), "{:#?}", watch.messages());
+    let mut second = server.connect(&lab, to);
+    second.set_nonblocking(true).unwrap();
+    let _ = second.write(&[0; 200_000]);
+    let verdict = verdict(&watch, to);
+    assert_eq!(verdict["confidence"], "medium", "{verdict:#}");
+    assert!(verdict["message"].as_str().unwrap().contains("while the peer answers smaller ones"), "{verdict:#}");
+}
+
+/// The kernel finds a size that passes by itself; it is said that it looks.
+#[test]
+fn a_kernel_that_looks_for_a_smaller_size() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let _swallows = swallow(&underlay.hop);
+    lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "1");
+    let to = v4([10, 99, 8, 2], 7914);
+    let mut server = Server::start(underlay.tip(), to.port());
+    let mut client = server.connect(&lab, to);
+    let watch = Watch::new(&lab);
+    client.write_all(&[0; 3000]).unwrap();
+    let mut all = [0; 3000];
+    server.kept[0].read_exact(&mut all).unwrap();
+    lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "0");
+    let tries = watch.verdict(&[
+        ("finding", json!("black_hole")),
+        ("destination_port", json!(7914)),
+        ("mtu_probing", json!(true)),
+    ]);
+    let text = tries["message"].as_str().unwrap();
+    let mss = tries["mss"].as_u64().unwrap();
+    assert!(mss < 1448 && text.contains(&format!("(tcp_mtu_probing), now {mss} bytes")), "{text}");
+}
+
+/// A peer that is gone, however much it had taken before.
+#[test]
+fn a_dead_peer_is_no_black_hole() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let watch = Watch::new(&lab);
+    let mut kept = Vec::new();
+    for (port, before) in [(7915, 0), (7916, 1 << 20)] {
+        let to = v4([10, 99, 8, 2], port);
+        let mut server = Server::start(underlay.tip(), port);
+        let mut client = server.connect(&lab, to);
+        let reader = server.kept.pop().unwrap();
+        let taken = std::thread::spawn(move || (&reader).take(before).read_to_end(&mut Vec::new()).map(|_| reader));
+        client.write_all(&vec![0; usize::try_from(before).unwrap()]).unwrap();
+        let reader = taken.join().unwrap().unwrap();
+        underlay.hop.ip("link set hb down\n");
+        client.set_nonblocking(true).unwrap();
+        let _ = client.write(&[0; 3000]);
+        let stalled = [("event", json!("stalled")), ("destination_port", json!(port))];
+        let line = watch.first(&stalled);
+        assert_eq!(line["level"], "INFO", "{line:#}");
+        until("it has been tried in vain for long", || {
+            let lines = watch.lines();
+            let mut ours = lines.iter().filter(|line| line["destination_port"] == port);
+            ours.any(|line| line["timeouts"].as_u64() >= Some(3)).then_some(())
+        });
+        // Back again, the peer talks before it is sent what it has missed.
+        underlay.hop.ip("link set hb up\n");
+        kept.push((client, reader));
+    }
+    for (_, mut server) in kept {
+        server.write_all(b"back").unwrap();
+        server.read_exact(&mut [0; 3000]).unwrap();
+    }
+    assert!(watch.lines().iter().all(|line| line["finding"] != "black_hole"), "{:#?}", watch.lines());
+}

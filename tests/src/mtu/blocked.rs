@@ -1,0 +1,174 @@
+//! Messages that say what fits, and never reach whom they are for: who eats them, and where.
+
+use serde_json::{Value, json};
+
+use crate::harness::has_reasons;
+use crate::harness::lab::{Lab, WEB};
+use crate::harness::netns::{Meanwhile, Netns};
+use crate::harness::packet::udp_unfragmented;
+
+use super::underlay::Underlay;
+use super::{Watch, pod, sees_messages, v4, v6};
+
+/// Drops messages about a packet's size in this hook of a namespace.
+fn eat(netns: &Netns, hook: &str) -> Meanwhile {
+    netns.meanwhile(
+        "nft",
+        &format!(
+            "add table inet eat\nadd chain inet eat it {{ type filter hook {hook} priority 0; }}\n\
+             add rule inet eat it icmp type destination-unreachable drop\n\
+             add rule inet eat it icmpv6 type packet-too-big drop\n"
+        ),
+        "delete table inet eat\n",
+    )
+}
+
+/// What is said once `web` has sent too much by either family: each time a message of `senders` is lost.
+fn expect(lab: &Lab, senders: [&str; 2], fate: &str, stage: &str, words: &[&str]) {
+    for (to, sender) in [(v4([10, 99, 8, 2], 7901), senders[0]), (v6(8, 7901), senders[1])] {
+        expect_one(lab, to, sender, fate, stage, words);
+    }
+}
+
+fn expect_one(
+    lab: &Lab,
+    to: std::net::SocketAddr,
+    sender: &str,
+    fate: &str,
+    stage: &str,
+    words: &[&str],
+) -> Value {
+    let watch = Watch::new(lab);
+    lab.web.netns.inside(|| udp_unfragmented(to, 3, 1420));
+    let wanted = [
+        ("finding", json!("messages_lost")),
+        ("destination_ip", json!(to.ip().to_string())),
+        ("sender_ip", json!(sender)),
+        ("pod_name", json!("web-0")),
+    ];
+    let verdict = watch.verdict(&wanted);
+    assert_eq!([&verdict["fate"], &verdict["stage"]], [&json!(fate), &json!(stage)], "{verdict:#}");
+    assert_eq!([&verdict["mtu"], &verdict["fits"]], [&json!(1400), &json!(1400)], "{verdict:#}");
+    assert_eq!(verdict["confidence"], "high");
+    assert_eq!(pod(&verdict, "source_pod").as_deref(), Some(WEB), "{verdict:#}");
+    let text = verdict["message"].as_str().unwrap();
+    assert!(words.iter().all(|word| text.contains(word)) && text.contains(WEB), "{text}");
+    let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+    let labels = [("event", "lost"), ("fate", fate), ("family", family)];
+    assert_eq!(watch.counted("r2c_mtu_events_total", &labels), 3, "{:#?}", watch.messages());
+    assert_eq!(watch.counted("r2c_mtu_events_total", &[("event", "received"), ("fate", "learned")]), 0);
+    verdict
+}
+
+#[test]
+fn a_policy_of_the_node_on_the_way_through() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let _underlay = Underlay::routed(&lab);
+    let _eats = eat(&lab.router, "forward");
+    let words = ["being eaten", "netfilter rule in this node's own namespace, hook forward", "accept"];
+    expect(&lab, ["10.99.7.2", "fd99:7::2"], "filtered", "forward", &words);
+}
+
+#[test]
+fn a_policy_in_the_pod() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let _underlay = Underlay::routed(&lab);
+    let _eats = eat(&lab.web.netns, "input");
+    let words = ["being eaten", "netfilter rule in the pod's own namespace, hook input"];
+    expect(&lab, ["10.99.7.2", "fd99:7::2"], "filtered", "input", &words);
+}
+
+#[test]
+fn a_policy_on_what_the_node_says_itself() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let _eats = eat(&lab.router, "output");
+    let words = ["being eaten", "netfilter rule in this node's own namespace, hook output"];
+    // rc has MTU 1400.
+    for (to, sender) in [(v4([10, 99, 3, 61], 7902), "10.99.1.1"), (v6(3, 7902), "fd99:1::1")] {
+        let verdict = expect_one(&lab, to, sender, "filtered", "output", &words);
+        let text = verdict["message"].as_str().unwrap();
+        assert!(text.contains("3 made, 3 lost (3 filtered)"), "{text}");
+    }
+}
+
+/// What the node sends goes another way, as far as conntrack sees; only the message comes by here.
+#[test]
+fn a_message_that_conntrack_calls_invalid() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) || !lab.has_hook("mtu", "nf_conntrack_inet_error") {
+        return;
+    }
+    let _underlay = Underlay::routed(&lab);
+    let _rule = lab.router.meanwhile(
+        "nft",
+        "add table inet r2c\n\
+         add chain inet r2c raw { type filter hook prerouting priority -300; }\n\
+         add rule inet r2c raw iifname ra notrack\n\
+         add chain inet r2c forward { type filter hook forward priority 0; }\n\
+         add rule inet r2c forward ct state invalid drop\n",
+        "delete table inet r2c\n",
+    );
+    let words = ["being eaten", "hook forward", "conntrack there calls it INVALID"];
+    expect(&lab, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
+}
+
+/// The way back is another than the way there, and the node believes nobody who comes by the wrong one.
+#[test]
+fn a_message_by_another_way_than_the_packet() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let underlay = Underlay::routed(&lab);
+    lab.router.ip(&format!(
+        "link add ri address 02:00:0a:63:09:01 up type veth peer name hi netns {}\naddr add 10.99.9.1/24 dev ri\n",
+        underlay.hop.path()
+    ));
+    // Not even ARP is answered to who comes by the wrong way.
+    underlay.hop.ip(
+        "link set hi up\naddr add 10.99.9.2/24 dev hi\nneigh add 10.99.9.1 lladdr 02:00:0a:63:09:01 dev hi\n\
+         route replace 10.99.1.0/24 via 10.99.9.1 src 10.99.7.2\n",
+    );
+    lab.router.sysctl("ipv4/conf/ri/rp_filter", "1");
+    let reason = if has_reasons() { "reverse path filter" } else { "dropped in this node's own namespace" };
+    let words = ["being eaten", reason, "on ri"];
+    let to = v4([10, 99, 8, 2], 7903);
+    let verdict = expect_one(&lab, to, "10.99.7.2", "dropped", "prerouting", &words);
+    if has_reasons() {
+        assert_eq!(verdict["drop_reason"], "IP_RPFILTER");
+        assert!(verdict["fix"].as_str().unwrap().contains("net.ipv4.conf.ri.rp_filter=2"), "{verdict:#}");
+    }
+    lab.router.ip("link del ri\n");
+}
+
+/// A node that limits such messages makes them, and does not send them.
+#[test]
+fn a_limit_on_messages() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    lab.router.sysctl("ipv6/icmp/ratemask", "0-127");
+    lab.router.sysctl("ipv6/icmp/ratelimit", "60000");
+    let watch = Watch::new(&lab);
+    let to = std::net::SocketAddr::from(([0xfd99, 3, 0, 0, 0, 0, 0, 71], 7904));
+    // One for each that it lets through, and more.
+    lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
+    let labels = [("event", "made"), ("fate", "unsent"), ("family", "ipv6")];
+    let unsent = watch.counted("r2c_mtu_events_total", &labels);
+    lab.router.sysctl("ipv6/icmp/ratemask", "0-1,3-127");
+    lab.router.sysctl("ipv6/icmp/ratelimit", "1000");
+    assert!(unsent >= 5, "{unsent} of 20: {:#?}", watch.messages());
+    let made = watch.counted("r2c_mtu_events_total", &[("event", "made"), ("family", "ipv6")]);
+    let received = watch.counted("r2c_mtu_events_total", &[("event", "received"), ("family", "ipv6")]);
+    assert_eq!(made, unsent + received, "what is not unsent arrives");
+}

@@ -1,0 +1,105 @@
+//! A way out of the node over a hop that takes less: routed, or with a tunnel between its ends.
+//!
+//! ```text
+//!  web - router - rh 10.99.7.1 - 10.99.7.2 hop 10.99.8.1 - 10.99.8.2 tip        hop's way to tip has MTU 1400
+//! ```
+
+use crate::harness::lab::Lab;
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
+use crate::harness::pod::Pod;
+use crate::harness::until;
+
+use super::v4;
+
+/// Name of the pod behind the hop.
+pub(super) const TIP: &str = "edge/tip-0";
+
+/// See the module. The hop is nobody's namespace that the agent knows.
+pub(super) struct Underlay<'a> {
+    lab: &'a Lab,
+    tip: Option<Pod>,
+    pub(super) hop: Netns,
+    has_tunnel: bool,
+}
+
+impl<'a> Underlay<'a> {
+    /// With a tunnel between its ends: `link` is the rest of `ip link add tun0 ..`, with LOCAL and REMOTE; inside of it
+    /// is 10.99.`net`.0/24.
+    pub(super) fn tunnelled(lab: &'a Lab, link: &str, net: u8) -> Self {
+        let (hop, tip) = build(lab);
+        let end = |local: &str, remote: &str, own: u8| {
+            let link = link.replace("LOCAL", local).replace("REMOTE", remote);
+            format!(
+                "link add tun0 {link}\nlink set tun0 mtu 1500 up\naddr add 10.99.{net}.{own}/24 dev tun0\n"
+            )
+        };
+        let [near, far] =
+            if link.contains("udp6") { ["fd99:7::1", "fd99:8::2"] } else { ["10.99.7.1", "10.99.8.2"] };
+        lab.router.ip(&end(near, far, 1));
+        tip.ip(&(end(far, near, 2) + "route add 10.99.1.0/24 dev tun0\n"));
+        Self::with_pod(lab, hop, &tip, true)
+    }
+
+    /// Without one: what `web` sends is what the hop is to forward.
+    pub(super) fn routed(lab: &'a Lab) -> Self {
+        let (hop, tip) = build(lab);
+        hop.ip("route add 10.99.1.0/24 via 10.99.7.1\nroute add fd99:1::/64 via fd99:7::1\n");
+        Self::with_pod(lab, hop, &tip, false)
+    }
+
+    /// The pod comes once its namespace has all its addresses: the agent looks at a pod's when it comes.
+    fn with_pod(lab: &'a Lab, hop: Netns, tip: &Netns, has_tunnel: bool) -> Self {
+        let tip = Pod::start(&lab.node, TIP, tip);
+        let before = lab.agent.scrape();
+        let its = [("namespace", "edge"), ("pod", "tip-0")];
+        until("the pod is known by its namespace and addresses", || {
+            tip.netns.inside(|| udp(v4([127, 0, 0, 1], 7701), 1, 4));
+            let name = "r2c_pod_drop_packets_total";
+            (lab.agent.scrape().sum(name, &its) > before.sum(name, &its)).then_some(())
+        });
+        Self { lab, tip: Some(tip), hop, has_tunnel }
+    }
+
+    /// The namespace behind the hop.
+    pub(super) fn tip(&self) -> &Netns {
+        &self.tip.as_ref().unwrap().netns
+    }
+}
+
+fn build(lab: &Lab) -> (Netns, Netns) {
+    let (hop, tip) = (Netns::new(), Netns::new());
+    lab.router.ip(&format!(
+        "link add rh up type veth peer name ha netns {}\naddr add 10.99.7.1/24 dev rh\n\
+         route add 10.99.8.0/24 via 10.99.7.2\naddr add fd99:7::1/64 dev rh nodad\n\
+         route add fd99:8::/64 via fd99:7::2\n",
+        hop.path()
+    ));
+    hop.ip(&format!(
+        "link set lo up\nlink set ha up\naddr add 10.99.7.2/24 dev ha\naddr add fd99:7::2/64 dev ha nodad\n\
+         link add mtu 1400 name hb up type veth peer name eth0 netns {}\naddr add 10.99.8.1/24 dev hb\n\
+         addr add fd99:8::1/64 dev hb nodad\n",
+        tip.path()
+    ));
+    hop.sysctl("ipv4/ip_forward", "1");
+    hop.sysctl("ipv6/conf/all/forwarding", "1");
+    hop.sysctl("ipv4/icmp_ratelimit", "0");
+    hop.sysctl("ipv6/icmp/ratelimit", "0");
+    tip.ip(
+        "link set lo up\nlink set eth0 up\naddr add 10.99.8.2/24 dev eth0\nroute add default via 10.99.8.1\n\
+         addr add fd99:8::2/64 dev eth0 nodad\nroute add default via fd99:8::1\n",
+    );
+    (hop, tip)
+}
+
+impl Drop for Underlay<'_> {
+    fn drop(&mut self) {
+        if let Some(tip) = self.tip.take() {
+            tip.stop();
+        }
+        // The tunnel goes with the pod's namespace; the router's end of it does not.
+        let tunnel = if self.has_tunnel { "link del tun0\n" } else { "" };
+        self.lab.router.ip(&format!("{tunnel}link del rh\n"));
+        until("the pod is gone", || (self.lab.agent.scrape().sum("r2c_pods", &[]) == 3).then_some(()));
+    }
+}
