@@ -83,7 +83,7 @@ fn small_segments_arrive_and_full_ones_do_not() {
     let lab = Lab::lock();
     let underlay = way(&lab);
     let _swallows = swallow(&underlay.hop);
-    let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x0a63, 0x0802], 7912));
+    let mapped = SocketAddr::from(([0, 0, 0, 0, 0, 0xffff, 0x0a63, 0x0803], 7912));
     for to in [v4([10, 99, 8, 2], 7910), v6(8, 7911), mapped] {
         let mut server = Server::start(underlay.tip(), to.port());
         let mut client = server.connect(&lab, to);
@@ -110,7 +110,7 @@ fn a_second_connection_proves_that_the_peer_lives() {
     let lab = Lab::lock();
     let underlay = way(&lab);
     let _swallows = swallow(&underlay.hop);
-    let to = v4([10, 99, 8, 2], 7913);
+    let to = v4([10, 99, 8, 4], 7913);
     let mut server = Server::start(underlay.tip(), to.port());
     let watch = Watch::new(&lab);
     let mut first = server.connect(&lab, to);
@@ -133,7 +133,7 @@ fn a_kernel_that_looks_for_a_smaller_size() {
     let underlay = way(&lab);
     let _swallows = swallow(&underlay.hop);
     lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "1");
-    let to = v4([10, 99, 8, 2], 7914);
+    let to = v4([10, 99, 8, 5], 7914);
     let mut server = Server::start(underlay.tip(), to.port());
     let mut client = server.connect(&lab, to);
     let watch = Watch::new(&lab);
@@ -159,7 +159,7 @@ fn a_dead_peer_is_no_black_hole() {
     let watch = Watch::new(&lab);
     let mut kept = Vec::new();
     for (port, before) in [(7915, 0), (7916, 1 << 20)] {
-        let to = v4([10, 99, 8, 2], port);
+        let to = v4([10, 99, 8, 6], port);
         let mut server = Server::start(underlay.tip(), port);
         let mut client = server.connect(&lab, to);
         let reader = server.kept.pop().unwrap();

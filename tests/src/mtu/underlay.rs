@@ -4,6 +4,8 @@
 //!  web - router - rh 10.99.7.1 - 10.99.7.2 hop 10.99.8.1 - 10.99.8.2 tip        hop's way to tip has MTU 1400
 //! ```
 
+use std::fmt::Write as _;
+
 use crate::harness::lab::Lab;
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
@@ -14,6 +16,9 @@ use super::v4;
 
 /// Name of the pod behind the hop.
 pub(super) const TIP: &str = "edge/tip-0";
+
+/// The tip's own, in both families. A sender and a destination are one incident: tests have theirs apart.
+const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=9;
 
 /// See the module. The hop is nobody's namespace that the agent knows.
 pub(super) struct Underlay<'a> {
@@ -85,10 +90,11 @@ fn build(lab: &Lab) -> (Netns, Netns) {
     hop.sysctl("ipv6/conf/all/forwarding", "1");
     hop.sysctl("ipv4/icmp_ratelimit", "0");
     hop.sysctl("ipv6/icmp/ratelimit", "0");
-    tip.ip(
-        "link set lo up\nlink set eth0 up\naddr add 10.99.8.2/24 dev eth0\nroute add default via 10.99.8.1\n\
-         addr add fd99:8::2/64 dev eth0 nodad\nroute add default via fd99:8::1\n",
-    );
+    let mut lines = "link set lo up\nlink set eth0 up\n".to_owned();
+    for own in ADDRESSES {
+        let _ = write!(lines, "addr add 10.99.8.{own}/24 dev eth0\naddr add fd99:8::{own}/64 dev eth0 nodad\n");
+    }
+    tip.ip(&(lines + "route add default via 10.99.8.1\nroute add default via fd99:8::1\n"));
     (hop, tip)
 }
 
