@@ -125,11 +125,7 @@ pub fn kernel_roots(host: &Host) -> kernel::Roots {
 /// Where the files are that tell of pods.
 #[must_use]
 pub fn pod_roots(host: &Host) -> Roots {
-    Roots {
-        proc: host.host_proc.clone(),
-        cgroup: host.host_cgroup.clone(),
-        pod_logs: host.pod_logs.clone(),
-    }
+    Roots { proc: host.host_proc.clone(), cgroup: host.host_cgroup.clone(), pod_logs: host.pod_logs.clone() }
 }
 
 /// A probe's settings as the user gave them.

@@ -94,7 +94,8 @@ impl Collector for Gauges {
             .collect();
         let rows = |value: fn(&Interface) -> Option<u32>| {
             let rows = labels.iter().zip(&numbers.interfaces);
-            rows.filter_map(|(labels, one)| Some((labels.as_slice(), value(one)? as usize))).collect::<Vec<_>>()
+            rows.filter_map(|(labels, one)| Some((labels.as_slice(), value(one)? as usize)))
+                .collect::<Vec<_>>()
         };
         family(
             "interface_mtu",

@@ -236,7 +236,12 @@ impl<'a> Nets<'a> {
         if tunnel.encapsulation == Encapsulation::Wireguard {
             // Its peers are not asked for: the kernel's answer has the private key in it.
             let default = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-            return default.into_iter().find_map(routed).map(|way| Way { end: None, ..way }).into_iter().collect();
+            return default
+                .into_iter()
+                .find_map(routed)
+                .map(|way| Way { end: None, ..way })
+                .into_iter()
+                .collect();
         }
         // One with no end of its own goes to the next hop of each route that leads into it.
         let v6 = tunnel.encapsulation.outer_is_v6();
@@ -250,7 +255,8 @@ impl<'a> Nets<'a> {
             return ways;
         }
         // Where it sends from is on the device that it sends by, if that network is on the link.
-        let on_link = tunnel.local.and_then(routed).filter(|way| way.route.is_some_and(|r| r.gateway.is_none()));
+        let on_link =
+            tunnel.local.and_then(routed).filter(|way| way.route.is_some_and(|r| r.gateway.is_none()));
         on_link.map(|way| Way { end: None, ..way }).into_iter().collect()
     }
 }

@@ -53,7 +53,12 @@ const EXCEPTIONS: [Column; 5] = [
 ];
 
 /// All rows of one namespace. Loopback says nothing to a person, and is left out where `all` is not asked for.
-pub(super) fn rows<'a>(read: &'a [Namespace], at: usize, judgement: &'a Judgement, all: bool) -> Vec<Row<'a>> {
+pub(super) fn rows<'a>(
+    read: &'a [Namespace],
+    at: usize,
+    judgement: &'a Judgement,
+    all: bool,
+) -> Vec<Row<'a>> {
     let Some(namespace) = read.get(at) else { return Vec::new() };
     let owner = namespace.owner.as_deref();
     let name = |index: u32| {
@@ -129,12 +134,17 @@ impl Says for Row<'_> {
     fn message(&self, text: &mut String) {
         let place = place(self.owner());
         let said = match self {
-            Self::Link { link, .. } => format!("{} ({}) of {place} has MTU {}", link.name, link.kind, link.mtu),
+            Self::Link { link, .. } => {
+                format!("{} ({}) of {place} has MTU {}", link.name, link.kind, link.mtu)
+            }
             Self::Route { route, device, .. } => {
                 format!("route {} by {device} of {place} has numbers of its own", route.destination)
             }
             Self::Exception { learned, device, .. } => {
-                format!("the path of {place} to {} by {device} takes {} bytes", learned.destination, learned.mtu)
+                format!(
+                    "the path of {place} to {} by {device} takes {} bytes",
+                    learned.destination, learned.mtu
+                )
             }
         };
         text.push_str(&said);
@@ -254,7 +264,10 @@ impl Says for Verdict<'_> {
         if self.gone {
             let Finding { name, interface, owner, .. } = self.finding;
             let place = place(owner.as_deref());
-            text.push_str(&format!("{} of {interface} ({place}) is gone: it fits, or is no more", name.name()));
+            text.push_str(&format!(
+                "{} of {interface} ({place}) is gone: it fits, or is no more",
+                name.name()
+            ));
         } else {
             text.push_str(&self.finding.sentence());
         }
@@ -270,7 +283,8 @@ impl Says for Verdict<'_> {
             ("pod", Value::Pod(finding.owner.as_deref())),
             ("interface", Value::Interface(finding.interface.as_str().into())),
             ("interface_kind", Value::Text(finding.kind.as_str().into())),
-            ("interface_mtu", Value::Number(finding.mtu.into())),
+            ("interface_mtu", Value::Number(finding.interface_mtu.into())),
+            ("promises", Value::Number(finding.promises.into())),
             ("fits", Value::Number(finding.fits.into())),
             ("hurt_pods", Value::Number(count)),
             ("fix", Value::Text(finding.fix.as_str().into())),

@@ -84,7 +84,10 @@ impl Watch {
             match judged {
                 Ok((judgement, missing)) => {
                     if said != missing {
-                        tracing::info!("audit of MTUs: {}", if missing.is_empty() { "all read" } else { &missing });
+                        tracing::info!(
+                            "audit of MTUs: {}",
+                            if missing.is_empty() { "all read" } else { &missing }
+                        );
                         said = missing;
                     }
                     if let Err(error) = open.tell(judgement, self.sink.as_mut()) {
@@ -140,7 +143,8 @@ impl Open {
             let cause = (finding.name, finding.owner.clone(), finding.interface.clone());
             let known = before.remove(&cause);
             let same = known.as_ref().is_some_and(|(_, told)| {
-                (told.mtu, told.fits, told.confidence) == (finding.mtu, finding.fits, finding.confidence)
+                (told.promises, told.fits, told.confidence)
+                    == (finding.promises, finding.fits, finding.confidence)
             });
             let span = known.map_or_else(Span::root, |(span, _)| next(span));
             if !same {

@@ -152,8 +152,7 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
 }
 
 fn dump_paths(socket: &mut Rtnetlink, with_exceptions: bool) -> Result<Paths, SocketError> {
-    let mut paths =
-        Paths { routes: (Vec::new(), Whole::Yes), exceptions: with_exceptions.then(Vec::new) };
+    let mut paths = Paths { routes: (Vec::new(), Whole::Yes), exceptions: with_exceptions.then(Vec::new) };
     // A kernel without IPv6 answers with IPv4's.
     for v6 in [false, true] {
         let (routes, whole) =

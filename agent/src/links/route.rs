@@ -104,7 +104,9 @@ pub(super) fn exception(payload: &[u8]) -> Option<Exception> {
     let expires = find(message.attributes, RTA_CACHEINFO).and_then(|cache| signed(cache.get(8..)?));
     Some(Exception {
         destination: message.destination.addr(),
-        device: all(message.attributes).find(|(kind, _)| *kind == RTA_OIF).and_then(|(_, oif)| number(oif))?,
+        device: all(message.attributes)
+            .find(|(kind, _)| *kind == RTA_OIF)
+            .and_then(|(_, oif)| number(oif))?,
         mtu: metric(message.attributes, RTAX_MTU)?,
         expires: expires
             .and_then(|hundredths| u64::try_from(hundredths).ok())

@@ -103,7 +103,8 @@ fn extra(encapsulation: Encapsulation, places: &Places, attributes: &[u8]) -> i3
         E::Gre | E::Gretap | E::Ip6gre | E::Ip6gretap => {
             let flags = find(attributes, GRE_OFLAGS).and_then(short).map_or(0, u16::from_be);
             // GRE_CSUM, GRE_KEY and GRE_SEQ: each is four bytes more.
-            [0x8000, 0x2000, 0x1000].iter().filter(|flag| flags & **flag != 0).count().cast_signed() as i32 * 4
+            [0x8000, 0x2000, 0x1000].iter().filter(|flag| flags & **flag != 0).count().cast_signed() as i32
+                * 4
         }
         // SecTAG with SCI, its EtherType, and what proves the packet (drivers/net/macsec.c, macsec_extra_len).
         E::Macsec => {

@@ -70,8 +70,10 @@ pub struct Finding {
     pub interface: String,
     /// Its kind.
     pub kind: String,
-    /// Bytes it has.
-    pub mtu: u32,
+    /// Its MTU in bytes.
+    pub interface_mtu: u32,
+    /// Bytes of the largest packet that is sent by it: its MTU, or a route's.
+    pub promises: u32,
     /// Bytes it should have.
     pub fits: u32,
     /// Why, in one sentence without an end.

@@ -46,7 +46,8 @@ pub(super) fn overlays(nets: &Nets<'_>, sums: &HashMap<At, Sum>) -> Vec<Finding>
             owner: owner.cloned(),
             interface: link.name.clone(),
             kind: link.kind.clone(),
-            mtu: link.mtu,
+            interface_mtu: link.mtu,
+            promises: link.mtu,
             fits: sum.fits,
             what: format!(
                 "{} has MTU {}, but {takes} and {} adds {}: only {} fit",
@@ -98,7 +99,8 @@ fn route(nets: &Nets<'_>, at: At, routes: &[&Route]) -> Option<Finding> {
         owner: owner.cloned(),
         interface: link.name.clone(),
         kind: link.kind.clone(),
-        mtu,
+        interface_mtu: link.mtu,
+        promises: mtu,
         fits: link.mtu,
         what: format!(
             "{} takes {} bytes, but routes by it promise up to {mtu}: {}",
@@ -202,7 +204,8 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, homes: &[Home<'_>]) -> Option
         owner: Some(Arc::clone(&first.pod)),
         interface: first.link.name.clone(),
         kind: first.link.kind.clone(),
-        mtu: *mtu,
+        interface_mtu: first.link.mtu,
+        promises: *mtu,
         fits: takes,
         what: format!(
             "{} of {} sends packets of up to {mtu} bytes, but only {takes} fit through {} ({}), which leads to other nodes",

@@ -30,7 +30,8 @@ pub(super) fn veths(nets: &Nets<'_>) -> Vec<Finding> {
             owner: owner.cloned(),
             interface: link.name.clone(),
             kind: link.kind.clone(),
-            mtu: link.mtu,
+            interface_mtu: link.mtu,
+            promises: link.mtu,
             fits: peer.mtu,
             what: format!(
                 "{} has MTU {}; its other end, {}, takes {} bytes and frees what is longer without telling anybody",
@@ -82,7 +83,8 @@ fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option
         owner: owner.cloned(),
         interface: largest.name.clone(),
         kind: largest.kind.clone(),
-        mtu: largest.mtu,
+        interface_mtu: largest.mtu,
+        promises: largest.mtu,
         fits: least.mtu,
         what: format!(
             "port {} of bridge {} takes {} bytes and frees what is longer without telling anybody; larger: {larger}",

@@ -175,7 +175,8 @@ fn the_table_is_bounded() {
 fn a_home_is_told_while_one_pod_alone_lives_in_it() {
     let mut table = Table::default();
     let homes = |table: &Table| {
-        let mut homes: Vec<_> = table.homes().map(|(pod, netns, pid)| (pod.name.clone(), netns, pid)).collect();
+        let mut homes: Vec<_> =
+            table.homes().map(|(pod, netns, pid)| (pod.name.clone(), netns, pid)).collect();
         homes.sort_unstable();
         homes
     };
