@@ -71,11 +71,9 @@ pub struct Judgement {
 #[must_use]
 pub fn judge(namespaces: &[Namespace]) -> Judgement {
     let nets = Nets::new(namespaces);
-    let sums: HashMap<At, Sum> =
-        nets.all().filter_map(|(at, _)| Some((at, nets.sum(at, MAX_NESTED)?))).collect();
     let mut findings = ports::veths(&nets);
     findings.extend(ports::bridges(&nets));
-    findings.extend(path::overlays(&nets, &sums));
+    findings.extend(path::overlays(&nets));
     findings.extend(path::routes(&nets));
     findings.extend(path::pods(&nets));
     let found = findings.len();
@@ -87,7 +85,7 @@ pub fn judge(namespaces: &[Namespace]) -> Judgement {
         *kept <= MAX_OF_POD
     });
     let left_out = found - findings.len();
-    Judgement { sums, findings, left_out }
+    Judgement { sums: nets.sums, findings, left_out }
 }
 
 /// Findings kept of one pod: one with `NET_ADMIN` may make thousands of devices that do not fit.
@@ -95,8 +93,11 @@ const MAX_OF_POD: usize = 8;
 
 /// Tunnels in tunnels that are followed: the kernel itself stops at fewer (`XMIT_RECURSION_LIMIT`).
 const MAX_NESTED: u32 = 8;
-/// Ends of one tunnel that are looked at.
+/// Ends of one of the host's tunnels that are looked at.
 const MAX_ENDS: usize = 256;
+/// The same in a pod, whose own root may make what it likes, and tunnels of one pod that are judged.
+const MAX_ENDS_OF_POD: usize = 16;
+const MAX_TUNNELS_OF_POD: usize = 64;
 /// `RT_TABLE_MAIN`: which rule leads to another table is not read.
 const MAIN: u32 = 254;
 
@@ -105,6 +106,15 @@ struct Nets<'a> {
     namespaces: &'a [Namespace],
     by_index: Vec<HashMap<u32, &'a Link>>,
     by_id: HashMap<NetnsId, usize>,
+    sums: HashMap<At, Sum>,
+}
+
+/// A tunnel, the namespace its outer packets are in, and the ways they may go.
+struct Wrapped<'a> {
+    at: At,
+    tunnel: &'a Tunnel,
+    home: usize,
+    ways: Vec<Way<'a>>,
 }
 
 /// A way that a tunnel's packets go.
@@ -122,7 +132,41 @@ impl<'a> Nets<'a> {
             .map(|namespace| namespace.links.iter().map(|link| (link.index, link)).collect())
             .collect();
         let ids = namespaces.iter().enumerate().filter_map(|(at, namespace)| Some((namespace.id?, at)));
-        Self { namespaces, by_index, by_id: ids.collect() }
+        let mut nets = Self { namespaces, by_index, by_id: ids.collect(), sums: HashMap::new() };
+        nets.add_up();
+        nets
+    }
+
+    /// Makes the sum of every tunnel, those of tunnels in tunnels from the outermost inwards: what a round finds, the
+    /// next one builds on. What never settles is a circle, of which nothing is true.
+    fn add_up(&mut self) {
+        let wrapped: Vec<Wrapped<'a>> = (0..self.namespaces.len()).flat_map(|at| self.wrapped(at)).collect();
+        let mut changed = Vec::new();
+        for _ in 0..MAX_NESTED {
+            changed.clear();
+            for one in &wrapped {
+                let sums = one.ways.iter().filter_map(|way| self.sum(one, way));
+                if let Some(sum) = sums.min_by_key(|sum| sum.fits)
+                    && self.sums.insert(one.at, sum) != Some(sum)
+                {
+                    changed.push(one.at);
+                }
+            }
+        }
+        self.sums.retain(|at, sum| sum.fits > 0 && !changed.contains(at));
+    }
+
+    /// The tunnels of one namespace.
+    fn wrapped(&self, namespace: usize) -> Vec<Wrapped<'a>> {
+        let read = &self.namespaces[namespace];
+        let most = if read.owner.is_some() { MAX_TUNNELS_OF_POD } else { usize::MAX };
+        let tunnels = read.links.iter().filter_map(|link| Some((link, link.tunnel.as_ref()?)));
+        let wrapped = tunnels.take(most).filter_map(|(link, tunnel)| {
+            let at = At { namespace, index: link.index };
+            let home = self.below(at, link)?;
+            Some(Wrapped { at, tunnel, home, ways: self.ways(home, at, link, tunnel) })
+        });
+        wrapped.collect()
     }
 
     fn all(&self) -> impl Iterator<Item = (At, &'a Link)> {
@@ -161,30 +205,19 @@ impl<'a> Nets<'a> {
             .max_by_key(|route| (route.destination.prefix_len(), Reverse(route.metric)))
     }
 
-    /// What fits through a device and what carries it.
-    fn takes(&self, at: At, depth: u32) -> Option<(u32, Option<Sum>)> {
-        let link = self.link(at)?;
-        let sum = depth.checked_sub(1).and_then(|depth| self.sum(at, depth));
-        match sum {
-            Some(sum) if sum.fits < link.mtu => Some((sum.fits, Some(sum))),
-            _ => Some((link.mtu, None)),
-        }
+    /// What fits through a device, and the sum that says so if it is a tunnel that is too large.
+    fn takes(&self, at: At) -> Option<(u32, Option<Sum>)> {
+        let mtu = self.link(at)?.mtu;
+        let sum = self.sums.get(&at).filter(|sum| sum.fits < mtu);
+        Some((sum.map_or(mtu, |sum| sum.fits), sum.copied()))
     }
 
-    fn sum(&self, at: At, depth: u32) -> Option<Sum> {
-        let link = self.link(at)?;
-        let tunnel = link.tunnel.as_ref()?;
-        let home = self.below(at, link)?;
-        let ways = self.ways(home, at, link, tunnel);
-        let sums = ways.into_iter().filter_map(|way| self.sum_of(home, tunnel, &way, depth));
-        sums.min_by_key(|sum| sum.fits)
-    }
-
-    fn sum_of(&self, home: usize, tunnel: &Tunnel, way: &Way<'_>, depth: u32) -> Option<Sum> {
+    fn sum(&self, of: &Wrapped<'_>, way: &Way<'_>) -> Option<Sum> {
+        let (home, tunnel) = (of.home, of.tunnel);
         let underlay = At { namespace: home, index: way.device };
         // What is down carries nothing, and what it will be when it is up is not known.
         self.link(underlay).filter(|link| link.up)?;
-        let (mut takes, nested) = self.takes(underlay, depth)?;
+        let (mut takes, nested) = self.takes(underlay)?;
         let mut limit = if nested.is_some() { Limit::Nested } else { Limit::Device };
         let mut confidence = nested.map_or(way.confidence, |sum| sum.confidence.min(way.confidence));
         if let Some(mtu) = way.route.and_then(|route| route.mtu).filter(|mtu| *mtu < takes) {
@@ -244,13 +277,15 @@ impl<'a> Nets<'a> {
                 .collect();
         }
         // One with no end of its own goes to the next hop of each route that leads into it.
+        let of_pod = self.namespaces[at.namespace].owner.is_some();
+        let most = if of_pod { MAX_ENDS_OF_POD } else { MAX_ENDS };
         let v6 = tunnel.encapsulation.outer_is_v6();
         let into = self.routes(at.namespace).filter(|route| route.device == at.index);
         let mut ends: Vec<IpAddr> = into.filter_map(|route| route.gateway).collect();
         ends.retain(|end| v6 == Some(end.is_ipv6()));
         ends.sort_unstable();
         ends.dedup();
-        let ways: Vec<Way<'_>> = ends.into_iter().take(MAX_ENDS).filter_map(routed).collect();
+        let ways: Vec<Way<'_>> = ends.into_iter().take(most).filter_map(routed).collect();
         if !ways.is_empty() {
             return ways;
         }

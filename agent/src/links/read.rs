@@ -7,13 +7,14 @@ use super::route::{self, Of};
 use super::socket::{Rtnetlink, SocketError, Whole};
 use super::{Exception, Link, Namespace, NetnsId, Route, link};
 
-/// Namespaces read at once: kubelet's default limit is 110 pods.
-const MAX_NAMESPACES: usize = 1024;
+/// Namespaces read at once, each held by a descriptor: kubelet's default limit is 110 pods.
+const MAX_NAMESPACES: usize = 512;
 /// Devices kept of one namespace: a pod with `NET_ADMIN` may make as many as it likes.
 const MAX_LINKS: usize = 4096;
-/// Routes kept of one namespace.
+/// Routes kept of each family of the host's, and of a pod's, whose own root may make as many as it likes.
 const MAX_ROUTES: usize = 65_536;
-/// Learned path MTUs kept of one namespace.
+const MAX_ROUTES_OF_POD: usize = 1024;
+/// Learned path MTUs kept of one namespace and family: a pod learns one of whatever address it sends to.
 const MAX_EXCEPTIONS: usize = 4096;
 
 const LINKS: &str = "links";
@@ -61,6 +62,10 @@ pub fn read(places: &[Place], wants: Wants) -> Result<Vec<Namespace>, ReadError>
         };
         read.push((namespace, held));
     }
+    if let (Some((host, _)), true) = (read.first_mut(), places.len() > MAX_NAMESPACES) {
+        let why = format!("there are more than {MAX_NAMESPACES}");
+        host.unread.push(Unread { what: "links of some pods", why });
+    }
     paths(&mut read, &own, wants);
     // Last: that a device has its other end here may have given this namespace a number in itself.
     for (namespace, held) in &mut read {
@@ -93,11 +98,9 @@ fn part(what: &'static str, whole: Whole, into: &mut Namespace) {
 fn dump_links(socket: &mut Rtnetlink, target: Option<NetnsId>) -> Result<(Vec<Link>, Whole), SocketError> {
     let mut foreign = false;
     let (links, whole) = socket.dump(RTM_GETLINK, &link::question(target), Vec::new, |links, payload| {
-        if !link::is_of(payload, target) {
-            foreign = true;
-        } else if links.len() <= MAX_LINKS {
-            links.extend(link::decode(payload));
-        }
+        foreign |= !link::is_of(payload, target);
+        links.extend(link::decode(payload));
+        !foreign && links.len() <= MAX_LINKS
     })?;
     if foreign { Err(SocketError::Garbled) } else { Ok(bounded(links, MAX_LINKS, whole)) }
 }
@@ -114,25 +117,30 @@ struct Paths {
     exceptions: Option<Vec<Exception>>,
 }
 
+/// How much is read of one namespace.
+#[derive(Clone, Copy)]
+struct Share {
+    routes: usize,
+    exceptions: bool,
+}
+
 /// Reads the routes of all namespaces: of this process's own here, of the others on a thread that enters them.
 fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
-    let dump = |with_exceptions: bool| move |socket: &mut Rtnetlink| dump_paths(socket, with_exceptions);
+    let host = Share { routes: MAX_ROUTES, exceptions: true };
+    let pod = Share { routes: MAX_ROUTES_OF_POD, exceptions: wants.pod_exceptions };
     let mut here = Vec::new();
-    for with_exceptions in [true, false] {
-        let asked: Vec<usize> = (0..read.len())
-            .filter(|at| (read[*at].0.owner.is_none() || wants.pod_exceptions) == with_exceptions)
-            .filter(|at| read[*at].1.is_some())
-            .collect();
-        let (ours, others): (Vec<usize>, Vec<usize>) =
-            asked.into_iter().partition(|at| read[*at].1.as_ref().is_some_and(|held| held.is(own)));
+    for (of_host, share) in [(true, host), (false, pod)] {
+        let asked = (0..read.len()).filter(|at| read[*at].0.owner.is_none() == of_host);
+        let asked = asked.filter(|at| read[*at].1.is_some());
+        let is_own = |at: &usize| read[*at].1.as_ref().is_some_and(|held| held.is(own));
+        let (ours, others): (Vec<usize>, Vec<usize>) = asked.partition(is_own);
         for at in ours {
-            let answer =
-                Rtnetlink::open().map_err(SocketError::from).and_then(|mut s| dump(with_exceptions)(&mut s));
-            here.push((at, answer));
+            let socket = Rtnetlink::open().map_err(SocketError::from);
+            here.push((at, socket.and_then(|mut socket| dump_paths(&mut socket, share))));
         }
         let held: Vec<&Held> = others.iter().filter_map(|at| read[*at].1.as_ref()).collect();
         if !held.is_empty() {
-            here.extend(others.into_iter().zip(netns::inside(&held, dump(with_exceptions))));
+            here.extend(others.into_iter().zip(netns::inside(&held, |socket| dump_paths(socket, share))));
         }
     }
     for (at, answer) in here {
@@ -151,31 +159,27 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
     }
 }
 
-fn dump_paths(socket: &mut Rtnetlink, with_exceptions: bool) -> Result<Paths, SocketError> {
-    let mut paths = Paths { routes: (Vec::new(), Whole::Yes), exceptions: with_exceptions.then(Vec::new) };
+fn dump_paths(socket: &mut Rtnetlink, share: Share) -> Result<Paths, SocketError> {
+    let mut paths = Paths { routes: (Vec::new(), Whole::Yes), exceptions: share.exceptions.then(Vec::new) };
     // A kernel without IPv6 answers with IPv4's.
     for v6 in [false, true] {
-        let (routes, whole) =
-            socket.dump(RTM_GETROUTE, &route::question(v6, Of::Routes), Vec::new, |routes, payload| {
-                if routes.len() <= MAX_ROUTES {
-                    route::decode(payload, routes);
-                }
-            })?;
-        let (routes, whole) = bounded(routes, MAX_ROUTES, whole);
-        let of_family = routes.into_iter().filter(|route| route.destination.addr().is_ipv6() == v6);
-        paths.routes.0.extend(of_family);
+        let question = route::question(v6, Of::Routes);
+        let (routes, whole) = socket.dump(RTM_GETROUTE, &question, Vec::new, |routes, payload| {
+            route::decode(payload, routes);
+            routes.len() <= share.routes
+        })?;
+        let (routes, whole) = bounded(routes, share.routes, whole);
+        paths.routes.0.extend(routes.into_iter().filter(|route| route.destination.addr().is_ipv6() == v6));
         if whole == Whole::No {
             paths.routes.1 = Whole::No;
         }
-        if let Some(exceptions) = &mut paths.exceptions {
-            let question = route::question(v6, Of::Exceptions);
-            let (learned, _) = socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| {
-                if learned.len() < MAX_EXCEPTIONS {
-                    learned.extend(route::exception(payload));
-                }
-            })?;
-            exceptions.extend(learned.into_iter().filter(|one: &Exception| one.destination.is_ipv6() == v6));
-        }
+        let Some(exceptions) = &mut paths.exceptions else { continue };
+        let question = route::question(v6, Of::Exceptions);
+        let (learned, _) = socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| {
+            learned.extend(route::exception(payload));
+            learned.len() < MAX_EXCEPTIONS
+        })?;
+        exceptions.extend(learned.into_iter().filter(|one: &Exception| one.destination.is_ipv6() == v6));
     }
     Ok(paths)
 }

@@ -10,14 +10,14 @@ use nix::libc::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN,
 };
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::sys::time::TimeVal;
 
 /// Bytes of one reply: the kernel makes none longer than 32 KiB (net/netlink/af_netlink.c, `netlink_dump`), but for a
 /// device with thousands of virtual functions, which are not asked for.
 const BUFFER: usize = 64 * 1024;
 
-/// Bytes of all replies to one question. A node with a full routing table of the Internet has more: then what was read
-/// is said to be a part.
+/// Bytes of all replies to one question. A node with a full routing table of the Internet has more: then what was read is
+/// said to be a part.
 const MOST: usize = 32 * 1024 * 1024;
 
 /// Tries at what changes while it is read.
@@ -48,7 +48,7 @@ pub(super) enum SocketError {
 pub(super) enum Whole {
     /// All of it was read.
     Yes,
-    /// There was more than fits [`MOST`].
+    /// There was more than is wanted.
     No,
 }
 
@@ -68,25 +68,28 @@ impl Rtnetlink {
         // SAFETY: the descriptor is the socket's, which lives for the whole call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
         setsockopt(&descriptor, sockopt::ReceiveTimeout, &PATIENCE)?;
-        debug_assert!(PATIENCE.num_seconds() > 0);
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
-    /// Asks for a list; `each` gets the payload of each message. What changed meanwhile is asked for again: `begin` is
-    /// called before each try.
+    /// Asks for a list; `each` gets the payload of each message, and says whether it wants more. What changed meanwhile
+    /// is asked for again: `begin` is called before each try.
     pub(super) fn dump<T>(
         &mut self,
         kind: u16,
         body: &[u8],
         begin: impl Fn() -> T,
-        mut each: impl FnMut(&mut T, &[u8]),
+        mut each: impl FnMut(&mut T, &[u8]) -> bool,
     ) -> Result<(T, Whole), SocketError> {
         for _ in 0..TRIES {
             let mut list = begin();
             let outcome = self.ask(kind, NLM_F_DUMP, body, |payload| each(&mut list, payload))?;
             match outcome {
                 Outcome::Whole => return Ok((list, Whole::Yes)),
-                Outcome::Part => return Ok((list, Whole::No)),
+                Outcome::Part => {
+                    // The rest of the answer goes with the socket: what a pod made a million of is not read to its end.
+                    *self = Self::open()?;
+                    return Ok((list, Whole::No));
+                }
                 Outcome::Interrupted => {}
             }
         }
@@ -98,9 +101,13 @@ impl Rtnetlink {
         &mut self,
         kind: u16,
         body: &[u8],
-        each: impl FnMut(&[u8]),
+        mut each: impl FnMut(&[u8]),
     ) -> Result<(), SocketError> {
-        self.ask(kind, NLM_F_ACK, body, each).map(drop)
+        let more = |payload: &[u8]| {
+            each(payload);
+            true
+        };
+        self.ask(kind, NLM_F_ACK, body, more).map(drop)
     }
 
     fn ask(
@@ -108,14 +115,17 @@ impl Rtnetlink {
         kind: u16,
         flags: i32,
         body: &[u8],
-        mut each: impl FnMut(&[u8]),
+        mut each: impl FnMut(&[u8]) -> bool,
     ) -> Result<Outcome, SocketError> {
         self.sequence = self.sequence.wrapping_add(1);
         self.socket.send_to(&request(kind, flags, self.sequence, body)?, &SocketAddr::new(0, 0), 0)?;
         let (mut outcome, mut read) = (Outcome::Whole, 0);
         loop {
             self.buffer.clear();
-            let (length, from) = self.socket.recv_from(&mut self.buffer, nix::libc::MSG_TRUNC)?;
+            let (length, from) = match self.socket.recv_from(&mut self.buffer, nix::libc::MSG_TRUNC) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
             if length > self.buffer.len() {
                 return Err(SocketError::Garbled);
             }
@@ -138,7 +148,8 @@ impl Rtnetlink {
                         NLMSG_DONE => return done(message.payload(), outcome),
                         NLMSG_ERROR => return done(message.payload(), outcome),
                         NLMSG_OVERRUN => return Err(SocketError::Garbled),
-                        _ => each(message.payload()),
+                        _ if !each(message.payload()) => return Ok(Outcome::Part),
+                        _ => {}
                     }
                 }
                 rest = rest.get(next..).unwrap_or_default();

@@ -36,13 +36,13 @@ fn measured(host: &Netns, to: [u8; 4]) -> u64 {
     const PAYLOAD: usize = 500;
     const ETHERNET: u64 = 14;
     let to = SocketAddr::from((Ipv4Addr::from(to), 9));
-    // Of what else is sent meanwhile, such as IPv6's own messages, there is less than a byte a packet at last.
+    // What else is sent meanwhile, such as IPv6's own messages, makes the sum uneven.
     until("the underlay is quiet", || {
         let before = sent(host, "eth0");
         host.inside(|| udp(to, PACKETS, PAYLOAD));
-        let bytes = (sent(host, "eth0") - before) / PACKETS;
-        let exact = (sent(host, "eth0") - before) % PACKETS == 0;
-        (exact && bytes > 0).then_some(bytes - ETHERNET - (PAYLOAD + INNER) as u64)
+        let bytes = sent(host, "eth0") - before;
+        let alone = bytes > 0 && bytes.is_multiple_of(PACKETS);
+        alone.then_some(bytes / PACKETS - ETHERNET - (PAYLOAD + INNER) as u64)
     })
 }
 

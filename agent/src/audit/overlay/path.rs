@@ -1,6 +1,6 @@
 //! Ways that are narrower than who sends on them thinks: tunnels, routes, and the pods before them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::finding::{Confidence, Finding, Name, full_name, list, quoted, set, set_by};
-use super::{At, Limit, MAIN, MAX_NESTED, Nets, Sum};
+use super::{At, Limit, MAIN, Nets};
 use crate::links::{Link, Route};
 use crate::pod::Pod;
 
@@ -22,10 +22,10 @@ const SIBLING_V4: u8 = 12;
 const SIBLING_V6: u8 = 48;
 
 /// Tunnels that promise more than what carries them takes.
-pub(super) fn overlays(nets: &Nets<'_>, sums: &HashMap<At, Sum>) -> Vec<Finding> {
+pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
     let homes: Vec<Home<'_>> = homes(nets).collect();
     let too_large = nets.all().filter_map(|(at, link)| {
-        let sum = sums.get(&at).filter(|sum| link.up && sum.fits < link.mtu)?;
+        let sum = nets.sums.get(&at).filter(|sum| link.up && sum.fits < link.mtu)?;
         let name = &nets.link(sum.underlay)?.name;
         let takes = match sum.limit {
             Limit::Device => format!("{name} takes {} bytes", sum.takes),
@@ -186,7 +186,7 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, homes: &[Home<'_>]) -> Option
     if homes.iter().any(|home| is_near(home.near)) {
         return None;
     }
-    let (takes, _) = nets.takes(at, MAX_NESTED)?;
+    let (takes, _) = nets.takes(at)?;
     let mut hurt: Vec<(&Home<'_>, u32, Confidence)> = homes
         .iter()
         .filter_map(|home| {
