@@ -167,7 +167,7 @@ pub enum Right {
     Bpf,
     /// Attach to tracepoints and read kernel memory.
     Perfmon,
-    /// Ask for other network namespaces' links and conntrack.
+    /// Ask for other network namespaces' links.
     NetAdmin,
     /// See which network namespace another user's process lives in.
     SysPtrace,

@@ -1,6 +1,7 @@
 //! What was read, as rows of a table and as JSON lines: links, routes with numbers of their own, learned path MTUs.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use super::overlay::{At, Finding, Judgement, Sum};
@@ -264,10 +265,8 @@ impl Says for Verdict<'_> {
         if self.gone {
             let Finding { name, interface, owner, .. } = self.finding;
             let place = place(owner.as_deref());
-            text.push_str(&format!(
-                "{} of {interface} ({place}) is gone: it fits, or is no more",
-                name.name()
-            ));
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{} of {interface} ({place}) is gone: it fits, or is no more", name.name());
         } else {
             text.push_str(&self.finding.sentence());
         }

@@ -109,7 +109,6 @@ impl Watch {
 }
 
 /// One reading: what it comes to, what is missing of it, and the processor's time it took.
-#[expect(clippy::type_complexity, reason = "one caller, which takes it apart at once")]
 fn read(
     proc: &std::path::Path,
     pods: &PodIndex,

@@ -11,7 +11,7 @@ use super::{Link, NetnsId, tunnel};
 /// `struct ifinfomsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 16;
 
-/// `IFLA_TARGET_NETNSID` of include/uapi/linux/if_link.h: not one of the C library's.
+/// `IFLA_TARGET_NETNSID` of `include/uapi/linux/if_link.h`: not one of the C library's.
 const IFLA_TARGET_NETNSID: u16 = 46;
 /// `IFLA_EXT_MASK` and its `RTEXT_FILTER_SKIP_STATS`: counters are most of a reply.
 const IFLA_EXT_MASK: u16 = 29;
@@ -55,7 +55,7 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
         }
     }
     if link.kind.is_empty() {
-        link.kind = if link.loopback { "loopback" } else { "physical" }.to_owned();
+        link.kind.push_str(if link.loopback { "loopback" } else { "physical" });
     }
     // What has nothing below it names itself.
     if link.lower_netns.is_none() && link.lower == Some(link.index) {

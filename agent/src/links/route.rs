@@ -14,7 +14,7 @@ use super::{Exception, Route};
 
 /// `struct rtmsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 12;
-/// `RTM_F_CLONED`: in a strict question, the exceptions and nothing else (net/ipv4/fib_frontend.c, ip_valid_fib_dump_req).
+/// `RTM_F_CLONED`: in a strict question, the exceptions and nothing else (`ip_valid_fib_dump_req`).
 const RTM_F_CLONED: u32 = 0x200;
 /// `RTAX_MTU` and `RTAX_ADVMSS`.
 const RTAX_MTU: u16 = 2;

@@ -12,7 +12,7 @@ use nix::libc::{
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-/// Bytes of one reply: the kernel makes none longer than 32 KiB (net/netlink/af_netlink.c, `netlink_dump`), but for a
+/// Bytes of one reply: the kernel makes none longer than 32 KiB (`netlink_dump`), but for a
 /// device with thousands of virtual functions, which are not asked for.
 const BUFFER: usize = 64 * 1024;
 
@@ -145,8 +145,7 @@ impl Rtnetlink {
                         outcome = Outcome::Interrupted;
                     }
                     match i32::from(message.message_type()) {
-                        NLMSG_DONE => return done(message.payload(), outcome),
-                        NLMSG_ERROR => return done(message.payload(), outcome),
+                        NLMSG_DONE | NLMSG_ERROR => return done(message.payload(), outcome),
                         NLMSG_OVERRUN => return Err(SocketError::Garbled),
                         _ if !each(message.payload()) => return Ok(Outcome::Part),
                         _ => {}

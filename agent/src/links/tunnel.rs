@@ -1,6 +1,6 @@
 //! What a device wraps around each packet, out of its kind's own attributes (`IFLA_INFO_DATA`).
 //!
-//! Numbers are of include/uapi/linux/if_link.h and if_tunnel.h, which are stable; sizes are of the kernel's own sums.
+//! Numbers are of `if_link.h` and `if_tunnel.h`, which are stable; sizes are of the kernel's own sums.
 
 use super::attributes::{address, find, number, short};
 use super::{Encapsulation, Tunnel};
@@ -103,8 +103,7 @@ fn extra(encapsulation: Encapsulation, places: &Places, attributes: &[u8]) -> i3
         E::Gre | E::Gretap | E::Ip6gre | E::Ip6gretap => {
             let flags = find(attributes, GRE_OFLAGS).and_then(short).map_or(0, u16::from_be);
             // GRE_CSUM, GRE_KEY and GRE_SEQ: each is four bytes more.
-            [0x8000, 0x2000, 0x1000].iter().filter(|flag| flags & **flag != 0).count().cast_signed() as i32
-                * 4
+            [0x8000, 0x2000, 0x1000].iter().map(|flag| if flags & flag == 0 { 0 } else { 4 }).sum()
         }
         // SecTAG with SCI, its EtherType, and what proves the packet (drivers/net/macsec.c, macsec_extra_len).
         E::Macsec => {
@@ -121,7 +120,7 @@ fn extra(encapsulation: Encapsulation, places: &Places, attributes: &[u8]) -> i3
     extra + outer_udp(places, attributes)
 }
 
-/// Bytes of UDP and of GUE around the tunnel's own header (net/ipv4/fou_core.c).
+/// Bytes of UDP and of GUE around the tunnel's own header (`gue_encap_hlen`).
 fn outer_udp(places: &Places, attributes: &[u8]) -> i32 {
     let value = |kind: Option<u16>| kind.and_then(|kind| short(find(attributes, kind)?)).unwrap_or(0);
     // TUNNEL_ENCAP_FLAG_REMCSUM takes four bytes more.
