@@ -79,6 +79,13 @@ impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(numbers) = numbers.as_ref() else { return Ok(()) };
+        let left_out = encoder.encode_descriptor(
+            "interfaces_left_out",
+            "Interfaces of the host beyond the 128 that have a series",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(u32::try_from(numbers.left_out).unwrap_or(u32::MAX)).encode(left_out)?;
         let mut family = |name: &str, help: &str, unit: Option<Unit>, rows: &[(&[(&str, &str)], usize)]| {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
             for (labels, value) in rows {
@@ -102,12 +109,6 @@ impl Collector for Gauges {
             "MTU of each interface of the host that is not a veth",
             Some(Unit::Bytes),
             &rows(|one| Some(one.mtu)),
-        )?;
-        family(
-            "interfaces_left_out",
-            "Interfaces of the host beyond the 128 that have a series",
-            None,
-            &[(&[], numbers.left_out)],
         )?;
         family(
             "mtu_overlay_mismatch",
@@ -136,5 +137,70 @@ impl Collector for Gauges {
             None,
             &[(&[("family", "ipv4")], v4), (&[("family", "ipv6")], v6)],
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::overlay::judge;
+    use crate::links::{Encapsulation, Exception, Link, NetnsId, Tunnel};
+    use crate::metrics::{Format, Metrics};
+
+    fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
+        Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, ..Link::default() }
+    }
+
+    fn reading() -> Vec<Namespace> {
+        let tunnel = Tunnel {
+            encapsulation: Encapsulation::Vxlan,
+            local: None,
+            remote: None,
+            underlay: Some(1),
+            external: false,
+            extra: 0,
+        };
+        let learned = Exception { destination: [10, 0, 0, 1].into(), device: 1, mtu: 1400, expires: None };
+        let mut links = vec![
+            link(1, "eth0", "physical", 1400),
+            Link { tunnel: Some(tunnel), ..link(2, "v\x1b\"", "vxlan", 1450) },
+            link(3, "cali1", "veth", 1500),
+        ];
+        links.extend((0..127).map(|index| link(10 + index, &format!("d{index}"), "dummy", 1500)));
+        let host = Namespace { links, exceptions: Some(vec![learned]), ..Namespace::default() };
+        let owner = Pod { namespace: "shop".to_owned(), name: "web-0".to_owned(), uid: "u".to_owned() };
+        let lo = Link { loopback: true, ..link(1, "lo", "loopback", 1000) };
+        let pod = Namespace {
+            owner: Some(Arc::new(owner)),
+            id: Some(NetnsId(1)),
+            links: vec![lo, link(2, "eth0", "veth", 1500), link(3, "net1", "macvlan", 1400)],
+            ..Namespace::default()
+        };
+        vec![host, pod]
+    }
+
+    #[test]
+    fn numbers_are_of_the_last_reading_and_bounded() {
+        let gauges = Gauges::default();
+        let mut metrics = Metrics::default();
+        metrics.registry().register_collector(Box::new(gauges.clone()));
+        assert_eq!(metrics.encode(Format::Classic).unwrap(), "", "nothing was read yet");
+        let read = reading();
+        gauges.take(&read, &judge(&read));
+        let text = metrics.encode(Format::Classic).unwrap();
+        let series = |name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        assert_eq!(series("r2c_interface_mtu_bytes{"), MAX_INTERFACES, "{text}");
+        for line in [
+            "# TYPE r2c_interface_mtu_bytes gauge",
+            "r2c_interface_mtu_bytes{interface=\"eth0\",kind=\"physical\"} 1400",
+            "r2c_interfaces_left_out 1",
+            "r2c_mtu_overlay_mismatch_bytes{interface=\"v\\\\x1b\\\"\",kind=\"vxlan\"} 100",
+            "r2c_pod_interface_mtu_bytes{namespace=\"shop\",pod=\"web-0\"} 1400",
+            "r2c_mtu_path_exceptions{family=\"ipv4\"} 1",
+            "r2c_mtu_path_exceptions{family=\"ipv6\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+        }
+        assert!(!text.contains("cali1"), "a veth's MTU is its pod's");
     }
 }

@@ -226,7 +226,9 @@ impl<'a> Nets<'a> {
         let learned = self.namespaces.get(home).and_then(|home| home.exceptions.as_deref());
         let learned = learned.unwrap_or_default().iter().filter(|one| Some(one.destination) == way.end);
         if let Some(one) = learned.min_by_key(|one| one.mtu).filter(|one| one.mtu < takes) {
-            (takes, limit, confidence) = (one.mtu, Limit::Path(one.destination), way.confidence);
+            // Who sends such a message is not proved: it may be forged.
+            confidence = way.confidence.min(Confidence::Medium);
+            (takes, limit) = (one.mtu, Limit::Path(one.destination));
         }
         let overhead = tunnel.overhead(self.outer_is_v6(home, tunnel, way.end));
         Some(Sum { overhead, underlay, takes, limit, fits: takes.saturating_sub(overhead), confidence })

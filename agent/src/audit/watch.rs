@@ -2,7 +2,7 @@
 //! it fits again.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -58,6 +58,7 @@ impl Watch {
         let (mut open, mut said) = (Open::default(), String::new());
         let mut version = self.pods.version();
         let (mut due, mut soonest, mut hurried) = (Instant::now(), Instant::now(), false);
+        let (mut period_ends, mut homes) = (Instant::now(), Vec::new());
         loop {
             tokio::select! {
                 () = drain.wait() => return,
@@ -72,6 +73,13 @@ impl Watch {
             }
             hurried = false;
             version.mark_unchanged();
+            // The index says so whenever it has looked at a pod: most often nothing has changed.
+            let now_homes = self.pods.namespaces();
+            if Instant::now() < period_ends && now_homes == homes {
+                due = period_ends;
+                continue;
+            }
+            homes = now_homes;
             let (proc, pods, gauges) = (self.proc.clone(), self.pods.clone(), self.gauges.clone());
             let reading = tokio::task::spawn_blocking(move || read(&proc, &pods, &gauges));
             let Ok((judged, cost)) = reading.await else {
@@ -79,7 +87,8 @@ impl Watch {
                 return;
             };
             let now = Instant::now();
-            due = now + PERIOD.max((cost * SHARE_AT_REST).min(LONGEST));
+            period_ends = now + PERIOD.max((cost * SHARE_AT_REST).min(LONGEST));
+            due = period_ends;
             soonest = now + BETWEEN.max((cost * SHARE_IN_HURRY).min(LONGEST));
             match judged {
                 Ok((judgement, missing)) => {
@@ -108,13 +117,19 @@ impl Watch {
     }
 }
 
+/// One reading for its numbers alone. Reads files and sockets: not for an async thread.
+///
+/// # Errors
+/// The host's links cannot be read.
+pub fn once(proc: &Path, pods: &PodIndex, gauges: &Gauges) -> Result<(), ReadError> {
+    read(proc, pods, gauges).0.map(drop)
+}
+
 /// One reading: what it comes to, what is missing of it, and the processor's time it took.
-fn read(
-    proc: &std::path::Path,
-    pods: &PodIndex,
-    gauges: &Gauges,
-) -> (Result<(Judgement, String), ReadError>, Duration) {
-    let clock = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default();
+fn read(proc: &Path, pods: &PodIndex, gauges: &Gauges) -> (Result<(Judgement, String), ReadError>, Duration) {
+    // Of the whole process: part of it is done on a thread that enters namespaces. What else is done meanwhile makes it
+    // seem dearer, and the next one later.
+    let clock = || clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap_or_default();
     let before = clock();
     let judged = links::read(&places(proc, pods), Wants { pod_exceptions: false }).map(|read| {
         let judgement = overlay::judge(&read);

@@ -39,7 +39,7 @@ impl Name {
 pub enum Confidence {
     /// Something that could change it could not be read.
     Low,
-    /// The way was derived from routes.
+    /// The way was derived from routes, or a path MTU was learned, of which anybody may have told.
     Medium,
     /// All numbers, and the way, are the kernel's own.
     High,
