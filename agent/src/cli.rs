@@ -82,6 +82,8 @@ pub enum Command {
     Metrics(Metrics),
     /// Make known drops in a network namespace of its own and compare every count
     Selftest(Selftest),
+    /// Read what the kernel has set and say what does not fit
+    Audit(Audit),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -98,7 +100,7 @@ impl Command {
             Self::Trace(args) => Some(&args.limits),
             Self::Metrics(args) => Some(&args.limits),
             Self::Selftest(args) => Some(&args.limits),
-            Self::Doctor(_) | Self::Completions { .. } => None,
+            Self::Doctor(_) | Self::Audit(_) | Self::Completions { .. } => None,
         }
     }
 }
@@ -193,14 +195,14 @@ pub struct Trace {
     pub limits: Limits,
 }
 
-/// How `trace` prints.
+/// How `trace` and `audit` print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Fits 80 columns
     Table,
     /// Every column, nothing cut
     Wide,
-    /// One JSON line per event
+    /// One JSON line per event, or per thing that was read
     Json,
 }
 
@@ -219,6 +221,38 @@ pub enum Report {
     Table,
     /// For a program
     Json,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// What to audit
+    #[command(subcommand)]
+    pub of: AuditOf,
+}
+
+/// What can be audited.
+#[derive(Debug, Subcommand)]
+pub enum AuditOf {
+    /// Every MTU of the host and of its pods: links, what tunnels add, routes, learned path MTUs
+    Mtu(AuditMtu),
+}
+
+/// `audit mtu`.
+#[derive(Debug, Args)]
+pub struct AuditMtu {
+    /// Only pods of this namespace, and findings that hurt them
+    #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
+    pub namespace: Vec<String>,
+    /// Only pods of this name, and findings that hurt them
+    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    pub pod: Vec<String>,
+    /// How to print
+    #[arg(short, long, default_value = "table", value_enum)]
+    pub output: Output,
+    /// Exit with 4 if something does not fit
+    #[arg(long)]
+    pub fail_on_findings: bool,
 }
 
 /// `metrics`.

@@ -22,7 +22,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use pods::{KnownPod, PodIndex, PodStats};
+pub use pods::{KnownPod, PodIndex, PodNetns, PodStats};
 
 /// Where the host's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
 
+pub mod audit;
 pub mod cli;
 pub mod digits;
 pub mod doctor;
@@ -8,6 +9,7 @@ pub mod failure;
 pub mod http;
 pub mod incident;
 pub mod kernel;
+pub mod links;
 pub mod log;
 pub mod metrics;
 pub mod metrics_once;

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use agent::cli::{self, Cli, Command};
+use agent::cli::{self, AuditOf, Cli, Command};
 use agent::failure::Failure;
 use agent::incident::Span;
 use agent::log::{self, Style};
 use agent::node;
 use agent::probes;
 use agent::sink::escape;
-use agent::{doctor, metrics_once, run, selftest, trace};
+use agent::{audit, doctor, metrics_once, run, selftest, trace};
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
@@ -51,6 +51,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             Command::Doctor(args) => doctor::doctor(&cli.host, &args).await,
             Command::Metrics(args) => metrics_once::print(&cli.host, &args).await,
             Command::Selftest(args) => selftest::selftest(&cli.host, &args).await,
+            Command::Audit(args) => match args.of {
+                AuditOf::Mtu(args) => audit::mtu(&cli.host, args).await,
+            },
             Command::Completions { .. } => Ok(()),
         }
     })

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use crate::audit::gauges::Gauges;
+use crate::audit::watch;
 use crate::cli::{Format, Host, Metrics as Args};
 use crate::failure::Failure;
 use crate::metrics::{self, Metrics};
@@ -40,6 +42,13 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     node.settle();
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
+    let gauges = Gauges::default();
+    metrics.registry().register_collector(Box::new(gauges.clone()));
+    let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
+    let audit = tokio::task::spawn_blocking(move || watch::once(&proc, &pods, &gauges));
+    if let Err(error) = audit.await? {
+        tracing::warn!("no audit of MTUs: {error}");
+    }
     tokio::select! {
         () = tokio::time::sleep(args.wait) => {}
         () = signals.first() => {}

@@ -61,12 +61,7 @@ impl Node {
     pub async fn read(host: &Host, drain: Drain) -> Self {
         let kernel = Kernel::load_from(kernel_roots(host));
         let loader = Loader::new(&kernel, probes::ALL.iter().flat_map(|entry| entry.hooks));
-        let roots = Roots {
-            proc: host.host_proc.clone(),
-            cgroup: host.host_cgroup.clone(),
-            pod_logs: host.pod_logs.clone(),
-        };
-        let (pods, _) = enrich::start(roots, drain).await;
+        let (pods, _) = enrich::start(pod_roots(host), drain).await;
         let host_netns = enrich::netns::of_host(&host.host_proc);
         Self { kernel, pods, host_netns, loader }
     }
@@ -131,6 +126,12 @@ pub fn kernel_roots(host: &Host) -> kernel::Roots {
     kernel::Roots { sys: host.host_sys.clone(), ..kernel::Roots::default() }
 }
 
+/// Where the files are that tell of pods.
+#[must_use]
+pub fn pod_roots(host: &Host) -> Roots {
+    Roots { proc: host.host_proc.clone(), cgroup: host.host_cgroup.clone(), pod_logs: host.pod_logs.clone() }
+}
+
 /// A probe's settings as the user gave them.
 #[must_use]
 pub fn settings(limits: &Limits) -> Settings {
@@ -170,7 +171,7 @@ pub enum Right {
     Bpf,
     /// Attach to tracepoints and read kernel memory.
     Perfmon,
-    /// Ask for other network namespaces' links and conntrack.
+    /// Ask for other network namespaces' links.
     NetAdmin,
     /// See which network namespace another user's process lives in.
     SysPtrace,

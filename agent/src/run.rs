@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use crate::audit::gauges::Gauges;
+use crate::audit::watch::Watch;
 use crate::cli::{Events, Host, Run};
 use crate::failure::Failure;
 use crate::http::{self, Health, State};
@@ -45,6 +47,8 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     metrics.registry().register_collector(Box::new(crate::log::LostLines));
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
+    let gauges = Gauges::default();
+    metrics.registry().register_collector(Box::new(gauges.clone()));
 
     let mut paths = JoinSet::new();
     for Started { name, collector, carry, .. } in started {
@@ -54,6 +58,13 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         health.settled(name);
     }
     let state = Arc::new(State::new(metrics, health.clone()));
+    let audit = Watch {
+        proc: host.host_proc.clone(),
+        pods: node.pods.clone(),
+        gauges,
+        sink: audit_sink(host, args.events),
+    };
+    tokio::spawn(audit.follow(drain.clone()));
     let server = tokio::spawn(http::serve(listener, state, drain));
     info!("ready");
 
@@ -114,6 +125,14 @@ fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
         Events::Harmful => {
             Box::new(Filtered::new(json(), Filter { level: Level::Warn, ..Filter::default() }))
         }
+    }
+}
+
+/// Findings, and that they are gone: the second is no harm, but who was told of the first must hear it.
+fn audit_sink(host: &Host, events: Events) -> Box<dyn Sink> {
+    match events {
+        Events::None => Box::new(Nowhere),
+        Events::All | Events::Harmful => Box::new(JsonSink::new(io::stdout(), node::identity(host))),
     }
 }
 

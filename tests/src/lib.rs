@@ -4,6 +4,8 @@
 //! One executable: `cargo test -p tests --no-run` makes it, a guest runs it by itself.
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod degraded;
 #[cfg(test)]
 mod drops;

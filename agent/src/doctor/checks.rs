@@ -158,7 +158,11 @@ fn of_right(right: Right, held: bool) -> Check {
         Right::Perfmon => {
             ("rights.perfmon", Status::Failed, "lost: everything; add CAP_PERFMON or run as root")
         }
-        Right::NetAdmin => ("rights.net_admin", Status::Ok, ""),
+        Right::NetAdmin => (
+            "rights.net_admin",
+            Status::Degraded,
+            "lost: the MTUs of pods' interfaces (audit mtu); add CAP_NET_ADMIN",
+        ),
         Right::SysPtrace => (
             "rights.sys_ptrace",
             Status::Degraded,
@@ -170,9 +174,6 @@ fn of_right(right: Right, held: bool) -> Check {
     };
     match (held, status) {
         (true, _) => Check::ok(id, format!("{} held", right.name())),
-        (false, Status::Ok) => {
-            Check::ok(id, format!("no {}; no probe of this version needs it", right.name()))
-        }
         (false, status) => Check::not_ok(id, status, format!("no {}", right.name()), lost),
     }
 }

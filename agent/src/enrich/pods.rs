@@ -65,6 +65,17 @@ pub struct KnownPod {
     pub gone: bool,
 }
 
+/// A pod's network namespace as [`PodIndex::namespaces`] tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodNetns {
+    /// Whose.
+    pub pod: Arc<Pod>,
+    /// Inode of the namespace.
+    pub netns: u32,
+    /// A process that lived in it at the last look. Its number may be another's by now: check the inode.
+    pub pid: u32,
+}
+
 impl PodIndex {
     /// An index that knows no pod.
     #[must_use]
@@ -88,6 +99,16 @@ impl PodIndex {
     pub fn pods(&self) -> Vec<KnownPod> {
         let table = self.read();
         table.named().map(|(pod, slot, gone)| KnownPod { pod: Arc::clone(pod), slot, gone }).collect()
+    }
+
+    /// The network namespaces of the pods that have one to themselves, in order of the pods' names.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<PodNetns> {
+        let table = self.read();
+        let homes = table.homes().map(|(pod, netns, pid)| PodNetns { pod: Arc::clone(pod), netns, pid });
+        let mut homes: Vec<PodNetns> = homes.collect();
+        homes.sort_unstable_by(|one, other| one.pod.cmp(&other.pod));
+        homes
     }
 
     /// What was left out.

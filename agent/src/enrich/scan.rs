@@ -167,7 +167,7 @@ impl Member {
         let all = addresses.len();
         addresses.retain(|address| !host.has_address(*address));
         tally.of_host += u64::try_from(all - addresses.len()).unwrap_or_default();
-        Some(Net::Own { netns, addresses })
+        Some(Net::Own { netns, pid: self.pid, addresses })
     }
 
     /// The process is held by its directory, so if it lives and its pid is in the cgroup, it is the one in the cgroup.

@@ -40,6 +40,8 @@ pub(super) enum Net {
     Own {
         /// Inode of the namespace.
         netns: u32,
+        /// A process that lives in it; by the time it is looked for, its number may be another's.
+        pid: u32,
         /// Its local addresses that are not the host's as well.
         addresses: BTreeSet<IpAddr>,
     },
@@ -66,6 +68,8 @@ struct Entry {
     /// When its own network was last seen: what it did not hold then, it has not held since its birth.
     net_seen: Option<SystemTime>,
     gone: Option<SystemTime>,
+    /// Its network namespace, and a process in it, at the last look.
+    home: Option<(u32, u32)>,
 }
 
 /// See the module.
@@ -105,6 +109,10 @@ impl Table {
         if entry.gone.take().is_some() {
             entry.net_seen = None;
         }
+        entry.home = match seen.net {
+            Net::Own { netns, pid, .. } => Some((netns, pid)),
+            Net::Unknown | Net::Host => None,
+        };
         let wanted = seen.keys();
         let before = std::mem::replace(&mut entry.keys, wanted.clone());
         let net_born = entry.net_seen.unwrap_or(seen.born);
@@ -215,6 +223,16 @@ impl Table {
             .filter_map(|entry| entry.pod.as_ref().map(|pod| (pod, entry.slot, entry.gone.is_some())))
     }
 
+    /// Every pod with a name and a network namespace that it alone lives in: that, and a process in it.
+    pub(super) fn homes(&self) -> impl Iterator<Item = (&Arc<Pod>, u32, u32)> {
+        let alive = self.pods.iter().filter(|(_, entry)| entry.gone.is_none());
+        alive.filter_map(|(uid, entry)| {
+            let (netns, pid) = entry.home?;
+            let alone = self.holds.sole(Key::Net(SlotKey::Netns(netns))) == Some(uid);
+            Some((entry.pod.as_ref().filter(|_| alone)?, netns, pid))
+        })
+    }
+
     /// Brings `bound` in line with who holds `key`: its sole holder if that has a name, else nobody.
     fn rebind(&mut self, key: Key, now: SystemTime, effects: &mut Effects) {
         let Key::Net(key) = key else { return };
@@ -246,14 +264,14 @@ impl Table {
 
 impl Entry {
     fn new() -> Self {
-        Self { pod: None, slot: None, keys: HashSet::new(), net_seen: None, gone: None }
+        Self { pod: None, slot: None, keys: HashSet::new(), net_seen: None, gone: None, home: None }
     }
 }
 
 impl Sighting {
     fn keys(&self) -> HashSet<Key> {
         let mut keys: HashSet<Key> = self.cgroups.iter().map(|inode| Key::Cgroup(*inode)).collect();
-        if let Net::Own { netns, addresses } = &self.net {
+        if let Net::Own { netns, addresses, .. } = &self.net {
             keys.insert(Key::Net(SlotKey::Netns(*netns)));
             keys.extend(addresses.iter().map(|address| Key::Net(SlotKey::Address(address.to_canonical()))));
         }

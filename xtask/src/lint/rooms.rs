@@ -16,7 +16,7 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     Room { name: "kernel", doors: &[], never: &["clap", "k8s_openapi", "kube", "prometheus_client"] },
     Room {
         name: "probe",
@@ -28,6 +28,11 @@ const ROOMS: [Room; 9] = [
         name: "pod",
         doors: &[],
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "nix", "tokio"],
+    },
+    Room {
+        name: "links",
+        doors: &["pod"],
+        never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
     },
     Room { name: "enrich", doors: &["pod"], never: &["agent_common", "aya", "clap"] },
     Room {
@@ -275,6 +280,7 @@ mod tests {
         assert_eq!(findings("agent/src/probes/mtu.rs", "use super::drops::Drops;"), 1);
         assert_eq!(findings("agent/src/probes/mtu/flow.rs", "use agent_common::drops::Key;"), 1);
         assert_eq!(findings("agent/src/pod.rs", "use crate::incident::Trace;"), 1);
+        assert_eq!(findings("agent/src/links/read.rs", "use crate::{enrich::PodIndex, probe::X};"), 2);
         assert_eq!(findings("agent/src/enrich.rs", "use aya::maps::HashMap;"), 1);
         assert_eq!(findings("agent/src/incident.rs", "fn f(x: kube::Client) {}"), 1);
         assert_eq!(findings("agent/src/sink/json.rs", "use crate::probes;"), 1);

@@ -21,7 +21,7 @@ fn address(last: u8) -> IpAddr {
 }
 
 fn own(netns: u32, addresses: &[u8]) -> Net {
-    Net::Own { netns, addresses: addresses.iter().map(|last| address(*last)).collect() }
+    Net::Own { netns, pid: netns, addresses: addresses.iter().map(|last| address(*last)).collect() }
 }
 
 fn see(table: &mut Table, number: u32, born: u64, now: u64, net: Net) -> Effects {
@@ -169,4 +169,24 @@ fn the_table_is_bounded() {
     let full: u64 = (0..10_000).map(|number| see(&mut table, number, 0, 1, Net::Unknown).full).sum();
     assert_eq!(table.alive().count(), MAX_PODS);
     assert_eq!(full, 10_000 - u64::try_from(MAX_PODS).unwrap());
+}
+
+#[test]
+fn a_home_is_told_while_one_pod_alone_lives_in_it() {
+    let mut table = Table::default();
+    let homes = |table: &Table| {
+        let mut homes: Vec<_> =
+            table.homes().map(|(pod, netns, pid)| (pod.name.clone(), netns, pid)).collect();
+        homes.sort_unstable();
+        homes
+    };
+    named(&mut table, 1, 0, 1, own(7, &[1]));
+    assert_eq!(homes(&table), [(pod(1).name, 7, 7)]);
+    named(&mut table, 2, 2, 3, own(7, &[2]));
+    assert!(homes(&table).is_empty(), "two pods in one namespace");
+    see(&mut table, 2, 2, 4, own(8, &[2]));
+    assert_eq!(homes(&table), [(pod(1).name, 7, 7), (pod(2).name, 8, 8)]);
+    see(&mut table, 2, 2, 5, Net::Unknown);
+    table.gone(&uid(1), at(6));
+    assert!(homes(&table).is_empty());
 }

@@ -1,0 +1,167 @@
+//! `r2c-agent audit mtu`: does every MTU fit? Reads all links, judges them, says what is too large and what to set.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::cli::{AuditMtu, Host, Output};
+use crate::enrich::{self, PodIndex};
+use crate::failure::Failure;
+use crate::incident::Span;
+use crate::links::{self, Namespace, Place, Wants};
+use crate::node;
+use crate::pod::Pod;
+use crate::shutdown;
+use crate::sink::json::JsonSink;
+use crate::sink::table::{Style, TableSink, wants_colour};
+use crate::sink::{Level, Line, Sink, Told, escape};
+
+pub mod gauges;
+pub mod overlay;
+mod row;
+pub mod watch;
+
+use overlay::{Finding, Judgement};
+use row::Verdict;
+
+/// What lines of the audit have where an event's have their probe.
+const ORIGIN: &str = "audit";
+
+/// Reads, judges, prints.
+///
+/// # Errors
+/// Unsupported: the host's links cannot be read. Findings: there are some, and `--fail-on-findings` was given.
+pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
+    let (_stop, drain) = shutdown::channel();
+    let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
+    let places = places(&host.host_proc, &pods);
+    let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
+    let read = read.await?.map_err(Failure::unsupported)?;
+    let judgement = overlay::judge(&read);
+    let shown = Shown { read: &read, judgement: &judgement, args: &args };
+    let findings = match shown.print(host) {
+        // `audit mtu | head`: the reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.findings.len(),
+        other => other?,
+    };
+    shown.notes();
+    if args.fail_on_findings && findings > 0 {
+        let what = if findings == 1 { "finding" } else { "findings" };
+        return Err(Failure::findings(format!("{findings} {what}")));
+    }
+    Ok(())
+}
+
+/// Where the host's and the pods' network namespaces are to be had.
+fn places(proc: &Path, pods: &PodIndex) -> Vec<Place> {
+    let file = |pid: u32| proc.join(pid.to_string()).join("ns/net");
+    let mut places = vec![Place { owner: None, file: file(1), inode: None }];
+    places.extend(pods.namespaces().into_iter().map(|home| Place {
+        owner: Some(home.pod),
+        file: file(home.pid),
+        inode: Some(home.netns),
+    }));
+    places
+}
+
+/// What is printed of one reading.
+struct Shown<'a> {
+    read: &'a [Namespace],
+    judgement: &'a Judgement,
+    args: &'a AuditMtu,
+}
+
+impl Shown<'_> {
+    /// Prints it; how many findings that were asked for there are.
+    fn print(&self, host: &Host) -> io::Result<usize> {
+        let stdout = io::stdout();
+        let json = self.args.output == Output::Json;
+        let mut sink: Box<dyn Sink> = if json {
+            Box::new(JsonSink::new(stdout, node::identity(host)))
+        } else {
+            let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+            let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
+            Box::new(TableSink::new(stdout, Style { wide: self.args.output == Output::Wide, colour }))
+        };
+        let (at, span) = (SystemTime::now(), Span::root());
+        let wanted = (0..self.read.len()).filter(|at| self.wants(self.read[*at].owner.as_deref()));
+        let all = self.args.output != Output::Table;
+        let rows = wanted.flat_map(|at| row::rows(self.read, at, self.judgement, all));
+        let mut rows: Vec<_> = rows.collect();
+        if !json {
+            // One table after the other; each keeps the order of its namespaces.
+            rows.sort_by_key(|row| ["links", "routes", "exceptions"].iter().position(|t| *t == row.table()));
+        }
+        for row in &rows {
+            let probe = if json { ORIGIN } else { row.table() };
+            let (told, level, pod) = (Told::Event, Level::Info, row.owner());
+            sink.write(&Line { told, at, level, probe, span, pod, says: row })?;
+        }
+        let wanted = self.judgement.findings.iter().filter(|finding| self.wants_finding(finding));
+        let mut findings = 0;
+        for finding in wanted {
+            sink.write(&Verdict { finding, gone: false }.line(Span::root(), at))?;
+            findings += 1;
+        }
+        sink.flush()?;
+        if findings == 0 && !json {
+            writeln!(io::stdout(), "everything fits")?;
+        }
+        Ok(findings)
+    }
+
+    fn wants(&self, pod: Option<&Pod>) -> bool {
+        let AuditMtu { namespace, pod: names, .. } = self.args;
+        if namespace.is_empty() && names.is_empty() {
+            return true;
+        }
+        pod.is_some_and(|pod| {
+            (namespace.is_empty() || namespace.contains(&pod.namespace))
+                && (names.is_empty() || names.contains(&pod.name))
+        })
+    }
+
+    fn wants_finding(&self, finding: &Finding) -> bool {
+        let mut about = finding.pods.iter().chain(&finding.owner);
+        self.wants(None) || about.any(|pod| self.wants(Some(pod)))
+    }
+
+    /// What could not be read, on stderr.
+    fn notes(&self) {
+        for line in unread(self.read) {
+            note(&line);
+        }
+        if self.judgement.left_out > 0 {
+            note(&format!("{} more findings in pods that have many", self.judgement.left_out));
+        }
+    }
+}
+
+/// Namespaces that are named; the rest is a number.
+const NAMED: usize = 5;
+
+/// One line for each thing that could not be read for the same reason.
+fn unread(read: &[Namespace]) -> Vec<String> {
+    let mut missing: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+    for namespace in read {
+        let owner = namespace.owner.as_deref();
+        let name = owner.map_or("host".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+        for unread in &namespace.unread {
+            missing.entry((unread.what, &unread.why)).or_default().push(name.clone());
+        }
+    }
+    let line = |((what, why), names): ((&str, &str), Vec<String>)| {
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let names: Vec<String> = names.into_iter().take(NAMED).collect();
+        format!("{what} not read: {why}: {}{more}", names.join(", "))
+    };
+    missing.into_iter().map(line).collect()
+}
+
+/// A line for the person, beside the data.
+fn note(text: &str) {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
+}

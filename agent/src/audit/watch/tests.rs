@@ -1,0 +1,69 @@
+//! What is told of one reading after another.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use super::super::overlay::Confidence;
+use super::*;
+use crate::sink::json::JsonSink;
+use crate::sink::{Identity, schema};
+
+/// Where a test finds what was written.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn finding(interface: &str, fits: u32) -> Finding {
+    Finding {
+        name: Name::OverlayTooLarge,
+        confidence: Confidence::High,
+        owner: None,
+        interface: interface.to_owned(),
+        kind: "vxlan".to_owned(),
+        interface_mtu: 1450,
+        promises: 1450,
+        fits,
+        what: "it does not fit".to_owned(),
+        fix: "ip link set it".to_owned(),
+        pods: Vec::new(),
+    }
+}
+
+#[test]
+fn a_finding_is_one_incident_from_its_first_line_to_its_last() {
+    let page = Page::default();
+    let mut sink = JsonSink::new(page.clone(), Arc::new(Identity::new(Some("n".to_owned()), None, None)));
+    let mut open = Open::default();
+    let mut tell = |findings: &[Finding]| {
+        open.tell(Judgement { findings: findings.to_vec(), ..Judgement::default() }, &mut sink).unwrap();
+        let lines = std::mem::take(&mut *page.0.lock().unwrap());
+        String::from_utf8(lines).unwrap().lines().map(schema::check).collect::<Vec<_>>()
+    };
+    let first = tell(&[finding("a\x1b", 1350), finding("b", 1350)]);
+    assert_eq!(first.len(), 2);
+    assert_ne!(first[0]["trace_id"], first[1]["trace_id"]);
+    assert!(tell(&[finding("a\x1b", 1350), finding("b", 1350)]).is_empty(), "nothing new");
+    let other = tell(&[finding("a\x1b", 1300), finding("b", 1350)]);
+    assert_eq!(
+        (other.len(), &other[0]["trace_id"], &other[0]["fits"]),
+        (1, &first[0]["trace_id"], &1300.into())
+    );
+    let gone = tell(&[finding("b", 1350)]);
+    assert_eq!(
+        (gone.len(), &gone[0]["trace_id"], &gone[0]["event"]),
+        (1, &first[0]["trace_id"], &"gone".into())
+    );
+    assert_eq!([&first[0]["level"], &gone[0]["level"]], ["WARN", "INFO"]);
+    let again = tell(&[finding("a\x1b", 1350), finding("b", 1350)]);
+    assert_ne!(again[0]["trace_id"], first[0]["trace_id"], "a new one");
+}

@@ -1,0 +1,147 @@
+//! What a network namespace has, as plain types: its devices and what each costs, its routes, the path MTUs it learned.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::pod::Pod;
+
+mod attributes;
+mod link;
+mod netns;
+mod read;
+mod route;
+mod socket;
+mod tunnel;
+
+#[cfg(test)]
+mod tests;
+
+pub use netns::{Place, Unread};
+pub use read::{ReadError, Wants, read};
+
+/// A network namespace by the number it has in the namespace of whoever reads (`nsid`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId(pub i32);
+
+/// A network device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name; a byte that is not UTF-8 stands as `\xNN`, all else is raw: a tenant may have chosen it.
+    pub name: String,
+    /// The kernel's word for its kind (`vxlan`); `physical` or `loopback` where it has none.
+    pub kind: String,
+    /// Bytes of the largest packet, network header included.
+    pub mtu: u32,
+    /// It is administratively up.
+    pub up: bool,
+    /// It is `lo`.
+    pub loopback: bool,
+    /// The device it is a port or member of.
+    pub master: Option<u32>,
+    /// The device below it, or a veth's other end.
+    pub lower: Option<u32>,
+    /// The namespace [`Link::lower`] and a tunnel's underlay are in, where it is another.
+    pub lower_netns: Option<NetnsId>,
+    /// What it wraps around each packet.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What a device wraps around each packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// How.
+    pub encapsulation: Encapsulation,
+    /// Address that the outer packet comes from.
+    pub local: Option<IpAddr>,
+    /// Address that the outer packet goes to, if it is always the same.
+    pub remote: Option<IpAddr>,
+    /// The device that outer packets leave by, where it is set.
+    pub underlay: Option<u32>,
+    /// Each packet's own metadata say where it goes (`external`).
+    pub external: bool,
+    /// Bytes that its options add to the plain header; negative where it carries no inner Ethernet header.
+    pub extra: i32,
+}
+
+/// A way to wrap packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Ethernet in UDP, port 4789 or 8472.
+    Vxlan,
+    /// Ethernet in UDP, port 6081; options that packets may carry are not counted.
+    Geneve,
+    /// IP in GRE in IPv4.
+    Gre,
+    /// Ethernet in GRE in IPv4.
+    Gretap,
+    /// IP in GRE in IPv6.
+    Ip6gre,
+    /// Ethernet in GRE in IPv6.
+    Ip6gretap,
+    /// IP in IPv4.
+    Ipip,
+    /// IPv6 (or IP) in IPv4.
+    Sit,
+    /// IP in IPv6.
+    Ip6tnl,
+    /// Encrypted IP in UDP.
+    Wireguard,
+    /// A tag that no MTU counts.
+    Vlan,
+    /// Encrypted Ethernet.
+    Macsec,
+}
+
+/// A unicast route, or one way of it where it has several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// The device it leaves by.
+    pub device: u32,
+    /// The next hop.
+    pub gateway: Option<IpAddr>,
+    /// Its routing table; 254 is the main one.
+    pub table: u32,
+    /// The lower wins.
+    pub metric: u32,
+    /// Bytes of the largest packet, where it says so.
+    pub mtu: Option<u32>,
+    /// Bytes of the largest TCP segment to be asked for, where it says so.
+    pub advmss: Option<u32>,
+}
+
+/// A path MTU that was learned: an exception of the route cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Where to.
+    pub destination: IpAddr,
+    /// The device it leaves by.
+    pub device: u32,
+    /// Bytes.
+    pub mtu: u32,
+    /// When it will be forgotten.
+    pub expires: Option<Duration>,
+}
+
+/// One network namespace as it was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Whose it is; `None` for the host's.
+    pub owner: Option<Arc<Pod>>,
+    /// What other namespaces' devices call it.
+    pub id: Option<NetnsId>,
+    /// Its devices, in the kernel's order.
+    pub links: Vec<Link>,
+    /// Its unicast routes; `None` where they could not be read.
+    pub routes: Option<Vec<Route>>,
+    /// What its route caches learned; `None` where that could not be read, or was not asked for.
+    pub exceptions: Option<Vec<Exception>>,
+    /// What could not be read, and why.
+    pub unread: Vec<Unread>,
+}

@@ -1,0 +1,36 @@
+//! With less than all rights: what can still be read is, and what cannot is said to be missing.
+
+use crate::harness::agent::without_capabilities;
+use crate::harness::pod::Pod;
+
+use super::{Flannel, Said, WEB};
+
+// Of `linux/capability.h`.
+const NET_ADMIN: std::ops::Range<u64> = 12..13;
+const SYS_ADMIN: std::ops::Range<u64> = 21..22;
+
+/// The DaemonSet's rights: links of pods are read from outside of them, their routes are not.
+#[test]
+fn without_cap_sys_admin_links_of_pods_are_there() {
+    let flannel = Flannel::new();
+    // The test's host is not the agent's own namespace, as it is on a node: its routes are missing, too.
+    flannel.host.ip("link set va mtu 1400\n");
+    let said =
+        Said::limited(&flannel.node, &["-o", "json"], |command| without_capabilities(command, SYS_ADMIN));
+    assert_eq!(said.link(Some(WEB), "eth0")["interface_mtu"], 1450, "{}", said.notes);
+    assert_eq!(said.findings("veth_unequal").len(), 1, "{}", said.text);
+    let missing: Vec<_> = said.notes.lines().filter(|line| line.contains("CAP_SYS_ADMIN")).collect();
+    let named = |name: &str| missing.len() == 1 && missing[0].contains(name);
+    assert!(["routes", "PMTU exceptions", "not read", "host", WEB].into_iter().all(named), "{}", said.notes);
+    assert_eq!(said.code, Some(0));
+    flannel.pods.into_iter().for_each(Pod::stop);
+}
+
+#[test]
+fn without_cap_net_admin_the_right_is_named() {
+    let flannel = Flannel::new();
+    let said = Said::limited(&flannel.node, &[], |command| without_capabilities(command, NET_ADMIN));
+    assert_eq!((said.code, said.text.as_str()), (Some(3), ""), "{}", said.notes);
+    assert!(said.notes.contains("CAP_NET_ADMIN"), "{}", said.notes);
+    flannel.pods.into_iter().for_each(Pod::stop);
+}
