@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use crate::probes;
 use crate::sink::filter::parse_network;
 
+pub mod to;
+
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
 #[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::LONG.as_str(), max_term_width = 100)]
@@ -188,6 +190,9 @@ pub struct Trace {
     /// Create this file once everything is attached
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+    /// A walk instead of waiting for events.
+    #[command(flatten)]
+    pub walk: to::Walk,
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
@@ -313,6 +318,13 @@ mod tests {
             (&["trace", "drops", "--duration", "soon"], "30s"),
             (&["trace", "drops", "-o", "xml"], "json"),
             (&["trace", "drops", "--ring-kib", "5"], "power of two"),
+            (&["trace", "mtu", "--to", "a:http"], "10.0.0.1:443"),
+            (&["trace", "mtu", "--to", "a", "--from-pod", "web"], "shop/cart-0"),
+            (&["trace", "mtu", "--to", "a", "--ip", "10.0.0.1"], "--ip"),
+            (&["trace", "mtu", "--to", "a", "--duration", "5s"], "--duration"),
+            (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
+            (&["trace", "mtu", "--netns", "a"], "--to"),
+            (&["trace", "mtu", "--fail-on-findings"], "--to"),
             (&["frobnicate"], "frobnicate"),
         ] {
             let error = Cli::try_parse_from([&["r2c-agent"], args].concat()).unwrap_err();

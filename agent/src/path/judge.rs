@@ -348,14 +348,14 @@ fn named(out: &Outcome, hop: u8) -> String {
 
 /// What to set where, as a person and as a shell say it.
 fn set_mtu(about: &About, mtu: u32) -> String {
-    let About { who, to, address, .. } = about;
+    let About { who, address, .. } = about;
     if address.is_ipv6() && mtu < least_mtu(true) {
         return format!("mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it");
     }
     let device = shown(about.device.as_deref());
     let command = device.as_ref().map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
     let device = device.unwrap_or("interface".into());
-    format!("set the MTU of {who}'s {device}, or of its route to {to}, to {mtu}{command}")
+    format!("set the MTU of {who}'s {device}, or of its route to {address}, to {mtu}{command}")
 }
 
 /// A device's name as it may stand in a command: a pod chooses names, and a shell would obey some.

@@ -169,21 +169,18 @@ impl Walker<'_> {
     fn reach(&mut self) -> Result<(), Halt> {
         let methods = self.ask.methods();
         self.out.method = methods.first().copied();
-        for _ in 0..2 {
-            for method in &methods {
-                self.method = *method;
-                let answer = self.send(self.small, FAR)?;
-                if answer.reply == Reply::Arrived {
-                    self.out.method = Some(*method);
-                    self.out.reached = true;
-                    self.out.passes = Some(self.small);
-                    self.wait_as_for(answer.rtt);
-                    (self.note)(&format!(
-                        "it answers {} after {:.1} ms; the first device takes {} bytes",
-                        method.name(),
-                        answer.rtt.as_secs_f64() * 1e3,
-                        self.out.first
-                    ));
+        for again in [false, true] {
+            for (at, method) in methods.iter().enumerate() {
+                if self.is_answered(*method)? {
+                    // On a path that was idle the first packet may have waited for neighbours: the better methods get
+                    // another chance.
+                    for better in methods.iter().take(if again { 0 } else { at }) {
+                        if self.is_answered(*better)? {
+                            break;
+                        }
+                        self.method = *method;
+                    }
+                    self.settle_on();
                     return Ok(());
                 }
             }
@@ -191,6 +188,30 @@ impl Walker<'_> {
         self.method = methods.first().copied().ok_or(Halt::Broken("no way to ask is allowed".into()))?;
         (self.note)("it does not answer; looking how far packets come");
         Ok(())
+    }
+
+    /// Asks with a small packet; an answer makes the wait for others as long as this path needs.
+    fn is_answered(&mut self, method: Method) -> Result<bool, Halt> {
+        self.method = method;
+        let answer = self.send(self.small, FAR)?;
+        if answer.reply != Reply::Arrived {
+            return Ok(false);
+        }
+        self.wait_as_for(answer.rtt);
+        Ok(true)
+    }
+
+    /// The method of the moment is the walk's.
+    fn settle_on(&mut self) {
+        self.out.method = Some(self.method);
+        self.out.reached = true;
+        self.out.passes = Some(self.small);
+        (self.note)(&format!(
+            "it answers {} after {:.1} ms; the first device takes {} bytes",
+            self.method.name(),
+            self.out.rtt.unwrap_or_default().as_secs_f64() * 1e3,
+            self.out.first
+        ));
     }
 
     fn wait_as_for(&mut self, rtt: Duration) {

@@ -16,7 +16,7 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     Room { name: "kernel", doors: &[], never: &["clap", "k8s_openapi", "kube", "prometheus_client"] },
     Room {
         name: "probe",
@@ -39,6 +39,11 @@ const ROOMS: [Room; 9] = [
         name: "sink",
         doors: &["incident", "pod"],
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube"],
+    },
+    Room {
+        name: "path",
+        doors: &["pod", "sink"],
+        never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
     },
     // The verbs may use everything; see COMMANDS for who may use them.
     Room { name: "main", doors: &["*"], never: &[] },
