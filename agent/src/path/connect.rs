@@ -24,7 +24,11 @@ sockopt_impl!(
 const SLICE: Duration = Duration::from_millis(50);
 
 /// Connects, reads, closes. `is_over` ends it early.
-pub(super) fn try_connect(to: SocketAddr, patience: Duration, is_over: &dyn Fn() -> bool) -> nix::Result<Tcp> {
+pub(super) fn try_connect(
+    to: SocketAddr,
+    patience: Duration,
+    is_over: &dyn Fn() -> bool,
+) -> nix::Result<Tcp> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family(to), SockType::Stream, flags, SockProtocol::Tcp)?;
     let begun = Instant::now();

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType, SockaddrStorage,
-    connect, getsockopt, recv, recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SetSockOpt, SockFlag, SockProtocol, SockType,
+    SockaddrStorage, connect, getsockopt, recv, recvmsg, setsockopt, socket, sockopt,
 };
 use nix::{setsockopt_impl, sockopt_impl};
 
@@ -97,7 +97,8 @@ pub(super) fn message(fd: &OwnedFd, to: IpAddr) -> Option<Message> {
     for part in heard.cmsgs().into_iter().flatten() {
         let error = match part {
             ControlMessageOwned::Ipv4RecvErr(error, address) => {
-                from = address.map(|address| Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr)).into());
+                from =
+                    address.map(|address| Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr)).into());
                 error
             }
             ControlMessageOwned::Ipv6RecvErr(error, address) => {
@@ -120,11 +121,15 @@ pub(super) fn message(fd: &OwnedFd, to: IpAddr) -> Option<Message> {
 /// What an ICMP message means for a walk (RFC 792, RFC 1812, RFC 4443); `None`: nothing.
 fn meaning(origin: u8, kind: u8, code: u8, word: u32, is_destination: bool) -> Option<Reply> {
     let refusal = match (origin, kind, code) {
-        (libc::SO_EE_ORIGIN_ICMP, 3, 4) | (libc::SO_EE_ORIGIN_ICMP6, 2, _) => return Some(Reply::TooBig(word)),
+        (libc::SO_EE_ORIGIN_ICMP, 3, 4) | (libc::SO_EE_ORIGIN_ICMP6, 2, _) => {
+            return Some(Reply::TooBig(word));
+        }
         (libc::SO_EE_ORIGIN_ICMP, 11, 0) | (libc::SO_EE_ORIGIN_ICMP6, 3, 0) => return Some(Reply::Expired),
         (libc::SO_EE_ORIGIN_ICMP, 3, 0 | 6 | 11) | (libc::SO_EE_ORIGIN_ICMP6, 1, 0) => Refusal::Network,
         (libc::SO_EE_ORIGIN_ICMP, 3, 1 | 7 | 12) | (libc::SO_EE_ORIGIN_ICMP6, 1, 3) => Refusal::Host,
-        (libc::SO_EE_ORIGIN_ICMP, 3, 9 | 10 | 13) | (libc::SO_EE_ORIGIN_ICMP6, 1, 1 | 5 | 6) => Refusal::Prohibited,
+        (libc::SO_EE_ORIGIN_ICMP, 3, 9 | 10 | 13) | (libc::SO_EE_ORIGIN_ICMP6, 1, 1 | 5 | 6) => {
+            Refusal::Prohibited
+        }
         (libc::SO_EE_ORIGIN_ICMP, 3, _) | (libc::SO_EE_ORIGIN_ICMP6, 1, _) => Refusal::Other,
         _ => return None,
     };

@@ -316,7 +316,8 @@ fn absurd(verdict: &mut Verdict, lie: Told, about: &About) {
     } else {
         "and more than that arrives".to_owned()
     };
-    let claim = format!("{who} claims to take {} bytes, {why}: a broken router, or a forged message", lie.mtu);
+    let claim =
+        format!("{who} claims to take {} bytes, {why}: a broken router, or a forged message", lie.mtu);
     // What is wrong with the path all the same keeps its name.
     if verdict.finding == Finding::SmallHop {
         let _ = write!(verdict.message, "; {claim}");
@@ -350,10 +351,13 @@ fn named(out: &Outcome, hop: u8) -> String {
 fn set_mtu(about: &About, mtu: u32) -> String {
     let About { who, address, .. } = about;
     if address.is_ipv6() && mtu < least_mtu(true) {
-        return format!("mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it");
+        return format!(
+            "mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it"
+        );
     }
     let device = shown(about.device.as_deref());
-    let command = device.as_ref().map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
+    let command =
+        device.as_ref().map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
     let device = device.unwrap_or("interface".into());
     format!("set the MTU of {who}'s {device}, or of its route to {address}, to {mtu}{command}")
 }

@@ -155,7 +155,9 @@ mod tests {
             for length in [36, 56, 1480, 65_515] {
                 let request = echo(v6, 7, 9, length);
                 assert_eq!(request.len(), length);
-                assert!(quotes_echo(&request[..8], v6, Some(7), 9) && !quotes_echo(&request[..8], v6, Some(7), 8));
+                assert!(
+                    quotes_echo(&request[..8], v6, Some(7), 9) && !quotes_echo(&request[..8], v6, Some(7), 8)
+                );
                 assert!(!is_echo_reply(&request, v6, Some(7), 9), "a request is no reply");
                 assert_eq!(udp(3, length).len() + 8, length);
                 let segment = syn(&flow(v6), 5, length).unwrap();

@@ -15,7 +15,7 @@ pub const COLUMNS: [Column; 6] = [
     column("PASSES", 6),
     column("DIES", 5),
     column("SAYS", 5),
-    column("RTT", 9),
+    column("RTT", 10),
 ];
 
 const fn column(title: &'static str, width: usize) -> Column {
@@ -92,7 +92,7 @@ impl Says for HopLine<'_> {
             text(hop.passes),
             text(hop.dies),
             text(hop.says),
-            hop.rtt.map_or(String::new(), |rtt| format!("{:.1} ms", rtt.as_secs_f64() * 1e3)),
+            hop.rtt.map_or(String::new(), |rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1e3)),
         ];
         cells.extend(COLUMNS.into_iter().zip(texts).map(|(column, text)| Cell { column, text: text.into() }));
     }

@@ -57,7 +57,10 @@ enum Kind {
     Echo,
     RawEcho(u16),
     /// Nobody else gets the port while it is held; nobody connects to it either, as it does not listen.
-    Syn { flow: Flow, _port: OwnedFd },
+    Syn {
+        flow: Flow,
+        _port: OwnedFd,
+    },
 }
 
 impl Kind {
@@ -157,7 +160,8 @@ fn only_to(fd: &OwnedFd, v6: bool, port: u16) -> nix::Result<()> {
     const RETURN: u16 = 0x06;
     let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
     // An IPv4 raw socket's packets begin with the IP header, an IPv6 one's do not.
-    let mut program = if v6 { vec![step(HALF_AT, 2, 0)] } else { vec![step(HEADER_LENGTH, 0, 0), step(HALF_BEHIND, 2, 0)] };
+    let mut program =
+        if v6 { vec![step(HALF_AT, 2, 0)] } else { vec![step(HEADER_LENGTH, 0, 0), step(HALF_BEHIND, 2, 0)] };
     program.extend([step(EQUAL, port.into(), 1), step(RETURN, u32::MAX, 0), step(RETURN, 0, 0)]);
     let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
     // The kernel copies the program, which outlives the call.
@@ -193,7 +197,9 @@ impl Lane {
             // Somebody listens there after all.
             Kind::Udp => true,
             Kind::Echo => packet::is_echo_reply(bytes, v6, None, number),
-            Kind::RawEcho(id) => raw(bytes).is_some_and(|bytes| packet::is_echo_reply(bytes, v6, Some(*id), number)),
+            Kind::RawEcho(id) => {
+                raw(bytes).is_some_and(|bytes| packet::is_echo_reply(bytes, v6, Some(*id), number))
+            }
             Kind::Syn { flow, .. } => {
                 let length = (size as usize).saturating_sub(packet::ip_header(v6));
                 raw(bytes).is_some_and(|bytes| packet::answers_syn(bytes, flow, number, length))
@@ -253,7 +259,9 @@ impl Ask for Sockets {
         // its size stands in the error queue; a rule of this host's own that drops it is as silent as any.
         for _ in 0..2 {
             match send(lane.fd.as_raw_fd(), &bytes, MsgFlags::empty()) {
-                Err(Errno::EHOSTUNREACH | Errno::ECONNREFUSED | Errno::EPROTO | Errno::EACCES) => hear::clear(&lane.fd),
+                Err(Errno::EHOSTUNREACH | Errno::ECONNREFUSED | Errno::EPROTO | Errno::EACCES) => {
+                    hear::clear(&lane.fd)
+                }
                 Err(Errno::ENOBUFS | Errno::EPERM | Errno::EMSGSIZE | Errno::EAGAIN) | Ok(_) => break,
                 Err(error) => return Err(broken(error)),
             }

@@ -53,7 +53,11 @@ fn a_hop_that_says_so_is_named_in_each_place() {
     for hop in 1..=5 {
         for mtu in [68, 576, 1280, 1400, 1499] {
             let (out, verdict) = walked(&mut narrow(hop, mtu, true));
-            assert_eq!((verdict.finding, verdict.confidence), (Finding::SmallHop, Confidence::High), "{out:?}");
+            assert_eq!(
+                (verdict.finding, verdict.confidence),
+                (Finding::SmallHop, Confidence::High),
+                "{out:?}"
+            );
             assert_eq!(verdict.hop.map(usize::from), Some(hop), "{out:?}");
             assert_eq!(verdict.hop_ip, Some(Path::address(hop)));
             assert_eq!((verdict.fits, verdict.says), (Some(mtu), Some(mtu)));
@@ -70,7 +74,11 @@ fn a_silent_hop_is_found_in_each_place() {
     for hop in 1..=5 {
         for mtu in [100, 576, 1280, 1372, 1400, 1499] {
             let (out, verdict) = walked(&mut narrow(hop, mtu, false));
-            assert_eq!((verdict.finding, verdict.confidence), (Finding::BlackHole, Confidence::High), "{out:?}");
+            assert_eq!(
+                (verdict.finding, verdict.confidence),
+                (Finding::BlackHole, Confidence::High),
+                "{out:?}"
+            );
             assert_eq!((verdict.fits, out.dies), (Some(mtu), Some(mtu + 1)), "{out:?}");
             assert_eq!(verdict.hop_ip, Some(Path::address(hop)));
             let text = format!("packets over {mtu} vanish after hop {hop} ({})", Path::address(hop));
@@ -91,13 +99,21 @@ fn the_narrowest_of_several_is_the_verdict() {
     // One says it, one behind it does not.
     path.routers[3].tells = false;
     let (out, verdict) = walked(&mut path);
-    assert_eq!((verdict.finding, verdict.hop, verdict.fits), (Finding::BlackHole, Some(4), Some(1300)), "{out:?}");
+    assert_eq!(
+        (verdict.finding, verdict.hop, verdict.fits),
+        (Finding::BlackHole, Some(4), Some(1300)),
+        "{out:?}"
+    );
     assert_eq!(out.told[0].hop, Some(2));
     // The other way round: what is lost before is not known to be told behind.
     let mut path = narrow(2, 1300, false);
     path.routers[3].mtu = 1400;
     let (out, verdict) = walked(&mut path);
-    assert_eq!((verdict.finding, verdict.hop, verdict.fits), (Finding::BlackHole, Some(2), Some(1300)), "{out:?}");
+    assert_eq!(
+        (verdict.finding, verdict.hop, verdict.fits),
+        (Finding::BlackHole, Some(2), Some(1300)),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -120,7 +136,11 @@ fn hops_that_answer_nothing_leave_a_gap_and_no_guess() {
     let mut path = narrow(3, 1400, true);
     path.routers.iter_mut().for_each(|router| router.answers = false);
     let (out, verdict) = walked(&mut path);
-    assert_eq!((verdict.finding, verdict.hop, verdict.fits), (Finding::SmallHop, Some(3), Some(1400)), "{out:?}");
+    assert_eq!(
+        (verdict.finding, verdict.hop, verdict.fits),
+        (Finding::SmallHop, Some(3), Some(1400)),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -154,7 +174,10 @@ fn loss_is_not_taken_for_a_black_hole() {
         path.lose(10, seed);
         let (_, verdict) = walked(&mut path);
         wrong += u32::from(!matches!(verdict.finding, Finding::PathClear));
-        assert!(verdict.confidence < Confidence::High || verdict.finding == Finding::PathClear, "{verdict:?}");
+        assert!(
+            verdict.confidence < Confidence::High || verdict.finding == Finding::PathClear,
+            "{verdict:?}"
+        );
     }
     assert!(wrong <= 6, "{wrong} of 200");
     let mut right = 0;

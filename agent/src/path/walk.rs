@@ -23,8 +23,10 @@ const FAR: u8 = 64;
 const MAX_CLAIMS: usize = 8;
 /// The wait for the first answer, when nothing is known of the path.
 const FIRST_PATIENCE: Duration = Duration::from_millis(800);
-/// The least and the most wait for any other.
-const PATIENCE: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+/// The least wait for any other: of the destination, and of a router, which makes its answers beside its work.
+const LEAST_PATIENCE: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(250)];
+/// The most.
+const MOST_PATIENCE: Duration = Duration::from_secs(1);
 /// Routers answer one source once a second by default, and a few at once after a rest (Linux: `icmp_ratelimit`).
 const REFILL: Duration = Duration::from_millis(1050);
 /// Rests given to one question.
@@ -98,7 +100,8 @@ impl Walker<'_> {
             return Err(Halt::Packets);
         }
         let left = self.limits.time.checked_sub(self.ask.elapsed()).filter(|left| !left.is_zero());
-        let patience = self.patience.min(left.ok_or(Halt::Time)?);
+        let least = LEAST_PATIENCE[usize::from(ttl != FAR)];
+        let patience = self.patience.max(least).min(left.ok_or(Halt::Time)?);
         self.out.packets += 1;
         let mut answer = self.ask.ask(Step { method: self.method, size, ttl, patience })?;
         match answer.reply {
@@ -130,7 +133,9 @@ impl Walker<'_> {
         let known = self.out.told.iter().position(is_known);
         if let Some(known) = known.and_then(|at| self.out.told.get_mut(at)) {
             known.hop = known.hop.or(hop);
-        } else if self.out.told.len() <= MAX_CLAIMS && self.out.told.last().is_none_or(|last| told.mtu < last.mtu) {
+        } else if self.out.told.len() <= MAX_CLAIMS
+            && self.out.told.last().is_none_or(|last| told.mtu < last.mtu)
+        {
             let who = told.from.map_or("this host".to_owned(), |from| from.to_string());
             (self.note)(&format!("{who} says {}", told.mtu));
             self.out.told.push(Told { hop, ..told });
@@ -207,7 +212,7 @@ impl Walker<'_> {
         self.out.reached = true;
         self.out.passes = Some(self.small);
         (self.note)(&format!(
-            "it answers {} after {:.1} ms; the first device takes {} bytes",
+            "it answers {} after {:.2} ms; the first device takes {} bytes",
             self.method.name(),
             self.out.rtt.unwrap_or_default().as_secs_f64() * 1e3,
             self.out.first
@@ -215,7 +220,7 @@ impl Walker<'_> {
     }
 
     fn wait_as_for(&mut self, rtt: Duration) {
-        self.patience = rtt.saturating_mul(4).clamp(PATIENCE[0], PATIENCE[1]);
+        self.patience = rtt.saturating_mul(4).min(MOST_PATIENCE);
     }
 
     /// What becomes of `size` on its way to hop `ttl`, or to the destination. Whatever is silent is asked again, with
@@ -223,6 +228,11 @@ impl Walker<'_> {
     fn fate(&mut self, size: u32, ttl: u8) -> Result<Fate, Halt> {
         // These answers are what routers and hosts limit: a second round, for the first may have hit a pause.
         let rounds = if ttl != FAR || self.method == Method::Udp { 2 } else { 1 };
+        self.fate_in(rounds, size, ttl)
+    }
+
+    /// As [`Walker::fate`], sure after so many rounds.
+    fn fate_in(&mut self, rounds: u32, size: u32, ttl: u8) -> Result<Fate, Halt> {
         let (mut silent, mut rests, mut unanswered) = (0, 0, 0);
         loop {
             // Twice the same, then the small one: in turns, each small one could get the answer of the second that the

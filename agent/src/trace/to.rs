@@ -19,7 +19,7 @@ use crate::cli::{Host, Output, Trace};
 use crate::enrich::{self, Roots};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
-use crate::path::judge::{About, Verdict, judge};
+use crate::path::judge::{About, Tcp, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
 use crate::path::sockets::Sockets;
 use crate::path::walk::{self, Limits};
@@ -51,7 +51,11 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
     };
     let from = From::look(host, &args.walk).await?;
-    let named = if to.host.parse::<IpAddr>().is_ok() { address.to_string() } else { format!("{} ({address})", to.host) };
+    let named = if to.host.parse::<IpAddr>().is_ok() {
+        address.to_string()
+    } else {
+        format!("{} ({address})", to.host)
+    };
     let errand = Errand {
         address,
         port: to.port,
@@ -76,7 +80,8 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
             told.await
         }
     };
-    let (out, about) = walked.map_err(|_| Failure { code: 1, message: "the walk broke off".to_owned() })??;
+    let (out, about) =
+        walked.map_err(|_| Failure { code: 1, message: "the walk broke off".to_owned() })??;
     let verdict = judge(&out, &about);
     print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
     match &out.halt {
@@ -118,11 +123,27 @@ impl Errand {
             Sockets::open(self.address, self.port, device.source, self.stop, &mut |text| super::note(text))
                 .map_err(unreachable)?;
         let patience = CONNECT.min(self.limits.time);
-        let tcp = self.port.map(|port| sockets.try_connect(port, patience)).transpose().map_err(unreachable)?;
+        let tcp =
+            self.port.map(|port| sockets.try_connect(port, patience)).transpose().map_err(unreachable)?;
+        if let Some(tcp) = tcp {
+            super::note(&connected(tcp));
+        }
         let v6 = self.address.is_ipv6();
         let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, &mut |text| super::note(text));
         let about = About { who: self.who, to: self.named, address: self.address, device: device.name, tcp };
         Ok((out, about))
+    }
+}
+
+/// What a plain connection showed, in words.
+fn connected(tcp: Tcp) -> String {
+    match tcp {
+        Tcp::Connects { mss, path_mtu } => {
+            let shown = |size: Option<u32>| size.map_or("unknown".to_owned(), |size| size.to_string());
+            format!("TCP connects: MSS {}, path MTU as the kernel knows it {}", shown(mss), shown(path_mtu))
+        }
+        Tcp::Refuses => "TCP is refused".to_owned(),
+        Tcp::Silent => "TCP gets no answer".to_owned(),
     }
 }
 
@@ -156,7 +177,8 @@ impl From {
         let (_end, drain) = shutdown::channel();
         let (index, _) = enrich::start(roots.clone(), drain).await;
         let pods = index.pods();
-        let is_it = |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()) == (&*wanted.namespace, &*wanted.name);
+        let is_it =
+            |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()) == (&*wanted.namespace, &*wanted.name);
         let known = pods.iter().find(|known| !known.gone && is_it(&known.pod));
         let who = format!("{}/{}", wanted.namespace, wanted.name);
         let Some(pod) = known.map(|known| Arc::clone(&known.pod)) else {
@@ -165,7 +187,11 @@ impl From {
             names.sort_unstable();
             let more = if names.len() > MAX_NAMED { ", .." } else { "" };
             names.truncate(MAX_NAMED);
-            let there = if names.is_empty() { "there are none".to_owned() } else { format!("there are: {}{more}", names.join(", ")) };
+            let there = if names.is_empty() {
+                "there are none".to_owned()
+            } else {
+                format!("there are: {}{more}", names.join(", "))
+            };
             return Err(Failure::usage(format!("no pod {who} on this node; {there}")));
         };
         let uid = pod.uid.clone();
@@ -173,7 +199,10 @@ impl From {
         let netns = match held {
             Ok(Some(held)) => held,
             Ok(None) => {
-                return Err(Failure { code: 1, message: format!("no process of {who} is to be seen: is it running?") });
+                return Err(Failure {
+                    code: 1,
+                    message: format!("no process of {who} is to be seen: is it running?"),
+                });
             }
             Err(Errno::EACCES | Errno::EPERM) => {
                 return Err(Failure::unsupported(format!(
@@ -218,10 +247,14 @@ async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
     let found: Vec<IpAddr> = match to.host.parse::<IpAddr>() {
         Ok(address) => vec![address.to_canonical()],
         Err(_) => {
-            let lookup = tokio::time::timeout(args.timeout, tokio::net::lookup_host((to.host.as_str(), 0))).await;
+            let lookup =
+                tokio::time::timeout(args.timeout, tokio::net::lookup_host((to.host.as_str(), 0))).await;
             let failed = |why: &str| Failure { code: 1, message: format!("{}: {why}", to.host) };
             let found = lookup.map_err(|_| failed("no answer from the resolver"))?;
-            found.map_err(|error| failed(&error.to_string()))?.map(|found| found.ip().to_canonical()).collect()
+            found
+                .map_err(|error| failed(&error.to_string()))?
+                .map(|found| found.ip().to_canonical())
+                .collect()
         }
     };
     let address = found.into_iter().find(wanted);

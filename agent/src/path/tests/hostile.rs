@@ -28,7 +28,11 @@ fn a_claim_that_cannot_be_is_named_and_not_followed() {
 fn a_claim_that_less_fits_than_does_is_found_untrue() {
     let (out, verdict) = walked(&mut claiming(1400, 600));
     assert_eq!((verdict.finding, verdict.fits), (Finding::AbsurdMtu, Some(1400)), "{out:?}");
-    assert!(verdict.message.contains("claims to take 600 bytes, and more than that arrives"), "{}", verdict.message);
+    assert!(
+        verdict.message.contains("claims to take 600 bytes, and more than that arrives"),
+        "{}",
+        verdict.message
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Walker<'_> {
         self.out.edge = Some(edge);
         let mut quiet = 0;
         for ttl in 1..=MAX_HOPS {
-            let sight = self.sight(dies, ttl)?;
+            let sight = self.sight(dies, ttl, edge.before.is_some())?;
             match sight {
                 Sight::Large => {
                     edge = Edge { after: ttl, ..Edge::default() };
@@ -98,7 +98,8 @@ impl Walker<'_> {
         Ok(())
     }
 
-    fn sight(&mut self, size: u32, ttl: u8) -> Result<Sight, Halt> {
+    /// What a hop answers. One that is to confirm what another has shown is asked less often.
+    fn sight(&mut self, size: u32, ttl: u8, confirms: bool) -> Result<Sight, Halt> {
         match self.send(size, ttl)?.reply {
             Reply::Expired => return Ok(Sight::Large),
             Reply::Arrived => return Ok(Sight::End),
@@ -123,7 +124,7 @@ impl Walker<'_> {
         if end && self.out.reached {
             return Ok(Sight::SmallEnd);
         }
-        Ok(match self.fate(size, ttl)? {
+        Ok(match self.fate_in(if confirms { 1 } else { 2 }, size, ttl)? {
             Fate::Arrives if end => Sight::End,
             Fate::Arrives => Sight::Large,
             Fate::Told(_) | Fate::Dies | Fate::Unclear if end => Sight::SmallEnd,

@@ -35,7 +35,8 @@ impl Walker<'_> {
 
     /// One byte more than a hop claims to take must not arrive: else the claim is untrue, or a forgery.
     fn check_claim(&mut self) -> Result<(), Halt> {
-        let Some(told) = self.out.told.last().copied().filter(|told| self.out.passes == Some(told.mtu)) else {
+        let Some(told) = self.out.told.last().copied().filter(|told| self.out.passes == Some(told.mtu))
+        else {
             return Ok(());
         };
         if told.size <= told.mtu + 1 || self.send(told.mtu + 1, FAR)?.reply != Reply::Arrived {
