@@ -77,7 +77,7 @@ pub enum Command {
     /// Run as the node's agent: metrics over HTTP, one JSON line per event on stdout
     Run(Run),
     /// Show one probe's events as they happen
-    Trace(Trace),
+    Trace(Box<Trace>),
     /// Check what this kernel allows: each hook, the rung it takes, and why better ones are refused
     Doctor(Doctor),
     /// Attach, wait, and print one scrape of the metrics

@@ -21,7 +21,6 @@ fn a_clear_path() {
         let walk = chain.walk(to, &["--fail-on-findings"]);
         walk.is(&[
             ("finding", json!("path_clear")),
-            ("confidence", json!("high")),
             ("fits", json!(1500)),
             ("device", json!("r1")),
             ("reached", json!(true)),
@@ -40,7 +39,6 @@ fn each_place_of_a_small_link_that_is_owned_up_to() {
             let walk = chain.walk(to, &["--fail-on-findings"]);
             walk.is(&[
                 ("finding", json!("small_hop")),
-                ("confidence", json!("high")),
                 ("hop", json!(hop)),
                 ("hop_ip", json!(address(hop, v6))),
                 ("fits", json!(1400)),
@@ -49,6 +47,8 @@ fn each_place_of_a_small_link_that_is_owned_up_to() {
                 ("method", json!("icmp")),
             ]);
             assert_eq!(walk.code, 4, "{walk:#?}");
+            // A guest that stalls looks like loss: medium is no fault.
+            assert_ne!(walk.verdict["confidence"], "low", "{walk:#?}");
             let text = walk.verdict["message"].as_str().unwrap();
             assert!(text.starts_with(&format!("hop {hop}, {}, says 1400", address(hop, v6))), "{text}");
             assert!(text.contains("ip link set dev r1 mtu 1400"), "{text}");
@@ -94,6 +94,7 @@ fn each_place_of_a_small_link_that_is_kept_secret() {
             let walk = Walk::ended(agent);
             vanish(&walk, hop, v6, 1372);
             assert_eq!(walk.code, 4, "{walk:#?}");
+            assert_ne!(walk.verdict["confidence"], "low", "{walk:#?}");
         }
         chain.netns[hop].batch("nft", "flush ruleset\n");
         chain.small_behind(hop, 1500);
@@ -110,7 +111,7 @@ fn a_rule_that_drops_by_length_on_the_way_to_a_tcp_port() {
     let closed = Agent::spawn(&mut chain.command("[fd64:6::2]:8081", &[]));
     let walk = Walk::ended(open);
     vanish(&walk, 2, false, 1372);
-    walk.is(&[("method", json!("tcp")), ("tcp", json!("connects")), ("confidence", json!("high"))]);
+    walk.is(&[("method", json!("tcp")), ("tcp", json!("connects"))]);
     assert!(walk.verdict["tcp_mss"].as_u64().is_some_and(|mss| (1300..=1460).contains(&mss)), "{walk:#?}");
     // Nothing is left half open: state 3 is SYN_RECV.
     let table = chain.netns[6].inside(|| std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap());
@@ -234,7 +235,6 @@ fn without_any_right() {
         let walk = Walk::of(&mut command);
         walk.is(&[
             ("finding", json!("small_hop")),
-            ("confidence", json!("high")),
             ("hop", json!(3)),
             ("fits", json!(1400)),
             ("method", json!(method)),
@@ -250,7 +250,9 @@ fn without_any_right() {
     let said = walk("10.64.6.2:8080", "udp");
     assert!(said.notes.contains("no sizes by TCP") && said.verdict["tcp"] == "refuses", "{said:#?}");
     chain.netns[0].sysctl("ipv4/ping_group_range", "0 0");
-    FAR.into_iter().for_each(|to| drop(walk(to, "icmp")));
+    for to in FAR {
+        walk(to, "icmp");
+    }
     chain.netns[0].sysctl("ipv4/ping_group_range", "1 0");
 }
 

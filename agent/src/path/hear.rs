@@ -82,6 +82,8 @@ pub(super) struct Message {
     pub(super) reply: Option<Reply>,
     /// Who says so; `None` for this host's own kernel.
     pub(super) from: Option<IpAddr>,
+    /// Whether this host's own kernel says so, about what it was asked to send.
+    pub(super) is_own: bool,
     /// What it quotes behind the IP header; of UDP, behind that header as well.
     pub(super) quote: Vec<u8>,
 }
@@ -93,7 +95,7 @@ pub(super) fn message(fd: &OwnedFd, to: IpAddr) -> Option<Message> {
     let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let heard = recvmsg::<SockaddrStorage>(fd.as_raw_fd(), &mut parts, Some(&mut control), flags).ok()?;
-    let (mut reply, mut from) = (None, None);
+    let (mut reply, mut from, mut is_own) = (None, None, false);
     for part in heard.cmsgs().into_iter().flatten() {
         let error = match part {
             ControlMessageOwned::Ipv4RecvErr(error, address) => {
@@ -110,12 +112,12 @@ pub(super) fn message(fd: &OwnedFd, to: IpAddr) -> Option<Message> {
         reply = meaning(error.ee_origin, error.ee_type, error.ee_code, error.ee_info, from == Some(to));
         // The kernel's own word comes with no address, or an empty one.
         if error.ee_origin == libc::SO_EE_ORIGIN_LOCAL {
-            from = None;
+            (from, is_own) = (None, true);
             reply = (error.ee_errno == Errno::EMSGSIZE as u32).then_some(Reply::TooBig(error.ee_info));
         }
     }
     let length = heard.bytes.min(HEAD);
-    Some(Message { reply, from, quote: bytes[..length].to_vec() })
+    Some(Message { reply, from, is_own, quote: bytes[..length].to_vec() })
 }
 
 /// What an ICMP message means for a walk (RFC 792, RFC 1812, RFC 4443); `None`: nothing.

@@ -166,8 +166,7 @@ fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
     };
     let confidence = match (seen, told.hop) {
         (true, Some(_)) if is_smooth(out) => Confidence::High,
-        (true, _) => Confidence::Medium,
-        (false, Some(_)) => Confidence::Medium,
+        (true, _) | (false, Some(_)) => Confidence::Medium,
         (false, None) => Confidence::Low,
     };
     Verdict {
@@ -222,7 +221,7 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
     } else {
         "fragmentation-needed (ICMP type 3 code 4)"
     };
-    let who = if last.is_some() { named(out, edge.after) } else { "the hop in question".to_owned() };
+    let who = if last.is_some() { format!("hop {}", edge.after) } else { "the hop in question".to_owned() };
     Verdict {
         finding: Finding::BlackHole,
         confidence,
@@ -231,9 +230,8 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         fits: passes.filter(|_| out.reached),
         says: None,
         message: format!("{over} vanish {place}, and nobody says why{arrives}{message}"),
-        fix: passes.map(|passes| {
-            format!("let {word} of {who} come back to {}; until then {}", about.who, set_mtu(about, passes))
-        }),
+        fix: passes
+            .map(|passes| format!("let {word} of {who} come back; until then {}", set_mtu(about, passes))),
         is_narrow: true,
     }
 }

@@ -39,7 +39,15 @@ pub struct HopLine<'a> {
 #[must_use]
 pub fn rows<'a>(out: &'a Outcome, about: &'a About) -> Vec<HopLine<'a>> {
     let line = |number, hop| HopLine { number, hop, about, method: out.method };
-    let hops = out.hops.iter().zip(1..).map(|(hop, number)| line(Some(number), Cow::Borrowed(hop)));
+    let hops = out.hops.iter().zip(1..).map(|(hop, number)| {
+        // What came to the destination came by each hop, whether it was seen there or not.
+        let end_to_end = out.passes.filter(|_| out.reached && hop.address.is_some());
+        let hop = match hop.passes.max(end_to_end) {
+            passes if passes == hop.passes => Cow::Borrowed(hop),
+            passes => Cow::Owned(Hop { passes, ..hop.clone() }),
+        };
+        line(Some(number), hop)
+    });
     let end = out.reached.then(|| {
         let narrow = out.passes.filter(|passes| *passes < out.first);
         let dies = out.dies.or(narrow.filter(|_| !out.told.is_empty()).map(|passes| passes + 1));
@@ -56,11 +64,11 @@ impl Says for HopLine<'_> {
             size.map_or(String::new(), |size| format!(", {what} {size} bytes"))
         };
         match self.number {
-            Some(number) => text.push_str(&format!("hop {number}")),
+            Some(number) => text.extend(["hop ", &number.to_string()]),
             None => text.push_str("destination"),
         }
         match address {
-            Some(address) => text.push_str(&format!(" {address}")),
+            Some(address) => text.extend([" ", &address.to_string()]),
             None => text.push_str(" does not answer"),
         }
         text.push_str(&bytes("reached by", passes));
@@ -120,9 +128,9 @@ impl VerdictLine<'_> {
 impl Says for VerdictLine<'_> {
     fn message(&self, text: &mut String) {
         let Verdict { message, confidence, fix, .. } = self.verdict;
-        text.push_str(&format!("{message} (confidence: {})", confidence.name()));
+        text.extend([message, " (confidence: ", confidence.name(), ")"]);
         if let Some(fix) = fix {
-            text.push_str(&format!(". Fix: {fix}"));
+            text.extend([". Fix: ", fix]);
         }
     }
 

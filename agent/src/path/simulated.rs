@@ -119,9 +119,10 @@ impl Path {
                 return if router.tells { (Reply::TooBig(says), from) } else { (Reply::Silent, None) };
             }
         }
-        match self.answered.contains(&step.method) {
-            true => (Reply::Arrived, Some(Self::destination())),
-            false => (Reply::Silent, None),
+        if self.answered.contains(&step.method) {
+            (Reply::Arrived, Some(Self::destination()))
+        } else {
+            (Reply::Silent, None)
         }
     }
 }
@@ -131,7 +132,7 @@ impl Router {
         if !self.limited {
             return true;
         }
-        self.tokens = (self.tokens + (now - self.filled).as_secs_f64()).min(6.0);
+        self.tokens = (self.tokens + now.saturating_sub(self.filled).as_secs_f64()).min(6.0);
         self.filled = now;
         let may = self.tokens >= 1.0;
         self.tokens -= if may { 1.0 } else { 0.0 };

@@ -214,11 +214,10 @@ impl Lane {
         let v6 = to.is_ipv6();
         for _ in 0..AT_ONCE {
             if let Some(message) = hear::message(&self.fd, to) {
-                // The kernel's own refusals quote nothing of ICMP, and were taken off the queue before this packet.
-                if message.from.is_none() || self.quotes(v6, &message.quote, number) {
-                    if let Some(reply) = message.reply {
-                        return Some((reply, message.from));
-                    }
+                // The kernel's own refusals were taken off the queue before this packet, and quote what was not sent.
+                let is_ours = message.is_own || self.quotes(v6, &message.quote, number);
+                if let Some(reply) = message.reply.filter(|_| is_ours) {
+                    return Some((reply, message.from));
                 }
             } else if let Some(bytes) = hear::answer(&self.fd) {
                 if self.answers(v6, &bytes, number, size) {
@@ -260,7 +259,7 @@ impl Ask for Sockets {
         for _ in 0..2 {
             match send(lane.fd.as_raw_fd(), &bytes, MsgFlags::empty()) {
                 Err(Errno::EHOSTUNREACH | Errno::ECONNREFUSED | Errno::EPROTO | Errno::EACCES) => {
-                    hear::clear(&lane.fd)
+                    hear::clear(&lane.fd);
                 }
                 Err(Errno::ENOBUFS | Errno::EPERM | Errno::EMSGSIZE | Errno::EAGAIN) | Ok(_) => break,
                 Err(error) => return Err(broken(error)),

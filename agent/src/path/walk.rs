@@ -24,7 +24,7 @@ const MAX_CLAIMS: usize = 8;
 /// The wait for the first answer, when nothing is known of the path.
 const FIRST_PATIENCE: Duration = Duration::from_millis(800);
 /// The least wait for any other: of the destination, and of a router, which makes its answers beside its work.
-const LEAST_PATIENCE: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(250)];
+const LEAST_PATIENCE: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(250)];
 /// The most.
 const MOST_PATIENCE: Duration = Duration::from_secs(1);
 /// Routers answer one source once a second by default, and a few at once after a rest (Linux: `icmp_ratelimit`).

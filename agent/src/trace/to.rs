@@ -244,18 +244,14 @@ fn open(path: &Path, name: &str) -> Result<File, Failure> {
 async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
     let wanted = |address: &IpAddr| !(args.v4 && address.is_ipv6() || args.v6 && address.is_ipv4());
     let family = if args.v4 { "IPv4" } else { "IPv6" };
-    let found: Vec<IpAddr> = match to.host.parse::<IpAddr>() {
-        Ok(address) => vec![address.to_canonical()],
-        Err(_) => {
-            let lookup =
-                tokio::time::timeout(args.timeout, tokio::net::lookup_host((to.host.as_str(), 0))).await;
-            let failed = |why: &str| Failure { code: 1, message: format!("{}: {why}", to.host) };
-            let found = lookup.map_err(|_| failed("no answer from the resolver"))?;
-            found
-                .map_err(|error| failed(&error.to_string()))?
-                .map(|found| found.ip().to_canonical())
-                .collect()
-        }
+    let found: Vec<IpAddr> = if let Ok(address) = to.host.parse::<IpAddr>() {
+        vec![address.to_canonical()]
+    } else {
+        let failed = |why: &str| Failure { code: 1, message: format!("{}: {why}", to.host) };
+        let lookup = tokio::net::lookup_host((to.host.as_str(), 0));
+        let found = tokio::time::timeout(args.timeout, lookup).await;
+        let found = found.map_err(|_| failed("no answer from the resolver"))?;
+        found.map_err(|error| failed(&error.to_string()))?.map(|found| found.ip().to_canonical()).collect()
     };
     let address = found.into_iter().find(wanted);
     let address = address.ok_or_else(|| Failure::usage(format!("{} has no {family} address", to.host)))?;

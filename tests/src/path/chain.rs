@@ -147,7 +147,9 @@ impl Walk {
         let code = agent.ended();
         let notes = agent.stderr.text();
         let lines = agent.stdout.since(0);
-        lines.iter().for_each(|line| assert_valid(line));
+        for line in &lines {
+            assert_valid(line);
+        }
         let mut hops: Vec<Value> = lines.iter().filter_map(|line| json(line)).collect();
         let verdict = hops.pop().unwrap_or_else(|| panic!("no verdict: {code}: {notes}"));
         assert!(hops.iter().all(|hop| hop["trace_id"] == verdict["trace_id"] && hop["finding"].is_null()));

@@ -41,7 +41,8 @@ impl Walker<'_> {
                     Reply::Arrived | Reply::Refused(_) => return Ok(()),
                 }
                 if self.out.told.iter().all(|told| told.hop.is_some()) {
-                    self.out.hops.truncate(self.last_teller());
+                    // Those behind it were seen only if the destination was not.
+                    self.out.hops.truncate(self.last_teller().max(self.out.farthest.into()));
                     return Ok(());
                 }
             };
