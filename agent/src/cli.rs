@@ -190,6 +190,9 @@ pub struct Trace {
     /// Create this file once everything is attached
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+    /// Exit with 4 if a finding was told
+    #[arg(long, requires = "to")]
+    pub fail_on_findings: bool,
     /// A walk instead of waiting for events.
     #[command(flatten)]
     pub walk: to::Walk,
@@ -324,6 +327,7 @@ mod tests {
             (&["trace", "mtu", "--to", "a", "--duration", "5s"], "--duration"),
             (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
             (&["trace", "mtu", "--netns", "a"], "--to"),
+            (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
             (&["trace", "mtu", "--fail-on-findings"], "--to"),
             (&["frobnicate"], "frobnicate"),
         ] {

@@ -31,14 +31,19 @@ pub struct Walk {
     #[arg(short = '6', long = "ipv6", requires = "to")]
     pub v6: bool,
     /// Time in all
-    #[arg(long, default_value = "15s", value_parser = super::duration, requires = "to", value_name = "TIME")]
+    #[arg(long, default_value = "15s", value_parser = time, requires = "to", value_name = "TIME")]
     pub timeout: Duration,
     /// Packets in all, answers not counted
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=1000), requires = "to", value_name = "N")]
     pub max_packets: u32,
-    /// Exit with 4 if the path takes less than its first device promises
-    #[arg(long, requires = "to")]
-    pub fail_on_findings: bool,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_secs(1)..=Duration::from_mins(10);
+    super::duration(text)
+        .ok()
+        .filter(|time| bounds.contains(time))
+        .ok_or_else(|| "expected a time from 1s to 10m".to_owned())
 }
 
 /// A destination as the user named it.

@@ -86,7 +86,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
     match &out.halt {
         Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
-        _ if args.walk.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
+        _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
         _ => Ok(()),
     }
 }
