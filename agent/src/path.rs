@@ -203,6 +203,8 @@ pub struct Outcome {
     pub absurd: Vec<Told>,
     /// Where packets vanish.
     pub edge: Option<Edge>,
+    /// Packets of [`Outcome::first`] bytes arrive by echo though SYNs of that size do not.
+    pub only_syns: bool,
     /// Who refused, and why.
     pub refused: Option<(Option<IpAddr>, Refusal)>,
     /// Packets sent.

@@ -202,8 +202,16 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         }
         (after, _) => format!("after {}", named(out, after)),
     };
+    let yet = if out.only_syns {
+        format!(
+            "; yet an ICMP echo of {} bytes arrives: a rule may drop SYNs that carry data, and no others",
+            out.first
+        )
+    } else {
+        String::new()
+    };
     let adjacent = edge.before.is_none_or(|before| before == edge.after + 1);
-    let confidence = match (out.reached, exact && is_seen) {
+    let confidence = match (out.reached && !out.only_syns, exact && is_seen) {
         (true, true) if edge.confirmed && adjacent && is_smooth(out) => Confidence::High,
         (true, true) => Confidence::Medium,
         _ => Confidence::Low,
@@ -229,10 +237,10 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         hop_ip: last,
         fits: passes.filter(|_| out.reached),
         says: None,
-        message: format!("{over} vanish {place}, and nobody says why{arrives}{message}"),
+        message: format!("{over} vanish {place}, and nobody says why{arrives}{message}{yet}"),
         fix: passes
             .map(|passes| format!("let {word} of {who} come back; until then {}", set_mtu(about, passes))),
-        is_narrow: true,
+        is_narrow: !out.only_syns,
     }
 }
 

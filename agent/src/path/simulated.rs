@@ -20,6 +20,8 @@ pub(crate) struct Router {
     pub(crate) answers_up_to: u32,
     /// Whether its answers to a TTL are limited: six at once, one a second.
     pub(crate) limited: bool,
+    /// It drops SYNs longer than this.
+    pub(crate) syns_up_to: u32,
     /// It refuses everything.
     pub(crate) refuses: Option<Refusal>,
     pub(crate) tokens: f64,
@@ -35,6 +37,7 @@ impl Default for Router {
             answers: true,
             answers_up_to: u32::MAX,
             limited: false,
+            syns_up_to: u32::MAX,
             refuses: None,
             tokens: 6.0,
             filled: Duration::ZERO,
@@ -113,6 +116,9 @@ impl Path {
             if usize::from(step.ttl) == at + 1 {
                 let answers = router.answers && step.size <= router.answers_up_to && router.may_answer(clock);
                 return if answers { (Reply::Expired, from) } else { (Reply::Silent, None) };
+            }
+            if step.method == Method::Syn && step.size > router.syns_up_to {
+                return (Reply::Silent, None);
             }
             if step.size > router.mtu {
                 let says = router.claims.unwrap_or(router.mtu);

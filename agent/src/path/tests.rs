@@ -153,6 +153,25 @@ fn a_hop_mute_for_large_packets_is_no_black_hole() {
 }
 
 #[test]
+fn a_rule_against_syns_with_data_is_no_small_link() {
+    let mut path = Path::new();
+    path.allowed = vec![Method::Syn, Method::Echo, Method::Udp];
+    path.answered = path.allowed.clone();
+    path.routers[2].syns_up_to = 500;
+    let (out, verdict) = walked(&mut path);
+    assert_eq!((verdict.finding, verdict.confidence), (Finding::BlackHole, Confidence::Low), "{out:?}");
+    assert!(
+        !verdict.is_narrow && verdict.message.contains("echo of 1500 bytes arrives"),
+        "{}",
+        verdict.message
+    );
+    // A small link drops them all.
+    path.routers[2] = Router { mtu: 1400, tells: false, ..Router::default() };
+    let (out, verdict) = walked(&mut path);
+    assert_eq!((verdict.confidence, out.only_syns, out.method), (Confidence::High, false, Some(Method::Syn)));
+}
+
+#[test]
 fn limits_on_answers_are_no_black_hole() {
     for hop in 1..=5 {
         for answered in [Method::Echo, Method::Udp] {

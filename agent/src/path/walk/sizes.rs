@@ -1,7 +1,7 @@
 //! The largest size that arrives: followed down where hops say it, halved where they say nothing.
 
 use super::{FAR, Fate, MAX_CLAIMS, Walker};
-use crate::path::{Halt, Reply};
+use crate::path::{Halt, Method, Reply};
 
 /// What every link must take (RFC 8200): the first guess when larger packets vanish.
 const USUAL: u32 = 1280;
@@ -24,6 +24,7 @@ impl Walker<'_> {
             }
         }
         self.check_claim()?;
+        self.check_syns()?;
         if !self.out.told.is_empty() {
             self.name_tellers()?;
         }
@@ -50,6 +51,22 @@ impl Walker<'_> {
             Fate::Arrives => self.out.passes = Some(told.size),
             _ => self.search(told.mtu + 1, told.size, FAR)?,
         }
+        Ok(())
+    }
+
+    /// SYNs with data are unusual, and a firewall may drop them for that: what another method brings there is no matter of
+    /// size.
+    fn check_syns(&mut self) -> Result<(), Halt> {
+        if self.method != Method::Syn
+            || self.out.dies.is_none()
+            || !self.ask.methods().contains(&Method::Echo)
+        {
+            return Ok(());
+        }
+        self.method = Method::Echo;
+        let answer = self.send(self.out.first, FAR);
+        self.method = Method::Syn;
+        self.out.only_syns = answer?.reply == Reply::Arrived;
         Ok(())
     }
 
