@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use crate::probes;
 use crate::sink::filter::parse_network;
 
+pub mod to;
+
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
 #[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::LONG.as_str(), max_term_width = 100)]
@@ -75,7 +77,7 @@ pub enum Command {
     /// Run as the node's agent: metrics over HTTP, one JSON line per event on stdout
     Run(Run),
     /// Show one probe's events as they happen
-    Trace(Trace),
+    Trace(Box<Trace>),
     /// Check what this kernel allows: each hook, the rung it takes, and why better ones are refused
     Doctor(Doctor),
     /// Attach, wait, and print one scrape of the metrics
@@ -190,6 +192,12 @@ pub struct Trace {
     /// Create this file once everything is attached
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
+    /// Exit with 4 if a finding was told
+    #[arg(long, requires = "to")]
+    pub fail_on_findings: bool,
+    /// A walk instead of waiting for events.
+    #[command(flatten)]
+    pub walk: to::Walk,
     /// Limits.
     #[command(flatten)]
     pub limits: Limits,
@@ -347,6 +355,14 @@ mod tests {
             (&["trace", "drops", "--duration", "soon"], "30s"),
             (&["trace", "drops", "-o", "xml"], "json"),
             (&["trace", "drops", "--ring-kib", "5"], "power of two"),
+            (&["trace", "mtu", "--to", "a:http"], "10.0.0.1:443"),
+            (&["trace", "mtu", "--to", "a", "--from-pod", "web"], "shop/cart-0"),
+            (&["trace", "mtu", "--to", "a", "--ip", "10.0.0.1"], "--ip"),
+            (&["trace", "mtu", "--to", "a", "--duration", "5s"], "--duration"),
+            (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
+            (&["trace", "mtu", "--netns", "a"], "--to"),
+            (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
+            (&["trace", "mtu", "--fail-on-findings"], "--to"),
             (&["frobnicate"], "frobnicate"),
         ] {
             let error = Cli::try_parse_from([&["r2c-agent"], args].concat()).unwrap_err();

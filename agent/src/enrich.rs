@@ -3,6 +3,7 @@
 //! A pod's uid is in its cgroup's path, its namespace and name in `/var/log/pods`, its network namespace and
 //! addresses in `/proc`. Every answer is right or absent: what two pods hold at once is nobody's.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use tokio::task::JoinHandle;
@@ -55,6 +56,22 @@ pub struct Cgroups {
 pub fn cgroups(cgroup: &Path) -> Cgroups {
     let tree = scan::tree(cgroup);
     Cgroups { v2: tree.v2, kubepods: tree.levels.last().cloned() }
+}
+
+/// Holds the network namespace of the pod with this uid open; `None` if no process of it is there to be seen. Reads files:
+/// not for an async thread.
+///
+/// # Errors
+/// The kernel's: for another user's process it wants `CAP_SYS_PTRACE`.
+pub fn hold_netns(roots: &Roots, uid: &str) -> nix::Result<Option<OwnedFd>> {
+    let tree = scan::tree(&roots.cgroup);
+    let pods = tree.levels.iter().flat_map(|level| scan::pods_in(level));
+    for (_, dir) in pods.filter(|(known, _)| known.as_str() == uid) {
+        if let Some(held) = scan::hold_netns(&dir, &roots.proc)? {
+            return Ok(Some(held));
+        }
+    }
+    Ok(None)
 }
 
 /// Starts following the pods of this node until `drain`. The pods that are there are known when this returns.

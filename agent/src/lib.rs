@@ -14,6 +14,7 @@ pub mod log;
 pub mod metrics;
 pub mod metrics_once;
 pub mod node;
+pub mod path;
 pub mod pod;
 pub mod probe;
 pub mod probes;

@@ -47,7 +47,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&cli.host, args).await,
-            Command::Trace(args) => trace::trace(&cli.host, args).await,
+            Command::Trace(args) => trace::trace(&cli.host, *args).await,
             Command::Doctor(args) => doctor::doctor(&cli.host, &args).await,
             Command::Metrics(args) => metrics_once::print(&cli.host, &args).await,
             Command::Selftest(args) => selftest::selftest(&cli.host, &args).await,

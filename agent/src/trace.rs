@@ -16,11 +16,16 @@ use crate::sink::json::JsonSink;
 use crate::sink::table::{Style, TableSink, wants_colour};
 use crate::sink::{Level, Sink, escape};
 
+mod to;
+
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
 /// # Errors
 /// Usage: a filter names something that does not exist. Unsupported: the kernel refuses the probe.
 pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
+    if let Some(to) = &args.walk.to {
+        return to::walk(host, &args, to).await;
+    }
     let entry = probes::ALL
         .iter()
         .find(|entry| entry.name == args.probe)
@@ -75,13 +80,10 @@ fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
         interface: args.interface.clone(),
         reason: args.reason.clone(),
     };
-    let stdout = io::stdout();
     let inner: Box<dyn Sink> = match args.output {
-        Output::Json => Box::new(JsonSink::new(stdout, node::identity(host))),
+        Output::Json => Box::new(lines(host)),
         Output::Table | Output::Wide => {
-            let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
-            let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
-            let mut table = TableSink::new(stdout, Style { wide: args.output == Output::Wide, colour });
+            let mut table = table(args.output);
             // Before the first event, so that an empty screen says what is being waited for.
             table.heading(entry.name, entry.columns.iter().copied())?;
             table.flush()?;
@@ -92,6 +94,19 @@ fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
         Some(max) => Box::new(Filtered::new(Limited::new(inner, max), filter)),
         None => Box::new(Filtered::new(inner, filter)),
     })
+}
+
+/// JSON on stdout.
+fn lines(host: &Host) -> JsonSink<io::Stdout> {
+    JsonSink::new(io::stdout(), node::identity(host))
+}
+
+/// A table on stdout.
+fn table(output: Output) -> TableSink<io::Stdout> {
+    let stdout = io::stdout();
+    let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+    let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
+    TableSink::new(stdout, Style { wide: output == Output::Wide, colour })
 }
 
 /// A name that exists nowhere would silently show nothing: say so at once, with the names there are.

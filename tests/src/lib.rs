@@ -22,6 +22,8 @@ mod lockdown;
 #[cfg(test)]
 mod mtu;
 #[cfg(test)]
+mod path;
+#[cfg(test)]
 mod pods;
 #[cfg(test)]
 mod rights;

@@ -43,6 +43,11 @@ impl Process {
         parse_netns(&readlinkat(&self.dir, "ns/net").ok()?)
     }
 
+    /// Its network namespace, held open: it lives as long as that, and cannot be taken for another.
+    pub(super) fn hold_netns(&self) -> nix::Result<OwnedFd> {
+        openat(&self.dir, "ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+    }
+
     /// When it started, in clock ticks since boot: orders the processes of a pod.
     pub(super) fn started(&self) -> Option<u64> {
         parse_started(&self.read("stat", MAX_FILE)?)

@@ -3,10 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::{self, DirEntry, File, Metadata};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use crate::enrich::cgroup::{self, Uid};
 use crate::enrich::netns::{Host, Process};
@@ -137,6 +141,27 @@ fn network(containers: &[PathBuf], proc: &Path, host: &Host, tally: &mut Tally) 
         tally.raced += 1;
     }
     Net::Unknown
+}
+
+/// The network namespace of the pod whose cgroup is `dir`, held open; `None` if it has no process that stays.
+pub(super) fn hold_netns(dir: &Path, proc: &Path) -> nix::Result<Option<OwnedFd>> {
+    let mut tally = Tally::default();
+    for _ in 0..MAX_TRIES {
+        let found = containers(dir);
+        let members = found.iter().filter_map(|container| oldest(container, proc, &mut tally));
+        let Some(member) = members.min_by_key(|member| (member.started, member.pid)) else { break };
+        match member.process.hold_netns() {
+            Ok(held) => {
+                let inode = u32::try_from(fstat(&held)?.st_ino).unwrap_or_default();
+                if member.is_still_here(inode) {
+                    return Ok(Some(held));
+                }
+            }
+            Err(Errno::ENOENT | Errno::ESRCH) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// A process and the cgroup it was found in.

@@ -45,6 +45,11 @@ const ROOMS: [Room; 10] = [
         doors: &["incident", "pod"],
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube"],
     },
+    Room {
+        name: "path",
+        doors: &["pod", "sink"],
+        never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
+    },
     // The verbs may use everything; see COMMANDS for who may use them.
     Room { name: "main", doors: &["*"], never: &[] },
     Room { name: "cli", doors: &["*"], never: &[] },

@@ -1,0 +1,375 @@
+//! What a walk adds up to: which hop, what it takes, how sure that is, and what to set.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use super::walk::least_mtu;
+use super::{Halt, Method, Outcome, Told};
+
+/// What is wrong, as programs may ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The path takes all that the first device takes.
+    PathClear,
+    /// A hop takes less, and says so.
+    SmallHop,
+    /// Large packets vanish, and nobody says why.
+    BlackHole,
+    /// A hop claims what cannot be true.
+    AbsurdMtu,
+    /// The destination answers nothing.
+    Unreachable,
+    /// The walk ended before it knew.
+    Unfinished,
+}
+
+impl Finding {
+    /// As lines spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PathClear => "path_clear",
+            Self::SmallHop => "small_hop",
+            Self::BlackHole => "black_hole",
+            Self::AbsurdMtu => "absurd_mtu",
+            Self::Unreachable => "unreachable",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// How sure a verdict is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confidence {
+    /// Something that matters was not to be seen.
+    Low,
+    /// Seen, but with loss, with gaps, or by a hop's word alone.
+    Medium,
+    /// Seen at both ends, more than once.
+    High,
+}
+
+impl Confidence {
+    /// As lines spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+/// Whose path it is.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Who would send: a pod, a network namespace, this node.
+    pub who: String,
+    /// The destination as the user named it.
+    pub to: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// The first device, if it is known.
+    pub device: Option<String>,
+    /// What a plain connection to the port showed, if there is a port.
+    pub tcp: Option<Tcp>,
+}
+
+/// What a TCP connection showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tcp {
+    /// It came about.
+    Connects {
+        /// Payload bytes of a segment as both ends and the kernel agree.
+        mss: Option<u32>,
+        /// The path MTU that the kernel reckons with for it.
+        path_mtu: Option<u32>,
+    },
+    /// The destination refused it.
+    Refuses,
+    /// Nothing came back.
+    Silent,
+}
+
+/// What a walk adds up to.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What is wrong.
+    pub finding: Finding,
+    /// How sure that is.
+    pub confidence: Confidence,
+    /// The hop in question.
+    pub hop: Option<u8>,
+    /// Its address.
+    pub hop_ip: Option<IpAddr>,
+    /// The largest packet that arrives, bytes; absent where the destination answers nothing.
+    pub fits: Option<u32>,
+    /// What the hop says it takes.
+    pub says: Option<u32>,
+    /// One sentence for a person.
+    pub message: String,
+    /// What to set.
+    pub fix: Option<String>,
+    /// The path takes less than its first device promises, as far as it is known.
+    pub is_narrow: bool,
+}
+
+/// Judges a walk.
+#[must_use]
+pub fn judge(out: &Outcome, about: &About) -> Verdict {
+    let told = out.told.last().copied();
+    let mut verdict = if let Some(dies) = out.dies {
+        black_hole(out, about, dies)
+    } else if let Some(told) = told {
+        small_hop(out, about, told)
+    } else if out.reached && out.passes == Some(out.first) {
+        clear(out, about)
+    } else if out.reached || out.halt.is_some() {
+        unfinished(out, about)
+    } else {
+        unreachable(out, about)
+    };
+    if let Some(lie) = out.absurd.first().copied() {
+        absurd(&mut verdict, lie, about);
+    }
+    match &out.halt {
+        None => {}
+        Some(Halt::Asked) => verdict.message.push_str("; it was interrupted"),
+        Some(Halt::Time) => verdict.message.push_str("; the time was up (--timeout)"),
+        Some(Halt::Packets) => {
+            let _ = write!(verdict.message, "; it ended after {} packets", out.packets);
+        }
+        Some(Halt::Broken(why)) => {
+            let _ = write!(verdict.message, "; it ended because of: {why}");
+        }
+    }
+    verdict
+}
+
+fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
+    let seen = out.reached && out.passes == Some(told.mtu);
+    let place = match (told.hop, told.from) {
+        (Some(0), _) | (_, None) => "this host itself".to_owned(),
+        // Tunnels under a bridge answer in the name of the far end (net/ipv4/ip_tunnel_core.c).
+        (hop, Some(from)) if from == about.address => {
+            let hop = hop.map_or("a tunnel".to_owned(), |hop| format!("a tunnel at hop {hop}"));
+            format!("{hop}, in the name of {from},")
+        }
+        (Some(hop), Some(from)) => format!("hop {hop}, {from},"),
+        (None, Some(from)) => format!("a hop, {from},"),
+    };
+    let rest = if seen {
+        format!("of {}'s {} bytes to {} only {} fit", about.who, out.first, about.to, told.mtu)
+    } else {
+        format!("{} answers nothing, so what is behind that hop is not known", about.to)
+    };
+    let confidence = match (seen, told.hop) {
+        (true, Some(_)) if is_smooth(out) => Confidence::High,
+        (true, _) | (false, Some(_)) => Confidence::Medium,
+        (false, None) => Confidence::Low,
+    };
+    Verdict {
+        finding: Finding::SmallHop,
+        confidence,
+        hop: told.hop,
+        hop_ip: told.from,
+        fits: Some(told.mtu),
+        says: Some(told.mtu),
+        message: format!("{place} says {}: {rest}", told.mtu),
+        fix: Some(set_mtu(about, told.mtu)),
+        is_narrow: true,
+    }
+}
+
+fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
+    let passes = out.passes.filter(|passes| *passes < dies);
+    let exact = passes.is_some_and(|passes| passes + 1 == dies);
+    let over = match passes {
+        Some(passes) if exact => format!("packets over {passes}"),
+        Some(passes) => format!("packets of {dies} bytes (and some over {passes})"),
+        None => format!("packets of {dies} bytes"),
+    };
+    let edge = out.edge.unwrap_or_default();
+    let is_seen = edge.after > 0 || edge.before.is_some();
+    let last = address(out, edge.after);
+    let place = match (edge.after, edge.before) {
+        (0, None) => "on the way, and no hop answers that would tell where".to_owned(),
+        (0, Some(1)) => "before the first hop".to_owned(),
+        (0, Some(before)) => format!("before {}", named(out, before)),
+        (after, Some(before)) if before > after + 1 => {
+            format!("between {} and {}", named(out, after), named(out, before))
+        }
+        (after, _) => format!("after {}", named(out, after)),
+    };
+    let yet = if out.only_syns {
+        format!(
+            "; yet an ICMP echo of {} bytes arrives: a rule may drop SYNs that carry data, and no others",
+            out.first
+        )
+    } else {
+        String::new()
+    };
+    let adjacent = edge.before.is_none_or(|before| before == edge.after + 1);
+    let confidence = match (out.reached && !out.only_syns, exact && is_seen) {
+        (true, true) if edge.confirmed && adjacent && is_smooth(out) => Confidence::High,
+        (true, true) => Confidence::Medium,
+        _ => Confidence::Low,
+    };
+    let arrives = match passes.filter(|_| out.reached) {
+        Some(passes) => format!("; {passes} bytes to {} arrive", about.to),
+        None => format!("; {} itself answers nothing", about.to),
+    };
+    let message = out.told.last().map_or(String::new(), |told| {
+        let who = told.from.map_or("this host".to_owned(), |from| from.to_string());
+        format!("; {who} says {}, and even that does not pass", told.mtu)
+    });
+    let word = if about.address.is_ipv6() {
+        "packet-too-big (ICMPv6 type 2)"
+    } else {
+        "fragmentation-needed (ICMP type 3 code 4)"
+    };
+    let who = if last.is_some() { format!("hop {}", edge.after) } else { "the hop in question".to_owned() };
+    Verdict {
+        finding: Finding::BlackHole,
+        confidence,
+        hop: is_seen.then_some(edge.after),
+        hop_ip: last,
+        fits: passes.filter(|_| out.reached),
+        says: None,
+        message: format!("{over} vanish {place}, and nobody says why{arrives}{message}{yet}"),
+        fix: passes
+            .map(|passes| format!("let {word} of {who} come back; until then {}", set_mtu(about, passes))),
+        is_narrow: !out.only_syns,
+    }
+}
+
+fn clear(out: &Outcome, about: &About) -> Verdict {
+    let device = shown(about.device.as_deref()).unwrap_or("its first device".into());
+    Verdict {
+        finding: Finding::PathClear,
+        confidence: if is_smooth(out) { Confidence::High } else { Confidence::Medium },
+        hop: None,
+        hop_ip: None,
+        fits: out.passes,
+        says: None,
+        message: format!(
+            "the path from {} to {} takes {} bytes: all that {device} takes",
+            about.who, about.to, out.first
+        ),
+        fix: None,
+        is_narrow: false,
+    }
+}
+
+fn unreachable(out: &Outcome, about: &About) -> Verdict {
+    let far = out.farthest;
+    let mut message = format!("{} answers nothing", about.to);
+    match (out.passes, far) {
+        (Some(passes), 1..) => {
+            let _ = write!(
+                message,
+                "; {passes} bytes come as far as {}, and behind it nobody answers",
+                named(out, far)
+            );
+        }
+        _ => message.push_str(", nor does any hop on the way"),
+    }
+    if let Some((from, why)) = out.refused {
+        let who = from.map_or("this host".to_owned(), |from| from.to_string());
+        let _ = write!(message, "; {who} {}", why.words());
+    }
+    if matches!(about.tcp, Some(Tcp::Connects { .. })) && out.method != Some(Method::Syn) {
+        message.push_str("; a TCP connection comes about, but its sizes can only be tried with CAP_NET_RAW");
+    }
+    Verdict {
+        finding: Finding::Unreachable,
+        confidence: Confidence::Low,
+        hop: (far > 0).then_some(far),
+        hop_ip: address(out, far),
+        fits: None,
+        says: None,
+        message,
+        fix: None,
+        is_narrow: false,
+    }
+}
+
+fn unfinished(out: &Outcome, about: &About) -> Verdict {
+    let passes = out.passes.filter(|_| out.reached);
+    let known = passes.map_or("nothing is known yet".to_owned(), |passes| format!("{passes} bytes arrive"));
+    Verdict {
+        finding: Finding::Unfinished,
+        confidence: Confidence::Low,
+        hop: None,
+        hop_ip: None,
+        fits: passes,
+        says: None,
+        message: format!("on the path from {} to {} {known}; no more was learned", about.who, about.to),
+        fix: None,
+        is_narrow: false,
+    }
+}
+
+/// Somebody claimed what cannot be: that leads, and what was found without it follows.
+fn absurd(verdict: &mut Verdict, lie: Told, about: &About) {
+    let least = least_mtu(about.address.is_ipv6());
+    let who = lie.from.map_or("this host".to_owned(), |from| from.to_string());
+    let why = if lie.mtu < least {
+        format!("no link may take less than {least}")
+    } else if lie.mtu >= lie.size {
+        format!("that of a packet of {} bytes", lie.size)
+    } else {
+        "and more than that arrives".to_owned()
+    };
+    let claim =
+        format!("{who} claims to take {} bytes, {why}: a broken router, or a forged message", lie.mtu);
+    // What is wrong with the path all the same keeps its name.
+    if verdict.finding == Finding::SmallHop {
+        let _ = write!(verdict.message, "; {claim}");
+        return;
+    }
+    verdict.finding = Finding::AbsurdMtu;
+    verdict.hop_ip = verdict.hop_ip.or(lie.from);
+    verdict.says = Some(lie.mtu);
+    verdict.message = format!("{claim}; not believed. By trial {}", verdict.message);
+}
+
+/// Nothing was lost, and nobody limited answers.
+fn is_smooth(out: &Outcome) -> bool {
+    out.lost == 0 && out.limited == 0 && out.halt.is_none()
+}
+
+fn address(out: &Outcome, hop: u8) -> Option<IpAddr> {
+    out.hops.get(usize::from(hop).checked_sub(1)?)?.address
+}
+
+/// `hop 2 (10.0.7.1)`.
+fn named(out: &Outcome, hop: u8) -> String {
+    match (hop, address(out, hop)) {
+        (0, _) => "this host".to_owned(),
+        (_, Some(address)) => format!("hop {hop} ({address})"),
+        (_, None) => format!("hop {hop}"),
+    }
+}
+
+/// What to set where, as a person and as a shell say it.
+fn set_mtu(about: &About, mtu: u32) -> String {
+    let About { who, address, .. } = about;
+    if address.is_ipv6() && mtu < least_mtu(true) {
+        return format!(
+            "mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it"
+        );
+    }
+    let device = shown(about.device.as_deref());
+    let command =
+        device.as_ref().map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
+    let device = device.unwrap_or("interface".into());
+    format!("set the MTU of {who}'s {device}, or of its route to {address}, to {mtu}{command}")
+}
+
+/// A device's name as it may stand in a command: a pod chooses names, and a shell would obey some.
+fn shown(device: Option<&str>) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
+    device.filter(|name| name.chars().all(is_plain) && !name.starts_with('-')).map(str::to_owned)
+}

@@ -1,0 +1,295 @@
+//! `r2c-agent trace mtu --to`: a walk along one path, from a network namespace of the user's choice.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use tokio::sync::oneshot;
+
+use crate::cli::to::{FromPod, To, Walk};
+use crate::cli::{Host, Output, Trace};
+use crate::enrich::{self, Roots};
+use crate::failure::Failure;
+use crate::incident::{Span, SpanId};
+use crate::path::judge::{About, Tcp, Verdict, judge};
+use crate::path::row::{VerdictLine, rows};
+use crate::path::sockets::Sockets;
+use crate::path::walk::{self, Limits};
+use crate::path::{Halt, Outcome, device};
+use crate::pod::Pod;
+use crate::shutdown::{self, Signals};
+use crate::sink::{Level, Line, Says, Sink, Told};
+
+/// The probe whose lines these are.
+const PROBE: &str = "mtu";
+
+/// How long a plain connection may take.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Pods named to who asks for one that is not there.
+const MAX_NAMED: usize = 20;
+
+/// Walks until the path is known, its limits are reached, or Ctrl-C.
+pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failure> {
+    if args.probe != PROBE {
+        return Err(Failure::usage(format!(
+            "--to walks along a path, which is of mtu: r2c-agent trace mtu --to {}",
+            to.host
+        )));
+    }
+    let mut signals = Signals::listen()?;
+    let address = tokio::select! {
+        address = resolve(to, &args.walk) => address?,
+        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+    };
+    let from = From::look(host, &args.walk).await?;
+    let named = if to.host.parse::<IpAddr>().is_ok() {
+        address.to_string()
+    } else {
+        format!("{} ({address})", to.host)
+    };
+    let errand = Errand {
+        address,
+        port: to.port,
+        who: from.who,
+        named: to.port.map_or(named.clone(), |port| format!("{named} port {port}")),
+        limits: Limits { packets: args.walk.max_packets, time: args.walk.timeout },
+        stop: Arc::default(),
+    };
+    let stop = Arc::clone(&errand.stop);
+    super::note(&format!("walking from {} to {}", errand.who, errand.named));
+    let (tell, mut told) = oneshot::channel();
+    let netns = from.netns;
+    // A thread of its own, which ends after it: the namespace is the thread's, and the rest of the agent stays where it is.
+    thread::Builder::new().name("walk".to_owned()).spawn(move || {
+        // Nobody listens any more if the agent ends first.
+        let _ = tell.send(errand.run(netns));
+    })?;
+    let walked = tokio::select! {
+        walked = &mut told => walked,
+        () = signals.first() => {
+            stop.store(true, Ordering::Relaxed);
+            told.await
+        }
+    };
+    let (out, about) =
+        walked.map_err(|_| Failure { code: 1, message: "the walk broke off".to_owned() })??;
+    let verdict = judge(&out, &about);
+    print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
+    match &out.halt {
+        Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
+        _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
+        _ => Ok(()),
+    }
+}
+
+/// What the walking thread gets to do.
+struct Errand {
+    address: IpAddr,
+    port: Option<u16>,
+    who: String,
+    named: String,
+    limits: Limits,
+    stop: Arc<AtomicBool>,
+}
+
+impl Errand {
+    fn run(self, netns: Option<OwnedFd>) -> Result<(Outcome, About), Failure> {
+        if let Some(netns) = netns {
+            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
+                Errno::EPERM => Failure::unsupported(format!(
+                    "to enter the network namespace of {} needs CAP_SYS_ADMIN: run it as root",
+                    self.who
+                )),
+                Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who)),
+                error => Failure { code: 1, message: format!("entering {}: {error}", self.who) },
+            })?;
+        }
+        let unreachable = |error: Errno| Failure {
+            code: 1,
+            message: format!("{} from {}: {}", self.named, self.who, io::Error::from(error)),
+        };
+        // Any port will do to ask for the way.
+        let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
+        let mut sockets =
+            Sockets::open(self.address, self.port, device.source, self.stop, &mut |text| super::note(text))
+                .map_err(unreachable)?;
+        let patience = CONNECT.min(self.limits.time);
+        let tcp =
+            self.port.map(|port| sockets.try_connect(port, patience)).transpose().map_err(unreachable)?;
+        if let Some(tcp) = tcp {
+            super::note(&connected(tcp));
+        }
+        let v6 = self.address.is_ipv6();
+        let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, &mut |text| super::note(text));
+        let about = About { who: self.who, to: self.named, address: self.address, device: device.name, tcp };
+        Ok((out, about))
+    }
+}
+
+/// What a plain connection showed, in words.
+fn connected(tcp: Tcp) -> String {
+    match tcp {
+        Tcp::Connects { mss, path_mtu } => {
+            let shown = |size: Option<u32>| size.map_or("unknown".to_owned(), |size| size.to_string());
+            format!("TCP connects: MSS {}, path MTU as the kernel knows it {}", shown(mss), shown(path_mtu))
+        }
+        Tcp::Refuses => "TCP is refused".to_owned(),
+        Tcp::Silent => "TCP gets no answer".to_owned(),
+    }
+}
+
+/// Where the walk begins.
+struct From {
+    who: String,
+    pod: Option<Arc<Pod>>,
+    netns: Option<OwnedFd>,
+}
+
+impl From {
+    async fn look(host: &Host, args: &Walk) -> Result<Self, Failure> {
+        match (&args.from_pod, &args.netns) {
+            (Some(pod), _) => Self::pod(host, pod).await,
+            (None, Some(name)) => Ok(Self {
+                who: format!("network namespace {name}"),
+                pod: None,
+                netns: Some(open(&place(host, name), name)?.into()),
+            }),
+            (None, None) => Ok(Self { who: "this node".to_owned(), pod: None, netns: None }),
+        }
+    }
+
+    async fn pod(host: &Host, wanted: &FromPod) -> Result<Self, Failure> {
+        let roots = Roots {
+            proc: host.host_proc.clone(),
+            cgroup: host.host_cgroup.clone(),
+            pod_logs: host.pod_logs.clone(),
+        };
+        // Only the pods of this moment are asked for: nobody follows them.
+        let (_end, drain) = shutdown::channel();
+        let (index, _) = enrich::start(roots.clone(), drain).await;
+        let pods = index.pods();
+        let is_it =
+            |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()) == (&*wanted.namespace, &*wanted.name);
+        let known = pods.iter().find(|known| !known.gone && is_it(&known.pod));
+        let who = format!("{}/{}", wanted.namespace, wanted.name);
+        let Some(pod) = known.map(|known| Arc::clone(&known.pod)) else {
+            let names = pods.iter().map(|known| format!("{}/{}", known.pod.namespace, known.pod.name));
+            let mut names: Vec<String> = names.collect();
+            names.sort_unstable();
+            let more = if names.len() > MAX_NAMED { ", .." } else { "" };
+            names.truncate(MAX_NAMED);
+            let there = if names.is_empty() {
+                "there are none".to_owned()
+            } else {
+                format!("there are: {}{more}", names.join(", "))
+            };
+            return Err(Failure::usage(format!("no pod {who} on this node; {there}")));
+        };
+        let uid = pod.uid.clone();
+        let held = tokio::task::spawn_blocking(move || enrich::hold_netns(&roots, &uid)).await?;
+        let netns = match held {
+            Ok(Some(held)) => held,
+            Ok(None) => {
+                return Err(Failure {
+                    code: 1,
+                    message: format!("no process of {who} is to be seen: is it running?"),
+                });
+            }
+            Err(Errno::EACCES | Errno::EPERM) => {
+                return Err(Failure::unsupported(format!(
+                    "to see the network namespace of {who} needs CAP_SYS_PTRACE: run it as root"
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { who, pod: Some(pod), netns: Some(netns) })
+    }
+}
+
+/// What the user may mean by a network namespace.
+fn place(host: &Host, name: &str) -> PathBuf {
+    if name.contains('/') {
+        PathBuf::from(name)
+    } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
+        host.host_proc.join(name).join("ns/net")
+    } else {
+        // Of ip-netns(8).
+        Path::new("/run/netns").join(name)
+    }
+}
+
+fn open(path: &Path, name: &str) -> Result<File, Failure> {
+    File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => Failure::unsupported(format!(
+            "{}: {error}; that of another user's process needs CAP_SYS_PTRACE: run it as root",
+            path.display()
+        )),
+        _ => Failure::usage(format!(
+            "no network namespace {name}: {}: {error}; it may be a path, a name in /run/netns, or a process",
+            path.display()
+        )),
+    })
+}
+
+/// The destination's address. Names are resolved here, not in the namespace walked from: that has no resolver of its own.
+async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
+    let wanted = |address: &IpAddr| !(args.v4 && address.is_ipv6() || args.v6 && address.is_ipv4());
+    let family = if args.v4 { "IPv4" } else { "IPv6" };
+    let found: Vec<IpAddr> = if let Ok(address) = to.host.parse::<IpAddr>() {
+        vec![address.to_canonical()]
+    } else {
+        let failed = |why: &str| Failure { code: 1, message: format!("{}: {why}", to.host) };
+        let lookup = tokio::net::lookup_host((to.host.as_str(), 0));
+        let found = tokio::time::timeout(args.timeout, lookup).await;
+        let found = found.map_err(|_| failed("no answer from the resolver"))?;
+        found.map_err(|error| failed(&error.to_string()))?.map(|found| found.ip().to_canonical()).collect()
+    };
+    let address = found.into_iter().find(wanted);
+    let address = address.ok_or_else(|| Failure::usage(format!("{} has no {family} address", to.host)))?;
+    // Others would answer, too, and each packet many times over.
+    let is_many = address.is_multicast() || address == IpAddr::from([255; 4]);
+    if is_many || address.is_unspecified() {
+        return Err(Failure::usage(format!("{address} is no one host's address")));
+    }
+    Ok(address)
+}
+
+fn print(
+    host: &Host,
+    output: Output,
+    out: &Outcome,
+    about: &About,
+    verdict: &Verdict,
+    pod: Option<&Pod>,
+) -> Result<(), Failure> {
+    let mut sink: Box<dyn Sink> = match output {
+        Output::Json => Box::new(super::lines(host)),
+        Output::Table | Output::Wide => Box::new(super::table(output)),
+    };
+    let Span { trace_id, .. } = Span::root();
+    let at = SystemTime::now();
+    let mut write = |told: Told, level: Level, says: &dyn Says| {
+        let span = Span { trace_id, span_id: SpanId::random() };
+        sink.write(&Line { told, at, level, probe: PROBE, span, pod, says })
+    };
+    let mut written = Ok(());
+    for row in rows(out, about) {
+        written = written.and_then(|()| write(Told::Event, Level::Info, &row).map(drop));
+    }
+    let line = VerdictLine { verdict, out, about };
+    written = written.and_then(|()| write(Told::Incident, line.level(), &line).map(drop));
+    match written.and_then(|()| sink.flush()) {
+        // `| head`: the reader has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
