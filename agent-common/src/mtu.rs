@@ -59,15 +59,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its declaration.
-    pub const ALL: [Self; 7] = [
-        Self::Made,
-        Self::Received,
-        Self::Oversize,
-        Self::Refused,
-        Self::Learned,
-        Self::Lost,
-        Self::Stalled,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Made, Self::Received, Self::Oversize, Self::Refused, Self::Learned, Self::Lost, Self::Stalled];
 
     /// The kind a record or key carries; `None` for a value this version does not know.
     #[must_use]

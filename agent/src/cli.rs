@@ -192,8 +192,8 @@ pub struct Trace {
     /// Create this file once everything is attached
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
-    /// Exit with 4 if a finding was told
-    #[arg(long, requires = "to")]
+    /// Exit with 4 if anything harmful was told
+    #[arg(long)]
     pub fail_on_findings: bool,
     /// A walk instead of waiting for events.
     #[command(flatten)]
@@ -362,7 +362,6 @@ mod tests {
             (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
             (&["trace", "mtu", "--netns", "a"], "--to"),
             (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
-            (&["trace", "mtu", "--fail-on-findings"], "--to"),
             (&["frobnicate"], "frobnicate"),
         ] {
             let error = Cli::try_parse_from([&["r2c-agent"], args].concat()).unwrap_err();

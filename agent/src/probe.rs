@@ -12,7 +12,7 @@ use crate::sink::Says;
 /// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
 pub use crate::incident::{PATIENCE, SOON, Span, TraceId};
 /// As above.
-pub use crate::sink::{Cell, Column, Field, Level, Value, time_of_day};
+pub use crate::sink::{Cell, Column, Confidence, Field, Level, Value, time_of_day};
 
 pub mod attach;
 pub mod counts;

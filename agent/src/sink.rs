@@ -40,6 +40,29 @@ impl Level {
     }
 }
 
+/// How sure a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Confidence {
+    /// Something that could change it was not to be seen.
+    Low,
+    /// What was seen has hardly another explanation, but it was derived, or rests on somebody's word.
+    Medium,
+    /// The kernel itself said so, in as many words, or it was seen more than once.
+    High,
+}
+
+impl Confidence {
+    /// As lines spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
 /// One value of a line, typed by what it means so that filters and sinks need not know the probe.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {

@@ -1,6 +1,9 @@
 //! `r2c-agent trace`: one probe's events as they happen, then what it all came to.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crate::cli::{Host, Output, Trace};
@@ -14,7 +17,7 @@ use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
 use crate::sink::table::{Style, TableSink, wants_colour};
-use crate::sink::{Level, Sink, escape};
+use crate::sink::{Level, Line, Sink, Written, escape};
 
 mod to;
 
@@ -42,7 +45,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
             .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     }
     let began = Instant::now();
-    let sink = sink(host, entry, &args)?;
+    let told = Arc::new(AtomicU64::new(0));
+    let sink = sink(host, entry, &args, &told)?;
     tokio::spawn(async move {
         ended_by_user(&mut signals, args.duration).await;
         stop.start();
@@ -54,10 +58,13 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         note(line);
     }
     match ended {
-        Ended::Drained | Ended::Last => Ok(()),
         // `trace drops | head`: the reader has seen enough.
-        Ended::Failed(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Ended::Failed(error) => Err(error.into()),
+        Ended::Failed(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        Ended::Drained | Ended::Last | Ended::Failed(_) => {}
+    }
+    match told.load(Relaxed) {
+        1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
+        _ => Ok(()),
     }
 }
 
@@ -70,7 +77,8 @@ async fn ended_by_user(signals: &mut Signals, duration: Duration) {
     let _ = tokio::time::timeout(duration, signals.first()).await;
 }
 
-fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
+/// Writes what the user's filters want; `told` counts what of that is harmful.
+fn sink(host: &Host, entry: &Entry, args: &Trace, told: &Arc<AtomicU64>) -> io::Result<Box<dyn Sink>> {
     let filter = Filter {
         level: if args.all { Level::Info } else { Level::Warn },
         namespace: args.namespace.clone(),
@@ -90,10 +98,31 @@ fn sink(host: &Host, entry: &Entry, args: &Trace) -> io::Result<Box<dyn Sink>> {
             Box::new(table)
         }
     };
+    let inner = Noted { inner, told: Arc::clone(told) };
     Ok(match args.max_events {
         Some(max) => Box::new(Filtered::new(Limited::new(inner, max), filter)),
         None => Box::new(Filtered::new(inner, filter)),
     })
+}
+
+/// Counts the harmful lines that are written.
+struct Noted {
+    inner: Box<dyn Sink>,
+    told: Arc<AtomicU64>,
+}
+
+impl Sink for Noted {
+    fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
+        let written = self.inner.write(line)?;
+        if line.level >= Level::Warn && written != Written::Filtered {
+            self.told.fetch_add(1, Relaxed);
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }
 
 /// JSON on stdout.

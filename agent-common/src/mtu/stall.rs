@@ -48,7 +48,7 @@ impl Stall {
     pub const PROBING: u32 = 1;
 
     /// What it says of a segment of `len` bytes; `None` as long as it is too early to say anything.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub const fn fate(&self, len: u32) -> Option<Fate> {
         // A peer without room says so itself, and the SYN has no payload.
@@ -66,7 +66,7 @@ impl Stall {
     }
 
     /// Whether no full-size segment of this connection was ever acknowledged.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub const fn never_passed(&self) -> bool {
         self.acked < self.mss as u64
@@ -74,14 +74,14 @@ impl Stall {
 
     /// Whether all that the peer reported as received is smaller than a full segment. Only the last few runs are known:
     /// one that is as long as a full segment may be one.
-    #[inline(always)]
+    #[inline]
     const fn small_ones_pass(&self) -> bool {
         self.longest_run != 0 && self.longest_run < self.mss
     }
 
     /// Whether the peer was heard since the first of the timeouts: before the one that has just passed there was another,
     /// half as long. That alone proves nothing: it may have been away until a moment ago.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub const fn is_peer_alive(&self) -> bool {
         self.heard < self.timeout.saturating_add(self.timeout / 2)
@@ -115,14 +115,22 @@ mod tests {
         assert_eq!(tail.fate(700), Some(Fate::Ordinary), "the small one does not pass either");
         let full = Stall { sacked: 3, longest_run: 2 * 1448, ..STUCK };
         assert_eq!(full.fate(1448), Some(Fate::Ordinary), "full ones do pass");
-        assert_eq!(Stall { longest_run: 0, ..tail }.fate(1448), Some(Fate::Ordinary), "nothing is known of them");
+        assert_eq!(
+            Stall { longest_run: 0, ..tail }.fate(1448),
+            Some(Fate::Ordinary),
+            "nothing is known of them"
+        );
     }
 
     #[test]
     fn a_silent_peer_proves_nothing() {
         assert_eq!(STUCK.fate(1448), Some(Fate::Suspect));
         assert_eq!(Stall { retransmits: 9, ..STUCK }.fate(1448), Some(Fate::Suspect));
-        assert_eq!(Stall { acked: 1 << 20, ..STUCK }.fate(1448), Some(Fate::Ordinary), "it was alive, and died");
+        assert_eq!(
+            Stall { acked: 1 << 20, ..STUCK }.fate(1448),
+            Some(Fate::Ordinary),
+            "it was alive, and died"
+        );
     }
 
     #[test]

@@ -58,6 +58,23 @@ macro_rules! on_entry {
     };
 }
 
+/// The same for what is only noted: no structure is looked into.
+macro_rules! on_begin {
+    ($fentry:ident, $kprobe:ident: $event:path => ($($arg:literal),*)) => {
+        #[fentry]
+        fn $fentry(ctx: FEntryContext) -> i32 {
+            let _ = $event($(ctx.arg($arg)),*);
+            0
+        }
+
+        #[kprobe]
+        fn $kprobe(ctx: ProbeContext) -> u32 {
+            let _ = (|| $event($(ctx.arg($arg)?),*))();
+            0
+        }
+    };
+}
+
 /// Two programs for what a function returns: by BTF, as the argument behind its last (what asks for it by helper is refused
 /// on 5.10), and by register.
 macro_rules! on_return {
@@ -107,19 +124,19 @@ macro_rules! at_end {
 on_entry!(icmp_send_fentry, icmp_send_kprobe: message::icmp_send => (0, 1, 2, 3));
 
 // include/linux/icmpv6.h: void icmp6_send(struct sk_buff *skb, u8 type, u8 code, __u32 info, ..)      5.10 to 7.2
-on_entry!(icmp6_send_fentry, icmp6_send_kprobe: message::icmp6_send => (0, 1, 3));
+on_begin!(icmp6_send_fentry, icmp6_send_kprobe: message::icmp6_send => (0, 1, 3));
 at_end!(icmp6_send_fexit, icmp6_send_kretprobe: message::icmp6_sent);
 
 // include/net/ipv6.h: int icmpv6_push_pending_frames(struct sock *sk, struct flowi6 *fl6, struct icmp6hdr *thdr, int len)
 // (5.10 to 7.2): called once a message is past all limits and has a route.
-on_entry!(icmpv6_push_fentry, icmpv6_push_kprobe: message::icmpv6_push => (0));
+on_begin!(icmpv6_push_fentry, icmpv6_push_kprobe: message::icmpv6_push => (0));
 
 // net/ipv4/icmp.c: bool (later enum skb_drop_reason) icmp_unreach(struct sk_buff *skb)                5.10 to 7.2
 on_entry!(icmp_unreach_fentry, icmp_unreach_kprobe: message::icmp_unreach => (0));
 at_end!(icmp_unreach_fexit, icmp_unreach_kretprobe: message::icmp_unreached);
 
 // net/ipv6/icmp.c: void (later enum) icmpv6_notify(struct sk_buff *skb, u8 type, u8 code, __be32 info) 5.10 to 7.2
-on_entry!(icmpv6_notify_fentry, icmpv6_notify_kprobe: message::icmpv6_notify => (0, 1, 3));
+on_begin!(icmpv6_notify_fentry, icmpv6_notify_kprobe: message::icmpv6_notify => (0, 1, 3));
 at_end!(icmpv6_notify_fexit, icmpv6_notify_kretprobe: message::icmpv6_notified);
 
 // net/ipv4/tcp_ipv4.c: int tcp_v4_err(struct sk_buff *skb, u32 info)                                   5.10 to 7.2
@@ -135,7 +152,7 @@ on_return!(udpv6_err_fexit, udpv6_err_kretprobe: message::udpv6_judged => 6);
 
 // net/netfilter/nf_conntrack_proto_icmp.c: int nf_conntrack_inet_error(struct nf_conn *tmpl, struct sk_buff *skb, ..5)
 // (5.10 to 7.2): looks up the connection that an ICMP error is about.
-on_entry!(conntrack_error_fentry, conntrack_error_kprobe: lost::conntrack_error => (1));
+on_begin!(conntrack_error_fentry, conntrack_error_kprobe: lost::conntrack_error => (1));
 on_return!(conntrack_error_fexit, conntrack_error_kretprobe: lost::conntrack_judged => 6);
 
 // include/trace/events/skb.h: kfree_skb(struct sk_buff *skb, void *location[, enum skb_drop_reason reason, ..])

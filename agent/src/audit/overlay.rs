@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::links::{Encapsulation, Link, Namespace, NetnsId, Route, Tunnel};
+use crate::sink::Confidence;
 
 mod finding;
 mod path;
@@ -15,7 +16,7 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
-pub use finding::{Confidence, Finding, Name};
+pub use finding::{Finding, Name};
 
 /// A device: the number of its namespace in the reading, and its own in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,10 +9,10 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use super::{Check, Status};
 use crate::cli::Host;
 use crate::enrich::{self, PodIndex};
+use crate::kernel::reasons::Reasons;
 use crate::kernel::{Kernel, Lockdown, Part, Roots};
 use crate::node::Right;
 use crate::probe::attach::may_read;
-use crate::kernel::reasons::Reasons;
 
 /// What the kernel tells of itself.
 pub(super) fn kernel(kernel: &Kernel, roots: &Roots) -> Vec<Check> {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::walk::least_mtu;
 use super::{Halt, Method, Outcome, Told};
+use crate::sink::Confidence;
 
 /// What is wrong, as programs may ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,29 +35,6 @@ impl Finding {
             Self::AbsurdMtu => "absurd_mtu",
             Self::Unreachable => "unreachable",
             Self::Unfinished => "unfinished",
-        }
-    }
-}
-
-/// How sure a verdict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Confidence {
-    /// Something that matters was not to be seen.
-    Low,
-    /// Seen, but with loss, with gaps, or by a hop's word alone.
-    Medium,
-    /// Seen at both ends, more than once.
-    High,
-}
-
-impl Confidence {
-    /// As lines spell it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::judge::{About, Confidence, Finding, Verdict, judge};
+use super::judge::{About, Finding, Verdict, judge};
 use super::simulated::{Path, Router};
 use super::walk::{Limits, walk};
 use super::{Halt, Method, Outcome, Refusal};
+use crate::sink::Confidence;
 
 mod hostile;
 

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use aya::maps::Map;
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint};
+use aya::programs::{
+    BtfTracePoint, FEntry, FExit, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint,
+};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf};
 
@@ -129,9 +131,7 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
     let _ = match attach.target {
         Target::Fentry(_) => <&mut FEntry>::try_from(program).and_then(FEntry::unload),
         Target::Fexit(_) => <&mut FExit>::try_from(program).and_then(FExit::unload),
-        Target::Kprobe(_) | Target::Kretprobe(_) => {
-            <&mut KProbe>::try_from(program).and_then(KProbe::unload)
-        }
+        Target::Kprobe(_) | Target::Kretprobe(_) => <&mut KProbe>::try_from(program).and_then(KProbe::unload),
         Target::BtfTracepoint(_) => <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload),
         Target::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload),
         Target::Tracepoint { .. } => <&mut TracePoint>::try_from(program).and_then(TracePoint::unload),

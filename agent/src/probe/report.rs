@@ -90,9 +90,9 @@ impl Collector for Reports {
             "Events each hook saw; 0 after hours says that the hook is attached and does not fire here",
             self.up().flat_map(|(report, up)| {
                 let hooks = up.climbs.iter().map(|climb| climb.hook.name);
-                hooks
-                    .zip((up.tallies)())
-                    .map(|(hook, tally)| ([("probe", report.name), ("hook", hook)], tally.seen + tally.passed))
+                hooks.zip((up.tallies)()).map(|(hook, tally)| {
+                    ([("probe", report.name), ("hook", hook)], tally.seen + tally.passed)
+                })
             }),
         )?;
 

@@ -25,11 +25,11 @@ pub mod labels;
 pub mod place;
 pub mod row;
 
+use crate::kernel::reasons::Reasons;
 use class::{Class, Harm, Verdict};
 use decode::Decoder;
 use labels::{DropRows, Labels};
 use place::Place;
-use crate::kernel::reasons::Reasons;
 
 /// Whether a packet's source address may be anybody's, because it cannot have come from where it did.
 ///

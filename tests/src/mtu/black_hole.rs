@@ -115,15 +115,22 @@ fn a_second_connection_proves_that_the_peer_lives() {
     let watch = Watch::new(&lab);
     let mut first = server.connect(&lab, to);
     first.set_nonblocking(true).unwrap();
-    let _ = first.write(&[0; 200_000]);
-    watch.first(&[("event", json!("stalled")), ("fate", json!("suspect")), ("destination_port", json!(7913))]);
+    let _ = first.write(&vec![0; 200_000]);
+    watch.first(&[
+        ("event", json!("stalled")),
+        ("fate", json!("suspect")),
+        ("destination_port", json!(7913)),
+    ]);
     assert!(watch.lines().iter().all(|line| line["finding"] != "black_hole"), "{:#?}", watch.messages());
     let mut second = server.connect(&lab, to);
     second.set_nonblocking(true).unwrap();
-    let _ = second.write(&[0; 200_000]);
+    let _ = second.write(&vec![0; 200_000]);
     let verdict = verdict(&watch, to);
     assert_eq!(verdict["confidence"], "medium", "{verdict:#}");
-    assert!(verdict["message"].as_str().unwrap().contains("while the peer answers smaller ones"), "{verdict:#}");
+    assert!(
+        verdict["message"].as_str().unwrap().contains("while the peer answers smaller ones"),
+        "{verdict:#}"
+    );
 }
 
 /// The kernel finds a size that passes by itself; it is said that it looks.
@@ -163,7 +170,8 @@ fn a_dead_peer_is_no_black_hole() {
         let mut server = Server::start(underlay.tip(), port);
         let mut client = server.connect(&lab, to);
         let reader = server.kept.pop().unwrap();
-        let taken = std::thread::spawn(move || (&reader).take(before).read_to_end(&mut Vec::new()).map(|_| reader));
+        let taken =
+            std::thread::spawn(move || (&reader).take(before).read_to_end(&mut Vec::new()).map(|_| reader));
         client.write_all(&vec![0; usize::try_from(before).unwrap()]).unwrap();
         let reader = taken.join().unwrap().unwrap();
         underlay.hop.ip("link set hb down\n");

@@ -121,7 +121,11 @@ fn a_socket_that_asks_for_too_much() {
     }
     for (to, option, value) in [
         (v4([10, 99, 2, 42], 7506), libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
-        (SocketAddr::from(([0xfd99, 2, 0, 0, 0, 0, 0, 42], 7507)), libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+        (
+            SocketAddr::from(([0xfd99, 2, 0, 0, 0, 0, 0, 42], 7507)),
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        ),
     ] {
         let watch = Watch::new(&lab);
         lab.web.netns.inside(|| {

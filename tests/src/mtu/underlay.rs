@@ -92,7 +92,8 @@ fn build(lab: &Lab) -> (Netns, Netns) {
     hop.sysctl("ipv6/icmp/ratelimit", "0");
     let mut lines = "link set lo up\nlink set eth0 up\n".to_owned();
     for own in ADDRESSES {
-        let _ = write!(lines, "addr add 10.99.8.{own}/24 dev eth0\naddr add fd99:8::{own}/64 dev eth0 nodad\n");
+        let _ =
+            write!(lines, "addr add 10.99.8.{own}/24 dev eth0\naddr add fd99:8::{own}/64 dev eth0 nodad\n");
     }
     tip.ip(&(lines + "route add default via 10.99.8.1\nroute add default via fd99:8::1\n"));
     (hop, tip)

@@ -2,9 +2,7 @@
 
 use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
-use agent_ebpf::kernel::{
-    self, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, Read,
-};
+use agent_ebpf::kernel::{self, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, Read};
 use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;
 
@@ -14,7 +12,13 @@ use crate::seen::{Entry, Seen};
 const EMSGSIZE: i32 = 90;
 
 #[inline(always)]
-pub(crate) unsafe fn ip_local_error<R: Read>(sk: *const u8, error: i32, to: u32, port: u16, mtu: u32) -> Option<()> {
+pub(crate) unsafe fn ip_local_error<R: Read>(
+    sk: *const u8,
+    error: i32,
+    to: u32,
+    port: u16,
+    mtu: u32,
+) -> Option<()> {
     if error != EMSGSIZE {
         return passed(hook::IP_LOCAL_ERROR);
     }
@@ -25,7 +29,12 @@ pub(crate) unsafe fn ip_local_error<R: Read>(sk: *const u8, error: i32, to: u32,
 }
 
 #[inline(always)]
-pub(crate) unsafe fn ipv6_local_error<R: Read>(sk: *const u8, error: i32, flow: *const u8, mtu: u32) -> Option<()> {
+pub(crate) unsafe fn ipv6_local_error<R: Read>(
+    sk: *const u8,
+    error: i32,
+    flow: *const u8,
+    mtu: u32,
+) -> Option<()> {
     if error != EMSGSIZE {
         return passed(hook::IPV6_LOCAL_ERROR);
     }
@@ -38,7 +47,13 @@ pub(crate) unsafe fn ipv6_local_error<R: Read>(sk: *const u8, error: i32, flow: 
 }
 
 #[inline(always)]
-pub(crate) unsafe fn update_fnhe<R: Read>(hop: *const u8, to: u32, gateway: u32, mtu: u32, locked: u8) -> Option<()> {
+pub(crate) unsafe fn update_fnhe<R: Read>(
+    hop: *const u8,
+    to: u32,
+    gateway: u32,
+    mtu: u32,
+    locked: u8,
+) -> Option<()> {
     // A redirect learns a gateway by the same function.
     if mtu == 0 {
         return passed(hook::UPDATE_FNHE);
@@ -72,7 +87,15 @@ pub(crate) unsafe fn rt6_update_pmtu<R: Read>(route: *const u8, mtu: u32) -> Opt
 /// A socket of namespace `netns` asked for more than fits.
 #[inline(always)]
 unsafe fn refused(hook: u32, netns: u32, flow: Flow, port: u16, mtu: u32) -> Option<()> {
-    let seen = Seen { hook, kind: Kind::Refused, fate: Fate::Unknown, netns, packet: flow, len: 0, is_from_here: true };
+    let seen = Seen {
+        hook,
+        kind: Kind::Refused,
+        fate: Fate::Unknown,
+        netns,
+        packet: flow,
+        len: 0,
+        is_from_here: true,
+    };
     // SAFETY: the ring's own memory for one record.
     unsafe {
         let (entry, record) = seen.admit()?;
@@ -89,7 +112,15 @@ unsafe fn learned<R: Read>(hook: u32, dev: *const u8, flow: Flow, mtu: u32) -> O
     // SAFETY: as above.
     unsafe {
         let netns = packet::device_netns::<R>(dev);
-        let seen = Seen { hook, kind: Kind::Learned, fate: Fate::Unknown, netns, packet: flow, len: 0, is_from_here: true };
+        let seen = Seen {
+            hook,
+            kind: Kind::Learned,
+            fate: Fate::Unknown,
+            netns,
+            packet: flow,
+            len: 0,
+            is_from_here: true,
+        };
         let (entry, record) = seen.admit()?;
         (*record).mtu = mtu;
         fill::<R>(&raw mut (*record).device, dev);

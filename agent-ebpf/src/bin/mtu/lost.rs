@@ -70,7 +70,8 @@ pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
         }
         // A quote that is none, or not whole, is refused by the one it is for, which counts it.
         Header::at(icmp.wrapping_add(ICMP_HEADER as usize)).version() == version
-            && packet::linear_from::<R>(skb, quote_offset::<R>(skb, offset)) >= if version == 4 { 20 } else { 40 }
+            && packet::linear_from::<R>(skb, quote_offset::<R>(skb, offset))
+                >= if version == 4 { 20 } else { 40 }
     }
 }
 
@@ -137,7 +138,8 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
 
 #[inline(always)]
 unsafe fn fate<R: Read>(skb: *const u8, location: u64, reason: u32) -> Fate {
-    let by_rule = if reason == NO_REASON { is_netfilter(location) } else { reason == REASON_NETFILTER.load() };
+    let by_rule =
+        if reason == NO_REASON { is_netfilter(location) } else { reason == REASON_NETFILTER.load() };
     if by_rule {
         // SAFETY: an integer is valid for any bytes.
         let tracked = unsafe { kernel::field::<R, u64>(skb, &SKB_NFCT) } != 0;
@@ -149,10 +151,7 @@ unsafe fn fate<R: Read>(skb: *const u8, location: u64, reason: u32) -> Fate {
 
 #[inline(always)]
 fn is_netfilter(location: u64) -> bool {
-    NETFILTER
-        .get(0)
-        .zip(NETFILTER.get(1))
-        .is_some_and(|(begin, end)| (*begin..*end).contains(&location))
+    NETFILTER.get(0).zip(NETFILTER.get(1)).is_some_and(|(begin, end)| (*begin..*end).contains(&location))
 }
 
 /// How far it had come: netfilter's hooks are where a packet has no route yet, one to this host, or another.
@@ -193,7 +192,7 @@ fn tracked() -> Option<&'static mut Tracked> {
 
 /// Conntrack looks up the connection that an ICMP error is about.
 #[inline(always)]
-pub(crate) unsafe fn conntrack_error<R: Read>(skb: *const u8) -> Option<()> {
+pub(crate) fn conntrack_error(skb: *const u8) -> Option<()> {
     *tracked()? = Tracked { skb: skb as u64, at: 0 };
     Some(())
 }

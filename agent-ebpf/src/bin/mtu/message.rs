@@ -2,9 +2,7 @@
 
 use agent_common::mtu::{Fate, Kind, hook};
 use agent_ebpf::device::fill;
-use agent_ebpf::kernel::{
-    self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST,
-};
+use agent_ebpf::kernel::{self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST};
 use agent_ebpf::packet::{self, Header};
 use agent_ebpf::tally::{called, passed};
 
@@ -44,7 +42,7 @@ pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info
 }
 
 #[inline(always)]
-pub(crate) unsafe fn icmp6_send<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<()> {
+pub(crate) fn icmp6_send(skb: *const u8, kind: u8, info: u32) -> Option<()> {
     if kind != ICMPV6_PKT_TOOBIG {
         underway::begin(core::ptr::null(), 0);
         return passed(hook::ICMP6_SEND);
@@ -54,7 +52,7 @@ pub(crate) unsafe fn icmp6_send<R: Read>(skb: *const u8, kind: u8, info: u32) ->
 
 /// A message of this CPU's is past all limits.
 #[inline(always)]
-pub(crate) unsafe fn icmpv6_push<R: Read>(_: *const u8) -> Option<()> {
+pub(crate) fn icmpv6_push(_: *const u8) -> Option<()> {
     underway::note(PUSHED)
 }
 
@@ -69,13 +67,11 @@ pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) ->
 pub(crate) unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
     // SAFETY: the helper checks the address.
     let icmp = unsafe { kernel::copy(packet::transport_header::<R>(skb).cast()) };
-    match told_mtu(4, icmp) {
-        Some(mtu) => underway::begin(skb, mtu),
-        None => {
-            underway::begin(core::ptr::null(), 0);
-            passed(hook::ICMP_UNREACH)
-        }
-    }
+    let Some(mtu) = told_mtu(4, icmp) else {
+        underway::begin(core::ptr::null(), 0);
+        return passed(hook::ICMP_UNREACH);
+    };
+    underway::begin(skb, mtu)
 }
 
 #[inline(always)]
@@ -85,7 +81,7 @@ pub(crate) unsafe fn icmp_unreached<R: Read>(skb: *const u8, underway: &Underway
 }
 
 #[inline(always)]
-pub(crate) unsafe fn icmpv6_notify<R: Read>(skb: *const u8, kind: u8, info: u32) -> Option<()> {
+pub(crate) fn icmpv6_notify(skb: *const u8, kind: u8, info: u32) -> Option<()> {
     if kind != ICMPV6_PKT_TOOBIG {
         underway::begin(core::ptr::null(), 0);
         return passed(hook::ICMPV6_NOTIFY);

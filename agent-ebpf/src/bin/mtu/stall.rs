@@ -3,9 +3,9 @@
 use agent_common::mtu::stall::{SACK_BLOCKS, Stall, TIMEOUTS};
 use agent_common::mtu::{Fate, Kind, hook};
 use agent_ebpf::kernel::{
-    self, ICSK_MTU_PROBING, ICSK_PMTU, ICSK_RETRANSMITS, ICSK_RTO, Probed, Read, SKB_LEN, SOCK_DADDR, SOCK_DADDR6,
-    SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_HEARD, TCP_MSS, TCP_SACKED,
-    TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
+    self, ICSK_MTU_PROBING, ICSK_PMTU, ICSK_RETRANSMITS, ICSK_RTO, Probed, Read, SKB_LEN, SOCK_DADDR,
+    SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_HEARD, TCP_MSS,
+    TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
 };
 use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::pod::Pod;
+use crate::sink::Confidence;
 
 /// What is wrong, as programs may ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,29 +31,6 @@ impl Name {
             Self::OverlayTooLarge => "overlay_too_large",
             Self::RouteMtu => "route_mtu",
             Self::PodLargerThanPath => "pod_larger_than_path",
-        }
-    }
-}
-
-/// How sure a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Confidence {
-    /// Something that could change it could not be read.
-    Low,
-    /// The way was derived from routes, or a path MTU was learned, of which anybody may have told.
-    Medium,
-    /// All numbers, and the way, are the kernel's own.
-    High,
-}
-
-impl Confidence {
-    /// In lower case.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
         }
     }
 }

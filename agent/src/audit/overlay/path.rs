@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::finding::{Confidence, Finding, Name, full_name, list, quoted, set, set_by};
+use super::finding::{Finding, Name, full_name, list, quoted, set, set_by};
 use super::{At, Limit, MAIN, Nets};
 use crate::links::{Link, Route};
 use crate::pod::Pod;
+use crate::sink::Confidence;
 
 /// The host's namespace in the reading.
 const HOST: usize = 0;

@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::finding::{Confidence, Finding, Name, full_name, list, set};
+use super::finding::{Finding, Name, full_name, list, set};
 use super::{At, Nets};
 use crate::links::Link;
 use crate::pod::Pod;
+use crate::sink::Confidence;
 
 /// The kernel lets so many bytes more pass: room for a VLAN tag (include/linux/netdevice.h, `__is_skb_forwardable`).
 const ROOM: u32 = 4;

@@ -6,6 +6,7 @@ use super::finding::quoted;
 use super::*;
 use crate::links::{NetnsId, Tunnel, Unread};
 use crate::pod::Pod;
+use crate::sink::Confidence;
 
 fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
     Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, ..Link::default() }

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use super::super::overlay::Confidence;
 use super::*;
+use crate::sink::Confidence;
 use crate::sink::json::JsonSink;
 use crate::sink::{Identity, schema};
 

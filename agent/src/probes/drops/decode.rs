@@ -5,9 +5,9 @@ use agent_common::drops::DropRecord;
 use super::PacketDrop;
 use super::class::classify;
 use super::place::Places;
-use crate::kernel::reasons::Reasons;
 use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
+use crate::kernel::reasons::Reasons;
 use crate::probe::DecodeError;
 
 /// What turns records into events.

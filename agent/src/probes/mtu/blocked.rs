@@ -6,9 +6,9 @@ use agent_common::mtu::{Fate, flags};
 
 use super::event::{TooBig, name};
 use super::row::stage_name;
-use super::verdict::{Confidence, Finding, Judgement};
+use super::verdict::{Finding, Judgement};
 use super::words::Ends;
-use crate::probe::Pods;
+use crate::probe::{Confidence, Pods};
 
 /// What a lost message comes to; `cause` is the event that tells what it was about.
 pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judgement {

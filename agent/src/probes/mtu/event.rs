@@ -52,8 +52,7 @@ impl Decoder {
         let kind = Kind::from_wire(record.kind).ok_or(wrong)?;
         let header = record.header.get(..usize::from(record.header_len)).unwrap_or_default();
         let function = (record.location != 0).then(|| {
-            self.symbols
-                .find(|symbols| symbols.resolve(record.location).map(|place| place.function().into()))
+            self.symbols.find(|symbols| symbols.resolve(record.location).map(|place| place.function().into()))
         });
         let reason = self.reasons.name(record.reason).filter(|_| kind == Kind::Lost);
         Ok(TooBig {
@@ -164,7 +163,8 @@ impl TooBig {
     /// Bytes of the packet in question by its own header; `None` if that is not to be had or makes no sense.
     pub(super) fn quoted_length(&self) -> Option<u32> {
         let header = self.record.header.get(..usize::from(self.record.header_len))?;
-        let half_word = |at: usize| Some(u32::from(u16::from_be_bytes([*header.get(at)?, *header.get(at + 1)?])));
+        let half_word =
+            |at: usize| Some(u32::from(u16::from_be_bytes([*header.get(at)?, *header.get(at + 1)?])));
         self.quote?;
         let length = match header.first()? >> 4 {
             4 => half_word(2)?,

@@ -7,9 +7,10 @@ use agent_common::mtu::Fate;
 use agent_common::mtu::stall::Stall;
 
 use super::event::TooBig;
-use super::verdict::{Confidence, Finding, Judgement};
+use super::verdict::{Finding, Judgement};
 use super::words::Ends;
-use crate::probe::Pods;
+use crate::probe::row::socket;
+use crate::probe::{Confidence, Pods};
 
 /// Connections that are remembered: two prove what there is to prove, and any may be the other one.
 const MAX_FLOWS: usize = 8;
@@ -94,7 +95,11 @@ impl Stalls {
             never_passed: stall.never_passed(),
         };
         let is_proven = self.suspects.iter().any(|old| {
-            if old.port == new.port { old.went_unheard(&new, stall.retransmits) } else { old.lived_with(&new) }
+            if old.port == new.port {
+                old.went_unheard(&new, stall.retransmits)
+            } else {
+                old.lived_with(&new)
+            }
         });
         self.suspects.retain(|old| old.port != new.port);
         if self.suspects.len() >= MAX_FLOWS {
@@ -113,12 +118,12 @@ impl Stalls {
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
         let Ends { who, to } = Ends::of(event, pods);
         let stall = &event.record.stall;
-        let small = match event.fate {
+        let meanwhile = match event.fate {
             Fate::BlackHole => format!("while smaller ones (up to {} bytes) arrive", self.passes),
             _ => "while the peer answers smaller ones".to_owned(),
         };
         let mut what = format!(
-            "packets of {} bytes from {who} to {to} vanish, and no message says why: segments of {} bytes are sent again and again for {:.1} s and never acknowledged, {small}",
+            "packets of {} bytes from {who} to {to} vanish, and no message says why: segments of {} bytes are sent again and again for {:.1} s and never acknowledged, {meanwhile}",
             stall.pmtu,
             self.dies,
             self.took().as_secs_f64()
@@ -130,15 +135,16 @@ impl Stalls {
                 self.tries
             );
         }
+        let (_, port) = event.ports();
+        let address = socket(event.destination(), port);
         let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
-        let confidence =
-            if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
+        let confidence = if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
         Judgement {
             finding: Finding::BlackHole,
             confidence,
             what,
             fix: Some(format!(
-                "`r2c-agent trace mtu --to {to}{from}` names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
+                "`r2c-agent trace mtu --to {address}{from}` names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
             )),
         }
     }
@@ -150,7 +156,10 @@ impl Stalls {
     }
 
     fn took(&self) -> Duration {
-        self.since.zip(self.last).and_then(|(since, last)| last.duration_since(since).ok()).unwrap_or_default()
+        self.since
+            .zip(self.last)
+            .and_then(|(since, last)| last.duration_since(since).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -176,13 +185,13 @@ impl Suspect {
 /// Jiffies since the segment was first sent again on timeout.
 fn since_again(stall: &Stall) -> u64 {
     let last = u64::from(stall.timeout);
-    2 * last - (4 * last >> stall.retransmits.clamp(1, 63))
+    2 * last - ((4 * last) >> stall.retransmits.clamp(1, 63))
 }
 
 /// Jiffies since the segment was first sent: each timeout was twice as long as the one before.
 fn since_sent(stall: &Stall) -> u64 {
     let last = u64::from(stall.timeout);
-    2 * last - (2 * last >> stall.retransmits.clamp(1, 63))
+    2 * last - ((2 * last) >> stall.retransmits.clamp(1, 63))
 }
 
 /// So many jiffies before `at`.

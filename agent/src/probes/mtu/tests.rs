@@ -175,7 +175,10 @@ fn what_eats_the_messages_outweighs_what_they_say() {
     let made = record(Kind::Made, 1400);
     let (finding, fits, text) = verdict(&[made, lost(Fate::Filtered, Stage::Forward, 0)]);
     assert_eq!((finding.as_str(), fits), ("messages_lost", Value::Number(1400)));
-    assert!(text.contains("10.244.1.10 is being eaten: the message of 10.0.7.1 that 1400 bytes fit"), "{text}");
+    assert!(
+        text.contains("10.244.1.10 is being eaten: the message of 10.0.7.1 that 1400 bytes fit"),
+        "{text}"
+    );
     assert!(text.contains("by a netfilter rule in this node's own namespace, hook forward"), "{text}");
     assert!(text.contains("icmp type destination-unreachable accept"), "{text}");
     assert!(text.contains("1 made, 1 lost (1 filtered) in "), "{text}");
@@ -183,7 +186,10 @@ fn what_eats_the_messages_outweighs_what_they_say() {
     let heard = fated(Kind::Received, Fate::Learned, 1400);
     assert_eq!(verdict(&[made, lost(Fate::Filtered, Stage::Forward, 0), heard]).0, "small_device");
     let (_, _, text) = verdict(&[lost(Fate::Invalid, Stage::Input, flags::LOCAL_ORIGIN | flags::IN_POD)]);
-    assert!(text.contains("in the pod's own namespace, hook input, since conntrack there calls it INVALID"), "{text}");
+    assert!(
+        text.contains("in the pod's own namespace, hook input, since conntrack there calls it INVALID"),
+        "{text}"
+    );
     let (finding, _, text) = verdict(&[fated(Kind::Made, Fate::Unsent, 1400)]);
     assert_eq!(finding, "messages_lost");
     assert!(text.contains("is not sent: such messages are limited here"), "{text}");
@@ -202,14 +208,16 @@ fn forged_messages_hide_nothing_and_hurt_nobody() {
     let (finding, fits, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 1426)]);
     assert_eq!((finding.as_str(), fits), ("absurd_mtu", Value::Absent));
     assert!(text.contains("the packet that it quotes has 1426 bytes"), "{text}");
-    let small = MtuRecord { device: device("eth0", "", 1350), ..fated(Kind::Received, Fate::Delivered, 1400) };
+    let small =
+        MtuRecord { device: device("eth0", "", 1350), ..fated(Kind::Received, Fate::Delivered, 1400) };
     assert_eq!(verdict(&[small]).0, "absurd_mtu", "not more leaves here anyway");
     assert_eq!(verdict(&[MtuRecord { fate: Fate::Learned as u8, ..small }]).0, "small_hop", "it does");
 }
 
 #[test]
 fn a_path_that_flaps_is_named_and_its_smallest_number_counts() {
-    let (low, high) = (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Learned, 1400));
+    let (low, high) =
+        (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Learned, 1400));
     assert_eq!(verdict(&[high, low]).0, "small_hop", "hop by hop is how it is meant to be");
     let (finding, fits, text) = verdict(&[high, low, high, low, high]);
     assert_eq!((finding.as_str(), fits), ("flapping_mtu", Value::Number(1280)));
@@ -275,8 +283,7 @@ fn a_black_hole_is_proven_by_small_segments_that_arrive() {
     let heeded = MtuRecord { stall: Stall { pmtu: 1400, ..stall }, ..stalled(4000, Fate::BlackHole, stall) };
     assert_eq!(verdict(&[record(Kind::Made, 1400), heeded]).0, "black_hole");
     // What a device says explains what its victims suffer.
-    let (finding, _, text) =
-        verdict(&[stalled(4000, Fate::BlackHole, stall), record(Kind::Oversize, 1400)]);
+    let (finding, _, text) = verdict(&[stalled(4000, Fate::BlackHole, stall), record(Kind::Oversize, 1400)]);
     assert_eq!(finding, "silent_drop");
     assert!(text.contains("a connection is stuck"), "{text}");
 }

@@ -8,7 +8,7 @@ use super::event::{Limit, TooBig};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
 use super::{blocked, words};
-use crate::probe::{Event as _, Evidence, Field, Level, Pods, SOON, Value, Verdict};
+use crate::probe::{Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pods, SOON, Value, Verdict};
 
 /// The evidence of one incident.
 #[derive(Default)]
@@ -76,27 +76,6 @@ impl Finding {
             Self::FlappingMtu => "flapping_mtu",
             Self::LargeDatagrams => "large_datagrams",
             Self::PathLearned => "path_learned",
-        }
-    }
-}
-
-/// How sure a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Confidence {
-    /// The kernel itself said so, in as many words.
-    High,
-    /// What was seen has hardly another explanation.
-    Medium,
-    /// It may be something else.
-    Low,
-}
-
-impl Confidence {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::High => "high",
-            Self::Medium => "medium",
-            Self::Low => "low",
         }
     }
 }
@@ -191,7 +170,7 @@ impl Evidence<TooBig> for Findings {
             }
         }
         is_news |= self.is_blocked() && !was_blocked;
-        is_news.then_some(crate::probe::PATIENCE)
+        is_news.then_some(PATIENCE)
     }
 
     fn verdict(&self) -> Option<Verdict<'_>> {

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use agent_common::mtu::{Fate, Kind};
 
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
-use super::verdict::{Confidence, Finding, Judgement, Told};
+use super::verdict::{Finding, Judgement, Told};
 use crate::pod::Pod;
-use crate::probe::Pods;
 use crate::probe::row::end;
+use crate::probe::{Confidence, Pods};
 
 /// Both ends in words.
 pub(super) struct Ends {
@@ -92,7 +92,7 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
 
 fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, Option<String>) {
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
-    let up_to = if longest > mtu { format!(" up to {} bytes", longest) } else { String::new() };
+    let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
     let sends = format!("{who} sends{up_to} with DF to {to} and is told so");
     let takes = match event.limit() {
         Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
@@ -196,7 +196,9 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
     if let Some(absurd) = event.absurd() {
         let why = match absurd {
             Absurd::NoLink(least) => format!("no link may take less than {least}"),
-            Absurd::Fits(length) => format!("but the packet that it quotes has {length} bytes, and would have fit"),
+            Absurd::Fits(length) => {
+                format!("but the packet that it quotes has {length} bytes, and would have fit")
+            }
             Absurd::Larger(device) => format!("but {device} bytes are all that leave here"),
         };
         return (
