@@ -3,6 +3,7 @@
 //! What comes here was quoted by an ICMP message, so anybody may have written it, and it may end anywhere (RFC 792 asks for
 //! eight bytes behind the IP header, RFC 1812 for as much as fits in 576). What is not there is absent, never guessed.
 
+use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One direction of one conversation, as far as it can be read.
@@ -51,10 +52,24 @@ impl Tunnel {
 pub struct Inner {
     /// How.
     pub tunnel: Tunnel,
-    /// What the tunnel adds to each packet: bytes from the outer IP header to the inner one.
+    /// The tunnel that this one goes through.
+    pub within: Option<Tunnel>,
+    /// What all tunnels together add to each packet: bytes from the outermost IP header to the innermost.
     pub overhead: u16,
     /// The packet inside.
     pub flow: Flow,
+}
+
+impl Inner {
+    /// As operators call it: `VXLAN`, `VXLAN in IP-in-IP`.
+    #[must_use]
+    pub fn name(&self) -> impl fmt::Display + use<> {
+        let (tunnel, within) = (self.tunnel, self.within);
+        fmt::from_fn(move |f| {
+            f.write_str(tunnel.name())?;
+            within.map_or(Ok(()), |within| write!(f, " in {}", within.name()))
+        })
+    }
 }
 
 /// A packet's flow, and what it carries.
@@ -81,6 +96,9 @@ const FRAME: u16 = 0x6558;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
+/// Tunnels in tunnels that are looked into.
+const MAX_NESTED: usize = 2;
+
 /// IPv6 extension headers that are looked through.
 const MAX_EXTENSIONS: usize = 4;
 
@@ -88,13 +106,22 @@ impl Quote {
     /// Reads the packet that begins at `bytes`; `None` if that is not even an IP header.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let outer = Packet::parse(bytes)?;
-        let inner = outer.payload.and_then(|payload| {
-            let (tunnel, at) = outer.carries(payload, bytes)?;
-            let flow = Packet::parse(bytes.get(at..)?)?.flow;
-            Some(Inner { tunnel, overhead: u16::try_from(at).ok()?, flow })
-        });
-        Some(Self { flow: outer.flow, inner })
+        let mut packet = Packet::parse(bytes)?;
+        let mut quote = Self { flow: packet.flow, inner: None };
+        let (mut rest, mut overhead) = (bytes, 0);
+        for _ in 0..MAX_NESTED {
+            let carried = packet.payload.and_then(|payload| {
+                let (tunnel, at) = packet.carries(payload, rest)?;
+                Some((tunnel, at, Packet::parse(rest.get(at..)?)?))
+            });
+            let Some((tunnel, at, inner)) = carried else { break };
+            (rest, overhead) = (rest.get(at..)?, overhead + at);
+            let within = quote.inner.map(|inner| inner.tunnel);
+            quote.inner =
+                Some(Inner { tunnel, within, overhead: u16::try_from(overhead).ok()?, flow: inner.flow });
+            packet = inner;
+        }
+        Some(quote)
     }
 
     /// The flow of the conversation that the packet is part of: the one inside where it is a tunnel's.
@@ -334,6 +361,13 @@ mod tests {
             assert_eq!(quote.innermost().source, IpAddr::from(POD));
             assert_eq!(quote.innermost().ports, Some((40000, 443)));
         }
+        let nested = [outer(4), outer(UDP), udp(8472), vxlan.clone(), v4.clone(), inner()].concat();
+        let found = Quote::parse(&nested).unwrap().inner.unwrap();
+        assert_eq!((found.tunnel, found.within, found.overhead), (Tunnel::Vxlan, Some(Tunnel::Ip), 70));
+        assert_eq!(found.flow.source, IpAddr::from(POD));
+        let twice = [outer(4), outer(4), outer(4), inner()].concat();
+        let found = Quote::parse(&twice).unwrap().inner.unwrap();
+        assert_eq!(found.overhead, 40, "no deeper than anybody goes");
         let other = [outer(UDP), udp(53), vxlan, v4, inner()].concat();
         assert_eq!(Quote::parse(&other).unwrap().inner, None, "a port that is no tunnel's");
     }

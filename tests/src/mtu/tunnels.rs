@@ -104,3 +104,32 @@ fn gre_over_a_smaller_underlay() {
         expect_fit(&verdict, "gre", 1400 - 24);
     }
 }
+
+/// The pod's packets are in VXLAN, and that is in IP-in-IP: what the hop says costs both.
+#[test]
+fn vxlan_in_ipip_over_a_smaller_underlay() {
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let underlay = Underlay::tunnelled(&lab, "type ipip local LOCAL remote REMOTE", 16);
+    let nested = |local: &str, remote: &str, own: u8| {
+        format!(
+            "link add vx0 type vxlan id 7 local {local} remote {remote} dstport 4789 df set\n\
+             link set vx0 mtu 1500 up\naddr add 10.99.17.{own}/24 dev vx0\n"
+        )
+    };
+    lab.router.ip(&nested("10.99.16.1", "10.99.16.2", 1));
+    underlay.tip().ip(&(nested("10.99.16.2", "10.99.16.1", 2) + "route replace 10.99.1.0/24 dev vx0\n"));
+    let watch = Watch::new(&lab);
+    // 1,328 bytes, 1,398 with both tunnels: more than the hop takes only with another 20.
+    lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 17, 2], 7716), 5, 1320));
+    let verdict = watch.verdict(&[
+        ("destination_ip", json!("10.99.17.2")),
+        ("pod_name", json!("web-0")),
+        ("finding", json!("small_underlay")),
+    ]);
+    lab.router.ip("link del vx0\n");
+    assert_eq!(verdict["fits"], 1400 - 20 - 50, "{verdict:#}");
+    assert_eq!(pod(&verdict, "source_pod").as_deref(), Some(WEB), "{verdict:#}");
+}

@@ -42,7 +42,7 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
         event.limit().map_or("-", Limit::name).into(),
         fate_name(event.kind, event.fate).into(),
         number(event.record.len).into(),
-        event.tunnel().map_or("-", |inner| inner.tunnel.name()).into(),
+        event.tunnel().map_or("-".into(), |inner| inner.name().to_string().into()),
         addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
         end(pods.source.as_deref(), event.source(), None).to_string().into(),
         destination.into(),
@@ -83,7 +83,7 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
         ("destination_pod", Value::Pod(pods.destination.as_deref())),
         ("dont_fragment", event.flow().map_or(Value::Absent, |flow| Value::Flag(flow.dont_fragment))),
         ("gso_size", nonzero(record.gso_size.into())),
-        ("tunnel", text(tunnel.map(|inner| inner.tunnel.name().into()))),
+        ("tunnel", text(tunnel.map(|inner| inner.name().to_string().into()))),
         ("tunnel_overhead", tunnel.map_or(Value::Absent, |inner| Value::Number(inner.overhead.into()))),
         ("tunnel_source_ip", ip(outer.map(|flow| flow.source))),
         ("tunnel_destination_ip", ip(outer.map(|flow| flow.destination))),
@@ -154,6 +154,6 @@ pub fn flow(event: &TooBig, pods: &Pods, text: &mut String) {
     let destination = named(pods.destination.as_deref(), event.destination(), destination_port);
     let _ = write!(text, "{source} -> {destination}");
     if let Some(inner) = event.tunnel() {
-        text.extend([" in ", inner.tunnel.name()]);
+        let _ = write!(text, " in {}", inner.name());
     }
 }

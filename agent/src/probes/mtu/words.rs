@@ -101,7 +101,7 @@ fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, 
     let sender = format!("set the MTU of {who}'s interface to at most {fits}");
     // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
     if let Some(inner) = event.tunnel() {
-        let tunnel = inner.tunnel.name();
+        let tunnel = inner.name();
         return (
             Finding::SmallUnderlay,
             format!(
@@ -228,7 +228,7 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
         );
     }
     if let Some(inner) = event.tunnel() {
-        let tunnel = inner.tunnel.name();
+        let tunnel = inner.name();
         return (
             Finding::SmallUnderlay,
             format!(
