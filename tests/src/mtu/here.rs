@@ -59,6 +59,7 @@ fn a_device_that_takes_less() {
         );
         assert_eq!(watch.of_pod(WEB, "made"), 3);
         assert_eq!(watch.of_pod(WEB, "received"), 3, "{sender} told it");
+        assert_eq!(watch.of_pod(WEB, "lost"), 0, "and what it is told is not lost");
         assert!(watch.counted("r2c_mtu_events_total", &[("event", "learned"), ("family", family)]) >= 1);
         assert_eq!(learned(&lab, to), Some(1400), "what the kernel itself says");
         let ours = watch.lines().into_iter().filter(|line| line["trace_id"] == first["trace_id"]).count();

@@ -7,14 +7,16 @@ use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_NFCT, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
 use agent_ebpf::packet::{self, Header};
-use agent_ebpf::tally::called;
+use agent_ebpf::tally::{called, passed};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 
 use crate::message::{ICMP_HEADER, told_mtu};
+use crate::oversize::REASON_NOT_SPECIFIED;
 use crate::seen::Seen;
+use crate::underway;
 
 /// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
 #[unsafe(no_mangle)]
@@ -88,6 +90,10 @@ unsafe fn quote_offset<R: Read>(skb: *const u8, header: usize) -> u32 {
 /// Such a message was freed at `location`.
 #[inline(always)]
 pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -> Option<()> {
+    // Where there are no reasons both are the same.
+    if reason == REASON_NOT_SPECIFIED.load() && underway::was_delivered(skb) {
+        return passed(hook::KFREE_SKB);
+    }
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
         let header = Header::of::<R>(skb);

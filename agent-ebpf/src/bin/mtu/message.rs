@@ -91,6 +91,7 @@ pub(crate) fn icmpv6_notify(skb: *const u8, kind: u8, info: u32) -> Option<()> {
 
 #[inline(always)]
 pub(crate) unsafe fn icmpv6_notified<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    underway::delivered(skb);
     // SAFETY: the caller's.
     unsafe { received::<R>(hook::ICMPV6_NOTIFY, skb, underway) }
 }

@@ -16,7 +16,7 @@ use crate::seen::Seen;
 
 /// `SKB_DROP_REASON_NOT_SPECIFIED` of the running kernel: devices that refuse a packet for its size say no more.
 #[unsafe(no_mangle)]
-static REASON_NOT_SPECIFIED: Global<u32> = Global::new(NO_REASON);
+pub(crate) static REASON_NOT_SPECIFIED: Global<u32> = Global::new(NO_REASON);
 
 /// Where `__dev_forward_skb` and its like, which free what does not fit the receiving device, begin and end. A map, for it
 /// is known only after this is loaded; zeros until then.

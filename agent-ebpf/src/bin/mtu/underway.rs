@@ -27,6 +27,32 @@ pub(crate) const PUSHED: u32 = 1 << 3;
 #[map]
 static UNDERWAY: PerCpuArray<Underway> = PerCpuArray::with_max_entries(1, 0);
 
+/// The last packet-too-big message on this CPU that has come to whom it is for.
+#[map]
+static DELIVERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// It has come to whom it is for.
+#[inline(always)]
+pub(crate) fn delivered(skb: *const u8) {
+    if let Some(last) = DELIVERED.get_ptr_mut(0) {
+        // SAFETY: per-CPU memory: this CPU's alone while the program runs.
+        unsafe { *last = skb as u64 };
+    }
+}
+
+/// Whether this is the message that has just come to whom it is for: up to 6.1 `icmpv6_rcv` then frees it like one that is
+/// lost, with no reason given.
+#[inline(always)]
+pub(crate) fn was_delivered(skb: *const u8) -> bool {
+    // SAFETY: as above.
+    let Some(last) = DELIVERED.get_ptr_mut(0).and_then(|last| unsafe { last.as_mut() }) else { return false };
+    let is_it = *last == skb as u64;
+    if is_it {
+        *last = 0;
+    }
+    is_it
+}
+
 #[inline(always)]
 fn slot() -> Option<&'static mut Underway> {
     // SAFETY: per-CPU memory: this CPU's alone while the program runs.
