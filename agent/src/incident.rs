@@ -79,6 +79,10 @@ struct Open<V> {
     told: Option<SystemTime>,
     /// When its verdict is to be told; `None` while that would be nothing new.
     due: Option<SystemTime>,
+    /// Whether a verdict was told, so that its end is to be told as well.
+    said: bool,
+    /// Whether there were events since.
+    more: bool,
     evidence: V,
 }
 
@@ -122,22 +126,26 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&cause) {
             self.make_room(at);
         }
-        let fresh =
-            || Open { trace_id: TraceId::random(), last: at, told: None, due: None, evidence: V::default() };
+        let fresh = || Open {
+            trace_id: TraceId::random(),
+            last: at,
+            told: None,
+            due: None,
+            said: false,
+            more: false,
+            evidence: V::default(),
+        };
         let open = self.open.entry(cause).or_insert_with(fresh);
         if is_quiet(open.last, at) {
             *open = fresh();
         }
         open.last = open.last.max(at);
         let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));
+        open.more = true;
         if news {
             open.told = Some(at);
+            open.owe(at + PATIENCE, &mut self.due);
         }
-        // Right after news; else it can wait until the incident is told again, or is over.
-        let due = at + if news { PATIENCE } else { QUIET };
-        let due = open.due.map_or(due, |before| before.min(due));
-        open.due = Some(due);
-        self.due = Some(self.due.map_or(due, |earliest| earliest.min(due)));
         Standing {
             span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
             news,
@@ -149,10 +157,7 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
     pub fn hasten(&mut self, cause: &K, at: SystemTime, soon: Duration) {
         let Some(open) = self.open.get_mut(cause) else { return };
         open.told = Some(at);
-        let due = at + soon;
-        let due = open.due.map_or(due, |before| before.min(due));
-        open.due = Some(due);
-        self.due = Some(self.due.map_or(due, |earliest| earliest.min(due)));
+        open.owe(at + soon, &mut self.due);
     }
 
     /// The news about this incident was not wanted: its next event is news again, for it may be.
@@ -168,31 +173,38 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
         self.due
     }
 
-    /// Hands out each incident whose verdict is due at `now`, and forgets those that are over.
+    /// Hands out each incident whose verdict is due at `now`, and those that are over and of which something was told; forgets
+    /// the latter. `tell` says whether there was anything to be told.
     pub fn sum_up<E>(
         &mut self,
         now: SystemTime,
-        mut tell: impl FnMut(Span, &V) -> Result<(), E>,
+        mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>,
     ) -> Result<(), E> {
         self.due = None;
         for open in self.open.values_mut() {
-            match open.due {
-                Some(due) if due <= now => {
-                    open.due = None;
-                    tell(Span { trace_id: open.trace_id, span_id: SpanId::random() }, &open.evidence)?;
+            if is_over(open.last, now) {
+                if open.said || open.due.is_some() {
+                    tell(open.span(), &open.evidence, State::Over)?;
                 }
-                Some(due) => self.due = Some(self.due.map_or(due, |earliest| earliest.min(due))),
-                None => {}
+                continue;
             }
+            if open.due.is_some_and(|due| due <= now) {
+                (open.due, open.more) = (None, false);
+                open.said |= tell(open.span(), &open.evidence, State::Ongoing)?;
+            }
+            let next = open.due.or_else(|| open.said.then(|| open.last + QUIET));
+            self.due = self.due.into_iter().chain(next).min();
         }
-        self.open.retain(|_, open| open.due.is_some() || !is_quiet(open.last, now));
+        self.open.retain(|_, open| !is_over(open.last, now));
         Ok(())
     }
 
-    /// Hands out each incident whose verdict is pending: there will be no more events.
-    pub fn close<E>(mut self, tell: impl FnMut(Span, &V) -> Result<(), E>) -> Result<(), E> {
-        let end = self.open.values().filter_map(|open| open.due).max();
-        end.map_or(Ok(()), |end| self.sum_up(end, tell))
+    /// Hands out each incident of which there is more to be told: nobody listens any longer.
+    pub fn close<E>(self, mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>) -> Result<(), E> {
+        for open in self.open.values().filter(|open| open.due.is_some() || open.more) {
+            tell(open.span(), &open.evidence, State::Ongoing)?;
+        }
+        Ok(())
     }
 
     /// Closes what is quiet; if nothing is, the one that has been quiet for longest.
@@ -205,6 +217,43 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
             }
         }
     }
+}
+
+impl<V> Open<V> {
+    /// Its verdict is to be told by then; `earliest` is the earliest of all.
+    fn owe(&mut self, due: SystemTime, earliest: &mut Option<SystemTime>) {
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
+        *earliest = earliest.iter().copied().chain(self.due).min();
+    }
+
+    fn span(&self) -> Span {
+        Span { trace_id: self.trace_id, span_id: SpanId::random() }
+    }
+}
+
+/// Whether an incident goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There was an event within [`QUIET`].
+    Ongoing,
+    /// There was none; the next with its cause opens a new one.
+    Over,
+}
+
+impl State {
+    /// As lines spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ongoing => "ongoing",
+            Self::Over => "over",
+        }
+    }
+}
+
+/// Whether nothing has happened for as long as closes it.
+fn is_over(last: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(last).is_ok_and(|since| since >= QUIET)
 }
 
 fn is_quiet(last: SystemTime, now: SystemTime) -> bool {
@@ -241,13 +290,13 @@ mod tests {
         assert_eq!(incidents.open.len(), MAX_OPEN);
     }
 
-    /// What verdicts are told at `now`: the events of each incident so far.
-    fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<u32> {
+    /// What verdicts are told at `now`: the events of each incident so far, and whether it goes on.
+    fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<(u32, State)> {
         let mut told = Vec::new();
         incidents
-            .sum_up(now, |_, events| {
-                told.push(*events);
-                Ok::<(), ()>(())
+            .sum_up(now, |_, events, state| {
+                told.push((*events, state));
+                Ok::<_, ()>(true)
             })
             .unwrap();
         told
@@ -274,14 +323,36 @@ mod tests {
         *incidents.join("a", at(1)).evidence += 1;
         assert_eq!(incidents.due(), Some(at(2)));
         assert!(told(&mut incidents, at(1)).is_empty());
-        assert_eq!(told(&mut incidents, at(2)), [2]);
-        assert_eq!(incidents.due(), None, "there is nothing new to be said");
+        assert_eq!(told(&mut incidents, at(2)), [(2, State::Ongoing)]);
+        assert_eq!(incidents.due(), Some(at(61)), "it may be over then");
         *incidents.join("a", at(3)).evidence += 1;
-        assert!(told(&mut incidents, at(9)).is_empty());
-        assert_eq!(told(&mut incidents, at(63)), [3]);
-        assert_eq!(incidents.open.len(), 1, "an event of the same cause would still be of this incident");
-        assert!(told(&mut incidents, at(64)).is_empty());
+        assert!(told(&mut incidents, at(61)).is_empty());
+        assert_eq!(incidents.due(), Some(at(63)));
+        assert_eq!(told(&mut incidents, at(63)), [(3, State::Over)]);
         assert!(incidents.open.is_empty());
+        assert_eq!(incidents.due(), None);
+    }
+
+    #[test]
+    fn what_proved_nothing_ends_without_a_word() {
+        let mut incidents = Incidents::<_, u32>::default();
+        incidents.join("a", at(0));
+        incidents.sum_up(at(2), |_, _, _| Ok::<_, ()>(false)).unwrap();
+        assert_eq!(incidents.due(), None);
+        assert!(told(&mut incidents, at(60)).is_empty());
+        assert!(incidents.open.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_wait_is_told_soon() {
+        let mut incidents = Incidents::<_, u32>::default();
+        incidents.join("a", at(0));
+        incidents.hasten(&"a", at(0), SOON);
+        assert_eq!(incidents.due(), Some(at(0) + SOON));
+        assert_eq!(told(&mut incidents, at(1)), [(0, State::Ongoing)]);
+        incidents.join("a", at(2));
+        incidents.hasten(&"a", at(2), PATIENCE);
+        assert_eq!(told(&mut incidents, at(4)), [(0, State::Ongoing)], "it says more than before");
     }
 
     #[test]
@@ -293,12 +364,12 @@ mod tests {
         *incidents.join("b", at(4)).evidence += 1;
         let mut last = Vec::new();
         incidents
-            .close(|_, events| {
-                last.push(*events);
-                Ok::<(), ()>(())
+            .close(|_, events, state| {
+                last.push((*events, state));
+                Ok::<_, ()>(true)
             })
             .unwrap();
-        assert_eq!(last, [6]);
+        assert_eq!(last, [(6, State::Ongoing)]);
     }
 
     #[test]

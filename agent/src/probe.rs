@@ -10,7 +10,7 @@ use crate::pod::{FindPod, Pod, PodSlots, Subject};
 use crate::sink::Says;
 
 /// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
-pub use crate::incident::{PATIENCE, SOON, Span, TraceId};
+pub use crate::incident::{PATIENCE, SOON, Span, State, TraceId};
 /// As above.
 pub use crate::sink::{Cell, Column, Confidence, Field, Level, Value, time_of_day};
 

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::flow::{Fate, Flow};
 use super::ring::Ring;
-use super::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
+use super::{Ends, Enriched, Event, Evidence as _, Pods, Probe, State, Value};
 use crate::incident::{Incidents, Span};
 use crate::pod::{FindPod, Pod, Subject};
 use crate::shutdown::Drain;
@@ -138,13 +138,14 @@ impl<P: Probe> Path<P> {
             return Ok(());
         }
         let sink = &mut self.sink;
-        self.incidents.sum_up(now, |span, evidence| tell::<P>(sink.as_mut(), span, evidence))
+        self.incidents.sum_up(now, |span, evidence, state| tell::<P>(sink.as_mut(), span, evidence, state))
     }
 
     /// Tells the verdicts that are pending, and lets the reader have it all.
     fn close(mut self) -> io::Result<()> {
         if EvidenceOf::<P>::SUMS_UP {
-            self.incidents.close(|span, evidence| tell::<P>(self.sink.as_mut(), span, evidence))?;
+            let sink = &mut self.sink;
+            self.incidents.close(|span, evidence, state| tell::<P>(sink.as_mut(), span, evidence, state))?;
         }
         self.sink.flush()
     }
@@ -158,12 +159,21 @@ async fn reached(due: Option<SystemTime>) {
     }
 }
 
-/// Writes what an incident's evidence adds up to.
+/// Writes what an incident's evidence adds up to; says whether it was wanted.
 ///
 /// # Errors
 /// The sink's.
-pub fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>) -> io::Result<()> {
-    let Some(verdict) = evidence.verdict() else { return Ok(()) };
+pub fn tell<P: Probe>(
+    sink: &mut dyn Sink,
+    span: Span,
+    evidence: &EvidenceOf<P>,
+    state: State,
+) -> io::Result<bool> {
+    let Some(mut verdict) = evidence.verdict() else { return Ok(false) };
+    if state == State::Over {
+        verdict.message.insert_str(0, "over, nothing more for a minute: ");
+    }
+    verdict.fields.push(("state", Value::Text(state.name().into())));
     let line = Line {
         told: Told::Incident,
         at: verdict.at,
@@ -173,7 +183,7 @@ pub fn tell<P: Probe>(sink: &mut dyn Sink, span: Span, evidence: &EvidenceOf<P>)
         pod: verdict.pod,
         says: &verdict,
     };
-    sink.write(&line).map(drop)
+    sink.write(&line).map(|written| written != Written::Filtered)
 }
 
 /// The last step: an event that has its names, as one line of the sink's.

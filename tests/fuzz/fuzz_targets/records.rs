@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use agent::incident::{Incidents, Span};
+use agent::incident::{Incidents, Span, State};
 use agent::kernel::{Kernel, Roots};
 use agent::pod::{Pod, Subject};
 use agent::probe::pipeline::{self, EvidenceOf};
@@ -105,7 +105,7 @@ fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
 
 fn sum_up<P: Probe>(span: Span, evidence: &EvidenceOf<P>) {
     let tell = |sink: &mut dyn Sink| {
-        pipeline::tell::<P>(sink, span, evidence).expect("memory takes every line");
+        pipeline::tell::<P>(sink, span, evidence, State::Over).expect("memory takes every line");
         sink.flush().expect("memory takes every line");
     };
     let (mut json, mut table) = (Vec::new(), Vec::new());

@@ -213,10 +213,13 @@ pub(crate) fn conntrack_judged(verdict: i32) -> Option<()> {
     Some(())
 }
 
-/// Whether conntrack has just found no connection for this packet. Its address may be another's a moment later.
+/// Whether conntrack has just found no connection for this packet. Its address may be another's later, but an interrupt may
+/// have come in between.
 #[inline(always)]
 fn is_invalid(skb: *const u8) -> bool {
+    /// Jiffies: 25 to 250 ms.
+    const JUST: u64 = 25;
     // SAFETY: no argument.
     let now = unsafe { bpf_jiffies64() };
-    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && now.wrapping_sub(tracked.at) <= 1)
+    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && now.wrapping_sub(tracked.at) <= JUST)
 }
