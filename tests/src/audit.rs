@@ -11,6 +11,13 @@ mod rights;
 mod sums;
 mod unequal;
 
+/// Whether this kernel makes the devices that a node is built of here; a guest's must.
+fn has_devices() -> bool {
+    let made = Netns::new().tries("ip", "link add eth0 type dummy\n");
+    assert!(made || std::env::var("R2C_GUEST").is_ok_and(|guest| guest == "here"), "no device of kind dummy");
+    made
+}
+
 /// What one `audit mtu` said, and how it ended.
 struct Said {
     lines: Vec<Value>,
@@ -113,6 +120,9 @@ impl Flannel {
 
 #[test]
 fn where_all_fits_nothing_is_found() {
+    if !has_devices() {
+        return;
+    }
     let flannel = Flannel::new();
     let said = Said::of(&flannel.node, &["-o", "json", "--fail-on-findings"]);
     assert!(said.events("finding").is_empty(), "{}", said.text);
@@ -135,6 +145,9 @@ fn where_all_fits_nothing_is_found() {
 
 #[test]
 fn only_what_hurts_the_pods_asked_for() {
+    if !has_devices() {
+        return;
+    }
     let flannel = Flannel::new();
     flannel.host.ip("link set va mtu 1400\n");
     let said = Said::of(&flannel.node, &["-o", "json", "-n", "shop", "--pod", "db-0", "--fail-on-findings"]);

@@ -105,6 +105,11 @@ impl Netns {
         self.feed(name, stdin_of(name), lines);
     }
 
+    /// Runs such lines; whether it was done.
+    pub(crate) fn tries(&self, name: &str, lines: &str) -> bool {
+        self.try_feed(name, stdin_of(name), lines).is_ok()
+    }
+
     /// Runs lines of `ip`.
     pub(crate) fn ip(&self, lines: &str) {
         self.batch("ip", lines);
