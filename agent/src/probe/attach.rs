@@ -63,8 +63,9 @@ pub fn climb(bpf: &mut Ebpf, hook: &'static Hook, btf: Option<&Btf>, only: Optio
 fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
     for (done, attach) in rung.attach.iter().enumerate() {
         if let Err(why) = attach_one(bpf, attach, btf) {
-            // What is left attached would count twice beside a lower rung.
-            for attached in &rung.attach[..done] {
+            // What is left attached would count twice beside a lower rung, and what is left loaded could not be tried again
+            // on one.
+            for attached in &rung.attach[..=done] {
                 detach_one(bpf, attached);
             }
             return Err(why);
@@ -127,7 +128,7 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
 
 fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
     let Some(program) = bpf.program_mut(attach.program) else { return };
-    // It was attached a moment ago: there is nothing that could be done about a refusal now.
+    // It was tried a moment ago: there is nothing that could be done about a refusal now.
     let _ = match attach.target {
         Target::Fentry(_) => <&mut FEntry>::try_from(program).and_then(FEntry::unload),
         Target::Fexit(_) => <&mut FExit>::try_from(program).and_then(FExit::unload),

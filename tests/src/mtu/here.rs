@@ -18,6 +18,9 @@ fn learned(lab: &Lab, to: SocketAddr) -> Option<u64> {
     shown.split_once(" mtu ").and_then(|(_, rest)| rest.split(' ').next()?.trim().parse().ok())
 }
 
+/// The labels of what `web` sends.
+const PLACE_OF_WEB: [(&str, &str); 3] = [("namespace", "shop"), ("pod", "web-0"), ("end", "source")];
+
 #[test]
 fn a_device_that_takes_less() {
     let lab = Lab::lock();
@@ -61,6 +64,11 @@ fn a_device_that_takes_less() {
         assert_eq!(watch.of_pod(WEB, "received"), 3, "{sender} told it");
         assert_eq!(watch.of_pod(WEB, "lost"), 0, "and what it is told is not lost");
         assert!(watch.counted("r2c_mtu_events_total", &[("event", "learned"), ("family", family)]) >= 1);
+        // The first taught the route cache, the rest said nothing new to it.
+        for (fate, count) in [("learned", 1), ("delivered", 2)] {
+            let labels = [("event", "received"), ("fate", fate), ("family", family)];
+            assert_eq!(watch.of(&PLACE_OF_WEB, &labels), count, "{fate}, {family}");
+        }
         assert_eq!(learned(&lab, to), Some(1400), "what the kernel itself says");
         let ours = watch.lines().into_iter().filter(|line| line["trace_id"] == first["trace_id"]).count();
         assert_eq!(ours, 2, "an event and a verdict: {:#?}", watch.messages());
