@@ -13,6 +13,7 @@ mod blocked;
 mod forged;
 mod here;
 mod ladder;
+mod quiet;
 mod silent;
 mod tunnels;
 mod underlay;
