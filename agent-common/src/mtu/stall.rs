@@ -16,6 +16,11 @@ pub const SACK_BLOCKS: usize = 4;
 pub struct Stall {
     /// `tcp_sock.bytes_acked`: bytes of this connection that the peer has acknowledged so far.
     pub acked: u64,
+    /// `tcp_sock.bytes_received`: bytes that the peer has sent so far, each counted once.
+    pub received: u64,
+    /// Microseconds since the last of the segments that are known to have arrived was sent (`tcp_sock.rack.mstamp`). Of all
+    /// that a socket knows only this tells that the way there is open: a peer is heard while nothing reaches it, too.
+    pub arrived: u64,
     /// `tcp_sock.mss_cache`: payload of a full-size segment, bytes.
     pub mss: u32,
     /// `inet_connection_sock.icsk_pmtu_cookie`: the path MTU that the socket believes in, bytes.
@@ -38,7 +43,7 @@ pub struct Stall {
     pub flags: u32,
 }
 
-const _: () = assert!(size_of::<Stall>() == 48);
+const _: () = assert!(size_of::<Stall>() == 64);
 
 /// Timeouts after which small segments that arrive prove something: a copy of a lost segment is lost again one time in
 /// twenty even where one packet in twenty is, and this is the fourth copy.
@@ -95,6 +100,8 @@ mod tests {
     /// A full segment of 1,448 bytes at its third timeout, heard of nobody since before the first.
     const STUCK: Stall = Stall {
         acked: 200,
+        received: 0,
+        arrived: 3_000_000,
         mss: 1448,
         pmtu: 1500,
         retransmits: 3,

@@ -102,14 +102,13 @@ impl Way {
             let mut pairs = Vec::new();
             for to in self.ends() {
                 // Two that have exchanged a few bytes, two that have exchanged much.
-                for (index, taken) in [5, 5, 1 << 20, 1 << 20].into_iter().enumerate() {
+                for (index, taken) in [5, 5, 1 << 18, 1 << 18].into_iter().enumerate() {
                     let (mut near, mut far) = self.pair(to);
                     pass(&mut near, &mut far, taken);
                     pass(&mut far, &mut near, taken);
                     pairs.push((near, far, index));
                 }
             }
-            // In the middle of a transfer there is more under way than what is written below.
             let is_silent = round % 2 == 0;
             self.sever(is_silent);
             let mut waiting = Vec::new();

@@ -4,12 +4,13 @@ use agent_common::mtu::stall::{SACK_BLOCKS, Stall, TIMEOUTS};
 use agent_common::mtu::{Fate, Kind, hook};
 use agent_ebpf::kernel::{
     self, ICSK_MTU_PROBING, ICSK_PMTU, ICSK_RETRANSMITS, ICSK_RTO, Probed, Read, SKB_LEN, SOCK_DADDR,
-    SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_HEARD, TCP_MSS,
-    TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
+    SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_ARRIVED, TCP_HEARD,
+    TCP_MSS, TCP_RECEIVED, TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
 };
 use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;
 use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock};
 
 use crate::seen::Seen;
@@ -50,8 +51,12 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
         let written: u32 = kernel::field::<R, _>(tcp, &TCP_WRITTEN);
         #[expect(clippy::cast_possible_truncation, reason = "TCP keeps the lower half of jiffies")]
         let now = bpf_jiffies64() as u32;
+        let arrived: u64 = kernel::field::<R, _>(tcp, &TCP_ARRIVED);
         let mut stall = Stall {
             acked: kernel::field::<R, _>(tcp, &TCP_ACKED),
+            received: kernel::field::<R, _>(tcp, &TCP_RECEIVED),
+            // Of a paced segment it may be a moment to come.
+            arrived: (bpf_ktime_get_ns() / 1000).saturating_sub(arrived),
             mss: kernel::field::<R, _>(tcp, &TCP_MSS),
             pmtu: kernel::field::<R, _>(tcp, &ICSK_PMTU),
             retransmits: retransmits.into(),
