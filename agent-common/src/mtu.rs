@@ -96,7 +96,7 @@ pub enum Fate {
     Dropped = 8,
     /// Stalled: full-size segments vanish while smaller ones arrive.
     BlackHole = 9,
-    /// Stalled: no full-size segment of this connection was ever acknowledged; whether the peer still lives is not known.
+    /// Stalled: a full-size segment is not acknowledged; whether the peer still lives is not known, or whether it is chance.
     Suspect = 10,
     /// Stalled: nothing that speaks for the segment's size.
     Ordinary = 11,

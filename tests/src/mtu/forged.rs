@@ -9,6 +9,9 @@ use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_segment};
 
 use super::{Watch, pod, sees_messages, v4};
 
+mod flood;
+mod sockets;
+
 const WEB4: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
 const FAR4: Ipv4Addr = Ipv4Addr::new(10, 99, 3, 2);
 

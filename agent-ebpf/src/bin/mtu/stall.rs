@@ -49,6 +49,7 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
         }
         let len: u32 = kernel::field::<R, _>(skb, &SKB_LEN);
         let written: u32 = kernel::field::<R, _>(tcp, &TCP_WRITTEN);
+        let unacked: u32 = kernel::field::<R, _>(tcp, &TCP_UNACKED);
         #[expect(clippy::cast_possible_truncation, reason = "TCP keeps the lower half of jiffies")]
         let now = bpf_jiffies64() as u32;
         let arrived: u64 = kernel::field::<R, _>(tcp, &TCP_ARRIVED);
@@ -62,13 +63,15 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
             retransmits: retransmits.into(),
             sacked: kernel::field::<R, _>(tcp, &TCP_SACKED),
             longest_run: 0,
-            waiting: written.wrapping_sub(kernel::field::<R, _>(tcp, &TCP_UNACKED)),
+            waiting: written.wrapping_sub(unacked),
             window: kernel::field::<R, _>(tcp, &TCP_WINDOW),
             timeout: kernel::field::<R, _>(tcp, &ICSK_RTO),
             heard: now.wrapping_sub(kernel::field::<R, _>(tcp, &TCP_HEARD)),
             flags: u32::from(
                 kernel::field::<R, u32>(tcp, &ICSK_MTU_PROBING) & MTU_PROBING_ENABLED.load() != 0,
             ),
+            hole: 0,
+            zero: 0,
         };
         if stall.sacked != 0 {
             let mut blocks = [[0_u32; 2]; SACK_BLOCKS];
@@ -79,6 +82,11 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
                 let run = end.wrapping_sub(begin);
                 if run > stall.longest_run {
                     stall.longest_run = run;
+                }
+                // What was received twice is reported as well, and lies before.
+                let hole = begin.wrapping_sub(unacked);
+                if run != 0 && hole < 1 << 31 && (stall.hole == 0 || hole < stall.hole) {
+                    stall.hole = hole;
                 }
             }
         }

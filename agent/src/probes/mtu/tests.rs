@@ -124,12 +124,12 @@ fn the_place_outweighs_who_tells_of_it() {
 
 #[test]
 fn an_mtu_no_link_has_is_named_and_nothing_is_advised() {
-    for mtu in [0, 67] {
+    for mtu in [0, 67, 551] {
         let (finding, _, text) = verdict(&[record(Kind::Received, mtu)]);
         assert_eq!(finding, "absurd_mtu");
         assert!(!text.contains("Fix:"), "{text}");
     }
-    assert_eq!(verdict(&[record(Kind::Received, 68)]).0, "small_hop");
+    assert_eq!(verdict(&[record(Kind::Received, 552)]).0, "small_hop");
 }
 
 #[test]
@@ -212,6 +212,34 @@ fn forged_messages_hide_nothing_and_hurt_nobody() {
         MtuRecord { device: device("eth0", "", 1350), ..fated(Kind::Received, Fate::Delivered, 1400) };
     assert_eq!(verdict(&[small]).0, "absurd_mtu", "not more leaves here anyway");
     assert_eq!(verdict(&[MtuRecord { fate: Fate::Learned as u8, ..small }]).0, "small_hop", "it does");
+}
+
+#[test]
+fn what_the_kernel_took_of_a_forgery_is_said() {
+    let (finding, fits, text) = verdict(&[fated(Kind::Received, Fate::Learned, 68)]);
+    assert_eq!((finding.as_str(), fits), ("absurd_mtu", Value::Absent));
+    assert!(text.contains("claims that 68 bytes fit") && text.contains("took it for 552"), "{text}");
+    assert!(text.contains("Fix: `ip route flush cache`"), "{text}");
+    assert_eq!(verdict(&[fated(Kind::Received, Fate::Learned, 552)]).0, "small_hop");
+    // Nothing came of it: nothing is to be mended.
+    let (finding, _, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 68)]);
+    assert_eq!(finding, "absurd_mtu");
+    assert!(!text.contains("took it") && !text.contains("Fix:"), "{text}");
+}
+
+#[test]
+fn what_contradicts_its_quote_makes_a_path_flap_and_alone_is_absurd() {
+    let (low, high) =
+        (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Delivered, 1500));
+    let (finding, fits, text) = verdict(&[high, low, high, low, high]);
+    assert_eq!((finding.as_str(), fits), ("flapping_mtu", Value::Number(1280)));
+    assert!(text.contains("now 1280, now 1500 bytes"), "{text}");
+    assert_eq!(verdict(&[high, low, high]).0, "small_hop", "once is no habit");
+    let higher = fated(Kind::Received, Fate::Delivered, 9000);
+    assert_eq!(verdict(&[high, higher, high, higher, high, higher]).0, "absurd_mtu");
+    // Who forges without a socket to quote makes nothing flap.
+    let stray = fated(Kind::Received, Fate::NoSocket, 1500);
+    assert_eq!(verdict(&[low, stray, low, stray, low, stray]).0, "small_hop");
 }
 
 #[test]

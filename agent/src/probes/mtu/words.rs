@@ -196,17 +196,29 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
     if let Some(absurd) = event.absurd() {
         let why = match absurd {
             Absurd::NoLink(least) => format!("no link may take less than {least}"),
+            Absurd::NoPath(least) => format!("of no path the kernel believes less than {least}"),
             Absurd::Fits(length) => {
                 format!("but the packet that it quotes has {length} bytes, and would have fit")
             }
             Absurd::Larger(device) => format!("but {device} bytes are all that leave here"),
         };
+        let is_taken = event.fate == Fate::Learned;
+        let taken = if !is_taken {
+            String::new()
+        } else if mtu < event.least_taken() {
+            format!(". The route cache took it for {}", event.least_taken())
+        } else {
+            ". The route cache took it".to_owned()
+        };
         return (
             Finding::AbsurdMtu,
             format!(
-                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; {why}: a broken router, or a forged message"
+                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; {why}: a broken router, or a forged message{taken}"
             ),
-            None,
+            is_taken.then(|| {
+                let family = if event.record.ip_version == 4 { "" } else { " -6" };
+                format!("`ip{family} route flush cache` in {who}'s network namespace forgets it")
+            }),
         );
     }
     if event.fate == Fate::NoSocket {
