@@ -256,6 +256,11 @@ impl TooBig {
         })
     }
 
+    /// Whether the route cache took what a message says.
+    pub(super) fn is_taken(&self) -> bool {
+        self.fate == Fate::Learned || self.has(flags::TAKEN)
+    }
+
     /// What the kernel takes any smaller number for: `net.ipv4.route.min_pmtu` as it is unless somebody sets it, and the least
     /// of IPv6.
     pub(super) const fn least_taken(&self) -> u32 {

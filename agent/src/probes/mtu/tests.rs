@@ -221,6 +221,11 @@ fn what_the_kernel_took_of_a_forgery_is_said() {
     assert!(text.contains("claims that 68 bytes fit") && text.contains("took it for 552"), "{text}");
     assert!(text.contains("Fix: `ip route flush cache`"), "{text}");
     assert_eq!(verdict(&[fated(Kind::Received, Fate::Learned, 552)]).0, "small_hop");
+    // Nobody sent it, and the kernel believes it.
+    let stray = MtuRecord { flags: flags::TAKEN, ..fated(Kind::Received, Fate::NoSocket, 1300) };
+    let (finding, _, text) = verdict(&[record(Kind::Learned, 1300), stray]);
+    assert_eq!(finding, "stray_message");
+    assert!(text.contains("The route cache took it") && text.contains("ip route flush cache"), "{text}");
     // Nothing came of it: nothing is to be mended.
     let (finding, _, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 68)]);
     assert_eq!(finding, "absurd_mtu");

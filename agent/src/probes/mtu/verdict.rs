@@ -129,7 +129,8 @@ fn weight(event: &TooBig) -> u8 {
     match (event.kind, event.fate) {
         (Kind::Oversize, _) => 7,
         (Kind::Made, _) if event.limit() != Some(Limit::Path) => 6,
-        (Kind::Received, Fate::NoSocket) => 1,
+        // More than what comes of it.
+        (Kind::Received, Fate::NoSocket) => if event.is_taken() { 3 } else { 1 },
         // Unless the kernel believed it.
         (Kind::Received, fate) if fate != Fate::Learned && event.absurd().is_some() => 1,
         (Kind::Received, _) => 5,
@@ -144,7 +145,7 @@ fn weight(event: &TooBig) -> u8 {
 /// packet: by turns with another number it is what makes a path flap.
 fn is_told_of_path(event: &TooBig) -> bool {
     let is_possible = match event.absurd() {
-        None => weight(event) > 1,
+        None => event.fate != Fate::NoSocket,
         Some(Absurd::Fits(_) | Absurd::Larger(_)) => matches!(event.fate, Fate::Learned | Fate::Delivered),
         Some(Absurd::NoLink(_) | Absurd::NoPath(_)) => false,
     };
@@ -167,7 +168,7 @@ impl Evidence<TooBig> for Findings {
         if event.kind == Kind::Lost || event.fate == Fate::Unsent {
             self.lost = Some((event.clone(), pods.clone()));
         }
-        if event.kind == Kind::Received && weight(event) > 1 {
+        if event.kind == Kind::Received && weight(event) > 3 {
             // Of a tunnel's packet its end is told, not who is inside.
             let reached = event.tunnel().is_none() && matches!(event.fate, Fate::Learned | Fate::Delivered);
             self.taken += u64::from(reached);
@@ -243,7 +244,7 @@ impl Findings {
             return Some((event, pods, self.stalls.judge(event, pods)));
         }
         let (event, pods) = self.best.as_ref()?;
-        if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 1 {
+        if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
         }
         let mut judgement = words::judge(event, pods, self.longest);

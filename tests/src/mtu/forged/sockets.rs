@@ -79,17 +79,19 @@ fn a_number_that_the_kernel_believed() {
             forge(&lab, &quote(own, to), [mtu]);
             let verdict = verdict(&watch, to, "absurd_mtu");
             let sender = if to.is_ipv4() { FAR4.to_string() } else { FAR6.to_string() };
-            assert_eq!([&verdict["fate"], &verdict["sender_ip"]], [&json!("learned"), &json!(sender)]);
+            assert_eq!(verdict["sender_ip"], json!(sender));
             assert_eq!(pod(&verdict, "source_pod").as_deref(), Some(WEB));
             assert_eq!(verdict["pod_name"], "web-0", "it is hurt: {verdict:#}");
             let text = verdict["message"].as_str().unwrap();
-            let taken = if to.is_ipv4() { 552 } else { 1280 };
             assert!(text.contains(&format!("{sender} claims that {mtu} bytes fit")), "{text}");
-            assert!(text.contains(&format!("took it for {taken}")), "{text}");
             // What is said of the kernel is so.
             let route = lab.web.netns.run("ip", &["route", "get", &to.ip().to_string()]);
-            assert!(route.contains("mtu") && route.contains(&taken.to_string()), "{route}");
-            let labels = [("event", "received"), ("fate", "learned"), ("family", family(to))];
+            let taken = if to.is_ipv4() { 552 } else { 1280 };
+            let is_taken = route.contains("mtu") && route.contains(&taken.to_string());
+            assert!(is_taken || to.is_ipv6(), "{route}");
+            assert_eq!(text.contains(&format!("took it for {taken}")), is_taken, "{route}: {text}");
+            assert_eq!(verdict["fate"] == "learned", is_taken, "{route}: {verdict:#}");
+            let labels = [("event", "received"), ("family", family(to))];
             assert_eq!(watch.counted("r2c_mtu_events_total", &labels), 1);
         }
     }
@@ -102,7 +104,7 @@ fn a_number_larger_than_the_link() {
     if !sees_messages(&lab) {
         return;
     }
-    for (last, mtu) in [(155, 1500), (156, 9000), (157, 65_535)] {
+    for (last, mtu) in [(155, 1501), (156, 9000), (157, 65_535)] {
         for to in beyond(last) {
             let watch = Watch::new(&lab);
             let (_socket, own) = connected(&lab, to);
@@ -130,7 +132,11 @@ fn a_quote_that_is_no_sockets() {
         forge(&lab, &quote(other, to), [1300]);
         let verdict = verdict(&watch, to, "stray_message");
         assert_eq!([&verdict["pod_name"], &verdict["fate"]], [&json!(null), &json!("no_socket")], "{verdict:#}");
-        assert!(verdict["fix"].is_null() && !verdict["message"].as_str().unwrap().contains("set the MTU"));
+        // Some kernels believe it all the same.
+        let has_learned = watch.counted("r2c_mtu_events_total", &[("event", "learned")]) > 0;
+        let text = verdict["message"].as_str().unwrap();
+        assert_eq!(text.contains("The route cache took it"), has_learned, "{text}");
+        assert!(!text.contains("set the MTU"), "{text}");
         assert_eq!(watch.of_pod(WEB, "received"), 1);
         assert_eq!(watch.of(&[], &[("event", "received")]), 1, "nobody else is counted");
     }
