@@ -65,17 +65,6 @@ impl<'a> Watch<'a> {
         after.sum(family, labels) - self.before.sum(family, labels)
     }
 
-    /// Whether so many of an event are counted within a second.
-    fn counted_within(&self, event: &str, count: u64) -> bool {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < std::time::Duration::from_secs(1) {
-            if self.counted("r2c_mtu_events_total", &[("event", event)]) >= count {
-                return true;
-            }
-        }
-        false
-    }
-
     /// How many of such events are counted of a pod.
     fn of(&self, pod: &[(&str, &str)], labels: &[(&str, &str)]) -> u64 {
         self.counted("r2c_pod_mtu_events_total", &[pod, labels].concat())

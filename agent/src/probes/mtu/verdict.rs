@@ -141,12 +141,12 @@ fn weight(event: &TooBig) -> u8 {
     }
 }
 
-/// Whether it says of a path what may be so. What contradicts the packet that it quotes counts as well, if a socket sent that
-/// packet: by turns with another number it is what makes a path flap.
+/// Whether it says of a path what may be so. What contradicts the packet that it quotes counts as well, unless nobody sent
+/// that packet: by turns with another number it is what makes a path flap.
 fn is_told_of_path(event: &TooBig) -> bool {
     let is_possible = match event.absurd() {
         None => event.fate != Fate::NoSocket,
-        Some(Absurd::Fits(_) | Absurd::Larger(_)) => matches!(event.fate, Fate::Learned | Fate::Delivered),
+        Some(Absurd::Fits(_) | Absurd::Larger(_)) => event.fate != Fate::NoSocket,
         Some(Absurd::NoLink(_) | Absurd::NoPath(_)) => false,
     };
     event.kind == Kind::Received && is_possible
