@@ -82,7 +82,7 @@ pub enum Fate {
     /// it as soon as the socket is free.
     Delivered = 2,
     /// Received: nobody here sent such a packet. It is forged, or what it quotes is not translated back, or the socket is
-    /// gone.
+    /// gone. Of UDP newer kernels believe it all the same: [`flags::TAKEN`].
     NoSocket = 3,
     /// Received: not handed to TCP or UDP at all (`net.ipv4.ip_no_pmtu_disc` of 2 or 3).
     Ignored = 4,
@@ -96,7 +96,7 @@ pub enum Fate {
     Dropped = 8,
     /// Stalled: full-size segments vanish while smaller ones arrive.
     BlackHole = 9,
-    /// Stalled: no full-size segment of this connection was ever acknowledged; whether the peer still lives is not known.
+    /// Stalled: a full-size segment is not acknowledged; whether the peer still lives is not known, or whether it is chance.
     Suspect = 10,
     /// Stalled: nothing that speaks for the segment's size.
     Ordinary = 11,
@@ -185,6 +185,8 @@ pub mod flags {
     pub const LOCKED: u8 = 1 << 2;
     /// It happened in a pod's network namespace.
     pub const IN_POD: u8 = 1 << 3;
+    /// The route cache took what a received message says.
+    pub const TAKEN: u8 = 1 << 4;
 }
 
 /// A network device, as far as it says something about a packet's size.

@@ -232,6 +232,10 @@ offsets! {
     TCP_WINDOW
     /// `tcp_sock.rcv_tstamp`
     TCP_HEARD
+    /// `tcp_sock.bytes_received`
+    TCP_RECEIVED
+    /// `tcp_sock.rack.mstamp`
+    TCP_ARRIVED
     /// `dst_entry.dev`
     DST_DEV
     /// `rtable.rt_flags`

@@ -10,9 +10,11 @@ use crate::harness::scrape::Scrape;
 
 mod black_hole;
 mod blocked;
+mod exit;
 mod forged;
 mod here;
 mod ladder;
+mod quiet;
 mod silent;
 mod tunnels;
 mod underlay;
@@ -61,17 +63,6 @@ impl<'a> Watch<'a> {
     fn counted(&self, family: &str, labels: &[(&str, &str)]) -> u64 {
         let after = self.lab.agent.scrape();
         after.sum(family, labels) - self.before.sum(family, labels)
-    }
-
-    /// Whether so many of an event are counted within a second.
-    fn counted_within(&self, event: &str, count: u64) -> bool {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < std::time::Duration::from_secs(1) {
-            if self.counted("r2c_mtu_events_total", &[("event", event)]) >= count {
-                return true;
-            }
-        }
-        false
     }
 
     /// How many of such events are counted of a pod.

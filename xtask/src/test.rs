@@ -45,6 +45,9 @@ const STAGES: [&str; 13] = [
 /// Seconds for each fuzz target: the committed corpus, and a look around it. `cargo xtask fuzz` looks for longer.
 const FUZZ_SECONDS: u64 = 10;
 
+/// What the tests in guests have of this process's environment.
+const QUIET_SECONDS: &str = "R2C_QUIET_SECONDS";
+
 /// How the stages went, in the order in which they ended.
 #[derive(Default)]
 struct Table(Vec<(String, Result<()>, Duration)>);
@@ -155,6 +158,9 @@ fn in_guest(name: &str, built: &Built, filter: &[String]) -> Result<()> {
     let mut guest = Guest::new(if name == "lockdown" { "6.12" } else { name })?;
     let cross = guest.build_if_foreign()?;
     guest.carry(cross.as_ref().unwrap_or(built));
+    // For how long `mtu::quiet` listens to what is no black hole.
+    let seconds = std::env::var(QUIET_SECONDS);
+    guest.env.extend(seconds.into_iter().map(|seconds| (QUIET_SECONDS.to_owned(), seconds)));
     let mut log = Log::new(name)?;
     let mut command = vec!["r2c-tests".to_owned(), "--test-threads=1".to_owned()];
     if name == "lockdown" {

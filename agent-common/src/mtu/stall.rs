@@ -16,6 +16,11 @@ pub const SACK_BLOCKS: usize = 4;
 pub struct Stall {
     /// `tcp_sock.bytes_acked`: bytes of this connection that the peer has acknowledged so far.
     pub acked: u64,
+    /// `tcp_sock.bytes_received`: bytes that the peer has sent so far, each counted once.
+    pub received: u64,
+    /// Microseconds since the last of the segments that are known to have arrived was sent (`tcp_sock.rack.mstamp`). Of all
+    /// that a socket knows only this tells that the way there is open: a peer is heard while nothing reaches it, too.
+    pub arrived: u64,
     /// `tcp_sock.mss_cache`: payload of a full-size segment, bytes.
     pub mss: u32,
     /// `inet_connection_sock.icsk_pmtu_cookie`: the path MTU that the socket believes in, bytes.
@@ -36,12 +41,16 @@ pub struct Stall {
     pub heard: u32,
     /// [`flags`](Self::PROBING).
     pub flags: u32,
+    /// Bytes from the first that is not acknowledged to the first that was reported as received, 0 if none was.
+    pub hole: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
-const _: () = assert!(size_of::<Stall>() == 48);
+const _: () = assert!(size_of::<Stall>() == 72);
 
-/// Timeouts after which small segments that arrive prove something: a copy of a lost segment is lost again one time in
-/// twenty even where one packet in twenty is, and this is the fourth copy.
+/// Timeouts after which small segments that arrive may prove something. Where one packet in twenty is lost, each way, a copy
+/// comes to nothing one time in ten, and there were five: what was sent first, again for SACK, and again at each timeout.
 pub const TIMEOUTS: u32 = 3;
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
@@ -59,10 +68,25 @@ impl Stall {
             return Some(Fate::Ordinary);
         }
         if self.sacked != 0 {
-            return Some(if self.small_ones_pass() { Fate::BlackHole } else { Fate::Ordinary });
+            return Some(if !self.small_ones_pass() {
+                Fate::Ordinary
+            } else if self.retransmits < self.timeouts_that_prove() {
+                Fate::Suspect
+            } else {
+                Fate::BlackHole
+            });
         }
         let is_open = self.never_passed() || self.is_peer_alive();
         Some(if is_open { Fate::Suspect } else { Fate::Ordinary })
+    }
+
+    /// Timeouts after which small segments that arrive are no matter of chance: one more if a single full segment is missing,
+    /// and one more if full ones did arrive on this connection. By chance it then happens to less than one connection in a
+    /// million of those that lose one packet in twenty.
+    #[inline]
+    const fn timeouts_that_prove(&self) -> u32 {
+        let is_single = self.hole < self.mss.saturating_mul(2);
+        TIMEOUTS + is_single as u32 + !self.never_passed() as u32
     }
 
     /// Whether no full-size segment of this connection was ever acknowledged.
@@ -95,6 +119,8 @@ mod tests {
     /// A full segment of 1,448 bytes at its third timeout, heard of nobody since before the first.
     const STUCK: Stall = Stall {
         acked: 200,
+        received: 0,
+        arrived: 3_000_000,
         mss: 1448,
         pmtu: 1500,
         retransmits: 3,
@@ -105,11 +131,13 @@ mod tests {
         timeout: 200,
         heard: 400,
         flags: 0,
+        hole: 0,
+        zero: 0,
     };
 
     #[test]
     fn small_ones_that_arrive_behind_a_full_one_are_proof() {
-        let tail = Stall { sacked: 1, longest_run: 104, ..STUCK };
+        let tail = Stall { sacked: 1, longest_run: 104, hole: 2 * 1448, ..STUCK };
         assert_eq!(tail.fate(1448), Some(Fate::BlackHole));
         assert_eq!(Stall { retransmits: 2, ..tail }.fate(1448), None, "that happens to lost ones, too");
         assert_eq!(tail.fate(700), Some(Fate::Ordinary), "the small one does not pass either");
@@ -120,6 +148,21 @@ mod tests {
             Some(Fate::Ordinary),
             "nothing is known of them"
         );
+    }
+
+    #[test]
+    fn the_likelier_it_is_chance_the_more_copies_it_takes() {
+        let proven_after = |stall: Stall| {
+            (3..9).find(|retransmits| {
+                Stall { retransmits: *retransmits, ..stall }.fate(1448) == Some(Fate::BlackHole)
+            })
+        };
+        let two = Stall { sacked: 1, longest_run: 104, hole: 2 * 1448, ..STUCK };
+        let one = Stall { hole: 1448, ..two };
+        assert_eq!(one.fate(1448), Some(Fate::Suspect));
+        assert_eq!([two, one].map(proven_after), [Some(3), Some(4)]);
+        let passed = |stall| Stall { acked: 1 << 20, ..stall };
+        assert_eq!([two, one].map(passed).map(proven_after), [Some(4), Some(5)]);
     }
 
     #[test]

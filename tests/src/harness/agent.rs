@@ -138,6 +138,13 @@ impl Agent {
         kernel_objects(self.child.id())
     }
 
+    /// Its memory, as much as is in RAM, KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        kilobytes.and_then(|number| number.trim().parse().ok()).unwrap()
+    }
+
     /// Waits for its end. Its last lines may come in a moment later.
     pub(crate) fn end(&mut self) -> ExitStatus {
         let what = format!("the agent's end; it says {}", self.stderr.text());

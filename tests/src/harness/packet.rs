@@ -107,6 +107,23 @@ pub(crate) fn icmp_message(kind: u8, code: u8, rest: u32, quote: &[u8]) -> Vec<u
     bytes
 }
 
+/// An `ICMPv6` message about `quote`, with `rest` as the second word of its header.
+pub(crate) fn icmpv6_message(
+    source: Ipv6Addr,
+    destination: Ipv6Addr,
+    kind: u8,
+    rest: u32,
+    quote: &[u8],
+) -> Vec<u8> {
+    let mut bytes = vec![kind, 0, 0, 0];
+    bytes.extend(rest.to_be_bytes());
+    bytes.extend(quote);
+    let len = u16::try_from(bytes.len()).unwrap();
+    let sum = checksum(&[&pseudo(source.into(), destination.into(), 58, len), &bytes]);
+    bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
 fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, len: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     for address in [source, destination] {
@@ -165,17 +182,27 @@ pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, segmen
 
 /// Hands a packet of our own making to routing.
 pub(crate) fn send_routed(destination: IpAddr, packet: &[u8]) -> nix::Result<usize> {
-    let raw = |family| socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).unwrap();
-    match destination {
+    send_all_routed(destination, [packet])
+}
+
+/// The same of many packets to one address; the length of the last.
+pub(crate) fn send_all_routed(
+    destination: IpAddr,
+    packets: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) -> nix::Result<usize> {
+    let family = if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).unwrap();
+    let send = |packet: &[u8]| match destination {
         IpAddr::V4(address) => {
             let to = SockaddrIn::from(SocketAddrV4::new(address, 0));
-            sendto(raw(AddressFamily::Inet).as_raw_fd(), packet, &to, MsgFlags::empty())
+            sendto(raw.as_raw_fd(), packet, &to, MsgFlags::empty())
         }
         IpAddr::V6(address) => {
             let to = SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0));
-            sendto(raw(AddressFamily::Inet6).as_raw_fd(), packet, &to, MsgFlags::empty())
+            sendto(raw.as_raw_fd(), packet, &to, MsgFlags::empty())
         }
-    }
+    };
+    packets.into_iter().try_fold(0, |_, packet| send(packet.as_ref()))
 }
 
 /// Puts an IPv4 packet on the wire of `interface`, addressed to the station `to`.

@@ -13,7 +13,7 @@ use crate::harness::until;
 use super::{knows_veth, sees_messages, v4};
 
 /// `trace mtu`, attached.
-fn trace(lab: &Lab, args: &[&str]) -> Agent {
+pub(super) fn trace(lab: &Lab, args: &[&str]) -> Agent {
     let ready = lab.node.logs.with_file_name(format!("ready-{}", args.join("")));
     let args = [&["trace", "mtu", "--duration", "0", "--ready-file", ready.to_str().unwrap()], args].concat();
     let agent = Agent::spawn(&mut command(&lab.node, &args));

@@ -1,6 +1,6 @@
 //! Messages that say that a packet is too large: made by this node, and received by a namespace of it.
 
-use agent_common::mtu::{Fate, Kind, hook};
+use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
 use agent_ebpf::kernel::{self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST};
 use agent_ebpf::packet::{self, Header};
@@ -198,6 +198,9 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         let (entry, record) = seen.admit()?;
         let message = Header::of::<R>(skb).flow(kernel::zero());
         (*record).mtu = underway.mtu;
+        if underway.has(LEARNED) {
+            (*record).flags |= flags::TAKEN;
+        }
         (*record).sender = message.source.bytes();
         // Of the message, so that a quote that is none still has a family.
         (*record).ip_version = message.version;

@@ -4,12 +4,13 @@ use agent_common::mtu::stall::{SACK_BLOCKS, Stall, TIMEOUTS};
 use agent_common::mtu::{Fate, Kind, hook};
 use agent_ebpf::kernel::{
     self, ICSK_MTU_PROBING, ICSK_PMTU, ICSK_RETRANSMITS, ICSK_RTO, Probed, Read, SKB_LEN, SOCK_DADDR,
-    SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_HEARD, TCP_MSS,
-    TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
+    SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_ARRIVED,
+    TCP_HEARD, TCP_MSS, TCP_RECEIVED, TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
 };
 use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;
 use aya_ebpf::Global;
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock};
 
 use crate::seen::Seen;
@@ -48,22 +49,29 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
         }
         let len: u32 = kernel::field::<R, _>(skb, &SKB_LEN);
         let written: u32 = kernel::field::<R, _>(tcp, &TCP_WRITTEN);
+        let unacked: u32 = kernel::field::<R, _>(tcp, &TCP_UNACKED);
         #[expect(clippy::cast_possible_truncation, reason = "TCP keeps the lower half of jiffies")]
         let now = bpf_jiffies64() as u32;
+        let arrived: u64 = kernel::field::<R, _>(tcp, &TCP_ARRIVED);
         let mut stall = Stall {
             acked: kernel::field::<R, _>(tcp, &TCP_ACKED),
+            received: kernel::field::<R, _>(tcp, &TCP_RECEIVED),
+            // Of a paced segment it may be a moment to come.
+            arrived: (bpf_ktime_get_ns() / 1000).saturating_sub(arrived),
             mss: kernel::field::<R, _>(tcp, &TCP_MSS),
             pmtu: kernel::field::<R, _>(tcp, &ICSK_PMTU),
             retransmits: retransmits.into(),
             sacked: kernel::field::<R, _>(tcp, &TCP_SACKED),
             longest_run: 0,
-            waiting: written.wrapping_sub(kernel::field::<R, _>(tcp, &TCP_UNACKED)),
+            waiting: written.wrapping_sub(unacked),
             window: kernel::field::<R, _>(tcp, &TCP_WINDOW),
             timeout: kernel::field::<R, _>(tcp, &ICSK_RTO),
             heard: now.wrapping_sub(kernel::field::<R, _>(tcp, &TCP_HEARD)),
             flags: u32::from(
                 kernel::field::<R, u32>(tcp, &ICSK_MTU_PROBING) & MTU_PROBING_ENABLED.load() != 0,
             ),
+            hole: 0,
+            zero: 0,
         };
         if stall.sacked != 0 {
             let mut blocks = [[0_u32; 2]; SACK_BLOCKS];
@@ -74,6 +82,11 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
                 let run = end.wrapping_sub(begin);
                 if run > stall.longest_run {
                     stall.longest_run = run;
+                }
+                // What was received twice is reported as well, and lies before.
+                let hole = begin.wrapping_sub(unacked);
+                if run != 0 && hole < 1 << 31 && (stall.hole == 0 || hole < stall.hole) {
+                    stall.hole = hole;
                 }
             }
         }

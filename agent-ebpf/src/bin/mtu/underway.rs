@@ -101,12 +101,14 @@ impl Underway {
     /// What became of a received message; `is_heard` says that whoever it is for would have been heard.
     #[inline(always)]
     pub(crate) const fn fate(&self, is_heard: bool) -> Fate {
-        if self.has(LEARNED) {
+        // Of UDP the route cache learns what nobody is there for, too (seen on 6.12.117: `udp_err` calls `ipv4_update_pmtu` and
+        // fails). Who sent nothing is not to be believed a victim.
+        if self.has(STRAY) && !self.has(TAKEN) {
+            Fate::NoSocket
+        } else if self.has(LEARNED) {
             Fate::Learned
         } else if self.has(TAKEN) {
             Fate::Delivered
-        } else if self.has(STRAY) {
-            Fate::NoSocket
         } else if is_heard {
             Fate::Ignored
         } else {

@@ -103,6 +103,8 @@ pub enum Limit {
 pub enum Absurd {
     /// No link may take less than this.
     NoLink(u32),
+    /// The kernel believes no less of any path.
+    NoPath(u32),
     /// The packet that it quotes has so many bytes, which is not more.
     Fits(u32),
     /// Not more leaves here anyway.
@@ -254,6 +256,17 @@ impl TooBig {
         })
     }
 
+    /// Whether the route cache took what a message says.
+    pub(super) fn is_taken(&self) -> bool {
+        self.fate == Fate::Learned || self.has(flags::TAKEN)
+    }
+
+    /// What the kernel takes any smaller number for: `net.ipv4.route.min_pmtu` as it is unless somebody sets it, and the least
+    /// of IPv6.
+    pub(super) const fn least_taken(&self) -> u32 {
+        if self.record.ip_version == 4 { 552 } else { 1280 }
+    }
+
     /// Why the number cannot be a router's; `None` if it can.
     pub(super) fn absurd(&self) -> Option<Absurd> {
         let (mtu, device) = (self.record.mtu, self.record.device.mtu);
@@ -264,6 +277,9 @@ impl TooBig {
         }
         if mtu < least {
             return Some(Absurd::NoLink(least));
+        }
+        if mtu < self.least_taken() {
+            return Some(Absurd::NoPath(self.least_taken()));
         }
         let fits = self.quoted_length().filter(|length| *length <= mtu).map(Absurd::Fits);
         // Where packets leave by a larger device the message is news to the route cache.

@@ -184,7 +184,7 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 27] = [
+const OFFSETS: [Offset; 29] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
@@ -205,6 +205,8 @@ const OFFSETS: [Offset; 27] = [
     ("ICSK_RTO", "inet_connection_sock", "icsk_rto"),
     ("ICSK_PMTU", "inet_connection_sock", "icsk_pmtu_cookie"),
     ("TCP_ACKED", "tcp_sock", "bytes_acked"),
+    ("TCP_RECEIVED", "tcp_sock", "bytes_received"),
+    ("TCP_ARRIVED", "tcp_sock", "rack.mstamp"),
     ("TCP_MSS", "tcp_sock", "mss_cache"),
     ("TCP_SACKED", "tcp_sock", "sacked_out"),
     ("TCP_SACKS", "tcp_sock", "recv_sack_cache"),

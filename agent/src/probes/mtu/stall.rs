@@ -15,6 +15,11 @@ use crate::probe::{Confidence, Pods};
 /// Connections that are remembered: two prove what there is to prove, and any may be the other one.
 const MAX_FLOWS: usize = 8;
 
+/// So often the peer must be found to have sent more before the last copy vanished. Once, it may have come back a moment ago.
+/// The second time it has been told that what it sent before has arrived, or it would have sent that again: the way there is
+/// open. The copy that was sent then vanished as well.
+const TALKS: u32 = 2;
+
 /// What is left of clocks and ticks that do not agree.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -42,10 +47,14 @@ struct Suspect {
     at: SystemTime,
     /// When its segment was first sent.
     since: SystemTime,
-    /// When it was first sent again on timeout.
-    again: SystemTime,
-    /// When the peer was last heard on it.
-    heard: SystemTime,
+    /// When it was sent the last time before this: that copy has vanished.
+    vanished: SystemTime,
+    /// When the last of its segments was sent that is known to have arrived.
+    arrived: SystemTime,
+    /// What the peer had sent so far, bytes.
+    received: u64,
+    /// How often the peer was found to have sent more since the copy before.
+    talks: u32,
     /// No full-size segment of it was ever acknowledged.
     never_passed: bool,
 }
@@ -83,24 +92,29 @@ impl Stalls {
         is_first || begins_to_try
     }
 
-    /// Remembers it; whether it is proven now that the peer lives and full-size segments do not reach it.
+    /// Remembers it; whether it is proven now that small segments do reach the peer, and full-size ones do not.
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
         let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);
-        let new = Suspect {
+        let arrived = event.at.checked_sub(Duration::from_micros(stall.arrived));
+        let mut new = Suspect {
             port: event.ports().0,
             at: event.at,
             since: ago(since_sent(stall)),
-            again: ago(since_again(stall)),
-            heard: ago(stall.heard.into()),
+            vanished: ago(stall.timeout.into()),
+            arrived: arrived.unwrap_or(SystemTime::UNIX_EPOCH),
+            received: stall.received,
+            talks: 0,
             never_passed: stall.never_passed(),
         };
-        let is_proven = self.suspects.iter().any(|old| {
-            if old.port == new.port {
-                old.went_unheard(&new, stall.retransmits)
-            } else {
-                old.lived_with(&new)
+        let mut is_proven = false;
+        for old in &self.suspects {
+            if old.port != new.port {
+                is_proven |= old.lived_with(&new);
+            } else if old.goes_on(&new) {
+                is_proven |= old.talks >= TALKS;
+                new.talks = old.talks + u32::from(new.received > old.received);
             }
-        });
+        }
         self.suspects.retain(|old| old.port != new.port);
         if self.suspects.len() >= MAX_FLOWS {
             self.suspects.remove(0);
@@ -164,28 +178,19 @@ impl Stalls {
 }
 
 impl Suspect {
-    /// The same connection, one timeout later: after its first timeouts the peer was heard, then a full-size segment was
-    /// sent again, and it vanished. A peer that has just come back would have taken that one.
-    fn went_unheard(&self, later: &Self, timeouts: u32) -> bool {
-        /// Where full-size segments did pass before it takes more: so many copies are not lost by chance.
-        const AFTER_SUCCESS: u32 = 6;
-        let goes_on = later.at > self.at + MARGIN && later.since < self.at;
-        self.heard > self.again + MARGIN && goes_on && (later.never_passed || timeouts >= AFTER_SUCCESS)
+    /// Whether `later` is of the same connection and the same segment.
+    fn goes_on(&self, later: &Self) -> bool {
+        later.at > self.at + MARGIN && later.since < self.at
     }
 
-    /// Two connections, of which no full-size segment ever passed: the peer answered one, or made it, while the other was
-    /// stuck.
+    /// Two connections, of which no full-size segment ever passed: something small of one arrived while the other was stuck,
+    /// and then full-size segments of both vanished. A peer that was away and has just come back would have taken those.
     fn lived_with(&self, other: &Self) -> bool {
-        self.never_passed
-            && other.never_passed
-            && (other.heard > self.since + MARGIN || self.heard > other.since + MARGIN)
+        let proves = |one: &Self, stuck: &Self| {
+            one.arrived > stuck.since + MARGIN && stuck.vanished > one.arrived + MARGIN
+        };
+        self.never_passed && other.never_passed && (proves(self, other) || proves(other, self))
     }
-}
-
-/// Jiffies since the segment was first sent again on timeout.
-fn since_again(stall: &Stall) -> u64 {
-    let last = u64::from(stall.timeout);
-    2 * last - ((4 * last) >> stall.retransmits.clamp(1, 63))
 }
 
 /// Jiffies since the segment was first sent: each timeout was twice as long as the one before.

@@ -124,12 +124,12 @@ fn the_place_outweighs_who_tells_of_it() {
 
 #[test]
 fn an_mtu_no_link_has_is_named_and_nothing_is_advised() {
-    for mtu in [0, 67] {
+    for mtu in [0, 67, 551] {
         let (finding, _, text) = verdict(&[record(Kind::Received, mtu)]);
         assert_eq!(finding, "absurd_mtu");
         assert!(!text.contains("Fix:"), "{text}");
     }
-    assert_eq!(verdict(&[record(Kind::Received, 68)]).0, "small_hop");
+    assert_eq!(verdict(&[record(Kind::Received, 552)]).0, "small_hop");
 }
 
 #[test]
@@ -215,6 +215,39 @@ fn forged_messages_hide_nothing_and_hurt_nobody() {
 }
 
 #[test]
+fn what_the_kernel_took_of_a_forgery_is_said() {
+    let (finding, fits, text) = verdict(&[fated(Kind::Received, Fate::Learned, 68)]);
+    assert_eq!((finding.as_str(), fits), ("absurd_mtu", Value::Absent));
+    assert!(text.contains("claims that 68 bytes fit") && text.contains("took it for 552"), "{text}");
+    assert!(text.contains("Fix: `ip route flush cache`"), "{text}");
+    assert_eq!(verdict(&[fated(Kind::Received, Fate::Learned, 552)]).0, "small_hop");
+    // Nobody sent it, and the kernel believes it.
+    let stray = MtuRecord { flags: flags::TAKEN, ..fated(Kind::Received, Fate::NoSocket, 1300) };
+    let (finding, _, text) = verdict(&[record(Kind::Learned, 1300), stray]);
+    assert_eq!(finding, "stray_message");
+    assert!(text.contains("The route cache took it") && text.contains("ip route flush cache"), "{text}");
+    // Nothing came of it: nothing is to be mended.
+    let (finding, _, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 68)]);
+    assert_eq!(finding, "absurd_mtu");
+    assert!(!text.contains("took it") && !text.contains("Fix:"), "{text}");
+}
+
+#[test]
+fn what_contradicts_its_quote_makes_a_path_flap_and_alone_is_absurd() {
+    let (low, high) =
+        (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Delivered, 1500));
+    let (finding, fits, text) = verdict(&[high, low, high, low, high]);
+    assert_eq!((finding.as_str(), fits), ("flapping_mtu", Value::Number(1280)));
+    assert!(text.contains("now 1280, now 1500 bytes"), "{text}");
+    assert_eq!(verdict(&[high, low, high]).0, "small_hop", "once is no habit");
+    let higher = fated(Kind::Received, Fate::Delivered, 9000);
+    assert_eq!(verdict(&[high, higher, high, higher, high, higher]).0, "absurd_mtu");
+    // Who forges without a socket to quote makes nothing flap.
+    let stray = fated(Kind::Received, Fate::NoSocket, 1500);
+    assert_eq!(verdict(&[low, stray, low, stray, low, stray]).0, "small_hop");
+}
+
+#[test]
 fn a_path_that_flaps_is_named_and_its_smallest_number_counts() {
     let (low, high) =
         (fated(Kind::Received, Fate::Learned, 1280), fated(Kind::Received, Fate::Learned, 1400));
@@ -262,6 +295,7 @@ fn stuck() -> Stall {
         window: 65_000,
         timeout: hertz * 8 / 10,
         heard: hertz * 2,
+        arrived: 2_000_000,
         ..Stall::default()
     }
 }
@@ -297,38 +331,48 @@ fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
     };
     assert_eq!(add(4000, stuck()), (false, false));
     assert_eq!(add(4000, stuck()), (false, false), "the same connection again");
-    // Its peer was last heard before the other's segment was first sent: both died with it.
+    // What last arrived was sent before the other's segment was: both died with their peer.
     assert_eq!(add(4001, stuck()), (false, false));
-    // Made while the first were stuck.
-    let heard = crate::kernel::clock::jiffies_a_second();
-    assert_eq!(add(4002, Stall { heard, ..stuck() }), (true, true));
-    assert_eq!(add(4003, Stall { heard, ..stuck() }), (false, true), "nothing new");
+    // A peer that has come back a moment ago: the copies that would tell are still to be sent.
+    let back = Stall { arrived: 500_000, ..stuck() };
+    assert_eq!(add(4002, back), (false, false));
+    assert_eq!(
+        add(4003, Stall { heard: 0, ..stuck() }),
+        (false, false),
+        "what is heard says nothing of the way there"
+    );
+    // It took small ones while the first were stuck, and their next copies vanished.
+    let small = Stall { arrived: 1_000_000, ..stuck() };
+    assert_eq!(add(4004, small), (true, true));
+    assert_eq!(add(4005, small), (false, true), "nothing new");
 }
 
 #[test]
-fn a_peer_that_answers_proves_it_only_if_the_next_full_segment_vanishes_too() {
-    let second = 1_000_000_000;
+fn a_peer_that_talks_on_proves_it_if_full_segments_vanish_all_the_while() {
     let hertz = crate::kernel::clock::jiffies_a_second();
-    // Heard half a second ago, after the first timeouts: perhaps it has only just come back.
-    let heard = Stall { heard: hertz / 2, ..stuck() };
-    let (mut findings, pods) = (Findings::default(), Pods::default());
-    let mut add = |after: u64, stall: Stall| {
-        let record = stalled(4000, Fate::Suspect, stall);
-        let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
-        findings.add(&event(&record), &pods).is_some()
+    let proven_at = |received: [u64; 5]| {
+        let (mut findings, pods) = (Findings::default(), Pods::default());
+        let (mut after, mut timeout) = (0, 800);
+        received.into_iter().zip(3_u32..).find_map(|(received, retransmits)| {
+            let stall = Stall {
+                retransmits,
+                received,
+                timeout: hertz * timeout / 1000,
+                acked: 1 << 20,
+                heard: 0,
+                ..stuck()
+            };
+            let record = stalled(4000, Fate::Suspect, stall);
+            let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
+            timeout *= 2;
+            after += u64::from(timeout) * 1_000_000;
+            findings.add(&event(&record), &pods).map(|_| retransmits)
+        })
     };
-    assert!(!add(0, heard));
-    let later = Stall { retransmits: 4, timeout: hertz * 16 / 10, heard: hertz * 21 / 10, ..heard };
-    assert!(add(second * 16 / 10, later));
-    // Where full ones did pass before, more of them must vanish.
-    let mut findings = Findings::default();
-    let mut add = |after: u64, stall: Stall| {
-        let record = stalled(4000, Fate::Suspect, Stall { acked: 1 << 20, ..stall });
-        let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
-        findings.add(&event(&record), &pods).is_some()
-    };
-    assert!(!add(0, heard));
-    assert!(!add(second * 16 / 10, later));
+    assert_eq!(proven_at([0, 0, 0, 0, 0]), None);
+    assert_eq!(proven_at([0, 9, 9, 9, 9]), None, "it has come back a moment ago, or hears nothing itself");
+    assert_eq!(proven_at([0, 9, 18, 18, 18]), Some(6));
+    assert_eq!(proven_at([0, 9, 9, 18, 18]), Some(7));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::{Fate, Kind};
 
-use super::event::{Limit, TooBig};
+use super::event::{Absurd, Limit, TooBig};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
 use super::{blocked, words};
@@ -129,7 +129,14 @@ fn weight(event: &TooBig) -> u8 {
     match (event.kind, event.fate) {
         (Kind::Oversize, _) => 7,
         (Kind::Made, _) if event.limit() != Some(Limit::Path) => 6,
-        (Kind::Received, Fate::NoSocket) => 1,
+        // More than what comes of it.
+        (Kind::Received, Fate::NoSocket) => {
+            if event.is_taken() {
+                3
+            } else {
+                1
+            }
+        }
         // Unless the kernel believed it.
         (Kind::Received, fate) if fate != Fate::Learned && event.absurd().is_some() => 1,
         (Kind::Received, _) => 5,
@@ -138,6 +145,17 @@ fn weight(event: &TooBig) -> u8 {
         (Kind::Learned, _) => 2,
         (Kind::Lost | Kind::Stalled, _) => 0,
     }
+}
+
+/// Whether it says of a path what may be so. What contradicts the packet that it quotes counts as well, unless nobody sent
+/// that packet: by turns with another number it is what makes a path flap.
+fn is_told_of_path(event: &TooBig) -> bool {
+    let is_possible = match event.absurd() {
+        None => event.fate != Fate::NoSocket,
+        Some(Absurd::Fits(_) | Absurd::Larger(_)) => event.fate != Fate::NoSocket,
+        Some(Absurd::NoLink(_) | Absurd::NoPath(_)) => false,
+    };
+    event.kind == Kind::Received && is_possible
 }
 
 impl Evidence<TooBig> for Findings {
@@ -156,10 +174,12 @@ impl Evidence<TooBig> for Findings {
         if event.kind == Kind::Lost || event.fate == Fate::Unsent {
             self.lost = Some((event.clone(), pods.clone()));
         }
-        if event.kind == Kind::Received && weight(event) > 1 {
+        if event.kind == Kind::Received && weight(event) > 3 {
             // Of a tunnel's packet its end is told, not who is inside.
             let reached = event.tunnel().is_none() && matches!(event.fate, Fate::Learned | Fate::Delivered);
             self.taken += u64::from(reached);
+        }
+        if is_told_of_path(event) {
             is_news |= self.told.add(event.record.mtu);
         }
         if event.kind != Kind::Lost {
@@ -230,14 +250,30 @@ impl Findings {
             return Some((event, pods, self.stalls.judge(event, pods)));
         }
         let (event, pods) = self.best.as_ref()?;
-        if self.told.is_flapping() && event.kind == Kind::Received {
+        if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
         }
         let mut judgement = words::judge(event, pods, self.longest);
+        if judgement.finding == Finding::SmallHop && self.is_disbelieved(event) {
+            judgement.confidence = Confidence::Low;
+            judgement.what.push_str(", but TCP has not acted on it: the message may be forged");
+        }
         if let Some(stuck) = self.stalls.stuck() {
             judgement.what.push_str(&stuck);
         }
         Some((event, pods, judgement))
+    }
+
+    /// Whether TCP was told and nothing came of it. It hears only of segments that it has under way, which who forges messages
+    /// must guess; and what it believes the route cache learns, if not at once.
+    fn is_disbelieved(&self, event: &TooBig) -> bool {
+        const TCP: u8 = 6;
+        let learned =
+            self.counts.get(Kind::Learned as usize - 1).is_some_and(|fates| fates.iter().any(|n| *n > 0));
+        event.kind == Kind::Received
+            && event.fate == Fate::Delivered
+            && event.flow().is_some_and(|flow| flow.protocol == TCP)
+            && !learned
     }
 
     /// Whether a connection is stuck for a reason that is known: something takes less than the connection believes.

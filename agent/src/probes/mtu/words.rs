@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_common::mtu::{Fate, Kind};
+use agent_common::mtu::{Fate, Kind, flags};
 
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
 use super::verdict::{Finding, Judgement, Told};
@@ -193,9 +193,11 @@ fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
 
 fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
     let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(event);
+    let (taken, fix) = taken(event);
     if let Some(absurd) = event.absurd() {
         let why = match absurd {
             Absurd::NoLink(least) => format!("no link may take less than {least}"),
+            Absurd::NoPath(least) => format!("of no path the kernel believes less than {least}"),
             Absurd::Fits(length) => {
                 format!("but the packet that it quotes has {length} bytes, and would have fit")
             }
@@ -204,18 +206,18 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
         return (
             Finding::AbsurdMtu,
             format!(
-                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; {why}: a broken router, or a forged message"
+                "{hop} claims that {mtu} bytes fit on the way from {who} to {to}; {why}: a broken router, or a forged message{taken}"
             ),
-            None,
+            fix,
         );
     }
     if event.fate == Fate::NoSocket {
         return (
             Finding::StrayMessage,
             format!(
-                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed"
+                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed{taken}"
             ),
-            None,
+            fix,
         );
     }
     if event.fate == Fate::Ignored {
@@ -249,6 +251,24 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
         format!("{hop} takes {mtu} bytes on the way from {who} to {to}, and {who} was told so"),
         Some(format!("set the MTU of {who}'s interface, or of its route to {to}, to at most {fits}")),
     )
+}
+
+/// What the route cache made of a message that is not to be believed, and what undoes it.
+fn taken(event: &TooBig) -> (String, Option<String>) {
+    if !event.is_taken() {
+        return Default::default();
+    }
+    let family = if event.record.ip_version == 4 { "" } else { " -6" };
+    let place = if event.has(flags::IN_POD) {
+        "the pod's network namespace"
+    } else {
+        "the network namespace that got it"
+    };
+    let said = match event.least_taken() {
+        least if event.record.mtu < least => format!(". The route cache took it for {least}"),
+        _ => ". The route cache took it".to_owned(),
+    };
+    (said, Some(format!("`ip{family} route flush cache` in {place} forgets it")))
 }
 
 fn full_name(pod: &Pod) -> String {
