@@ -27,7 +27,7 @@ const MARGIN: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Stalls {
     /// The last event whose own socket proves it, else of one that another connection proves; and whose it was.
-    proof: Option<(TooBig, Pods)>,
+    proof: Option<Box<(TooBig, Pods)>>,
     /// Connections of which no full-size segment was ever acknowledged.
     suspects: Vec<Suspect>,
     /// When the first of the proven ones was sent.
@@ -87,7 +87,7 @@ impl Stalls {
         // What a socket knows by itself says more than what two say of each other.
         let is_first = self.proof.is_none();
         if is_first || event.fate == Fate::BlackHole {
-            self.proof = Some((event.clone(), pods.clone()));
+            self.proof = Some(Box::new((event.clone(), pods.clone())));
         }
         is_first || begins_to_try
     }
@@ -125,7 +125,7 @@ impl Stalls {
 
     /// The event that proves it; `None` if nothing does.
     pub(super) fn proof(&self) -> Option<(&TooBig, &Pods)> {
-        self.proof.as_ref().map(|(event, pods)| (event, pods))
+        self.proof.as_deref().map(|(event, pods)| (event, pods))
     }
 
     /// What a proven one comes to.

@@ -13,10 +13,10 @@ use crate::probe::{Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pod
 /// The evidence of one incident.
 #[derive(Default)]
 pub struct Findings {
-    /// The event that says most of the cause, and whose it was.
-    best: Option<(TooBig, Pods)>,
+    /// The event that says most of the cause, and whose it was. In a box, as all that few incidents have: a storm opens many.
+    best: Option<Box<(TooBig, Pods)>>,
     /// The last message that was lost or not sent, and whom it was to tell.
-    lost: Option<(TooBig, Pods)>,
+    lost: Option<Box<(TooBig, Pods)>>,
     /// Messages that reached whom they were for.
     taken: u64,
     /// TCP connections that are stuck.
@@ -172,7 +172,7 @@ impl Evidence<TooBig> for Findings {
         let was_blocked = self.is_blocked();
         let mut is_news = false;
         if event.kind == Kind::Lost || event.fate == Fate::Unsent {
-            self.lost = Some((event.clone(), pods.clone()));
+            self.lost = Some(Box::new((event.clone(), pods.clone())));
         }
         if event.kind == Kind::Received && weight(event) > 3 {
             // Of a tunnel's packet its end is told, not who is inside.
@@ -184,9 +184,9 @@ impl Evidence<TooBig> for Findings {
         }
         if event.kind != Kind::Lost {
             let more = |best: &TooBig| (weight(event), smaller(event)) > (weight(best), smaller(best));
-            if self.best.as_ref().is_none_or(|(best, _)| more(best)) {
-                is_news |= self.best.as_ref().is_some_and(|(best, _)| weight(best) < weight(event));
-                self.best = Some((event.clone(), pods.clone()));
+            if self.best.as_ref().is_none_or(|best| more(&best.0)) {
+                is_news |= self.best.as_ref().is_some_and(|best| weight(&best.0) < weight(event));
+                self.best = Some(Box::new((event.clone(), pods.clone())));
             }
         }
         is_news |= self.is_blocked() && !was_blocked;
@@ -239,9 +239,9 @@ impl Findings {
     /// The event that says most, and what it comes to.
     fn judge(&self) -> Option<(&TooBig, &Pods, Judgement)> {
         if self.is_blocked()
-            && let Some((lost, pods)) = &self.lost
+            && let Some((lost, pods)) = self.lost.as_deref()
         {
-            let cause = self.best.as_ref().map(|(event, _)| event).filter(|event| weight(event) > 1);
+            let cause = self.best.as_ref().map(|best| &best.0).filter(|event| weight(event) > 1);
             return Some((lost, pods, blocked::judge(lost, pods, cause)));
         }
         if let Some((event, pods)) = self.stalls.proof()
@@ -249,7 +249,7 @@ impl Findings {
         {
             return Some((event, pods, self.stalls.judge(event, pods)));
         }
-        let (event, pods) = self.best.as_ref()?;
+        let (event, pods) = self.best.as_deref()?;
         if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
         }
@@ -278,7 +278,7 @@ impl Findings {
 
     /// Whether a connection is stuck for a reason that is known: something takes less than the connection believes.
     fn explains(&self, stalled: &TooBig) -> bool {
-        self.best.as_ref().is_some_and(|(best, _)| {
+        self.best.as_deref().is_some_and(|(best, _)| {
             weight(best) > 3 && best.fits().is_none_or(|fits| fits < stalled.record.stall.pmtu)
         })
     }
