@@ -151,8 +151,7 @@ fn weight(event: &TooBig) -> u8 {
 /// that packet: by turns with another number it is what makes a path flap.
 fn is_told_of_path(event: &TooBig) -> bool {
     let is_possible = match event.absurd() {
-        None => event.fate != Fate::NoSocket,
-        Some(Absurd::Fits(_) | Absurd::Larger(_)) => event.fate != Fate::NoSocket,
+        None | Some(Absurd::Fits(_) | Absurd::Larger(_)) => event.fate != Fate::NoSocket,
         Some(Absurd::NoLink(_) | Absurd::NoPath(_)) => false,
     };
     event.kind == Kind::Received && is_possible
