@@ -47,7 +47,10 @@ fn drops_are_counted_by_reason_place_and_pod_without_reading_a_packet() {
 
     let said = running.agent.stderr.text();
     let warnings: Vec<&str> = said.lines().filter(|line| line.contains("\"level\":\"WARN\"")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("lockdown"), "{said}");
+    // What became of messages about UDP over IPv6 takes a breakpoint before 7, which is refused as well.
+    let (of_udp, others): (Vec<&str>, Vec<&str>) =
+        warnings.into_iter().partition(|line| line.contains("does without hook udpv6_err: "));
+    assert!(of_udp.len() <= 1 && others.len() == 1 && others[0].contains("lockdown"), "{said}");
     assert!(said.contains("hook kfree_skb by tp_btf\""), "{said}");
 }
 

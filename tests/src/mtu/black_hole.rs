@@ -170,8 +170,8 @@ fn a_dead_peer_is_no_black_hole() {
     let underlay = way(&lab);
     let watch = Watch::new(&lab);
     let mut kept = Vec::new();
-    for (port, before) in [(7915, 0), (7916, 1 << 20)] {
-        let to = v4([10, 99, 8, 6], port);
+    for (port, last, before) in [(7915, 6, 0), (7916, 7, 1 << 20)] {
+        let to = v4([10, 99, 8, last], port);
         let mut server = Server::start(underlay.tip(), port);
         let mut client = server.connect(&lab, to);
         let reader = server.kept.pop().unwrap();

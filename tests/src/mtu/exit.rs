@@ -53,7 +53,7 @@ fn a_finding_that_is_told_is_an_exit_code() {
 #[test]
 fn nothing_is_no_finding() {
     let lab = Lab::lock();
-    let mut agent = trace(&lab, &["-o", "json", "--fail-on-findings", "--ip", "10.99.6.0/24"]);
+    let mut agent = trace(&lab, &["-o", "json", "--fail-on-findings", "--ip", "10.99.6.9"]);
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
     assert_eq!(agent.stdout.count(), 0);
