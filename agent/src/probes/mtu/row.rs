@@ -102,6 +102,8 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
             ("path_mtu", nonzero(stall.pmtu)),
             ("timeouts", Value::Number(stall.retransmits.into())),
             ("acknowledged_bytes", Value::Number(stall.acked)),
+            ("received_bytes", Value::Number(stall.received)),
+            ("last_arrived_ms", Value::Number(stall.arrived / 1000)),
             ("waiting_bytes", Value::Number(stall.waiting.into())),
             ("longest_received", nonzero(stall.longest_run)),
             ("peer_heard_ms", milliseconds(stall.heard)),

@@ -43,7 +43,8 @@ pub(super) struct Stalls {
 
 #[derive(Clone, Copy)]
 struct Suspect {
-    port: Option<u16>,
+    /// Both: of a server's connections the one alone is the same for all.
+    ports: (Option<u16>, Option<u16>),
     at: SystemTime,
     /// When its segment was first sent.
     since: SystemTime,
@@ -68,7 +69,8 @@ impl Stalls {
             Fate::Suspect => self.suspect(event, stall),
             _ => false,
         };
-        if !is_proven && self.proof.is_none() {
+        let is_of_it = is_proven || self.proof.is_some() && event.fate != Fate::Ordinary;
+        if !is_of_it {
             return false;
         }
         let since = before(event.at, since_sent(stall), event.hertz);
@@ -97,7 +99,7 @@ impl Stalls {
         let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);
         let arrived = event.at.checked_sub(Duration::from_micros(stall.arrived));
         let mut new = Suspect {
-            port: event.ports().0,
+            ports: event.ports(),
             at: event.at,
             since: ago(since_sent(stall)),
             vanished: ago(stall.timeout.into()),
@@ -108,14 +110,14 @@ impl Stalls {
         };
         let mut is_proven = false;
         for old in &self.suspects {
-            if old.port != new.port {
+            if old.ports != new.ports {
                 is_proven |= old.lived_with(&new);
             } else if old.goes_on(&new) {
                 is_proven |= old.talks >= TALKS;
                 new.talks = old.talks + u32::from(new.received > old.received);
             }
         }
-        self.suspects.retain(|old| old.port != new.port);
+        self.suspects.retain(|old| old.ports != new.ports);
         if self.suspects.len() >= MAX_FLOWS {
             self.suspects.remove(0);
         }

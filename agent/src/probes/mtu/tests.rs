@@ -376,6 +376,19 @@ fn a_peer_that_talks_on_proves_it_if_full_segments_vanish_all_the_while() {
 }
 
 #[test]
+fn a_servers_connections_are_told_apart() {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    for turn in 0..8_u32 {
+        let stall = Stall { received: if turn % 2 == 0 { 5 } else { 1 << 18 }, ..stuck() };
+        let server = stalled(443, Fate::Suspect, stall);
+        let client = 50_000 + u16::try_from(turn % 2).unwrap();
+        let ktime_ns = server.ktime_ns + u64::from(turn) * 500_000_000;
+        let record = MtuRecord { ktime_ns, destination_port: client, ..server };
+        assert_eq!(findings.add(&event(&record), &pods), None, "neither peer has said more than before");
+    }
+}
+
+#[test]
 fn loss_is_no_black_hole() {
     let (mut findings, pods) = (Findings::default(), Pods::default());
     for port in 0..100 {
