@@ -237,7 +237,12 @@ fn counters_here() -> Vec<(String, u64)> {
 #[test]
 fn no_black_hole_where_there_is_none() {
     for module in ["sch_netem", "bridge"] {
-        assert!(tool("modprobe").args(["-q", module]).status().unwrap().success(), "{module} is needed");
+        let is_there = tool("modprobe").args(["-q", module]).status().unwrap().success();
+        // The machine's own kernel may have none; a guest's must.
+        if !is_there && std::env::var("R2C_GUEST").is_ok_and(|guest| guest == "here") {
+            return;
+        }
+        assert!(is_there, "{module} is needed");
     }
     let seconds = std::env::var("R2C_QUIET_SECONDS").map_or(20, |seconds| seconds.parse().unwrap());
     let node = Node::new();
