@@ -50,7 +50,8 @@ pub struct Stall {
 const _: () = assert!(size_of::<Stall>() == 72);
 
 /// Timeouts after which small segments that arrive may prove something. Where one packet in twenty is lost, each way, a copy
-/// comes to nothing one time in ten, and there were five: what was sent first, again for SACK, and again at each timeout.
+/// comes to nothing one time in ten, and there were four: what was sent first, again for SACK, and at each timeout but the
+/// last, whose copy is on its way now.
 pub const TIMEOUTS: u32 = 3;
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
@@ -80,13 +81,13 @@ impl Stall {
         Some(if is_open { Fate::Suspect } else { Fate::Ordinary })
     }
 
-    /// Timeouts after which small segments that arrive are no matter of chance: one more if a single full segment is missing,
+    /// Timeouts after which small segments that arrive are no matter of chance: two more if a single full segment is missing,
     /// and one more if full ones did arrive on this connection. By chance it then happens to less than one connection in a
-    /// million of those that lose one packet in twenty.
+    /// million of those that lose one packet in twenty, each way.
     #[inline]
     const fn timeouts_that_prove(&self) -> u32 {
         let is_single = self.hole < self.mss.saturating_mul(2);
-        TIMEOUTS + is_single as u32 + !self.never_passed() as u32
+        TIMEOUTS + 2 * is_single as u32 + !self.never_passed() as u32
     }
 
     /// Whether no full-size segment of this connection was ever acknowledged.
@@ -160,9 +161,9 @@ mod tests {
         let two = Stall { sacked: 1, longest_run: 104, hole: 2 * 1448, ..STUCK };
         let one = Stall { hole: 1448, ..two };
         assert_eq!(one.fate(1448), Some(Fate::Suspect));
-        assert_eq!([two, one].map(proven_after), [Some(3), Some(4)]);
+        assert_eq!([two, one].map(proven_after), [Some(3), Some(5)]);
         let passed = |stall| Stall { acked: 1 << 20, ..stall };
-        assert_eq!([two, one].map(passed).map(proven_after), [Some(4), Some(5)]);
+        assert_eq!([two, one].map(passed).map(proven_after), [Some(4), Some(6)]);
     }
 
     #[test]
