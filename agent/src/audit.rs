@@ -1,7 +1,7 @@
 //! `r2c-agent audit mtu`: does every MTU fit? Reads all links, judges them, says what is too large and what to set.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -10,12 +10,13 @@ use crate::enrich::{self, PodIndex};
 use crate::failure::Failure;
 use crate::incident::Span;
 use crate::links::{self, Namespace, Place, Wants};
+use crate::log::note;
 use crate::node;
 use crate::pod::Pod;
 use crate::shutdown;
 use crate::sink::json::JsonSink;
-use crate::sink::table::{Style, TableSink, wants_colour};
-use crate::sink::{Level, Line, Sink, Told, escape};
+use crate::sink::table::TableSink;
+use crate::sink::{Level, Line, Sink, Told};
 
 pub mod gauges;
 pub mod overlay;
@@ -75,14 +76,11 @@ struct Shown<'a> {
 impl Shown<'_> {
     /// Prints it; how many findings that were asked for there are.
     fn print(&self, host: &Host) -> io::Result<usize> {
-        let stdout = io::stdout();
         let json = self.args.output == Output::Json;
         let mut sink: Box<dyn Sink> = if json {
-            Box::new(JsonSink::new(stdout, node::identity(host)))
+            Box::new(JsonSink::new(io::stdout(), node::identity(host)))
         } else {
-            let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
-            let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
-            Box::new(TableSink::new(stdout, Style { wide: self.args.output == Output::Wide, colour }))
+            Box::new(TableSink::on_stdout(self.args.output == Output::Wide))
         };
         let (at, span) = (SystemTime::now(), Span::root());
         let wanted = (0..self.read.len()).filter(|at| self.wants(self.read[*at].owner.as_deref()));
@@ -158,10 +156,4 @@ fn unread(read: &[Namespace]) -> Vec<String> {
         format!("{what} not read: {why}: {}{more}", names.join(", "))
     };
     missing.into_iter().map(line).collect()
-}
-
-/// A line for the person, beside the data.
-fn note(text: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
 }

@@ -273,5 +273,11 @@ fn bounded(text: fmt::Arguments<'_>) -> String {
     out.0
 }
 
+/// A line for the person who has asked for something, beside the data on stdout.
+pub fn note(text: &str) {
+    // With stderr gone there is nobody to tell.
+    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
+}
+
 #[cfg(test)]
 mod tests;

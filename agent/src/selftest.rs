@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::cli::{Host, Report as Output, Selftest};
 use crate::failure::Failure;
 use crate::kernel::Kernel;
+use crate::log::note;
 use crate::metrics::{Format, Metrics};
 use crate::node;
 use crate::probe::Probe as _;
@@ -20,7 +21,6 @@ use crate::probe::pipeline::Ended;
 use crate::probe::start::{Context, Entry, Settings, Started};
 use crate::probes::drops::Drops;
 use crate::shutdown::{self, Drain, Signals};
-use crate::sink::escape;
 use crate::sink::json::JsonSink;
 
 mod cause;
@@ -297,10 +297,4 @@ fn lose_all(lanes: [&Lane; 2], mut left: Plan, sent: &AtomicU64, interrupted: &D
         }
     }
     Ok(())
-}
-
-/// A line for the person, beside the data.
-fn note(text: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
 }

@@ -111,6 +111,14 @@ pub struct Column {
     pub wide: bool,
 }
 
+impl Column {
+    /// A column.
+    #[must_use]
+    pub const fn new(title: &'static str, width: usize, wide: bool) -> Self {
+        Self { title, width, wide }
+    }
+}
+
 /// What a line tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {

@@ -1,6 +1,6 @@
 //! `r2c-agent trace`: one probe's events as they happen, then what it all came to.
 
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
+use crate::log::note;
 use crate::node::{self, Node};
 use crate::probe::flow::Account;
 use crate::probe::pipeline::Ended;
@@ -16,8 +17,8 @@ use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
-use crate::sink::table::{Style, TableSink, wants_colour};
-use crate::sink::{Level, Line, Sink, Written, escape};
+use crate::sink::table::TableSink;
+use crate::sink::{Level, Line, Sink, Written};
 
 mod to;
 
@@ -132,10 +133,7 @@ fn lines(host: &Host) -> JsonSink<io::Stdout> {
 
 /// A table on stdout.
 fn table(output: Output) -> TableSink<io::Stdout> {
-    let stdout = io::stdout();
-    let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
-    let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
-    TableSink::new(stdout, Style { wide: output == Output::Wide, colour })
+    TableSink::on_stdout(output == Output::Wide)
 }
 
 /// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
@@ -217,10 +215,4 @@ fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], 
         });
     }
     lines
-}
-
-/// A line for the person, beside the data.
-fn note(text: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
 }

@@ -20,37 +20,33 @@ pub(super) enum Row<'a> {
     Exception { owner: Option<&'a Pod>, learned: &'a Exception, device: &'a str },
 }
 
-const fn column(title: &'static str, width: usize, wide: bool) -> Column {
-    Column { title, width, wide }
-}
-
 const LINKS: [Column; 10] = [
-    column("WHERE", 18, false),
-    column("INTERFACE", 15, false),
-    column("KIND", 9, false),
-    column("MTU", 5, false),
-    column("STATE", 5, true),
-    column("LOCAL", 15, true),
-    column("REMOTE", 15, true),
-    column("LOWER", 13, false),
-    column("ADDS", 4, false),
-    column("FITS", 5, false),
+    Column::new("WHERE", 18, false),
+    Column::new("INTERFACE", 15, false),
+    Column::new("KIND", 9, false),
+    Column::new("MTU", 5, false),
+    Column::new("STATE", 5, true),
+    Column::new("LOCAL", 15, true),
+    Column::new("REMOTE", 15, true),
+    Column::new("LOWER", 13, false),
+    Column::new("ADDS", 4, false),
+    Column::new("FITS", 5, false),
 ];
 const ROUTES: [Column; 7] = [
-    column("WHERE", 18, false),
-    column("ROUTE", 20, false),
-    column("GATEWAY", 15, true),
-    column("TABLE", 5, true),
-    column("INTERFACE", 15, false),
-    column("MTU", 5, false),
-    column("ADVMSS", 6, false),
+    Column::new("WHERE", 18, false),
+    Column::new("ROUTE", 20, false),
+    Column::new("GATEWAY", 15, true),
+    Column::new("TABLE", 5, true),
+    Column::new("INTERFACE", 15, false),
+    Column::new("MTU", 5, false),
+    Column::new("ADVMSS", 6, false),
 ];
 const EXCEPTIONS: [Column; 5] = [
-    column("WHERE", 18, false),
-    column("LEARNED PATH TO", 22, false),
-    column("INTERFACE", 15, false),
-    column("MTU", 5, false),
-    column("EXPIRES", 7, false),
+    Column::new("WHERE", 18, false),
+    Column::new("LEARNED PATH TO", 22, false),
+    Column::new("INTERFACE", 15, false),
+    Column::new("MTU", 5, false),
+    Column::new("EXPIRES", 7, false),
 ];
 
 /// All rows of one namespace. Loopback says nothing to a person, and is left out where `all` is not asked for.

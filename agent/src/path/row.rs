@@ -10,17 +10,13 @@ use crate::sink::{Cell, Column, Field, Level, Says, Value};
 
 /// The table's columns: 80 characters with the longest address and the slowest answer.
 pub const COLUMNS: [Column; 6] = [
-    column("HOP", 3),
-    column("ADDRESS", 39),
-    column("PASSES", 6),
-    column("DIES", 5),
-    column("SAYS", 5),
-    column("RTT", 10),
+    Column::new("HOP", 3, false),
+    Column::new("ADDRESS", 39, false),
+    Column::new("PASSES", 6, false),
+    Column::new("DIES", 5, false),
+    Column::new("SAYS", 5, false),
+    Column::new("RTT", 10, false),
 ];
-
-const fn column(title: &'static str, width: usize) -> Column {
-    Column { title, width, wide: false }
-}
 
 /// A hop, or the destination, as a line.
 #[derive(Clone, Debug)]

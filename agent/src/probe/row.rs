@@ -4,15 +4,9 @@ use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Column, Value};
+use super::Value;
 use crate::digits;
 use crate::pod::Pod;
-
-/// A column of a probe's table.
-#[must_use]
-pub const fn column(title: &'static str, width: usize, wide: bool) -> Column {
-    Column { title, width, wide }
-}
 
 /// A pod's name or an address, and the port.
 #[must_use]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use unicode_width::UnicodeWidthChar;
 
@@ -50,6 +50,17 @@ pub struct TableSink<W: Write> {
     style: Style,
     headed: Vec<&'static str>,
     row: String,
+}
+
+impl TableSink<io::Stdout> {
+    /// On this process's stdout, in colour if that is a terminal that can do it and nobody objects.
+    #[must_use]
+    pub fn on_stdout(wide: bool) -> Self {
+        let stdout = io::stdout();
+        let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+        let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
+        Self::new(stdout, Style { wide, colour })
+    }
 }
 
 impl<W: Write> TableSink<W> {

@@ -19,6 +19,7 @@ use crate::cli::{Host, Output, Trace};
 use crate::enrich::{self, Roots};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
+use crate::log::note;
 use crate::path::judge::{About, Tcp, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
 use crate::path::sockets::Sockets;
@@ -65,7 +66,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         stop: Arc::default(),
     };
     let stop = Arc::clone(&errand.stop);
-    super::note(&format!("walking from {} to {}", errand.who, errand.named));
+    note(&format!("walking from {} to {}", errand.who, errand.named));
     let (tell, mut told) = oneshot::channel();
     let netns = from.netns;
     // A thread of its own, which ends after it: the namespace is the thread's, and the rest of the agent stays where it is.
@@ -120,16 +121,16 @@ impl Errand {
         // Any port will do to ask for the way.
         let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
         let mut sockets =
-            Sockets::open(self.address, self.port, device.source, self.stop, &mut |text| super::note(text))
+            Sockets::open(self.address, self.port, device.source, self.stop, &mut |text| note(text))
                 .map_err(unreachable)?;
         let patience = CONNECT.min(self.limits.time);
         let tcp =
             self.port.map(|port| sockets.try_connect(port, patience)).transpose().map_err(unreachable)?;
         if let Some(tcp) = tcp {
-            super::note(&connected(tcp));
+            note(&connected(tcp));
         }
         let v6 = self.address.is_ipv6();
-        let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, &mut |text| super::note(text));
+        let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, &mut |text| note(text));
         let about = About { who: self.who, to: self.named, address: self.address, device: device.name, tcp };
         Ok((out, about))
     }

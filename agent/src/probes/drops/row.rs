@@ -9,21 +9,21 @@ use agent_common::drops::{Direction, flags};
 use super::PacketDrop;
 use super::labels::{NO_REASON, direction_name};
 use super::place::Place;
-use crate::probe::row::{addresses, column, end, named, nonzero};
+use crate::probe::row::{addresses, end, named, nonzero};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
-    column("TIME", 8, false),
-    column("CLASS", 9, false),
-    column("DIR", 4, false),
-    column("SOURCE", 16, false),
-    column("DESTINATION", 19, false),
-    column("IFACE", 15, true),
-    column("PROTO", 6, true),
-    column("LEN", 5, true),
-    column("ADDRESSES", 45, true),
-    column("PLACE", 24, true),
-    column("REASON", 14, false),
+    Column::new("TIME", 8, false),
+    Column::new("CLASS", 9, false),
+    Column::new("DIR", 4, false),
+    Column::new("SOURCE", 16, false),
+    Column::new("DESTINATION", 19, false),
+    Column::new("IFACE", 15, true),
+    Column::new("PROTO", 6, true),
+    Column::new("LEN", 5, true),
+    Column::new("ADDRESSES", 45, true),
+    Column::new("PLACE", 24, true),
+    Column::new("REASON", 14, false),
 ];
 
 /// The row's cells, in the order of [`COLUMNS`].

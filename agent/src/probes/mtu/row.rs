@@ -9,21 +9,21 @@ use agent_common::mtu::{Fate, Kind, Stage, flags};
 
 use super::event::{Limit, TooBig, kind_of, name};
 use super::labels::{fate_name, kind_name};
-use crate::probe::row::{addresses, column, end, named, nonzero, protocol};
+use crate::probe::row::{addresses, end, named, nonzero, protocol};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 /// The table's columns: 80 characters without the wide ones and with a usual destination.
 pub const COLUMNS: &[Column] = &[
-    column("TIME", 8, false),
-    column("EVENT", 8, false),
-    column("MTU", 5, false),
-    column("BY", 15, false),
-    column("LIMIT", 6, true),
-    column("FATE", 10, true),
-    column("LEN", 5, true),
-    column("TUNNEL", 8, true),
-    column("ADDRESSES", 45, true),
-    column("SOURCE", 16, false),
-    column("DESTINATION", 18, false),
+    Column::new("TIME", 8, false),
+    Column::new("EVENT", 8, false),
+    Column::new("MTU", 5, false),
+    Column::new("BY", 15, false),
+    Column::new("LIMIT", 6, true),
+    Column::new("FATE", 10, true),
+    Column::new("LEN", 5, true),
+    Column::new("TUNNEL", 8, true),
+    Column::new("ADDRESSES", 45, true),
+    Column::new("SOURCE", 16, false),
+    Column::new("DESTINATION", 18, false),
 ];
 
 /// The row's cells, in the order of [`COLUMNS`].
