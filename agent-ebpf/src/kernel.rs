@@ -170,6 +170,12 @@ offsets! {
     SKB_REFDST
     /// `sk_buff._nfct`
     SKB_NFCT
+    /// `sk_buff.csum_start`
+    SKB_CSUM_START
+    /// The byte that `sk_buff.ip_summed` is in
+    SKB_IP_SUMMED
+    /// The byte that `sk_buff.pkt_type` is in
+    SKB_PKT_TYPE
     /// `skb_shared_info.gso_size`
     SHINFO_GSO_SIZE
     /// `net_device.ifindex`

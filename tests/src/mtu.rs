@@ -10,6 +10,7 @@ use crate::harness::scrape::Scrape;
 
 mod black_hole;
 mod blocked;
+mod copies;
 mod exit;
 mod forged;
 mod here;

@@ -14,9 +14,11 @@ mod figures;
 mod inside;
 mod loads;
 mod maps;
+mod peer;
 mod pods;
 mod report;
 mod scrapes;
+mod tun;
 mod watch;
 
 use baseline::Baseline;

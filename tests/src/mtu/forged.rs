@@ -13,8 +13,8 @@ use super::{Watch, pod, sees_messages, v4};
 mod flood;
 mod sockets;
 
-const WEB4: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
-const FAR4: Ipv4Addr = Ipv4Addr::new(10, 99, 3, 2);
+pub(super) const WEB4: Ipv4Addr = Ipv4Addr::new(10, 99, 1, 2);
+pub(super) const FAR4: Ipv4Addr = Ipv4Addr::new(10, 99, 3, 2);
 
 /// `far` sends `web` a frag-needed message with this MTU and quote.
 fn forge(lab: &Lab, mtu: u16, quote: &[u8]) {
@@ -24,7 +24,7 @@ fn forge(lab: &Lab, mtu: u16, quote: &[u8]) {
 }
 
 /// The first bytes of a packet that `web` might have sent to 10.99.3.`last`.
-fn quoted(last: u8, protocol: u8) -> Vec<u8> {
+pub(super) fn quoted(last: u8, protocol: u8) -> Vec<u8> {
     let to = Ipv4Addr::new(10, 99, 3, last);
     let segment = udp_segment(v4(WEB4.octets(), 4000), v4(to.octets(), 4001), 4, true);
     ipv4(WEB4, to, protocol, &segment, true)[..28].to_vec()

@@ -1,6 +1,7 @@
 //! What happens in the guests: each thing is started, measured and ended, one after another.
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::loads::{self, LOADS};
+use super::loads::{self, Ends, LOADS, Load, MTU_LOADS};
+use super::peer::Connection;
 use super::watch::{AGENT, Watcher};
 use super::{maps, pods, scrapes};
 use crate::page::get;
@@ -32,11 +34,13 @@ fn figure(name: &str, value: f64) {
 type Part = (&'static str, bool, fn() -> Result<()>);
 
 /// In this order: pods stay once they are there.
-pub(super) const PARTS: [Part; 6] = [
+pub(super) const PARTS: [Part; 8] = [
     ("programs", false, programs),
     ("starts", false, starts),
     ("node", true, full_node),
     ("drops", true, drops),
+    ("mtu", true, mtu),
+    ("stalls", true, stalls),
     ("limit", true, at_the_limit),
     ("events", true, events),
 ];
@@ -45,7 +49,7 @@ pub(super) const PARTS: [Part; 6] = [
 pub(super) fn costs(only: &[String]) -> Result<()> {
     // Counting drops costs dropwatch a module.
     Command::new("modprobe").arg("drop_monitor").run()?;
-    loads::lay_rule()?;
+    loads::lay_out()?;
     let mut pods = Vec::new();
     for (name, with_pods, measure) in PARTS {
         if only.is_empty() || only.iter().any(|part| part == name) {
@@ -128,47 +132,98 @@ fn full_node() -> Result<()> {
     agent.end()
 }
 
-/// Added to each packet by each watcher.
+/// One who watches: as in the figures' names, and how it is started.
+type Watch = (&'static str, fn() -> Result<Watcher>);
+
+/// Added to each packet by each watcher of drops.
 fn drops() -> Result<()> {
-    type Start = fn() -> Result<Watcher>;
-    let watchers: [(&str, Start); 6] = [
+    let watchers: [Watch; 4] = [
         ("counters", || Watcher::agent("drops", &["--events-per-second", "0"])),
         ("events", || Watcher::agent("drops", &[])),
-        ("mtu_counters", || Watcher::agent("mtu", &["--events-per-second", "0"])),
-        ("mtu_events", || Watcher::agent("mtu", &[])),
         ("bpftrace", Watcher::bpftrace),
         ("dropwatch", Watcher::dropwatch),
     ];
+    added(&LOADS, &watchers)
+}
+
+/// Added by the probe mtu to each packet, message and segment.
+fn mtu() -> Result<()> {
+    let watchers: [Watch; 2] = [
+        ("mtu_counters", || Watcher::agent("mtu", &["--events-per-second", "0"])),
+        ("mtu_events", || Watcher::agent("mtu", &[])),
+    ];
+    added(&MTU_LOADS, &watchers)
+}
+
+fn added(loads: &[Load], watchers: &[Watch]) -> Result<()> {
+    let ends = Ends::new()?;
     let mut alone = Vec::new();
-    for load in &LOADS {
-        loads::one(load)?;
-        alone.push(loads::one(load)?);
+    // What one leaves behind for good (a path MTU that was learned) is there for all.
+    for load in loads {
+        loads::one(&ends, load)?;
+    }
+    for load in loads {
+        loads::one(&ends, load)?;
+        alone.push(loads::one(&ends, load)?);
         figure(&format!("{}.alone", load.name), alone[alone.len() - 1]);
     }
     for (name, start) in watchers {
         let watcher = start()?;
         watcher.settle()?;
-        for (load, alone) in LOADS.iter().zip(&alone) {
+        for (load, alone) in loads.iter().zip(&alone) {
             // Its row is made, and what may be described of this second is.
-            loads::one(load)?;
-            figure(&format!("{}.{name}", load.name), loads::one(load)? - alone);
+            loads::one(&ends, load)?;
+            figure(&format!("{}.{name}", load.name), loads::one(&ends, load)? - alone);
         }
         watcher.end()?;
     }
-    for (load, before) in LOADS.iter().zip(&alone) {
-        figure(&format!("{}.drift", load.name), loads::one(load)? - before);
+    for (load, before) in loads.iter().zip(&alone) {
+        figure(&format!("{}.drift", load.name), loads::one(&ends, load)? - before);
     }
     Ok(())
+}
+
+/// What the program at a segment's retransmission executes each time that the segment's timer runs out: until when it has
+/// nothing to say, and from then on. Of it alone, as the kernel counts it: timers cannot be asked for.
+fn stalls() -> Result<()> {
+    /// Doubled each time, from a fifth of a second on.
+    const LONGEST: Duration = Duration::from_secs(30);
+    const TIMEOUTS: usize = 6;
+    const MSS: usize = 1460;
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "1")?;
+    let ends = Ends::new()?;
+    let agent = Watcher::agent("mtu", &["--events-per-second", "0"])?;
+    agent.settle()?;
+    let from = SocketAddrV4::new(loads::HOST, loads::FROM);
+    let connection = Connection::open(&ends.tun, from, SocketAddrV4::new(loads::PEER, loads::OPEN))?;
+    let _ = (connection.send(MSS)?, connection.send(MSS)?);
+    let tail = connection.send(100)?;
+    // A black hole: of all that was sent the small segment alone arrives.
+    connection.report(tail, tail.wrapping_add(100))?;
+    // For that alone the first is sent again at once.
+    connection.wait(Duration::ZERO)?;
+    let mut executed = Vec::new();
+    while executed.len() < TIMEOUTS {
+        let before = maps::ran(agent.pid(), "tcp_retransmit_")?;
+        connection.wait(LONGEST)?;
+        let after = maps::ran(agent.pid(), "tcp_retransmit_")?;
+        executed.push((after.nanoseconds - before.nanoseconds) as f64);
+    }
+    figure("stalls.first", executed[0]);
+    figure("stalls.last", executed[TIMEOUTS - 1]);
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "0")?;
+    agent.end()
 }
 
 /// One drop in a hundred is described: what that adds to each drop, on the packet's own path and all in all.
 fn at_the_limit() -> Result<()> {
     const LONG: Duration = Duration::from_nanos(3 << 30);
     let [load, ..] = &LOADS;
-    let alone = loads::all(load, LONG)?.each();
+    let ends = Ends::new()?;
+    let alone = loads::all(&ends, load, LONG)?.each();
     let agent = Watcher::agent("drops", &["--events-per-second", "0"])?;
     agent.settle()?;
-    let counted = loads::all(load, LONG)?.each();
+    let counted = loads::all(&ends, load, LONG)?.each();
     agent.end()?;
     let budget = (WINDOW.as_nanos() as f64 / counted / 100.).round();
     let agent = Watcher::agent("drops", &["--events-per-second", &budget.to_string()])?;
@@ -176,7 +231,7 @@ fn at_the_limit() -> Result<()> {
     // Not until it has answered: a scrape is no part of what is measured.
     agent.settle()?;
     let executed = agent.executed()?;
-    let made = loads::all(load, LONG)?;
+    let made = loads::all(&ends, load, LONG)?;
     let executed = agent.executed()? - executed;
     let emitted = counter("r2c_events_emitted_total")? - emitted;
     agent.end()?;
@@ -195,10 +250,11 @@ fn at_the_limit() -> Result<()> {
 /// Events to JSON lines a second of processor time, when nothing bounds them.
 fn events() -> Result<()> {
     let [load, ..] = &LOADS;
+    let ends = Ends::new()?;
     let agent = Watcher::agent("drops", &["--events", "all", "--events-per-second", "1000000"])?;
     agent.settle()?;
     let (executed, emitted) = (agent.executed()?, counter("r2c_events_emitted_total")?);
-    loads::all(load, WINDOW)?;
+    loads::all(&ends, load, WINDOW)?;
     agent.settle()?;
     let executed = agent.executed()? - executed;
     let emitted = counter("r2c_events_emitted_total")? - emitted;

@@ -40,6 +40,25 @@ pub(super) fn verified(pid: Pid) -> Result<u32> {
     told(pid, "verified_insns:")?.into_iter().max().context("no program is loaded")
 }
 
+/// How often a program ran, and what it executed.
+#[derive(Deserialize)]
+pub(super) struct Ran {
+    id: u32,
+    #[serde(default)]
+    name: String,
+    /// With `kernel.bpf_stats_enabled`; 0 until it has run.
+    #[serde(rename = "run_time_ns", default)]
+    pub(super) nanoseconds: u64,
+}
+
+/// What this process's program whose name begins so has executed so far: a name is cut after 15 bytes where bpftool is old.
+pub(super) fn ran(pid: Pid, name: &str) -> Result<Ran> {
+    let held = told(pid, "prog_id:")?;
+    let all: Vec<Ran> = serde_json::from_str(&bpftool(&["--json", "prog", "show"])?)?;
+    let ours = all.into_iter().find(|program| program.name.starts_with(name) && held.contains(&program.id));
+    ours.with_context(|| format!("process {pid} holds no program {name}"))
+}
+
 /// The numbers after a word, in all that the kernel says of this process's descriptors.
 fn told(pid: Pid, word: &str) -> Result<Vec<u32>> {
     let mut numbers = Vec::new();

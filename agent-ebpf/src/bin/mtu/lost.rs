@@ -4,9 +4,10 @@ use agent_common::NO_REASON;
 use agent_common::mtu::{Fate, Kind, Stage, hook};
 use agent_ebpf::device::fill;
 use agent_ebpf::kernel::{
-    self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_NFCT, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
+    self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_CSUM_START, SKB_DEV, SKB_IP_SUMMED, SKB_NFCT,
+    SKB_PKT_TYPE, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
-use agent_ebpf::packet::{self, Header};
+use agent_ebpf::packet::{self, Begin, Header};
 use agent_ebpf::tally::{called, passed};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
@@ -30,6 +31,21 @@ static REASON_TC_EGRESS: Global<u32> = Global::new(NO_REASON);
 /// `SKB_DROP_REASON_SOCKET_FILTER`.
 #[unsafe(no_mangle)]
 static REASON_SOCKET_FILTER: Global<u32> = Global::new(NO_REASON);
+/// `SKB_DROP_REASON_SOCKET_RCVBUFF`.
+#[unsafe(no_mangle)]
+static REASON_SOCKET_RCVBUFF: Global<u32> = Global::new(NO_REASON);
+/// `SKB_DROP_REASON_PACKET_SOCK_ERROR`.
+#[unsafe(no_mangle)]
+static REASON_PACKET_SOCKET: Global<u32> = Global::new(NO_REASON);
+
+/// The bits of the byte at [`SKB_IP_SUMMED`] that are `sk_buff.ip_summed`; all of them are set for `CHECKSUM_PARTIAL`.
+#[unsafe(no_mangle)]
+static IP_SUMMED: Global<u32> = Global::new(0);
+/// The bits of the byte at [`SKB_PKT_TYPE`] that are `sk_buff.pkt_type`, and those that are set for `PACKET_OTHERHOST`.
+#[unsafe(no_mangle)]
+static PKT_TYPE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static PKT_OTHERHOST: Global<u32> = Global::new(0);
 
 /// Where `nf_hook_slow` begins and ends: on 5.10, which has no reasons, what dies there was dropped by a rule. Zeros until
 /// the symbols are read.
@@ -41,9 +57,27 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Whether this packet is an ICMP message about a packet's size. Of all that is dropped most is told apart by two loads.
+/// A packet that is an ICMP message about a packet's size.
+pub(crate) struct Message {
+    header: Header,
+    mtu: u32,
+    /// Header of the packet that is too large.
+    quoted: Header,
+    /// Where the quote begins, from `skb->head` on.
+    quote: u32,
+}
+
+/// What such a packet has behind its IP header.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Error {
+    icmp: [u8; 8],
+    quoted: Begin,
+}
+
+/// The message that this packet is. Of all that is dropped most is told apart by some loads.
 #[inline(always)]
-pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
+pub(crate) unsafe fn message<R: Read>(skb: *const u8) -> Option<Message> {
     /// Bits of `sk_buff._nfct` that are `enum ip_conntrack_info`; the rest points to the connection.
     const INFO: u64 = 7;
     /// `IP_CT_RELATED`, and the same from the connection's other end: what conntrack says of ICMP errors.
@@ -51,58 +85,83 @@ pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
     const RELATED_REPLY: u64 = 4;
     // SAFETY: integers are valid for any bytes; the helpers check addresses.
     unsafe {
+        if is_to_be_summed::<R>(skb) {
+            return None;
+        }
         let protocol = u16::from_be(kernel::field::<R, _>(skb, &SKB_PROTOCOL));
         if protocol != ETHERTYPE_IPV4 && protocol != ETHERTYPE_IPV6 {
-            return false;
+            return None;
         }
         let connection: u64 = kernel::field::<R, _>(skb, &SKB_NFCT);
         if connection > INFO && !matches!(connection & INFO, RELATED | RELATED_REPLY) {
-            return false;
+            return None;
         }
-        let header = Header::of::<R>(skb);
+        if is_for_others::<R>(skb) {
+            return None;
+        }
+        let header = Header::begin_of::<R>(skb);
         let version = header.version();
         let protocol = header.protocol(version);
         if !(version == 4 && protocol == ICMP || version == 6 && protocol == ICMPV6) {
-            return false;
+            return None;
         }
-        let Some(offset) = header.transport(version) else { return false };
+        let offset = header.transport(version)?;
         let icmp = packet::network_header::<R>(skb).wrapping_add(offset);
-        if told_mtu(version, kernel::copy(icmp.cast())).is_none() {
-            return false;
-        }
+        let error: Error = kernel::copy(icmp.cast());
+        let mtu = told_mtu(version, error.icmp)?;
+        let quoted = Header::begun(error.quoted, icmp.wrapping_add(ICMP_HEADER as usize));
         // A quote that is none, or not whole, is refused by the one it is for, which counts it.
-        Header::at(icmp.wrapping_add(ICMP_HEADER as usize)).version() == version
-            && packet::linear_from::<R>(skb, quote_offset::<R>(skb, offset))
-                >= if version == 4 { 20 } else { 40 }
+        #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
+        let quote = u32::from(packet::network_offset::<R>(skb)) + offset as u32 + ICMP_HEADER;
+        let whole = if version == 4 { 20 } else { 40 };
+        let is_whole = quoted.version() == version && packet::linear_from::<R>(skb, quote) >= whole;
+        is_whole.then_some(Message { header, mtu, quoted, quote })
     }
 }
 
-/// Where the quote begins, from `skb->head` on, behind an IP header of this length.
+/// Whether the checksum of this packet's own transport is still to be filled in (`CHECKSUM_PARTIAL`), as it is of all TCP and
+/// UDP that never left the node. The kernel makes ICMP with its checksum.
 #[inline(always)]
-unsafe fn quote_offset<R: Read>(skb: *const u8, header: usize) -> u32 {
-    // SAFETY: the caller's.
-    let network = unsafe { packet::network_offset::<R>(skb) };
-    #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
-    let header = header as u32;
-    u32::from(network) + header + ICMP_HEADER
+unsafe fn is_to_be_summed<R: Read>(skb: *const u8) -> bool {
+    let partial = IP_SUMMED.load();
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        // What was taken out of a tunnel may have that of the packet around it, which lies before.
+        SKB_IP_SUMMED.load() != kernel::ABSENT
+            && u32::from(kernel::field::<R, u8>(skb, &SKB_IP_SUMMED)) & partial == partial
+            && kernel::field::<R, u16>(skb, &SKB_CSUM_START) >= packet::network_offset::<R>(skb)
+    }
+}
+
+/// Whether the frame is another host's (`PACKET_OTHERHOST`): a bridge that does not know where that is floods it to all its
+/// ports, and all but one of these copies die. The message itself does not.
+#[inline(always)]
+unsafe fn is_for_others<R: Read>(skb: *const u8) -> bool {
+    // SAFETY: an integer is valid for any bytes.
+    SKB_PKT_TYPE.load() != kernel::ABSENT
+        && u32::from(unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) }) & PKT_TYPE.load()
+            == PKT_OTHERHOST.load()
 }
 
 /// Such a message was freed at `location`.
 #[inline(always)]
-pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -> Option<()> {
+pub(crate) unsafe fn lost<R: Read>(
+    skb: *const u8,
+    message: &Message,
+    location: u64,
+    reason: u32,
+) -> Option<()> {
     // Where there are no reasons both are the same.
     if reason == REASON_NOT_SPECIFIED.load() && underway::was_delivered(skb) {
         return passed(hook::KFREE_SKB);
     }
+    // The copy of who listens to all that comes (a raw socket, tcpdump) had no room there.
+    let copies = [REASON_SOCKET_FILTER.load(), REASON_SOCKET_RCVBUFF.load(), REASON_PACKET_SOCKET.load()];
+    if reason != NO_REASON && copies.contains(&reason) {
+        return passed(hook::KFREE_SKB);
+    }
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
-        let header = Header::of::<R>(skb);
-        let message = header.flow(kernel::zero());
-        let offset = header.transport(message.version)?;
-        let icmp = packet::network_header::<R>(skb).wrapping_add(offset);
-        let mtu = told_mtu(message.version, kernel::copy(icmp.cast()))?;
-        let quoted = Header::at(icmp.wrapping_add(ICMP_HEADER as usize)).flow(kernel::zero());
-
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         // The lowest bit says that no reference is held (SKB_DST_NOREF).
         let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
@@ -117,26 +176,26 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
         if netns == 0 {
             netns = packet::device_netns::<Probed>(kernel::field::<Probed, _>(route, &DST_DEV));
         }
-        let stage = stage::<R>(skb, route, message.version);
+        let version = message.header.version();
+        let stage = stage::<R>(skb, route, version);
         let seen = Seen {
             hook: hook::KFREE_SKB,
             kind: Kind::Lost,
             fate: fate::<R>(skb, location, reason),
             netns,
-            packet: quoted,
+            packet: message.quoted.flow(kernel::zero()),
             len: 0,
             // A namespace's own INPUT: the message was for it.
             is_from_here: stage as u8 == Stage::Input as u8,
         };
         let (entry, record) = seen.admit()?;
-        (*record).mtu = mtu;
+        (*record).mtu = message.mtu;
         (*record).location = location;
         (*record).reason = reason;
         (*record).stage = stage as u8;
-        (*record).sender = message.source.bytes();
+        (*record).sender = message.header.source(version).bytes();
         fill::<R>(&raw mut (*record).device, dev);
-        let quote = quote_offset::<R>(skb, offset);
-        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, message.quote);
         entry.submit(0);
         Some(())
     }
@@ -151,7 +210,7 @@ unsafe fn fate<R: Read>(skb: *const u8, location: u64, reason: u32) -> Fate {
         let tracked = unsafe { kernel::field::<R, u64>(skb, &SKB_NFCT) } != 0;
         return if !tracked && is_invalid(skb) { Fate::Invalid } else { Fate::Filtered };
     }
-    let filters = [REASON_TC_INGRESS.load(), REASON_TC_EGRESS.load(), REASON_SOCKET_FILTER.load()];
+    let filters = [REASON_TC_INGRESS.load(), REASON_TC_EGRESS.load()];
     if reason != NO_REASON && filters.contains(&reason) { Fate::Filtered } else { Fate::Dropped }
 }
 

@@ -184,7 +184,7 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 29] = [
+const OFFSETS: [Offset; 30] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
@@ -194,6 +194,7 @@ const OFFSETS: [Offset; 29] = [
     ("FL6_DESTINATION", "flowi6", "daddr"),
     ("FL6_DPORT", "flowi6", "uli.ports.dport"),
     ("SKB_NFCT", "sk_buff", "_nfct"),
+    ("SKB_CSUM_START", "sk_buff", "csum_start"),
     ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("SOCK_PORT", "sock", "__sk_common.skc_num"),
     ("SOCK_DPORT", "sock", "__sk_common.skc_dport"),
@@ -217,18 +218,30 @@ const OFFSETS: [Offset; 29] = [
 ];
 
 /// Reasons to drop that the kernel side tells apart.
-const REASONS: [(&str, &str); 5] = [
+const REASONS: [(&str, &str); 7] = [
     ("REASON_NOT_SPECIFIED", "NOT_SPECIFIED"),
     ("REASON_NETFILTER", "NETFILTER_DROP"),
     ("REASON_TC_INGRESS", "TC_INGRESS"),
     ("REASON_TC_EGRESS", "TC_EGRESS"),
     ("REASON_SOCKET_FILTER", "SOCKET_FILTER"),
+    ("REASON_SOCKET_RCVBUFF", "SOCKET_RCVBUFF"),
+    ("REASON_PACKET_SOCKET", "PACKET_SOCK_ERROR"),
 ];
 
 /// So many bits of a word from this one on, as a little-endian machine has them.
 const fn mask(from: u32, bits: u32) -> u32 {
     let ones = if bits >= 32 { u32::MAX } else { (1 << bits) - 1 };
     ones << from
+}
+
+/// `PACKET_OTHERHOST` (include/uapi/linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
+
+/// Which byte of an `sk_buff` a bitfield is in, from which of its bits on, and how many; `None` if it is in two.
+fn byte_of(kernel: &Kernel, field: &str) -> Option<(u32, u32, u32)> {
+    let bits = kernel.bits("sk_buff", field)?;
+    let (byte, shift) = (bits.offset_bits / 8, bits.offset_bits % 8);
+    (shift + bits.size_bits <= 8).then_some((byte, shift, bits.size_bits))
 }
 
 /// The constants of the running kernel.
@@ -238,6 +251,14 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let pmtu = kernel.bits("rtable", "rt_pmtu").filter(|bits| bits.size_bits == 31);
     globals.set_offset("RTABLE_PMTU", pmtu.map(|bits| bits.offset_bits / 32 * 4));
     globals.set_offset("VETH_PEER", veth_peer(kernel));
+    // CHECKSUM_PARTIAL is 3 (include/linux/skbuff.h) of two bits.
+    let summed = byte_of(kernel, "ip_summed").filter(|(_, _, bits)| *bits == 2);
+    globals.set_offset("SKB_IP_SUMMED", summed.map(|(byte, ..)| byte));
+    globals.set("IP_SUMMED", summed.map_or(0, |(_, shift, bits)| mask(shift, bits)));
+    let pkt_type = byte_of(kernel, "pkt_type");
+    globals.set_offset("SKB_PKT_TYPE", pkt_type.map(|(byte, ..)| byte));
+    globals.set("PKT_TYPE", pkt_type.map_or(0, |(_, shift, bits)| mask(shift, bits)));
+    globals.set("PKT_OTHERHOST", pkt_type.map_or(0, |(_, shift, _)| PACKET_OTHERHOST << shift));
     // A bitfield that is a whole word, since 6.12 or so.
     let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
     globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
