@@ -274,21 +274,12 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).ip_version = version;
         (*record).zero = [0; 7];
 
-        let site = site::<R>(freed, 0);
-        (*record).netns = site.netns;
-        (*record).ifindex = site.ifindex;
-        (*record).input_ifindex = site.input_ifindex;
-        let foreign = Here::of(site.netns).foreign;
-        (*record).flags = if foreign { flags::FOREIGN } else { 0 };
-        if site.dev.is_null() {
-            (*record).mtu = 0;
-            (*record).ifname = [0; 16];
+        // Each pointer that is loaded from a trusted one (a tracepoint's argument) has the verifier look through all of the
+        // kernel's types, four times a load and way to it, from 6.4 or so on: some 8 million instructions each.
+        if kernel::reads() {
+            record_site::<Probed>(record, freed);
         } else {
-            (*record).mtu = kernel::field::<R, _>(site.dev, &DEV_MTU);
-            packet::copy_field::<R, _>(&raw mut (*record).ifname, site.dev, &DEV_NAME);
-        }
-        if !freed.rx_sk.is_null() || kernel::field::<R, u64>(freed.skb, &SKB_SK) != 0 {
-            (*record).flags |= flags::HAS_SOCKET;
+            record_site::<R>(record, freed);
         }
 
         let header = Header::of::<R>(freed.skb);
@@ -314,5 +305,29 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         }
         (*record).source_port = u16::from_be(ports[0]);
         (*record).destination_port = u16::from_be(ports[1]);
+    }
+}
+
+/// Where it died and whether a socket had it.
+#[inline(always)]
+unsafe fn record_site<R: Read>(record: *mut DropRecord, freed: &Freed) {
+    // SAFETY: as above.
+    unsafe {
+        let site = site::<R>(freed, 0);
+        (*record).netns = site.netns;
+        (*record).ifindex = site.ifindex;
+        (*record).input_ifindex = site.input_ifindex;
+        let foreign = Here::of(site.netns).foreign;
+        (*record).flags = if foreign { flags::FOREIGN } else { 0 };
+        if site.dev.is_null() {
+            (*record).mtu = 0;
+            (*record).ifname = [0; 16];
+        } else {
+            (*record).mtu = kernel::field::<R, _>(site.dev, &DEV_MTU);
+            packet::copy_field::<R, _>(&raw mut (*record).ifname, site.dev, &DEV_NAME);
+        }
+        if !freed.rx_sk.is_null() || kernel::field::<R, u64>(freed.skb, &SKB_SK) != 0 {
+            (*record).flags |= flags::HAS_SOCKET;
+        }
     }
 }
