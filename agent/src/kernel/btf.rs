@@ -187,13 +187,14 @@ impl Btf {
     }
 
     /// These types as a section in which only the functions and typedefs of these names are left, each with its id: all that
-    /// a loader asks a kernel's types for. The rest is blank, and costs a reader next to nothing.
+    /// a loader asks a kernel's types for. What lies between is blank, and costs a reader next to nothing; what lies behind is
+    /// left out.
     pub fn outline<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
         let kept = names.into_iter().flat_map(|name| {
             let found = [Kind::Func, Kind::Typedef].map(|kind| Some((self.id(name, &[kind])?, kind)));
             found.into_iter().flatten().map(move |(id, kind)| (id, kind, name))
         });
-        section::outline(self.own.end_id(), kept)
+        section::outline(&kept.collect::<Vec<_>>())
     }
 
     /// The kernel's own section, below any module's.
