@@ -125,6 +125,17 @@ pub fn zero() -> u8 {
     (unsafe { generated::bpf_jiffies64() } >> 63) as u8
 }
 
+/// The same number, of which the verifier knows nothing: for one that is a constant on each path and that branches depend on,
+/// where [`zero`] would leave the paths apart.
+#[inline(always)]
+#[must_use]
+pub fn unknown(number: u8) -> u8 {
+    // SAFETY: no argument.
+    let jiffies = unsafe { generated::bpf_jiffies64() };
+    let [zero, ..] = (jiffies.cast_signed() >> 63).to_ne_bytes();
+    number ^ zero
+}
+
 /// The `T` in the field at `offset`; zero if the kernel has no such field.
 ///
 /// # Safety

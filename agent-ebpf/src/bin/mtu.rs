@@ -177,10 +177,10 @@ fn kfree_skb_raw(ctx: RawTracePointContext) -> i32 {
 unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Option<()> {
     // SAFETY: the caller's.
     unsafe {
-        match lost::message::<R>(skb) {
-            Some(message) => lost::lost::<R>(skb, &message, location, reason),
-            None => oversize::oversize::<R>(skb, location, reason),
+        if lost::is_message::<R>(skb) {
+            return lost::lost::<R>(skb, location, reason);
         }
+        oversize::oversize::<R>(skb, location, reason)
     }
 }
 

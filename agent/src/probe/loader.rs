@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, Endianness};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::globals::Globals;
 use super::start::Settings;
@@ -13,7 +12,7 @@ use crate::kernel::Kernel;
 
 /// The loader of every object, and the types that programs attach by.
 pub struct Loader {
-    /// One for all: each new one takes a look at the kernel's types, which is to be kept from it ([`objects`]).
+    /// Kept, since each new one reads and parses all of the kernel's types, whether it has a use for them or not.
     objects: RefCell<EbpfLoader<'static>>,
     types: Option<Btf>,
 }
@@ -31,7 +30,10 @@ impl Loader {
         let types = types.and_then(|types| {
             Btf::parse(&types, Endianness::default()).map_err(|error| tracing::warn!("BTF: {error}")).ok()
         });
-        Self { objects: RefCell::new(objects()), types }
+        let mut objects = EbpfLoader::new();
+        // Objects written in Rust have nothing to relocate by types.
+        objects.btf(None);
+        Self { objects: RefCell::new(objects), types }
     }
 
     /// The kernel's types, as far as programs attach by them; `None` if it has none.
@@ -62,25 +64,6 @@ impl Loader {
         }
         loader.load(object)
     }
-}
-
-/// aya's loader, without types: objects written in Rust have nothing to relocate by them.
-///
-/// It reads and parses all of the kernel's, whether it is to have any or not, and does without where it cannot open the file.
-/// So for that moment no file can be opened: what is thrown away at once would be a tenth of the start.
-fn objects() -> EbpfLoader<'static> {
-    const FILES: Resource = Resource::RLIMIT_NOFILE;
-    let limit = getrlimit(FILES);
-    let none = limit.and_then(|(_, hard)| setrlimit(FILES, 0, hard));
-    let mut objects = EbpfLoader::new();
-    if let (Ok((soft, hard)), Ok(())) = (limit, none)
-        && let Err(error) = setrlimit(FILES, soft, hard)
-    {
-        tracing::warn!("the limit of open files stays at none: {error}");
-    }
-    // Where there was no limit to be set.
-    objects.btf(None);
-    objects
 }
 
 /// The name of the type that a program attaches by.

@@ -90,7 +90,7 @@ unsafe fn refused(hook: u32, netns: u32, flow: Flow, port: u16, mtu: u32) -> Opt
     let seen = Seen {
         hook,
         kind: Kind::Refused,
-        fate: Fate::Unknown,
+        fate: Fate::Unknown as u8,
         netns,
         packet: flow,
         len: 0,
@@ -115,7 +115,7 @@ unsafe fn learned<R: Read>(hook: u32, dev: *const u8, flow: Flow, mtu: u32) -> O
         let seen = Seen {
             hook,
             kind: Kind::Learned,
-            fate: Fate::Unknown,
+            fate: Fate::Unknown as u8,
             netns,
             packet: flow,
             len: 0,

@@ -34,9 +34,6 @@ static REASON_SOCKET_FILTER: Global<u32> = Global::new(NO_REASON);
 /// `SKB_DROP_REASON_SOCKET_RCVBUFF`.
 #[unsafe(no_mangle)]
 static REASON_SOCKET_RCVBUFF: Global<u32> = Global::new(NO_REASON);
-/// `SKB_DROP_REASON_PACKET_SOCK_ERROR`.
-#[unsafe(no_mangle)]
-static REASON_PACKET_SOCKET: Global<u32> = Global::new(NO_REASON);
 
 /// The bits of the byte at [`SKB_IP_SUMMED`] that are `sk_buff.ip_summed`; all of them are set for `CHECKSUM_PARTIAL`.
 #[unsafe(no_mangle)]
@@ -57,17 +54,7 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// A packet that is an ICMP message about a packet's size.
-pub(crate) struct Message {
-    header: Header,
-    mtu: u32,
-    /// Header of the packet that is too large.
-    quoted: Header,
-    /// Where the quote begins, from `skb->head` on.
-    quote: u32,
-}
-
-/// What such a packet has behind its IP header.
+/// What an ICMP error has behind its IP header: a read takes as long for eight bytes as for forty.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Error {
@@ -75,9 +62,53 @@ struct Error {
     quoted: Begin,
 }
 
-/// The message that this packet is. Of all that is dropped most is told apart by some loads.
+/// A packet as an ICMP error, of which nothing is known yet.
+struct Message {
+    header: Header,
+    version: u8,
+    /// Where ICMP begins, behind the IP header's begin.
+    offset: usize,
+    error: Error,
+    /// Where it quotes the packet that is too large.
+    quote: *const u8,
+}
+
+impl Message {
+    /// `None` if it is neither ICMP nor ICMPv6.
+    #[inline(always)]
+    unsafe fn of<R: Read>(skb: *const u8) -> Option<Self> {
+        // SAFETY: integers are valid for any bytes; the helpers check addresses.
+        unsafe {
+            let header = Header::begin_of::<R>(skb);
+            let version = header.version();
+            let protocol = header.protocol(version);
+            if !(version == 4 && protocol == ICMP || version == 6 && protocol == ICMPV6) {
+                return None;
+            }
+            let offset = header.transport(version)?;
+            let icmp = packet::network_header::<R>(skb).wrapping_add(offset);
+            let error = kernel::copy(icmp.cast());
+            Some(Self { header, version, offset, error, quote: icmp.wrapping_add(ICMP_HEADER as usize) })
+        }
+    }
+
+    /// Where the quote begins, from `skb->head` on.
+    #[inline(always)]
+    unsafe fn quote_offset<R: Read>(&self, skb: *const u8) -> u32 {
+        // SAFETY: the caller's.
+        let network = unsafe { packet::network_offset::<R>(skb) };
+        #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
+        let header = self.offset as u32;
+        u32::from(network) + header + ICMP_HEADER
+    }
+}
+
+/// Whether this packet is an ICMP message about a packet's size. Of all that is dropped most is told apart by some loads.
+///
+/// No more than that: whoever wants more reads it again, which is dear and seldom. What would be handed on differs by the way
+/// that it was found by, and the verifier would walk all that follows for each of these ways, past 20,000 instructions.
 #[inline(always)]
-pub(crate) unsafe fn message<R: Read>(skb: *const u8) -> Option<Message> {
+pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
     /// Bits of `sk_buff._nfct` that are `enum ip_conntrack_info`; the rest points to the connection.
     const INFO: u64 = 7;
     /// `IP_CT_RELATED`, and the same from the connection's other end: what conntrack says of ICMP errors.
@@ -86,36 +117,27 @@ pub(crate) unsafe fn message<R: Read>(skb: *const u8) -> Option<Message> {
     // SAFETY: integers are valid for any bytes; the helpers check addresses.
     unsafe {
         if is_to_be_summed::<R>(skb) {
-            return None;
+            return false;
         }
         let protocol = u16::from_be(kernel::field::<R, _>(skb, &SKB_PROTOCOL));
         if protocol != ETHERTYPE_IPV4 && protocol != ETHERTYPE_IPV6 {
-            return None;
+            return false;
         }
         let connection: u64 = kernel::field::<R, _>(skb, &SKB_NFCT);
         if connection > INFO && !matches!(connection & INFO, RELATED | RELATED_REPLY) {
-            return None;
+            return false;
         }
         if is_for_others::<R>(skb) {
-            return None;
+            return false;
         }
-        let header = Header::begin_of::<R>(skb);
-        let version = header.version();
-        let protocol = header.protocol(version);
-        if !(version == 4 && protocol == ICMP || version == 6 && protocol == ICMPV6) {
-            return None;
+        let Some(message) = Message::of::<R>(skb) else { return false };
+        if told_mtu(message.version, message.error.icmp).is_none() {
+            return false;
         }
-        let offset = header.transport(version)?;
-        let icmp = packet::network_header::<R>(skb).wrapping_add(offset);
-        let error: Error = kernel::copy(icmp.cast());
-        let mtu = told_mtu(version, error.icmp)?;
-        let quoted = Header::begun(error.quoted, icmp.wrapping_add(ICMP_HEADER as usize));
         // A quote that is none, or not whole, is refused by the one it is for, which counts it.
-        #[expect(clippy::cast_possible_truncation, reason = "at most 60")]
-        let quote = u32::from(packet::network_offset::<R>(skb)) + offset as u32 + ICMP_HEADER;
-        let whole = if version == 4 { 20 } else { 40 };
-        let is_whole = quoted.version() == version && packet::linear_from::<R>(skb, quote) >= whole;
-        is_whole.then_some(Message { header, mtu, quoted, quote })
+        let whole = if message.version == 4 { 20 } else { 40 };
+        Header::begun(message.error.quoted, message.quote).version() == message.version
+            && packet::linear_from::<R>(skb, message.quote_offset::<R>(skb)) >= whole
     }
 }
 
@@ -145,57 +167,53 @@ unsafe fn is_for_others<R: Read>(skb: *const u8) -> bool {
 
 /// Such a message was freed at `location`.
 #[inline(always)]
-pub(crate) unsafe fn lost<R: Read>(
-    skb: *const u8,
-    message: &Message,
-    location: u64,
-    reason: u32,
-) -> Option<()> {
+pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -> Option<()> {
     // Where there are no reasons both are the same.
     if reason == REASON_NOT_SPECIFIED.load() && underway::was_delivered(skb) {
         return passed(hook::KFREE_SKB);
     }
-    // The copy of who listens to all that comes (a raw socket, tcpdump) had no room there.
-    let copies = [REASON_SOCKET_FILTER.load(), REASON_SOCKET_RCVBUFF.load(), REASON_PACKET_SOCKET.load()];
+    // The copy of a raw socket, that refuses it or had no room: the message itself goes on.
+    let copies = [REASON_SOCKET_FILTER.load(), REASON_SOCKET_RCVBUFF.load()];
     if reason != NO_REASON && copies.contains(&reason) {
         return passed(hook::KFREE_SKB);
     }
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
+        // Here, where one way leads to: each load of a pointer from a tracepoint's own argument has the verifier look through
+        // all of the kernel's types, and again for each way that it comes by (`btf_nested_type_is_trusted`, seen on 6.12).
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
+        let message = Message::of::<R>(skb)?;
+        let mtu = told_mtu(message.version, message.error.icmp)?;
+        let quoted = Header::begun(message.error.quoted, message.quote).flow(kernel::zero());
         // The lowest bit says that no reference is held (SKB_DST_NOREF).
         let route = (kernel::field::<R, u64>(skb, &SKB_REFDST) & !1) as *const u8;
         let mut netns = packet::device_netns::<R>(dev);
         if netns == 0 {
-            let sk: *const u8 = kernel::field::<R, _>(skb, &SKB_SK);
-            // The verifier wants it asked.
-            if !sk.is_null() {
-                netns = packet::socket_netns::<R>(sk);
-            }
+            netns = packet::socket_netns::<Probed>(kernel::field::<Probed, _>(skb, &SKB_SK));
         }
         if netns == 0 {
             netns = packet::device_netns::<Probed>(kernel::field::<Probed, _>(route, &DST_DEV));
         }
-        let version = message.header.version();
-        let stage = stage::<R>(skb, route, version);
+        let stage = kernel::unknown(stage::<R>(skb, route, message.version) as u8);
         let seen = Seen {
             hook: hook::KFREE_SKB,
             kind: Kind::Lost,
-            fate: fate::<R>(skb, location, reason),
+            fate: kernel::unknown(fate::<R>(skb, location, reason) as u8),
             netns,
-            packet: message.quoted.flow(kernel::zero()),
+            packet: quoted,
             len: 0,
             // A namespace's own INPUT: the message was for it.
-            is_from_here: stage as u8 == Stage::Input as u8,
+            is_from_here: stage == Stage::Input as u8,
         };
         let (entry, record) = seen.admit()?;
-        (*record).mtu = message.mtu;
+        (*record).mtu = mtu;
         (*record).location = location;
         (*record).reason = reason;
-        (*record).stage = stage as u8;
-        (*record).sender = message.header.source(version).bytes();
+        (*record).stage = stage;
+        (*record).sender = message.header.source(message.version).bytes();
         fill::<R>(&raw mut (*record).device, dev);
-        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, message.quote);
+        let quote = message.quote_offset::<R>(skb);
+        (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, quote);
         entry.submit(0);
         Some(())
     }

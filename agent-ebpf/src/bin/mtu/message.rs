@@ -38,7 +38,7 @@ pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info
     }
     // The kernel does not limit these (`icmpv4_mask_allow`, net/ipv4/icmp.c).
     // SAFETY: the caller's.
-    unsafe { made::<R>(hook::ICMP_SEND, skb, u32::from_be(info), Fate::Unknown) }
+    unsafe { made::<R>(hook::ICMP_SEND, skb, u32::from_be(info), Fate::Unknown as u8) }
 }
 
 #[inline(always)]
@@ -58,7 +58,7 @@ pub(crate) fn icmpv6_push(_: *const u8) -> Option<()> {
 
 #[inline(always)]
 pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
-    let fate = if underway.has(PUSHED) { Fate::Unknown } else { Fate::Unsent };
+    let fate = kernel::unknown(if underway.has(PUSHED) { Fate::Unknown } else { Fate::Unsent } as u8);
     // SAFETY: the caller's.
     unsafe { made::<R>(hook::ICMP6_SEND, skb, underway.mtu, fate) }
 }
@@ -117,7 +117,7 @@ pub(crate) fn learned() {
 
 /// This node says that `skb` is too large: where it was, where its route would have taken it.
 #[inline(always)]
-unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32, fate: Fate) -> Option<()> {
+unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32, fate: u8) -> Option<()> {
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
@@ -188,7 +188,7 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         let seen = Seen {
             hook,
             kind: Kind::Received,
-            fate: underway.fate(is_heard),
+            fate: kernel::unknown(underway.fate(is_heard) as u8),
             netns: packet::device_netns::<R>(dev),
             packet: quoted.flow(kernel::zero()),
             len: 0,

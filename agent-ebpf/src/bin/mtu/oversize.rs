@@ -52,7 +52,7 @@ pub(crate) unsafe fn oversize<R: Read>(skb: *const u8, location: u64, reason: u3
         let seen = Seen {
             hook: hook::KFREE_SKB,
             kind: Kind::Oversize,
-            fate: Fate::Unknown,
+            fate: Fate::Unknown as u8,
             netns: packet::device_netns::<R>(dev),
             packet: Header::of::<R>(skb).flow(kernel::zero()),
             len: frame.packet,

@@ -1,7 +1,7 @@
 //! What every event of the probe passes: counted exactly, and described if its row's budget allows.
 
 use agent_common::Count;
-use agent_common::mtu::{Fate, Kind, MtuKey, MtuRecord, flags};
+use agent_common::mtu::{Kind, MtuKey, MtuRecord, flags};
 use agent_ebpf::counts::count;
 use agent_ebpf::kernel;
 use agent_ebpf::packet::Flow;
@@ -28,7 +28,8 @@ pub(crate) type Entry = (RingBufEntry<MtuRecord>, *mut MtuRecord);
 pub(crate) struct Seen {
     pub(crate) hook: u32,
     pub(crate) kind: Kind,
-    pub(crate) fate: Fate,
+    /// An [`agent_common::mtu::Fate`].
+    pub(crate) fate: u8,
     pub(crate) netns: u32,
     /// Version and addresses of the packet that is too large, as far as they are known.
     pub(crate) packet: Flow,
@@ -57,7 +58,7 @@ impl Seen {
             ip_version: self.packet.version,
             source,
             destination,
-            fate: self.fate as u8 | zero,
+            fate: self.fate | zero,
             zero: 0,
         };
         let held = count(&COUNTS, tally, &key, self.len)?;

@@ -99,11 +99,15 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
 unsafe fn told<R: Read>(sk: *const u8, len: u32, stall: &Stall, fate: Fate) -> Option<()> {
     // SAFETY: as above.
     unsafe {
+        // By helper where that may be: a pointer that is loaded by its type from a tracepoint's own argument has the verifier
+        // look through all of the kernel's types.
+        let netns =
+            if kernel::reads() { packet::socket_netns::<Probed>(sk) } else { packet::socket_netns::<R>(sk) };
         let seen = Seen {
             hook: hook::TCP_RETRANSMIT,
             kind: Kind::Stalled,
-            fate,
-            netns: packet::socket_netns::<R>(sk),
+            fate: kernel::unknown(fate as u8),
+            netns,
             packet: flow::<R>(sk),
             len,
             is_from_here: true,

@@ -218,14 +218,13 @@ const OFFSETS: [Offset; 30] = [
 ];
 
 /// Reasons to drop that the kernel side tells apart.
-const REASONS: [(&str, &str); 7] = [
+const REASONS: [(&str, &str); 6] = [
     ("REASON_NOT_SPECIFIED", "NOT_SPECIFIED"),
     ("REASON_NETFILTER", "NETFILTER_DROP"),
     ("REASON_TC_INGRESS", "TC_INGRESS"),
     ("REASON_TC_EGRESS", "TC_EGRESS"),
     ("REASON_SOCKET_FILTER", "SOCKET_FILTER"),
     ("REASON_SOCKET_RCVBUFF", "SOCKET_RCVBUFF"),
-    ("REASON_PACKET_SOCKET", "PACKET_SOCK_ERROR"),
 ];
 
 /// So many bits of a word from this one on, as a little-endian machine has them.
@@ -234,7 +233,7 @@ const fn mask(from: u32, bits: u32) -> u32 {
     ones << from
 }
 
-/// `PACKET_OTHERHOST` (include/uapi/linux/if_packet.h).
+/// `include/uapi/linux/if_packet.h`.
 const PACKET_OTHERHOST: u32 = 3;
 
 /// Which byte of an `sk_buff` a bitfield is in, from which of its bits on, and how many; `None` if it is in two.
