@@ -132,7 +132,7 @@ at_end!(icmp6_send_fexit, icmp6_send_kretprobe: message::icmp6_sent);
 on_begin!(icmpv6_push_fentry, icmpv6_push_kprobe: message::icmpv6_push => (0));
 
 // net/ipv4/icmp.c: bool (later enum skb_drop_reason) icmp_unreach(struct sk_buff *skb)                5.10 to 7.2
-on_entry!(icmp_unreach_fentry, icmp_unreach_kprobe: message::icmp_unreach => (0));
+on_begin!(icmp_unreach_fentry, icmp_unreach_kprobe: message::icmp_unreach => (0));
 at_end!(icmp_unreach_fexit, icmp_unreach_kretprobe: message::icmp_unreached);
 
 // net/ipv6/icmp.c: void (later enum) icmpv6_notify(struct sk_buff *skb, u8 type, u8 code, __be32 info) 5.10 to 7.2

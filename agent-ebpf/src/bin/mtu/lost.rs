@@ -7,14 +7,14 @@ use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_CSUM_START, SKB_DEV, SKB_IP_SUMMED, SKB_NFCT,
     SKB_PKT_TYPE, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
-use agent_ebpf::packet::{self, Begin, Header};
+use agent_ebpf::packet::{self, Header};
 use agent_ebpf::tally::{called, passed};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 
-use crate::message::{ICMP_HEADER, told_mtu};
+use crate::message::{Error, ICMP_HEADER, told_mtu};
 use crate::oversize::REASON_NOT_SPECIFIED;
 use crate::seen::Seen;
 use crate::underway;
@@ -35,14 +35,16 @@ static REASON_SOCKET_FILTER: Global<u32> = Global::new(NO_REASON);
 #[unsafe(no_mangle)]
 static REASON_SOCKET_RCVBUFF: Global<u32> = Global::new(NO_REASON);
 
-/// The bits of the byte at [`SKB_IP_SUMMED`] that are `sk_buff.ip_summed`; all of them are set for `CHECKSUM_PARTIAL`.
+/// The bits of the byte at [`SKB_IP_SUMMED`] that are `sk_buff.ip_summed`; all of them are set for `CHECKSUM_PARTIAL`. Not zero:
+/// of a kernel that has no such field, none is.
 #[unsafe(no_mangle)]
-static IP_SUMMED: Global<u32> = Global::new(0);
-/// The bits of the byte at [`SKB_PKT_TYPE`] that are `sk_buff.pkt_type`, and those that are set for `PACKET_OTHERHOST`.
+static IP_SUMMED: Global<u32> = Global::new(1);
+/// The bits of the byte at [`SKB_PKT_TYPE`] that are `sk_buff.pkt_type`, and those that are set for `PACKET_OTHERHOST`; these
+/// are not zero either.
 #[unsafe(no_mangle)]
 static PKT_TYPE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
-static PKT_OTHERHOST: Global<u32> = Global::new(0);
+static PKT_OTHERHOST: Global<u32> = Global::new(1);
 
 /// Where `nf_hook_slow` begins and ends: on 5.10, which has no reasons, what dies there was dropped by a rule. Zeros until
 /// the symbols are read.
@@ -53,14 +55,6 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-
-/// What an ICMP error has behind its IP header: a read takes as long for eight bytes as for forty.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Error {
-    icmp: [u8; 8],
-    quoted: Begin,
-}
 
 /// A packet as an ICMP error, of which nothing is known yet.
 struct Message {
@@ -149,8 +143,7 @@ unsafe fn is_to_be_summed<R: Read>(skb: *const u8) -> bool {
     // SAFETY: integers are valid for any bytes.
     unsafe {
         // What was taken out of a tunnel may have that of the packet around it, which lies before.
-        SKB_IP_SUMMED.load() != kernel::ABSENT
-            && u32::from(kernel::field::<R, u8>(skb, &SKB_IP_SUMMED)) & partial == partial
+        u32::from(kernel::field::<R, u8>(skb, &SKB_IP_SUMMED)) & partial == partial
             && kernel::field::<R, u16>(skb, &SKB_CSUM_START) >= packet::network_offset::<R>(skb)
     }
 }
@@ -160,9 +153,8 @@ unsafe fn is_to_be_summed<R: Read>(skb: *const u8) -> bool {
 #[inline(always)]
 unsafe fn is_for_others<R: Read>(skb: *const u8) -> bool {
     // SAFETY: an integer is valid for any bytes.
-    SKB_PKT_TYPE.load() != kernel::ABSENT
-        && u32::from(unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) }) & PKT_TYPE.load()
-            == PKT_OTHERHOST.load()
+    let byte = unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) };
+    u32::from(byte) & PKT_TYPE.load() == PKT_OTHERHOST.load()
 }
 
 /// Such a message was freed at `location`.

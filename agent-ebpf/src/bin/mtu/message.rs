@@ -3,7 +3,7 @@
 use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
 use agent_ebpf::kernel::{self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST};
-use agent_ebpf::packet::{self, Header};
+use agent_ebpf::packet::{self, Begin, Header};
 use agent_ebpf::tally::{called, passed};
 
 use crate::seen::Seen;
@@ -16,6 +16,14 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Bytes of an ICMP or ICMPv6 error before the packet it quotes.
 pub(crate) const ICMP_HEADER: u32 = 8;
+
+/// What an ICMP error has behind its IP header: a read takes as long for eight bytes as for forty.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Error {
+    pub(crate) icmp: [u8; 8],
+    pub(crate) quoted: Begin,
+}
 
 /// The MTU that an ICMP message tells, by its first eight bytes; `None` if it is about something else.
 #[inline(always)]
@@ -63,21 +71,22 @@ pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) ->
     unsafe { made::<R>(hook::ICMP6_SEND, skb, underway.mtu, fate) }
 }
 
+/// What it is about is looked at once, at its end.
 #[inline(always)]
-pub(crate) unsafe fn icmp_unreach<R: Read>(skb: *const u8) -> Option<()> {
-    // SAFETY: the helper checks the address.
-    let icmp = unsafe { kernel::copy(packet::transport_header::<R>(skb).cast()) };
-    let Some(mtu) = told_mtu(4, icmp) else {
-        underway::begin(core::ptr::null(), 0);
-        return passed(hook::ICMP_UNREACH);
-    };
-    underway::begin(skb, mtu)
+pub(crate) fn icmp_unreach(skb: *const u8) -> Option<()> {
+    underway::begin(skb, 0)
 }
 
 #[inline(always)]
 pub(crate) unsafe fn icmp_unreached<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
-    // SAFETY: the caller's.
-    unsafe { received::<R>(hook::ICMP_UNREACH, skb, underway) }
+    // SAFETY: the helpers check addresses.
+    unsafe {
+        let icmp = packet::transport_header::<R>(skb);
+        let error: Error = kernel::copy(icmp.cast());
+        let Some(mtu) = told_mtu(4, error.icmp) else { return passed(hook::ICMP_UNREACH) };
+        let quoted = Header::begun(error.quoted, icmp.wrapping_add(ICMP_HEADER as usize));
+        received::<R>(hook::ICMP_UNREACH, skb, underway, mtu, &quoted)
+    }
 }
 
 #[inline(always)]
@@ -92,8 +101,11 @@ pub(crate) fn icmpv6_notify(skb: *const u8, kind: u8, info: u32) -> Option<()> {
 #[inline(always)]
 pub(crate) unsafe fn icmpv6_notified<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
     underway::delivered(skb);
-    // SAFETY: the caller's.
-    unsafe { received::<R>(hook::ICMPV6_NOTIFY, skb, underway) }
+    // SAFETY: the helpers check addresses.
+    unsafe {
+        let quoted = Header::at(packet::transport_header::<R>(skb).wrapping_add(ICMP_HEADER as usize));
+        received::<R>(hook::ICMPV6_NOTIFY, skb, underway, underway.mtu, &quoted)
+    }
 }
 
 /// TCP's or UDP's error handler has returned: 0 if a socket sent what the message quotes.
@@ -169,13 +181,18 @@ unsafe fn learned_pmtu(route: *const u8, ip_version: u8, mtu: u32) -> u32 {
     }
 }
 
-/// A namespace of this node was told by `skb` that the packet it quotes was too large.
+/// A namespace of this node was told by `skb` that of the packet it quotes only `mtu` bytes fit.
 #[inline(always)]
-unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> Option<()> {
+unsafe fn received<R: Read>(
+    hook: u32,
+    skb: *const u8,
+    underway: &Underway,
+    mtu: u32,
+    quoted: &Header,
+) -> Option<()> {
     // SAFETY: as above.
     unsafe {
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
-        let quoted = Header::at(packet::transport_header::<R>(skb).wrapping_add(ICMP_HEADER as usize));
         let version = quoted.version();
         let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
         // IPv6 has no such setting, and UDP's word may not be to be had there. What is cut off nobody is asked about
@@ -197,7 +214,7 @@ unsafe fn received<R: Read>(hook: u32, skb: *const u8, underway: &Underway) -> O
         };
         let (entry, record) = seen.admit()?;
         let message = Header::of::<R>(skb).flow(kernel::zero());
-        (*record).mtu = underway.mtu;
+        (*record).mtu = mtu;
         if underway.has(LEARNED) {
             (*record).flags |= flags::TAKEN;
         }

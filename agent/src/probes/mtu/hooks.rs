@@ -253,11 +253,11 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     // CHECKSUM_PARTIAL is 3 (include/linux/skbuff.h) of two bits.
     let summed = byte_of(kernel, "ip_summed").filter(|(_, _, bits)| *bits == 2);
     globals.set_offset("SKB_IP_SUMMED", summed.map(|(byte, ..)| byte));
-    globals.set("IP_SUMMED", summed.map_or(0, |(_, shift, bits)| mask(shift, bits)));
+    globals.set("IP_SUMMED", summed.map_or(1, |(_, shift, bits)| mask(shift, bits)));
     let pkt_type = byte_of(kernel, "pkt_type");
     globals.set_offset("SKB_PKT_TYPE", pkt_type.map(|(byte, ..)| byte));
     globals.set("PKT_TYPE", pkt_type.map_or(0, |(_, shift, bits)| mask(shift, bits)));
-    globals.set("PKT_OTHERHOST", pkt_type.map_or(0, |(_, shift, _)| PACKET_OTHERHOST << shift));
+    globals.set("PKT_OTHERHOST", pkt_type.map_or(1, |(_, shift, _)| PACKET_OTHERHOST << shift));
     // A bitfield that is a whole word, since 6.12 or so.
     let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
     globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
