@@ -193,6 +193,8 @@ offsets! {
     DEV_IFINDEX
     /// `net_device.mtu`
     DEV_MTU
+    /// `net_device.state`
+    DEV_STATE
     /// `net_device.name`
     DEV_NAME
     /// `net_device.nd_net.net`

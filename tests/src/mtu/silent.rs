@@ -1,11 +1,13 @@
 //! What is too large for a device that tells nobody.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use serde_json::json;
 
 use crate::harness::lab::{DB, Lab, WEB};
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{udp_for, udp_unfragmented};
 use crate::harness::tool;
 
 use super::{Watch, knows_veth, pod};
@@ -101,16 +103,30 @@ fn an_ipvlan_beside_it_that_takes_less() {
     lab.router.ip("link del shared\n");
 }
 
-/// A packet that fits is not too large, whatever it dies of.
+/// A packet that fits is not too large, whatever it dies of: also while the kernel is about to tell the sender's device.
 #[test]
 fn a_veth_whose_other_end_is_down() {
     let lab = Lab::lock();
     let watch = Watch::new(&lab);
-    // IPv6 addresses go with the link.
-    let up = "link set eth2 up\naddr add fd99:6::2/64 dev eth2 nodad\n";
-    let down = lab.db.netns.meanwhile("ip", "link set eth2 down\n", up);
-    lab.web.netns.inside(|| udp_unfragmented(SocketAddr::from(([10, 99, 6, 2], 7604)), 3, 1200));
-    drop(down);
+    let to = SocketAddr::from(([10, 99, 6, 2], 7604));
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            lab.web.netns.inside(|| {
+                let socket = udp_for(to);
+                while !over.load(Ordering::Relaxed) {
+                    // Once the other end is known to be down it may be refused.
+                    let _ = socket.send_to(&[0; 1172], to);
+                }
+            });
+        });
+        for _ in 0..5 {
+            // IPv6 addresses go with the link.
+            lab.db.netns.ip("link set eth2 down\n");
+            lab.db.netns.ip("link set eth2 up\naddr add fd99:6::2/64 dev eth2 nodad\n");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
     lab.barrier();
     assert_eq!(watch.counted("r2c_mtu_events_total", &[("event", "oversize")]), 0, "{:#?}", watch.messages());
 }

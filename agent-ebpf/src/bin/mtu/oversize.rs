@@ -5,7 +5,7 @@ use core::ptr;
 use agent_common::NO_REASON;
 use agent_common::mtu::{Fate, Kind, hook};
 use agent_ebpf::device::{self, fill};
-use agent_ebpf::kernel::{self, Probed, Read, SKB_DEV};
+use agent_ebpf::kernel::{self, DEV_STATE, Probed, Read, SKB_DEV};
 use agent_ebpf::packet::{self, Header};
 use agent_ebpf::tally::passed;
 use aya_ebpf::Global;
@@ -18,10 +18,17 @@ use crate::seen::Seen;
 #[unsafe(no_mangle)]
 pub(crate) static REASON_NOT_SPECIFIED: Global<u32> = Global::new(NO_REASON);
 
+/// The bit of `net_device.state` that is set for a device without carrier; 0 if unknown.
+#[unsafe(no_mangle)]
+static NO_CARRIER: Global<u32> = Global::new(0);
+
 /// Where `__dev_forward_skb` and its like, which free what does not fit the receiving device, begin and end. A map, for it
 /// is known only after this is loaded; zeros until then.
 #[map]
 static FORWARD: Array<u64> = Array::with_max_entries(2, 0);
+
+/// RFC 8200, 5: what every device takes that speaks IPv6.
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// A packet that `is_skb_forwardable` refused for its size: by a bridge's port, which it is on with its link header in
 /// front, or by the device at the other end of the one it is on.
@@ -44,8 +51,13 @@ pub(crate) unsafe fn oversize<R: Read>(skb: *const u8, location: u64, reason: u3
         if !peer.is_null() {
             mtu = device::mtu_exceeded::<Probed>(peer, &frame);
         }
-        // Which device another kind than veth forwards to is not to be seen from the packet.
-        let elsewhere = peer.is_null() && is_forward(location);
+        // Which device another kind than veth forwards to is not to be seen from the packet. That place frees for one that is
+        // down as well: a veth whose other end is has no carrier, but for a moment while it comes up, and what every device
+        // takes was not too large.
+        let elsewhere = peer.is_null()
+            && is_forward(location)
+            && frame.packet > IPV6_MIN_MTU
+            && kernel::field::<R, u64>(dev, &DEV_STATE) & u64::from(NO_CARRIER.load()) == 0;
         if mtu == 0 && !elsewhere {
             return passed(hook::KFREE_SKB);
         }

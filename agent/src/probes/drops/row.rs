@@ -11,6 +11,7 @@ use super::labels::{NO_REASON, direction_name};
 use super::place::Place;
 use crate::probe::row::{addresses, end, named, nonzero};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
+
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
     Column::new("TIME", 8, false),

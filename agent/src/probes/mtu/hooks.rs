@@ -184,8 +184,9 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 30] = [
+const OFFSETS: [Offset; 31] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
+    ("DEV_STATE", "net_device", "state"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
     ("RT6_DEV", "rt6_info", "dst.dev"),
@@ -264,6 +265,12 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let flags = kernel.enum_values("netdev_priv_flags", None);
     let port = flags.iter().find(|(_, name)| name == "IFF_BRIDGE_PORT");
     globals.set("BRIDGE_PORT", port.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
+    let states = kernel.enum_values("netdev_state_t", None);
+    let bit = states.iter().find(|(_, name)| name == "__LINK_STATE_NOCARRIER");
+    globals.set(
+        "NO_CARRIER",
+        bit.and_then(|(bit, _)| 1_u32.checked_shl(u32::try_from(*bit).ok()?)).unwrap_or(0),
+    );
     // The prototype alone says what arguments there are: stable kernels backport them.
     let args = kernel.tracepoint_args("kfree_skb");
     let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));

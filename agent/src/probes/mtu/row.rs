@@ -11,6 +11,7 @@ use super::event::{Limit, TooBig, kind_of, name};
 use super::labels::{fate_name, kind_name};
 use crate::probe::row::{addresses, end, named, nonzero, protocol};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
+
 /// The table's columns: 80 characters without the wide ones and with a usual destination.
 pub const COLUMNS: &[Column] = &[
     Column::new("TIME", 8, false),
