@@ -1,6 +1,7 @@
 //! The mtu probe: one test a cause, made for real; what is said of it, what is counted, and what is to be set.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -23,13 +24,15 @@ mod underlay;
 /// What has been said and counted since a moment.
 struct Watch<'a> {
     lab: &'a Lab,
+    begun: Instant,
     from: usize,
     before: Scrape,
 }
 
 impl<'a> Watch<'a> {
     fn new(lab: &'a Lab) -> Self {
-        Self { lab, from: lab.agent.agent.stdout.count(), before: lab.agent.scrape() }
+        let (from, before) = (lab.agent.agent.stdout.count(), lab.agent.scrape());
+        Self { lab, begun: Instant::now(), from, before }
     }
 
     /// Waits for the incident's first line that has these fields.
@@ -40,6 +43,15 @@ impl<'a> Watch<'a> {
     /// Waits for the incident's verdict that has these fields.
     fn verdict(&self, fields: &[(&str, Value)]) -> Value {
         self.wait(true, fields)
+    }
+
+    /// The same within five seconds from now on, when the first packet stalls.
+    fn verdict_in_time(&self, fields: &[(&str, Value)]) -> Value {
+        let verdict = self.verdict(fields);
+        let took = self.begun.elapsed();
+        eprintln!("a verdict after {took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}: {:#?}", self.messages());
+        verdict
     }
 
     fn wait(&self, verdict: bool, fields: &[(&str, Value)]) -> Value {

@@ -1,5 +1,7 @@
 //! Messages that say what fits, and never reach whom they are for: who eats them, and where.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use crate::harness::has_reasons;
@@ -8,7 +10,7 @@ use crate::harness::netns::{Meanwhile, Netns};
 use crate::harness::packet::udp_unfragmented;
 
 use super::underlay::Underlay;
-use super::{Watch, pod, sees_messages, v4, v6};
+use super::{Watch, pod, sees_messages, v4};
 
 /// Drops messages about a packet's size in this hook of a namespace.
 fn eat(netns: &Netns, hook: &str) -> Meanwhile {
@@ -23,21 +25,20 @@ fn eat(netns: &Netns, hook: &str) -> Meanwhile {
     )
 }
 
-/// What is said once `web` has sent too much by either family: each time a message of `senders` is lost.
-fn expect(lab: &Lab, senders: [&str; 2], fate: &str, stage: &str, words: &[&str]) {
-    for (to, sender) in [(v4([10, 99, 8, 2], 7901), senders[0]), (v6(8, 7901), senders[1])] {
+/// What is said once `web` has sent too much by either family, to host `last` of net 8: each time a message of `senders` is
+/// lost. Each test has a host of its own, whether there is one or not: what is said of one it has its own incident for.
+fn expect(lab: &Lab, last: u8, senders: [&str; 2], fate: &str, stage: &str, words: &[&str]) {
+    for (to, sender) in [(v4([10, 99, 8, last], 7901), senders[0]), (host(8, last, 7901), senders[1])] {
         expect_one(lab, to, sender, fate, stage, words);
     }
 }
 
-fn expect_one(
-    lab: &Lab,
-    to: std::net::SocketAddr,
-    sender: &str,
-    fate: &str,
-    stage: &str,
-    words: &[&str],
-) -> Value {
+/// A host of an IPv6 net.
+fn host(net: u16, last: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([0xfd99, net, 0, 0, 0, 0, 0, last.into()], port))
+}
+
+fn expect_one(lab: &Lab, to: SocketAddr, sender: &str, fate: &str, stage: &str, words: &[&str]) -> Value {
     let watch = Watch::new(lab);
     lab.web.netns.inside(|| udp_unfragmented(to, 3, 1420));
     let wanted = [
@@ -46,7 +47,7 @@ fn expect_one(
         ("sender_ip", json!(sender)),
         ("pod_name", json!("web-0")),
     ];
-    let verdict = watch.verdict(&wanted);
+    let verdict = watch.verdict_in_time(&wanted);
     assert_eq!([&verdict["fate"], &verdict["stage"]], [&json!(fate), &json!(stage)], "{verdict:#}");
     assert_eq!([&verdict["mtu"], &verdict["fits"]], [&json!(1400), &json!(1400)], "{verdict:#}");
     assert_eq!(verdict["confidence"], "high");
@@ -69,7 +70,7 @@ fn a_policy_of_the_node_on_the_way_through() {
     let _underlay = Underlay::routed(&lab);
     let _eats = eat(&lab.router, "forward");
     let words = ["being eaten", "netfilter rule in this node's own namespace, hook forward", "accept"];
-    expect(&lab, ["10.99.7.2", "fd99:7::2"], "filtered", "forward", &words);
+    expect(&lab, 11, ["10.99.7.2", "fd99:7::2"], "filtered", "forward", &words);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn a_policy_in_the_pod() {
     let _underlay = Underlay::routed(&lab);
     let _eats = eat(&lab.web.netns, "input");
     let words = ["being eaten", "netfilter rule in the pod's own namespace, hook input"];
-    expect(&lab, ["10.99.7.2", "fd99:7::2"], "filtered", "input", &words);
+    expect(&lab, 12, ["10.99.7.2", "fd99:7::2"], "filtered", "input", &words);
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn a_policy_on_what_the_node_says_itself() {
     let _eats = eat(&lab.router, "output");
     let words = ["being eaten", "netfilter rule in this node's own namespace, hook output"];
     // rc has MTU 1400.
-    for (to, sender) in [(v4([10, 99, 3, 61], 7902), "10.99.1.1"), (v6(3, 7902), "fd99:1::1")] {
+    for (to, sender) in [(v4([10, 99, 3, 61], 7902), "10.99.1.1"), (host(3, 61, 7902), "fd99:1::1")] {
         let verdict = expect_one(&lab, to, sender, "filtered", "output", &words);
         let text = verdict["message"].as_str().unwrap();
         assert!(text.contains("3 made, 3 lost (3 filtered)"), "{text}");
@@ -118,7 +119,7 @@ fn a_message_that_conntrack_calls_invalid() {
         "delete table inet r2c\n",
     );
     let words = ["being eaten", "hook forward", "conntrack there calls it INVALID"];
-    expect(&lab, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
+    expect(&lab, 13, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
 }
 
 /// The way back is another than the way there, and the node believes nobody who comes by the wrong one.
@@ -141,7 +142,7 @@ fn a_message_by_another_way_than_the_packet() {
     lab.router.sysctl("ipv4/conf/ri/rp_filter", "1");
     let reason = if has_reasons() { "reverse path filter" } else { "dropped in this node's own namespace" };
     let words = ["being eaten", reason, "on ri"];
-    let to = v4([10, 99, 8, 2], 7903);
+    let to = v4([10, 99, 8, 14], 7903);
     let verdict = expect_one(&lab, to, "10.99.7.2", "dropped", "prerouting", &words);
     if has_reasons() {
         assert_eq!(verdict["drop_reason"], "IP_RPFILTER");
@@ -160,7 +161,7 @@ fn a_limit_on_messages() {
     lab.router.sysctl("ipv6/icmp/ratemask", "0-127");
     lab.router.sysctl("ipv6/icmp/ratelimit", "60000");
     let watch = Watch::new(&lab);
-    let to = std::net::SocketAddr::from(([0xfd99, 3, 0, 0, 0, 0, 0, 71], 7904));
+    let to = host(3, 71, 7904);
     // One for each that it lets through, and more.
     lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
     let labels = [("event", "made"), ("fate", "unsent"), ("family", "ipv6")];

@@ -47,7 +47,7 @@ fn a_device_that_takes_less() {
         assert_eq!(first["destination_port"], to.port());
         assert_eq!(first["length"], if to.is_ipv4() { 1428 } else { 1448 });
 
-        let verdict = watch.verdict(&[("destination_ip", destination)]);
+        let verdict = watch.verdict_in_time(&[("destination_ip", destination)]);
         assert_eq!(
             (&verdict["finding"], &verdict["fits"]),
             (&json!("small_device"), &json!(1400)),
@@ -95,7 +95,7 @@ fn a_route_that_takes_less() {
         [&json!("made"), &json!("route"), &json!(1280)]
     );
     assert_eq!([&first["route_interface"], &first["route_interface_mtu"]], [&json!("rb"), &json!(1500)]);
-    let verdict = watch.verdict(&[("destination_port", json!(7503))]);
+    let verdict = watch.verdict_in_time(&[("destination_port", json!(7503))]);
     assert_eq!(verdict["finding"], "small_route", "{verdict:#}");
     forget(&lab);
 }

@@ -42,7 +42,7 @@ fn a_veth_whose_other_end_takes_less() {
             [&first["route_interface"], &first["route_interface_mtu"]],
             [&json!("eth2"), &json!(1300)]
         );
-        let verdict = watch.verdict(&[("destination_ip", json!(wanted))]);
+        let verdict = watch.verdict_in_time(&[("destination_ip", json!(wanted))]);
         assert_eq!(
             [&verdict["finding"], &verdict["fits"]],
             [&json!("silent_drop"), &json!(1300)],
@@ -64,7 +64,7 @@ fn a_bridge_port_that_takes_less() {
         (pod(&first, "source_pod").as_deref(), pod(&first, "destination_pod").as_deref()),
         (Some(WEB), Some(DB))
     );
-    let verdict = watch.verdict(&[("destination_ip", json!("10.99.5.2"))]);
+    let verdict = watch.verdict_in_time(&[("destination_ip", json!("10.99.5.2"))]);
     assert!(verdict["message"].as_str().unwrap().contains("bridge port pb takes 1400"), "{verdict:#}");
     assert_eq!(watch.of_pod(WEB, "oversize"), 3);
 }
@@ -93,7 +93,7 @@ fn an_ipvlan_beside_it_that_takes_less() {
     assert_eq!([&first["event"], &first["mtu"]], [&json!("oversize"), &json!(null)], "{first:#}");
     assert_eq!([&first["interface"], &first["interface_mtu"]], [&json!("eth3"), &json!(1500)]);
     assert_eq!(pod(&first, "source_pod").as_deref(), Some(WEB));
-    let verdict = watch.verdict(&[("destination_ip", json!("10.99.7.2"))]);
+    let verdict = watch.verdict_in_time(&[("destination_ip", json!("10.99.7.2"))]);
     assert_eq!([&verdict["finding"], &verdict["fits"]], [&json!("silent_drop"), &json!(null)], "{verdict:#}");
     assert_eq!(watch.of_pod(WEB, "oversize"), 3);
     // What fits arrives, and nothing is said of it.

@@ -26,7 +26,7 @@ fn verdict(lab: &Lab, link: &str, net: u8, event: &str) -> Value {
         ("pod_name", json!("web-0")),
         ("event", json!(event)),
     ];
-    let verdict = watch.verdict(&wanted);
+    let verdict = watch.verdict_in_time(&wanted);
     let ends = (pod(&verdict, "source_pod"), pod(&verdict, "destination_pod"));
     assert_eq!((ends.0.as_deref(), ends.1.as_deref()), (Some(WEB), Some(TIP)), "{verdict:#}");
     assert_eq!(verdict["finding"], "small_underlay", "{verdict:#}");
@@ -124,7 +124,7 @@ fn vxlan_in_ipip_over_a_smaller_underlay() {
     let watch = Watch::new(&lab);
     // 1,328 bytes, 1,398 with both tunnels: more than the hop takes only with another 20.
     lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 17, 2], 7716), 5, 1320));
-    let verdict = watch.verdict(&[
+    let verdict = watch.verdict_in_time(&[
         ("destination_ip", json!("10.99.17.2")),
         ("pod_name", json!("web-0")),
         ("finding", json!("small_underlay")),
