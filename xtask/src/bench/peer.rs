@@ -39,7 +39,7 @@ impl<'a> Connection<'a> {
     /// Opens one; both ends are given, so that each costs the same.
     pub(super) fn open(tun: &'a Tun, from: SocketAddrV4, to: SocketAddrV4) -> Result<Self> {
         // What is left of the one before.
-        while tun.next()?.is_some() {}
+        forget(tun)?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, flags, SockProtocol::Tcp)?;
         setsockopt(&fd, ReuseAddr, &true)?;
@@ -74,6 +74,11 @@ impl<'a> Connection<'a> {
         self.answer(ACK, ITS_BEGIN, self.begin, &options)
     }
 
+    /// What was sent so far is not waited for any more.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        forget(self.tun)
+    }
+
     /// Waits for the next segment that is sent: asleep, so that the guest's clock jumps.
     pub(super) fn wait(&self, limit: Duration) -> Result<()> {
         const LOOK: Duration = Duration::from_millis(1);
@@ -104,6 +109,11 @@ impl<'a> Connection<'a> {
 fn pseudo(from: Ipv4Addr, to: Ipv4Addr, length: usize) -> Vec<u8> {
     let [.., high, low] = length.to_be_bytes();
     [&from.octets()[..], &to.octets(), &[0, TCP, high, low]].concat()
+}
+
+fn forget(tun: &Tun) -> io::Result<()> {
+    while tun.next()?.is_some() {}
+    Ok(())
 }
 
 /// The segment that has just gone out.
