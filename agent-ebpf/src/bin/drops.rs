@@ -275,7 +275,7 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).zero = [0; 7];
 
         // Each pointer that is loaded from a trusted one (a tracepoint's argument) has the verifier look through all of the
-        // kernel's types, four times a load and way to it, from 6.4 or so on: some 8 million instructions each.
+        // kernel's types, again for each way to the load (`btf_nested_type_is_trusted`, seen on 6.12).
         if kernel::reads() {
             record_site::<Probed>(record, freed);
         } else {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -110,11 +111,13 @@ fn a_veth_whose_other_end_is_down() {
     let watch = Watch::new(&lab);
     let to = SocketAddr::from(([10, 99, 6, 2], 7604));
     let over = AtomicBool::new(false);
+    // Should `ip` fail, and this thread with it, the other one is not to wait for ever.
+    let end = Instant::now() + Duration::from_mins(1);
     thread::scope(|scope| {
         scope.spawn(|| {
             lab.web.netns.inside(|| {
                 let socket = udp_for(to);
-                while !over.load(Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) && Instant::now() < end {
                     // Once the other end is known to be down it may be refused.
                     let _ = socket.send_to(&[0; 1172], to);
                 }

@@ -9,7 +9,7 @@ use aya_ebpf::maps::PerCpuArray;
 #[derive(Clone, Copy)]
 pub(crate) struct Underway {
     skb: u64,
-    /// The MTU that it tells.
+    /// The MTU that it tells, if that is known before its end: of ICMPv6.
     pub(crate) mtu: u32,
     /// Bits: what has happened to it so far.
     done: u32,
