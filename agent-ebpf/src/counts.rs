@@ -13,13 +13,20 @@ static RECORDS_PER_WINDOW: Global<u32> = Global::new(8);
 #[unsafe(no_mangle)]
 static WINDOW_SHIFT: Global<u32> = Global::new(8);
 
+/// The window that is going on, by number.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
+pub fn window() -> u32 {
+    // SAFETY: no argument.
+    (unsafe { bpf_jiffies64() } >> WINDOW_SHIFT.load()) as u32
+}
+
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
 /// described too.
 #[inline(always)]
 pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: &mut Tally, key: &K, len: u32) -> Option<u64> {
-    #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
-    // SAFETY: no argument.
-    let window = (unsafe { bpf_jiffies64() } >> WINDOW_SHIFT.load()) as u32;
+    let window = window();
     // SAFETY: per-CPU memory; the program does not nest on this CPU.
     let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
         let first = Count { events: 1, bytes: u64::from(len), window, recorded: 1, zero: 0, held: 0 };

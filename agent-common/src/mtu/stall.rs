@@ -43,8 +43,9 @@ pub struct Stall {
     pub flags: u32,
     /// Bytes from the first that is not acknowledged to the first that was reported as received, 0 if none was.
     pub hole: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Segments of any connection of this node that were sent again in the last 8 to 16 seconds, beyond what those that are
+    /// stuck have cost: how much is lost by chance.
+    pub lost: u32,
 }
 
 const _: () = assert!(size_of::<Stall>() == 72);
@@ -53,6 +54,14 @@ const _: () = assert!(size_of::<Stall>() == 72);
 /// comes to nothing one time in ten, and there were four: what was sent first, again for SACK, and at each timeout but the
 /// last, whose copy is on its way now.
 pub const TIMEOUTS: u32 = 3;
+
+/// How often a segment that gets stuck is sent again before its third timeout, at most: for the tail (TLP), for SACK, and at
+/// two timeouts.
+pub const FIRST_COPIES: u32 = 4;
+
+/// So often a node that loses next to nothing may have sent others again.
+const HARDLY_ANY: u32 = 4;
+
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
     pub const PROBING: u32 = 1;
@@ -88,6 +97,18 @@ impl Stall {
     const fn timeouts_that_prove(&self) -> u32 {
         let is_single = self.hole < self.mss.saturating_mul(2);
         TIMEOUTS + 2 * is_single as u32 + !self.never_passed() as u32
+    }
+
+    /// Whether that is next to no matter of chance before the timeouts that prove it: one more has passed than where it may
+    /// begin to be said, and next to nothing is lost on this node. Where one packet in twenty is lost each way, so many copies
+    /// come to nothing of one segment in a hundred thousand, and of others many are sent again meanwhile.
+    #[inline]
+    #[must_use]
+    pub const fn is_hardly_chance(&self) -> bool {
+        self.sacked != 0
+            && self.small_ones_pass()
+            && self.retransmits > TIMEOUTS
+            && self.lost <= HARDLY_ANY
     }
 
     /// Whether no full-size segment of this connection was ever acknowledged.
@@ -133,7 +154,7 @@ mod tests {
         heard: 400,
         flags: 0,
         hole: 0,
-        zero: 0,
+        lost: 0,
     };
 
     #[test]
@@ -164,6 +185,21 @@ mod tests {
         assert_eq!([two, one].map(proven_after), [Some(3), Some(5)]);
         let passed = |stall| Stall { acked: 1 << 20, ..stall };
         assert_eq!([two, one].map(passed).map(proven_after), [Some(4), Some(6)]);
+    }
+
+    #[test]
+    fn where_nothing_else_is_lost_it_takes_fewer_copies() {
+        let one = Stall { sacked: 1, longest_run: 104, hole: 1448, retransmits: 4, ..STUCK };
+        assert_eq!((one.fate(1448), one.is_hardly_chance()), (Some(Fate::Suspect), true));
+        let not = [
+            Stall { retransmits: 3, ..one },
+            Stall { lost: HARDLY_ANY + 1, ..one },
+            Stall { lost: u32::MAX, ..one },
+            Stall { sacked: 0, ..one },
+            Stall { longest_run: 1448, ..one },
+            Stall { longest_run: 0, ..one },
+        ];
+        assert_eq!(not.map(|stall| stall.is_hardly_chance()), [false; 6]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use aya_ebpf::programs::{
 };
 
 // Cargo would take files beside this one for binaries of their own.
+#[path = "mtu/again.rs"]
+mod again;
 #[path = "mtu/local.rs"]
 mod local;
 #[path = "mtu/lost.rs"]

@@ -109,6 +109,52 @@ fn small_segments_arrive_and_full_ones_do_not() {
     }
 }
 
+/// What a TLS client says first, with its keys: a full segment and a rest. Where little else is lost it is said in time, and
+/// then again when the timeouts have proven it, whether full ones did pass on this connection before or not.
+#[test]
+fn a_single_full_segment_and_a_small_one() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let v6 = SocketAddr::from(([0xfd99, 8, 0, 0, 0, 0, 0, 8], 7918));
+    let mut made = [v6, v4([10, 99, 8, 9], 7919)].map(|to| {
+        let mut server = Server::start(underlay.tip(), to.port());
+        let client = server.connect(&lab, to);
+        (to, server, client)
+    });
+    // The path of one was wide, and is no more.
+    let (_, server, client) = &mut made[1];
+    client.write_all(&[0; 100_000]).unwrap();
+    server.kept[0].read_exact(&mut [0; 100_000]).unwrap();
+    let _swallows = swallow(&underlay.hop);
+    let to = v4([10, 99, 8, 8], 7917);
+    let mut server = Server::start(underlay.tip(), to.port());
+    until("what the tests before have sent again is forgotten", || {
+        let watch = Watch::new(&lab);
+        let mut client = server.connect(&lab, to);
+        client.write_all(&[0; 1700]).unwrap();
+        let line = watch.first(&[("event", json!("stalled")), ("destination_port", json!(to.port()))]);
+        line["sent_again_elsewhere"].as_u64().is_some_and(|sent| sent <= 4).then_some(())
+    });
+    for (to, _, client) in &mut made {
+        let watch = Watch::new(&lab);
+        let begun = Instant::now();
+        client.write_all(&[0; 1700]).unwrap();
+        let early = verdict(&watch, *to);
+        let took = begun.elapsed();
+        assert_eq!(early["confidence"], "medium", "{early:#}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let rest = early["longest_received"].as_u64().unwrap();
+        let text = early["message"].as_str().unwrap();
+        assert!((1..1000).contains(&rest) && text.contains(&format!("up to {rest} bytes) arrive")), "{text}");
+        let proven = watch.verdict(&[
+            ("finding", json!("black_hole")),
+            ("destination_port", json!(to.port())),
+            ("confidence", json!("high")),
+        ]);
+        assert_eq!(proven["trace_id"], early["trace_id"], "{proven:#}");
+    }
+}
+
 /// Nothing small is under way when it begins: the next connection tells.
 #[test]
 fn a_second_connection_proves_that_the_peer_lives() {

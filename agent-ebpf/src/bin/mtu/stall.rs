@@ -13,6 +13,7 @@ use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock};
 
+use crate::again;
 use crate::seen::Seen;
 
 const AF_INET6: u16 = 10;
@@ -42,8 +43,9 @@ pub(crate) unsafe fn retransmit_probed(sk: *const u8, skb: *const u8) -> Option<
 unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> Option<()> {
     // SAFETY: integers are valid for any bytes; the helpers check addresses.
     unsafe {
-        // Of all that is sent again most is the first copy: one comparison.
+        // Of all that is sent again most is the first copy: it is counted.
         let retransmits: u8 = kernel::field::<R, _>(tcp, &ICSK_RETRANSMITS);
+        again::add(retransmits.into());
         if u32::from(retransmits) < TIMEOUTS {
             return passed(hook::TCP_RETRANSMIT);
         }
@@ -71,7 +73,7 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
                 kernel::field::<R, u32>(tcp, &ICSK_MTU_PROBING) & MTU_PROBING_ENABLED.load() != 0,
             ),
             hole: 0,
-            zero: 0,
+            lost: again::lost(),
         };
         if stall.sacked != 0 {
             let mut blocks = [[0_u32; 2]; SACK_BLOCKS];

@@ -109,6 +109,7 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
             ("longest_received", nonzero(stall.longest_run)),
             ("peer_heard_ms", milliseconds(stall.heard)),
             ("timeout_ms", milliseconds(stall.timeout)),
+            ("sent_again_elsewhere", Value::Number(stall.lost.into())),
             ("mtu_probing", Value::Flag(stall.flags & Stall::PROBING != 0)),
         ]);
     }

@@ -26,7 +26,8 @@ const MARGIN: Duration = Duration::from_millis(50);
 /// The stuck connections of one incident.
 #[derive(Default)]
 pub(super) struct Stalls {
-    /// The last event whose own socket proves it, else of one that another connection proves; and whose it was.
+    /// The last event whose own socket proves it, else one that chance hardly explains or another connection proves; and whose
+    /// it was.
     proof: Option<Box<(TooBig, Pods)>>,
     /// Connections of which no full-size segment was ever acknowledged.
     suspects: Vec<Suspect>,
@@ -61,12 +62,13 @@ struct Suspect {
 }
 
 impl Stalls {
-    /// Whether this is the first that is proven, or the first since the kernel does something about it.
+    /// Whether this is the first that is proven, or the first that a socket proves by itself, or the first since the kernel does
+    /// something about it.
     pub(super) fn add(&mut self, event: &TooBig, pods: &Pods) -> bool {
         let Some(stall) = event.stall() else { return false };
         let is_proven = match event.fate {
             Fate::BlackHole => true,
-            Fate::Suspect => self.suspect(event, stall),
+            Fate::Suspect => self.suspect(event, stall) || stall.is_hardly_chance(),
             _ => false,
         };
         let is_of_it = is_proven || self.proof.is_some() && event.fate != Fate::Ordinary;
@@ -87,11 +89,12 @@ impl Stalls {
             self.tries = stall.mss;
         }
         // What a socket knows by itself says more than what two say of each other.
-        let is_first = self.proof.is_none();
-        if is_first || event.fate == Fate::BlackHole {
+        let before = self.proof.as_ref().map(|proof| proof.0.fate);
+        let is_surer = before != Some(Fate::BlackHole) && event.fate == Fate::BlackHole;
+        if before.is_none() || event.fate == Fate::BlackHole {
             self.proof = Some(Box::new((event.clone(), pods.clone())));
         }
-        is_first || begins_to_try
+        before.is_none() || is_surer || begins_to_try
     }
 
     /// Remembers it; whether it is proven now that small segments do reach the peer, and full-size ones do not.
@@ -134,9 +137,9 @@ impl Stalls {
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
         let Ends { who, to } = Ends::of(event, pods);
         let stall = &event.record.stall;
-        let meanwhile = match event.fate {
-            Fate::BlackHole => format!("while smaller ones (up to {} bytes) arrive", self.passes),
-            _ => "while the peer answers smaller ones".to_owned(),
+        let meanwhile = match self.passes {
+            0 => "while the peer answers smaller ones".to_owned(),
+            passes => format!("while smaller ones (up to {passes} bytes) arrive"),
         };
         let mut what = format!(
             "packets of {} bytes from {who} to {to} vanish, and no message says why: segments of {} bytes are sent again and again for {:.1} s and never acknowledged, {meanwhile}",

@@ -323,6 +323,30 @@ fn a_black_hole_is_proven_by_small_segments_that_arrive() {
 }
 
 #[test]
+fn a_suspect_that_chance_hardly_explains_is_told_and_made_sure_of() {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    let mut add = |fate: Fate, stall: Stall| {
+        let news = findings.add(&event(&stalled(4000, fate, stall)), &pods).is_some();
+        let verdict = findings.verdict();
+        let field = |name: &str| {
+            let (_, value) = verdict.as_ref()?.fields.iter().find(|(field, _)| *field == name)?;
+            Some(format!("{value:?}"))
+        };
+        (news, field("confidence"), verdict.as_ref().map(|verdict| verdict.message.clone()))
+    };
+    let small = Stall { sacked: 1, longest_run: 104, hole: 1448, ..stuck() };
+    assert_eq!(add(Fate::Suspect, small), (false, None, None));
+    let lossy = Stall { retransmits: 4, lost: 100, ..small };
+    assert_eq!(add(Fate::Suspect, lossy), (false, None, None), "much is lost on this node");
+    let (news, confidence, text) = add(Fate::Suspect, Stall { lost: 0, ..lossy });
+    assert!(news && confidence.is_some_and(|it| it.contains("medium")));
+    assert!(text.is_some_and(|text| text.contains("(up to 104 bytes) arrive")));
+    let (news, confidence, _) = add(Fate::BlackHole, Stall { retransmits: 5, ..small });
+    assert!(news && confidence.is_some_and(|it| it.contains("high")));
+    assert!(!add(Fate::BlackHole, Stall { retransmits: 6, ..small }).0, "nothing new");
+}
+
+#[test]
 fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
     let (mut findings, pods) = (Findings::default(), Pods::default());
     let mut add = |port: u16, stall: Stall| {
