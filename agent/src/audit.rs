@@ -21,6 +21,7 @@ use crate::sink::{Level, Line, Sink, Told};
 pub mod gauges;
 pub mod overlay;
 mod row;
+pub mod standing;
 pub mod watch;
 
 use overlay::{Finding, Judgement};

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::audit::standing;
 use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
 use crate::log::note;
@@ -47,25 +48,36 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
-    let sink = sink(host, entry, &args, &told)?;
+    let filter = filter(&args);
+    let mut sink = sink(host, entry, &args, filter.clone(), &told)?;
     tokio::spawn(async move {
         ended_by_user(&mut signals, args.duration).await;
         stop.start();
     });
+    if entry.name == to::PROBE {
+        let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
+        ended(standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await)?;
+    }
     let Started { carry, account, attached, summary, .. } = started;
-    let ended = carry(sink, drain).await;
+    let carried = carry(sink, drain).await;
     let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
     for line in &lines {
         note(line);
     }
-    match ended {
-        // `trace drops | head`: the reader has seen enough.
-        Ended::Failed(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        Ended::Drained | Ended::Last | Ended::Failed(_) => {}
+    if let Ended::Failed(error) = carried {
+        ended(Err(error))?;
     }
     match told.load(Relaxed) {
         1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
         _ => Ok(()),
+    }
+}
+
+/// `trace drops | head`: the reader has seen enough, which is no failure.
+fn ended(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 
@@ -78,9 +90,9 @@ async fn ended_by_user(signals: &mut Signals, duration: Duration) {
     let _ = tokio::time::timeout(duration, signals.first()).await;
 }
 
-/// Writes what the user's filters want; `told` counts what of that is harmful.
-fn sink(host: &Host, entry: &Entry, args: &Trace, told: &Arc<AtomicU64>) -> io::Result<Box<dyn Sink>> {
-    let filter = Filter {
+/// What the user wants to see.
+fn filter(args: &Trace) -> Filter {
+    Filter {
         level: if args.all { Level::Info } else { Level::Warn },
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
@@ -88,7 +100,17 @@ fn sink(host: &Host, entry: &Entry, args: &Trace, told: &Arc<AtomicU64>) -> io::
         port: args.port.clone(),
         interface: args.interface.clone(),
         reason: args.reason.clone(),
-    };
+    }
+}
+
+/// Writes what the user's filters want; `told` counts what of that is harmful.
+fn sink(
+    host: &Host,
+    entry: &Entry,
+    args: &Trace,
+    filter: Filter,
+    told: &Arc<AtomicU64>,
+) -> io::Result<Box<dyn Sink>> {
     let inner: Box<dyn Sink> = match args.output {
         Output::Json => Box::new(lines(host)),
         Output::Table | Output::Wide => {

@@ -20,6 +20,7 @@ mod quiet;
 mod silent;
 mod tunnels;
 mod underlay;
+mod wireguard;
 
 /// What has been said and counted since a moment.
 struct Watch<'a> {

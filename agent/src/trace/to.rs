@@ -30,7 +30,7 @@ use crate::shutdown::{self, Signals};
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 /// The probe whose lines these are.
-const PROBE: &str = "mtu";
+pub(super) const PROBE: &str = "mtu";
 
 /// How long a plain connection may take.
 const CONNECT: Duration = Duration::from_secs(2);

@@ -39,19 +39,19 @@ fn swallow(hop: &Netns) -> Meanwhile {
 }
 
 /// A server that reads what comes; and connections to it from `web`.
-struct Server {
+pub(super) struct Server {
     listener: TcpListener,
-    kept: Vec<TcpStream>,
+    pub(super) kept: Vec<TcpStream>,
 }
 
 impl Server {
-    fn start(netns: &Netns, port: u16) -> Self {
+    pub(super) fn start(netns: &Netns, port: u16) -> Self {
         let listener = netns.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
         Self { listener, kept: Vec::new() }
     }
 
     /// A connection that is made and has exchanged a few bytes.
-    fn connect(&mut self, lab: &Lab, to: SocketAddr) -> TcpStream {
+    pub(super) fn connect(&mut self, lab: &Lab, to: SocketAddr) -> TcpStream {
         let mut client = lab.web.netns.inside(|| TcpStream::connect(to).unwrap());
         client.set_nodelay(true).unwrap();
         // Closed it is gone at once: else it would go on trying, and be told things, in the tests after this one.

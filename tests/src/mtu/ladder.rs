@@ -10,7 +10,7 @@ use crate::harness::lab::Lab;
 use crate::harness::packet::udp_unfragmented;
 use crate::harness::until;
 
-use super::{knows_veth, sees_messages, v4};
+use super::{knows_veth, of, sees_messages, v4};
 
 /// `trace mtu`, attached.
 pub(super) fn trace(lab: &Lab, args: &[&str]) -> Agent {
@@ -34,10 +34,16 @@ fn every_rung_alone_tells_the_same() {
         });
         lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 3, last], 7800), 2, 1400));
         let verdict = agent.stdout.wait(0, |lines| {
-            lines.iter().filter_map(|line| json(line)).find(|line| line["finding"].is_string())
+            lines.iter().find_map(|line| of(line, true))
         });
         agent.signal(Signal::SIGINT);
         assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
+        // What does not fit whatever happens is told before, but not so much that it fills the screen.
+        let standing = agent.stdout.since(0).iter().filter_map(|line| json(line)).fold(0, |sum, line| {
+            sum + usize::from(line["probe"] == "audit")
+        });
+        let said = agent.stderr.text();
+        assert!(standing == 3 && said.contains("more that do not fit: see `r2c-agent audit mtu`"), "{said}");
         let verdict = verdict.expect("a verdict");
         let told: Vec<&Value> = ["finding", "mtu", "event", "route_interface", "source_ip"]
             .iter()
@@ -63,7 +69,11 @@ fn a_trace_for_a_person() {
     let _address =
         lab.db.netns.meanwhile("ip", "addr add 10.99.6.3/24 dev eth2\n", "addr del 10.99.6.3/24 dev eth2\n");
     lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 6, 3], 7801), 3, 1400));
-    agent.stdout.wait(0, |lines| lines.iter().any(|line| line.starts_with(b"=> ")).then_some(()));
+    let is_row = |line: &[u8]| line.windows(8).any(|word| word == b"oversize");
+    agent.stdout.wait(0, |lines| {
+        let at = lines.iter().position(|line| is_row(line))?;
+        lines[at..].iter().any(|line| line.starts_with(b"=> ")).then_some(())
+    });
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
     let table = agent.stdout.text();
@@ -74,9 +84,13 @@ fn a_trace_for_a_person() {
     } else {
         ("oversize  -      eth2", "=> packets are freed on eth2 because the device they go to takes less")
     };
-    assert!(rows[1].contains(row) && rows[1].contains("shop/web-0"), "{table}");
-    assert!(rows[2].starts_with(words), "{table}");
-    assert!(rows[3..].iter().all(|row| row.starts_with("   ")), "{table}");
+    // First what does not fit whatever happens, as far as it is shop's.
+    let at = rows.iter().position(|row| is_row(row.as_bytes())).unwrap();
+    let standing = rows[1..at].iter().filter(|row| row.starts_with("=> "));
+    assert_eq!(standing.count(), 3, "{table}");
+    assert!(rows[at].contains(row) && rows[at].contains("shop/web-0"), "{table}");
+    assert!(rows[at + 1].starts_with(words), "{table}");
+    assert!(rows[at + 2..].iter().all(|row| row.starts_with("   ")), "{table}");
     assert!(rows.iter().all(|row| row.chars().count() <= 80), "wider than a terminal: {table}");
     let said = agent.stderr.text();
     assert!(said.contains("3 dropped for their size without a word, ipv4"), "{said}");

@@ -66,6 +66,41 @@ impl<'a> Underlay<'a> {
         Self { lab, tip: Some(tip), hop, has_tunnel }
     }
 
+    /// With WireGuard between its ends, over the node's own device, which takes `takes` bytes, and a hop that drops what was
+    /// cut up, as many firewalls and load balancers do. `None` where the kernel has none.
+    pub(super) fn encrypted(lab: &'a Lab, net: u8, takes: u32) -> Option<Self> {
+        // Any 32 bytes in base64 will do.
+        const KEYS: [&str; 2] =
+            ["yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="];
+        if !lab.router.tries("ip", "link add tun0 type wireguard
+") {
+            return None;
+        }
+        let (hop, tip) = build(lab);
+        hop.ip("link set hb mtu 1500
+");
+        hop.batch(
+            "nft",
+            "add table inet hole\nadd chain inet hole it { type filter hook forward priority 0; }\n\
+             add rule inet hole it ip frag-off & 0x3fff != 0 drop\n",
+        );
+        // Where it sends to is not read: its way is the default route.
+        lab.router.ip(&format!("link set rh mtu {takes}\nroute add default via 10.99.7.2\n"));
+        tip.ip("link add tun0 type wireguard\n");
+        let ends = [(&lab.router, "10.99.7.1"), (&tip, "10.99.8.2")];
+        for own in 0..2 {
+            let (netns, other) = (ends[own].0, 1 - own);
+            let public = netns.feed("wg", &["pubkey"], KEYS[other]);
+            let (public, endpoint) = (public.trim(), format!("{}:51820", ends[other].1));
+            let peer = ["peer", public, "endpoint", &endpoint, "allowed-ips", "10.99.0.0/16"];
+            let args = [&["set", "tun0", "listen-port", "51820", "private-key", "/proc/self/fd/0"], &peer[..]];
+            netns.feed("wg", &args.concat(), KEYS[own]);
+            netns.ip(&format!("link set tun0 mtu 1500 up\naddr add 10.99.{net}.{}/24 dev tun0\n", own + 1));
+        }
+        tip.ip("route add 10.99.1.0/24 dev tun0\n");
+        Some(Self::with_pod(lab, hop, &tip, true))
+    }
+
     /// The namespace behind the hop.
     pub(super) fn tip(&self) -> &Netns {
         &self.tip.as_ref().unwrap().netns

@@ -14,10 +14,13 @@ pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
 pub(crate) const TOOLCHAIN: &str = super::items::TOOLCHAIN;
 
 /// What the tests on a real kernel run, and what a guest begins with.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "busybox-static", "ethtool", "iproute2", "iptables", "iputils-ping", "kmod", "netcat-openbsd",
-    "nftables", "socat",
+    "nftables", "socat", "wireguard-tools",
 ];
+
+/// A file of the one that was added last: a root without it is an older one.
+const NEWEST: &str = "usr/bin/wg";
 
 /// Where Debian's compiler finds the standard library for [`TARGET`], as its `--sysroot`.
 pub(crate) fn sysroot() -> Result<PathBuf> {
@@ -27,6 +30,11 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
 /// The root of a guest's file system.
 pub(crate) fn root() -> Result<PathBuf> {
     Ok(tree::cache("arm64")?.join("root"))
+}
+
+/// Whether it is there, with all its programs.
+pub(super) fn has_root() -> Result<bool> {
+    Ok(root()?.join(NEWEST).exists())
 }
 
 /// The library itself.

@@ -140,7 +140,7 @@ fn arm64() -> Result<Vec<Item>> {
         unpacked("Rust's standard library for arm64", arm64::std_library()?.exists(), Install::Std),
         unpacked(
             "the programs of an arm64 machine",
-            arm64::root()?.join("bin/busybox").exists(),
+            arm64::has_root()?,
             Install::Root,
         ),
     ])
@@ -160,6 +160,7 @@ fn oracles() -> Vec<Item> {
         program("ping", &["iputils-ping"]),
         program("socat", &["socat"]),
         program("tcpdump", &["tcpdump"]),
+        program("wg", &["wireguard-tools"]),
         // Installed, it would start a server.
         Item { install: Install::Unpack("prometheus"), ..program("prometheus", &[]) },
     ];

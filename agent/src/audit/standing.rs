@@ -1,0 +1,111 @@
+//! What does not fit already when a trace begins. Of some of that nothing happens that a hook would see: WireGuard's packets
+//! are cut up, since it lets them be, and who is slow for it, or stuck where fragments are dropped, is told nothing.
+
+use std::io;
+use std::iter::once;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::overlay::{self, Finding, Judgement};
+use super::places;
+use super::row::Verdict;
+use crate::enrich::PodIndex;
+use crate::incident::Span;
+use crate::links::{self, Wants};
+use crate::log::note;
+use crate::shutdown::Drain;
+use crate::sink::filter::Filter;
+use crate::sink::{Line, Sink};
+
+/// Findings that are told: they are not to fill the screen before the first event.
+const MOST: usize = 3;
+
+/// The trace is not to wait longer. Events wait in the ring meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Reads, judges, and tells what of it `filter` wants, the most harmful first. Whatever keeps it from that is a note: the
+/// trace goes on.
+///
+/// # Errors
+/// The sink's.
+pub async fn tell(
+    proc: PathBuf,
+    pods: PodIndex,
+    filter: &Filter,
+    sink: &mut dyn Sink,
+    mut drain: Drain,
+) -> io::Result<()> {
+    let read = move || links::read(&places(&proc, &pods), Wants { pod_exceptions: false });
+    let reading = tokio::task::spawn_blocking(move || read().map(|read| overlay::judge(&read)));
+    let judged = tokio::select! {
+        () = drain.wait() => return Ok(()),
+        judged = tokio::time::timeout(PATIENCE, reading) => judged,
+    };
+    let Judgement { findings, .. } = match judged {
+        Ok(Ok(Ok(judgement))) => judgement,
+        Ok(Ok(Err(error))) => return Ok(note(&format!("no audit of MTUs: {error}"))),
+        Ok(Err(error)) => return Ok(note(&format!("no audit of MTUs: {error}"))),
+        Err(_) => {
+            let waited = PATIENCE.as_secs();
+            note(&format!("the audit of MTUs takes longer than {waited} s: see `r2c-agent audit mtu`"));
+            return Ok(());
+        }
+    };
+    let wanted: Vec<_> = findings.iter().filter(|finding| line(finding, filter, |_| ()).is_some()).collect();
+    for finding in wanted.iter().take(MOST) {
+        line(finding, filter, |line| sink.write(line)).transpose()?;
+    }
+    sink.flush()?;
+    match wanted.len().saturating_sub(MOST) {
+        0 => {}
+        more => note(&format!("{more} more that do not fit: see `r2c-agent audit mtu`")),
+    }
+    Ok(())
+}
+
+/// What `then` makes of the finding's line; `None` if it is not wanted. It is about the pod that is asked for, if that is one
+/// of those that it hurts.
+fn line<T>(finding: &Finding, filter: &Filter, then: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+    let verdict = Verdict { finding, gone: false };
+    let line = verdict.line(Span::root(), SystemTime::now());
+    let pods = finding.pods.iter().map(|pod| Some(pod.as_ref()));
+    let mut lines = once(line.pod).chain(pods).map(|pod| Line { pod, ..line });
+    lines.find(|line| filter.wants(line)).map(|line| then(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::overlay::Name;
+    use super::*;
+    use crate::pod::Pod;
+    use crate::sink::{Confidence, Level};
+
+    #[test]
+    fn it_is_about_the_pod_that_is_asked_for() {
+        let pod = |name: &str| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() });
+        let finding = Finding {
+            name: Name::OverlayTooLarge,
+            confidence: Confidence::High,
+            owner: None,
+            interface: "wg0".into(),
+            kind: "wireguard".into(),
+            interface_mtu: 1420,
+            promises: 1420,
+            fits: 1340,
+            what: "w".into(),
+            fix: "f".into(),
+            pods: vec![pod("db"), pod("web")],
+        };
+        let about = |filter: Filter| {
+            line(&finding, &filter, |line| line.pod.map(|pod| pod.name.clone()).unwrap_or_default())
+        };
+        let named = |name: &str| Filter { level: Level::Warn, pod: vec![name.into()], ..Filter::default() };
+        assert_eq!(about(Filter::default()).as_deref(), Some("db"), "the first");
+        assert_eq!(about(named("web")).as_deref(), Some("web"));
+        assert_eq!(about(named("cart")), None);
+        assert_eq!(about(Filter { interface: vec!["eth0".into()], ..Filter::default() }), None);
+        assert!(about(Filter { interface: vec!["wg0".into()], ..Filter::default() }).is_some());
+    }
+}
