@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn it_is_about_the_pod_that_is_asked_for() {
-        let pod = |name: &str| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() });
+        let pod =
+            |name: &str| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() });
         let finding = Finding {
             name: Name::OverlayTooLarge,
             confidence: Confidence::High,

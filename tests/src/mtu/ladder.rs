@@ -33,15 +33,16 @@ fn every_rung_alone_tells_the_same() {
             agent.stderr.text().contains(&format!("__icmp_send ({rung})")).then_some(())
         });
         lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, 3, last], 7800), 2, 1400));
-        let verdict = agent.stdout.wait(0, |lines| {
-            lines.iter().find_map(|line| of(line, true))
-        });
+        let verdict = agent.stdout.wait(0, |lines| lines.iter().find_map(|line| of(line, true)));
         agent.signal(Signal::SIGINT);
         assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
         // What does not fit whatever happens is told before, but not so much that it fills the screen.
-        let standing = agent.stdout.since(0).iter().filter_map(|line| json(line)).fold(0, |sum, line| {
-            sum + usize::from(line["probe"] == "audit")
-        });
+        let standing = agent
+            .stdout
+            .since(0)
+            .iter()
+            .filter_map(|line| json(line))
+            .fold(0, |sum, line| sum + usize::from(line["probe"] == "audit"));
         let said = agent.stderr.text();
         assert!(standing == 3 && said.contains("more that do not fit: see `r2c-agent audit mtu`"), "{said}");
         let verdict = verdict.expect("a verdict");

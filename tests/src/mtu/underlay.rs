@@ -72,8 +72,10 @@ impl<'a> Underlay<'a> {
         // Any 32 bytes in base64 will do.
         const KEYS: [&str; 2] =
             ["yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=", "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="];
-        if !lab.router.tries("ip", "link add tun0 type wireguard
-") {
+        if !lab.router.tries(
+            "ip", "link add tun0 type wireguard
+",
+        ) {
             return None;
         }
         let (hop, tip) = build(lab);
@@ -93,7 +95,8 @@ impl<'a> Underlay<'a> {
             let public = netns.feed("wg", &["pubkey"], KEYS[other]);
             let (public, endpoint) = (public.trim(), format!("{}:51820", ends[other].1));
             let peer = ["peer", public, "endpoint", &endpoint, "allowed-ips", "10.99.0.0/16"];
-            let args = [&["set", "tun0", "listen-port", "51820", "private-key", "/proc/self/fd/0"], &peer[..]];
+            let args =
+                [&["set", "tun0", "listen-port", "51820", "private-key", "/proc/self/fd/0"], &peer[..]];
             netns.feed("wg", &args.concat(), KEYS[own]);
             netns.ip(&format!("link set tun0 mtu 1500 up\naddr add 10.99.{net}.{}/24 dev tun0\n", own + 1));
         }

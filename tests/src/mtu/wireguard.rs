@@ -57,8 +57,8 @@ fn wireguard_over_a_smaller_underlay() {
 
 /// The first line with these fields.
 fn wait(agent: &Agent, fields: &[(&str, Value)]) -> Value {
-    let found = agent.stdout.wait(0, |lines| {
-        lines.iter().filter_map(|line| parse(line)).find(|line| has(line, fields))
-    });
+    let found = agent
+        .stdout
+        .wait(0, |lines| lines.iter().filter_map(|line| parse(line)).find(|line| has(line, fields)));
     found.unwrap_or_else(|| panic!("none has {fields:?}: {}", agent.stdout.text()))
 }

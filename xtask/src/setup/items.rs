@@ -138,11 +138,7 @@ fn arm64() -> Result<Vec<Item>> {
         program("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]),
         program("qemu-system-aarch64", &["qemu-system-arm"]),
         unpacked("Rust's standard library for arm64", arm64::std_library()?.exists(), Install::Std),
-        unpacked(
-            "the programs of an arm64 machine",
-            arm64::has_root()?,
-            Install::Root,
-        ),
+        unpacked("the programs of an arm64 machine", arm64::has_root()?, Install::Root),
     ])
 }
 
