@@ -6,7 +6,7 @@ use std::iter::once;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::overlay::{self, Finding, Judgement};
+use super::overlay::{self, Finding};
 use super::places;
 use super::row::Verdict;
 use crate::enrich::PodIndex;
@@ -35,22 +35,14 @@ pub async fn tell(
     sink: &mut dyn Sink,
     mut drain: Drain,
 ) -> io::Result<()> {
-    let read = move || links::read(&places(&proc, &pods), Wants { pod_exceptions: false });
-    let reading = tokio::task::spawn_blocking(move || read().map(|read| overlay::judge(&read)));
-    let judged = tokio::select! {
+    let read = tokio::select! {
         () = drain.wait() => return Ok(()),
-        judged = tokio::time::timeout(PATIENCE, reading) => judged,
+        read = read(proc, pods) => read,
     };
-    let Judgement { findings, .. } = match judged {
-        Ok(Ok(Ok(judgement))) => judgement,
-        Ok(Ok(Err(error))) => return Ok(note(&format!("no audit of MTUs: {error}"))),
-        Ok(Err(error)) => return Ok(note(&format!("no audit of MTUs: {error}"))),
-        Err(_) => {
-            let waited = PATIENCE.as_secs();
-            note(&format!("the audit of MTUs takes longer than {waited} s: see `r2c-agent audit mtu`"));
-            return Ok(());
-        }
-    };
+    let findings = read.unwrap_or_else(|why| {
+        note(&format!("what does not fit is not told: {why}"));
+        Vec::new()
+    });
     let wanted: Vec<_> = findings.iter().filter(|finding| line(finding, filter, |_| ()).is_some()).collect();
     for finding in wanted.iter().take(MOST) {
         line(finding, filter, |line| sink.write(line)).transpose()?;
@@ -61,6 +53,19 @@ pub async fn tell(
         more => note(&format!("{more} more that do not fit: see `r2c-agent audit mtu`")),
     }
     Ok(())
+}
+
+/// What does not fit, or why that is not known.
+async fn read(proc: PathBuf, pods: PodIndex) -> Result<Vec<Finding>, String> {
+    let read = move || links::read(&places(&proc, &pods), Wants { pod_exceptions: false });
+    let reading = tokio::task::spawn_blocking(move || read().map(|read| overlay::judge(&read).findings));
+    let Ok(read) = tokio::time::timeout(PATIENCE, reading).await else {
+        let waited = PATIENCE.as_secs();
+        return Err(format!(
+            "to read all links takes more than {waited} s; `r2c-agent audit mtu` waits for it"
+        ));
+    };
+    read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 /// What `then` makes of the finding's line; `None` if it is not wanted. It is about the pod that is asked for, if that is one
