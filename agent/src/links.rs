@@ -22,6 +22,26 @@ mod tests;
 pub use netns::{Place, Unread};
 pub use read::{ReadError, Wants, read};
 
+/// The device that an `RTM_NEWLINK` tells of, by what is behind its netlink header; `None` if it has no number.
+#[must_use]
+pub fn device(payload: &[u8]) -> Option<Link> {
+    link::decode(payload)
+}
+
+/// The unicast route that an `RTM_NEWROUTE` tells of, each of its ways by itself; none if it tells of another kind.
+#[must_use]
+pub fn routes(payload: &[u8]) -> Vec<Route> {
+    let mut routes = Vec::new();
+    route::decode(payload, &mut routes);
+    routes
+}
+
+/// What was learned of a path, by an `RTM_NEWROUTE` that tells of that; `None` if it tells of a route.
+#[must_use]
+pub fn exception(payload: &[u8]) -> Option<Exception> {
+    route::exception(payload)
+}
+
 /// A network namespace by the number it has in the namespace of whoever reads (`nsid`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NetnsId(pub i32);
