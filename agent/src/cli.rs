@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -17,6 +18,7 @@ pub mod to;
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
 #[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::LONG.as_str(), max_term_width = 100)]
+#[command(arg_required_else_help = false)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -157,7 +159,7 @@ pub enum Events {
 #[derive(Debug, Args)]
 pub struct Trace {
     /// What to trace
-    #[arg(value_parser = probe_names())]
+    #[arg(value_parser = probe_names(), value_name = WHICH_PROBE.as_str())]
     pub probe: String,
     /// Only pods of this namespace, at either end
     #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
@@ -233,6 +235,7 @@ pub enum Report {
 
 /// `audit`.
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
 pub struct Audit {
     /// What to audit
     #[command(subcommand)]
@@ -303,6 +306,10 @@ pub struct Selftest {
     pub limits: Limits,
 }
 
+/// What is to be named where nothing was.
+static WHICH_PROBE: LazyLock<String> =
+    LazyLock::new(|| probes::ALL.iter().map(|probe| probe.name).collect::<Vec<_>>().join("|"));
+
 fn probe_names() -> PossibleValuesParser {
     PossibleValuesParser::new(
         probes::ALL.iter().map(|probe| clap::builder::PossibleValue::new(probe.name).help(probe.about)),
@@ -363,6 +370,9 @@ mod tests {
             (&["trace", "mtu", "--netns", "a"], "--to"),
             (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
             (&["frobnicate"], "frobnicate"),
+            (&["audit"], "mtu"),
+            (&["trace"], "<drops|mtu>"),
+            (&[], "trace"),
         ] {
             let error = Cli::try_parse_from([&["r2c-agent"], args].concat()).unwrap_err();
             let line = one_line(&error);

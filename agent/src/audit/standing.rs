@@ -23,7 +23,7 @@ const MOST: usize = 3;
 /// The trace is not to wait longer. Events wait in the ring meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Reads, judges, and tells what of it `filter` wants, the most harmful first. Whatever keeps it from that is a note: the
+/// Reads, judges, and tells what of it `filter` wants and may do harm in silence, the most harmful first. Whatever keeps it from that is a note: the
 /// trace goes on.
 ///
 /// # Errors
@@ -44,13 +44,18 @@ pub async fn tell(
         Vec::new()
     });
     let wanted: Vec<_> = findings.iter().filter(|finding| line(finding, filter, |_| ()).is_some()).collect();
-    for finding in wanted.iter().take(MOST) {
+    // Of the others a message tells who sends too much, and an event tells of that.
+    let silent = wanted.iter().filter(|finding| finding.name.is_silent());
+    let mut told = 0;
+    for finding in silent.take(MOST) {
         line(finding, filter, |line| sink.write(line)).transpose()?;
+        told += 1;
     }
     sink.flush()?;
-    match wanted.len().saturating_sub(MOST) {
+    match wanted.len() - told {
         0 => {}
-        more => note(&format!("{more} more that do not fit: see `r2c-agent audit mtu`")),
+        1 => note("one more MTU does not fit: `r2c-agent audit mtu` names it"),
+        more => note(&format!("{more} more MTUs do not fit: `r2c-agent audit mtu` names them")),
     }
     Ok(())
 }

@@ -275,7 +275,9 @@ fn unreachable(out: &Outcome, about: &About) -> Verdict {
 
 fn unfinished(out: &Outcome, about: &About) -> Verdict {
     let passes = out.passes.filter(|_| out.reached);
-    let known = passes.map_or("nothing is known yet".to_owned(), |passes| format!("{passes} bytes arrive"));
+    let known = passes.map_or("nothing is known yet".to_owned(), |passes| {
+        format!("{passes} bytes arrive, and no more is known")
+    });
     Verdict {
         finding: Finding::Unfinished,
         confidence: Confidence::Low,
@@ -283,7 +285,7 @@ fn unfinished(out: &Outcome, about: &About) -> Verdict {
         hop_ip: None,
         fits: passes,
         says: None,
-        message: format!("on the path from {} to {} {known}; no more was learned", about.who, about.to),
+        message: format!("on the path from {} to {} {known}", about.who, about.to),
         fix: None,
         is_narrow: false,
     }

@@ -22,6 +22,12 @@ pub enum Name {
 }
 
 impl Name {
+    /// Whether what is too large may be gone, or late, without a message to anybody. Else whoever sends it is told.
+    #[must_use]
+    pub const fn is_silent(self) -> bool {
+        matches!(self, Self::VethUnequal | Self::BridgePortUnequal | Self::OverlayTooLarge)
+    }
+
     /// In `snake_case`.
     #[must_use]
     pub const fn name(self) -> &'static str {
