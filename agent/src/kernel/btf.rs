@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+mod outline;
 mod section;
 #[cfg(test)]
 mod tests;
+mod types;
 
 pub use section::Flaw;
-use section::{Kind, MAX_BYTES, Section, Type};
+use section::{MAX_BYTES, Section};
+use types::{Kind, Type};
 
 /// Typedefs, qualifiers, arrays and nested anonymous structs one look-up goes through. Real types stay below 10; a
 /// cycle of typedefs ends here.
@@ -194,7 +197,7 @@ impl Btf {
             let found = [Kind::Func, Kind::Typedef].map(|kind| Some((self.id(name, &[kind])?, kind)));
             found.into_iter().flatten().map(move |(id, kind)| (id, kind, name))
         });
-        section::outline(&kept.collect::<Vec<_>>())
+        outline::outline(&kept.collect::<Vec<_>>())
     }
 
     /// The kernel's own section, below any module's.

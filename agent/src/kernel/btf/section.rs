@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use super::types::{BadType, Type, words};
+
 /// vmlinux BTF of a distribution's kernel is 4 to 10 MB; four times the largest is not a kernel's.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
@@ -20,12 +22,10 @@ const MAX_BUCKET_BITS: u32 = 15;
 /// Bytes a type has in the mean.
 const TYPE: usize = 20;
 
-const MAGIC: u16 = 0xeb9f;
-const VERSION: u8 = 1;
+pub(super) const MAGIC: u16 = 0xeb9f;
+pub(super) const VERSION: u8 = 1;
 /// magic, version, flags, `hdr_len`, then offset and length of types and of strings.
-const HEADER: usize = 24;
-/// `name_off`, `info`, `size` or `type`.
-const TYPE_HEADER: usize = 12;
+pub(super) const HEADER: usize = 24;
 
 /// What is wrong with a BTF section.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -72,177 +72,6 @@ pub enum Flaw {
     /// More than any kernel has.
     #[error("has {0} bytes, more than any kernel's")]
     TooLarge(usize),
-}
-
-/// `BTF_KIND_*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Int,
-    Ptr,
-    Array,
-    Struct,
-    Union,
-    Enum,
-    Fwd,
-    Typedef,
-    Volatile,
-    Const,
-    Restrict,
-    Func,
-    FuncProto,
-    Var,
-    Datasec,
-    Float,
-    DeclTag,
-    TypeTag,
-    Enum64,
-}
-
-impl Kind {
-    const ALL: [Self; 19] = [
-        Self::Int,
-        Self::Ptr,
-        Self::Array,
-        Self::Struct,
-        Self::Union,
-        Self::Enum,
-        Self::Fwd,
-        Self::Typedef,
-        Self::Volatile,
-        Self::Const,
-        Self::Restrict,
-        Self::Func,
-        Self::FuncProto,
-        Self::Var,
-        Self::Datasec,
-        Self::Float,
-        Self::DeclTag,
-        Self::TypeTag,
-        Self::Enum64,
-    ];
-
-    fn from_raw(raw: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(raw).ok()?.checked_sub(1)?).copied()
-    }
-
-    /// Bytes that follow the type's header. At most 24 bits of `entries` times 12: no overflow.
-    fn tail(self, entries: usize) -> usize {
-        match self {
-            Self::Int | Self::Var | Self::DeclTag => 4,
-            Self::Array => 12,
-            Self::Struct | Self::Union | Self::Datasec | Self::Enum64 => entries * 12,
-            Self::Enum | Self::FuncProto => entries * 8,
-            _ => 0,
-        }
-    }
-
-    /// Whether types of this kind are looked up by name.
-    fn is_indexed(self) -> bool {
-        matches!(
-            self,
-            Self::Struct | Self::Union | Self::Enum | Self::Enum64 | Self::Typedef | Self::Func | Self::Int
-        )
-    }
-}
-
-/// One type: its header's fields, and the bytes that follow the header.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Type<'a> {
-    /// Offset into the strings.
-    pub(super) name: u32,
-    pub(super) kind: Kind,
-    /// Bitfields carry their size in the member (structs), or the values are signed (enums).
-    pub(super) flag: bool,
-    /// `size` or `type`, whichever the kind has.
-    pub(super) value: u32,
-    tail: &'a [u8],
-}
-
-/// A struct's or union's member.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Member {
-    pub(super) name: u32,
-    pub(super) ty: u32,
-    /// From the start of the struct.
-    pub(super) offset_bits: u32,
-    /// Size in bits of a bitfield, as far as the member itself says so.
-    pub(super) bitfield: Option<u32>,
-}
-
-impl<'a> Type<'a> {
-    fn read(types: &'a [u8], at: usize) -> Result<(Self, usize), BadType> {
-        let header = types.get(at..).and_then(<[u8]>::first_chunk::<TYPE_HEADER>).ok_or(BadType::Cut)?;
-        let [name, info, value] = words(header);
-        // 24 bits of count and 7 of kind: older formats have 16 and 5, with the bits between always zero.
-        let (entries, kind) = (info & 0x00ff_ffff, (info >> 24) & 0x7f);
-        let kind = Kind::from_raw(kind).ok_or(BadType::Kind(kind))?;
-        let start = at + TYPE_HEADER;
-        let end = start + kind.tail(usize::try_from(entries).map_err(|_| BadType::Cut)?);
-        let tail = types.get(start..end).ok_or(BadType::Cut)?;
-        Ok((Self { name, kind, flag: info >> 31 != 0, value, tail }, end))
-    }
-
-    /// Members of a struct or union; none of any other kind.
-    pub(super) fn members(self) -> impl Iterator<Item = Member> + 'a {
-        let composite = matches!(self.kind, Kind::Struct | Kind::Union);
-        let tail = if composite { self.tail } else { &[] };
-        tail.as_chunks::<12>().0.iter().map(move |bytes| {
-            let [name, ty, offset] = words(bytes);
-            if self.flag {
-                let size = offset >> 24;
-                Member { name, ty, offset_bits: offset & 0x00ff_ffff, bitfield: (size != 0).then_some(size) }
-            } else {
-                Member { name, ty, offset_bits: offset, bitfield: None }
-            }
-        })
-    }
-
-    /// Names (offsets) and values of an enum; none of any other kind. Negative values are sign-extended.
-    pub(super) fn values(self) -> impl Iterator<Item = (u32, u64)> + 'a {
-        let (narrow, wide): (&[u8], &[u8]) = match self.kind {
-            Kind::Enum => (self.tail, &[]),
-            Kind::Enum64 => (&[], self.tail),
-            _ => (&[], &[]),
-        };
-        let narrow = narrow.as_chunks::<8>().0.iter().map(move |bytes| {
-            let [name, value] = words(bytes);
-            let signed = i64::from(value.cast_signed()).cast_unsigned();
-            (name, if self.flag { signed } else { u64::from(value) })
-        });
-        let wide = wide.as_chunks::<12>().0.iter().map(|bytes| {
-            let [name, low, high] = words(bytes);
-            (name, u64::from(high) << 32 | u64::from(low))
-        });
-        narrow.chain(wide)
-    }
-
-    /// Types of a function prototype's parameters; none of any other kind.
-    pub(super) fn params(self) -> impl ExactSizeIterator<Item = u32> + 'a {
-        let tail = if self.kind == Kind::FuncProto { self.tail } else { &[] };
-        tail.as_chunks::<8>().0.iter().map(|bytes| {
-            let [_name, ty] = words(bytes);
-            ty
-        })
-    }
-
-    /// Element type and number of elements of an array.
-    pub(super) fn array(self) -> Option<(u32, u32)> {
-        let bytes = self.tail.first_chunk::<12>().filter(|_| self.kind == Kind::Array)?;
-        let [element, _index, count] = words(bytes);
-        Some((element, count))
-    }
-
-    /// Where an integer's bits begin and how many they are: how compilers before `kflag` said "bitfield".
-    pub(super) fn int_bits(self) -> Option<(u32, u32)> {
-        let bytes = self.tail.first_chunk::<4>().filter(|_| self.kind == Kind::Int)?;
-        let [encoding] = words(bytes);
-        Some(((encoding >> 16) & 0xff, encoding & 0xff))
-    }
-}
-
-enum BadType {
-    Cut,
-    Kind(u32),
 }
 
 /// A checked BTF section with its two indexes. No string is copied.
@@ -385,47 +214,6 @@ fn bucket(hash: u64, bits: u32) -> usize {
     (hash >> (u64::BITS - bits)) as usize
 }
 
-/// A section whose types end with the last of `kept`: those have their kind and name, and nothing else; all others are forward
-/// declarations of nothing.
-pub(super) fn outline(kept: &[(u32, Kind, &str)]) -> Vec<u8> {
-    // Id 0 is void, and not in the section.
-    let count = kept.iter().map(|(id, ..)| *id as usize).max().unwrap_or(0);
-    let names: usize = kept.iter().map(|(_, _, name)| name.len() + 1).sum();
-    let strings = HEADER + count * TYPE_HEADER;
-    // In one piece: it has a megabyte and more, and each copy of that is as much to be had from the kernel, and cleared.
-    let mut bytes = vec![0; strings + 1 + names];
-    let (mut at, mut name_at) = (strings + 1, 1);
-    let types = bytes.get_mut(HEADER..strings).unwrap_or_default().as_chunks_mut::<TYPE_HEADER>().0;
-    types.fill(type_header(0, Kind::Fwd));
-    for (id, kind, name) in kept {
-        if let Some(ty) = (*id as usize).checked_sub(1).and_then(|index| types.get_mut(index)) {
-            *ty = type_header(small(name_at), *kind);
-        }
-        name_at += name.len() + 1;
-    }
-    for (_, _, name) in kept {
-        if let Some(to) = bytes.get_mut(at..at + name.len()) {
-            to.copy_from_slice(name.as_bytes());
-        }
-        at += name.len() + 1;
-    }
-    let [first, second] = MAGIC.to_ne_bytes();
-    let magic = u32::from_ne_bytes([first, second, VERSION, 0]);
-    let types = small(count * TYPE_HEADER);
-    let header = [magic, small(HEADER), 0, types, types, small(1 + names)];
-    if let Some(to) = bytes.first_chunk_mut::<HEADER>() {
-        to.copy_from_slice(header.map(u32::to_ne_bytes).as_flattened());
-    }
-    bytes
-}
-
-/// The header of a type without entries, size or type.
-fn type_header(name: u32, kind: Kind) -> [u8; TYPE_HEADER] {
-    let mut bytes = [0; TYPE_HEADER];
-    bytes.as_chunks_mut().0[..2].copy_from_slice(&[name, (kind as u32 + 1) << 24].map(u32::to_ne_bytes));
-    bytes
-}
-
 /// Where the header places types and strings; both are within `bytes`.
 fn split(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), Flaw> {
     let short = Flaw::Header(bytes.len());
@@ -455,17 +243,7 @@ fn split(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), Flaw> {
     Ok((part("types", type_offset, type_len)?, part("strings", string_offset, string_len)?))
 }
 
-/// The words that fill `bytes` from its start.
-fn words<const BYTES: usize, const WORDS: usize>(bytes: &[u8; BYTES]) -> [u32; WORDS] {
-    const { assert!(BYTES == WORDS * 4) };
-    let mut words = [0; WORDS];
-    for (word, chunk) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = u32::from_ne_bytes(*chunk);
-    }
-    words
-}
-
 /// Every length here is below [`MAX_BYTES`].
-fn small(len: usize) -> u32 {
+pub(super) fn small(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
