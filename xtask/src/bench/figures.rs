@@ -67,9 +67,6 @@ const LOOSE: Tolerance = Tolerance { ratio: 0.05, slack: 0. };
 /// A growth in KiB that should be none, or wake-ups that are few.
 const FEW: Tolerance = Tolerance { ratio: 0., slack: 200. };
 
-/// What TCP does of its own accord meanwhile, which differs by so much from guest to guest.
-const MOODY: Tolerance = Tolerance { ratio: 0., slack: 150. };
-
 impl Tolerance {
     pub(super) fn allows(self, was: f64, is: f64) -> bool {
         (is - was).abs() <= (was.abs() * self.ratio).max(self.slack)
@@ -154,7 +151,7 @@ pub(super) const ALL: &[Figure] = {
             EXACT,
         ),
         row("other_rule.mtu_counters", "to a drop of another machine's", Count, AtMost(350.), EXACT),
-        row("sent_again.mtu_counters", "to a segment that is sent again", Count, AtMost(350.), MOODY),
+        row("sent_again.mtu_counters", "to a segment that is sent again", Count, AtMost(350.), EXACT),
         row("stalls.last", "its program alone, at a sixth timeout", Count, None, EXACT),
         row("made.mtu_counters", "to a frag-needed that is made, counted only", Count, AtMost(350.), EXACT),
         row("received.mtu_counters", "to one that is received", Count, AtMost(350.), EXACT),
