@@ -56,7 +56,11 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     });
     if entry.name == to::PROBE {
         let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
-        ended(standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await)?;
+        let told = standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await;
+        // Nobody would read the events either.
+        if told.is_err() {
+            return Ok(ended(told)?);
+        }
     }
     let Started { carry, account, attached, summary, .. } = started;
     let carried = carry(sink, drain).await;

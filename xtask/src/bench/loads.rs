@@ -126,7 +126,8 @@ impl Ends {
     }
 
     /// A batch of segments that are sent again, each because three behind it are reported as received. All count as much as the
-    /// quickest: what the kernel clears up behind the connections before (RCU) runs in the middle of others.
+    /// quickest: something else runs in the middle of others (it was not found out what; the connections before may have to be
+    /// cleared up), which made the middle one differ by hundreds within one guest.
     fn send_again(&self) -> Result<Duration> {
         let mut least = Duration::MAX;
         for _ in 0..BATCH {

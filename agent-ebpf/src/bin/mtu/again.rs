@@ -24,37 +24,35 @@ struct Again {
 #[map]
 static AGAIN: Array<Again> = Array::with_max_entries(1, 0);
 
-#[inline(always)]
-fn again() -> Option<&'static mut Again> {
-    // SAFETY: of plain numbers, any of which will do: see there.
-    unsafe { AGAIN.get_ptr_mut(0)?.as_mut() }
-}
-
 /// A segment is sent again, after so many timeouts.
 #[inline(always)]
 pub(crate) fn add(timeouts: u32) {
-    let Some(again) = again() else { return };
+    let Some(again) = AGAIN.get_ptr_mut(0) else { return };
     let now = window() >> WINDOWS_SHIFT;
-    if now != again.window {
-        let is_next = now == again.window.wrapping_add(1);
-        again.first[1] = if is_next { again.first[0] } else { 0 };
-        again.stuck[1] = if is_next { again.stuck[0] } else { 0 };
-        again.first[0] = 0;
-        again.stuck[0] = 0;
-        again.window = now;
-    }
-    if timeouts < TIMEOUTS {
-        again.first[0] += 1;
-    } else if timeouts == TIMEOUTS {
-        again.stuck[0] += 1;
+    // SAFETY: the map's own memory, of plain numbers. No reference is made: other CPUs write to it as well.
+    unsafe {
+        if now != (*again).window {
+            let is_next = now == (*again).window.wrapping_add(1);
+            (*again).first[1] = if is_next { (*again).first[0] } else { 0 };
+            (*again).stuck[1] = if is_next { (*again).stuck[0] } else { 0 };
+            (*again).first[0] = 0;
+            (*again).stuck[0] = 0;
+            (*again).window = now;
+        }
+        if timeouts < TIMEOUTS {
+            (*again).first[0] += 1;
+        } else if timeouts == TIMEOUTS {
+            (*again).stuck[0] += 1;
+        }
     }
 }
 
 /// Segments that were sent again for the first times, beyond those that got stuck, in the last 8 to 16 seconds.
 #[inline(always)]
 pub(crate) fn lost() -> u32 {
-    let Some(again) = again() else { return u32::MAX };
-    let first = again.first[0].wrapping_add(again.first[1]);
-    let stuck = again.stuck[0].wrapping_add(again.stuck[1]);
-    first.saturating_sub(stuck.wrapping_mul(FIRST_COPIES))
+    let Some(again) = AGAIN.get_ptr(0) else { return u32::MAX };
+    // SAFETY: as above.
+    let ([first, first_before], [stuck, stuck_before]) = unsafe { ((*again).first, (*again).stuck) };
+    let stuck = stuck.wrapping_add(stuck_before).wrapping_mul(FIRST_COPIES);
+    first.wrapping_add(first_before).saturating_sub(stuck)
 }
