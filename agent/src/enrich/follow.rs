@@ -291,7 +291,11 @@ impl Follower {
             self.gone(uid);
             return true;
         };
-        self.index.observe(uid, &seen);
+        // A link that goes down takes its addresses with it, and no notification tells when they are back. Looks that are
+        // planned go on as they are: a pod that takes its addresses away over and over is not read over and over.
+        if self.index.observe(uid, &seen) && !self.plans.contains_key(uid) {
+            self.plan(uid, SETTLE);
+        }
         matches!(seen.net, Net::Own { addresses, .. } if !addresses.is_empty())
     }
 

@@ -123,9 +123,9 @@ impl PodIndex {
         self.0.version.subscribe()
     }
 
-    /// `uid` was looked at.
-    pub(super) fn observe(&self, uid: &Uid, seen: &Sighting) {
-        self.update(|table| table.observe(uid, seen));
+    /// `uid` was looked at; whether an address or namespace that it had is no longer its own.
+    pub(super) fn observe(&self, uid: &Uid, seen: &Sighting) -> bool {
+        self.update(|table| table.observe(uid, seen))
     }
 
     /// `uid`'s names were found.
@@ -165,7 +165,7 @@ impl PodIndex {
         (table.alive().map(|(uid, _)| uid.clone()).collect(), nameless)
     }
 
-    fn update(&self, change: impl FnOnce(&mut Table) -> Effects) {
+    fn update(&self, change: impl FnOnce(&mut Table) -> Effects) -> bool {
         let mut registered = self.slots();
         let effects = change(&mut self.write());
         for (key, slot) in effects.keys {
@@ -181,6 +181,7 @@ impl PodIndex {
         PodStats::add(&self.0.stats.full, effects.full);
         PodStats::add(&self.0.stats.names_contested, effects.contested);
         self.changed();
+        effects.left
     }
 
     fn bind(&self, slots: &mut dyn PodSlots, key: SlotKey, slot: Slot) {

@@ -58,6 +58,8 @@ pub(super) struct Effects {
     pub(super) full: u64,
     /// Names for a pod that has others.
     pub(super) contested: u64,
+    /// An address or the namespace of a pod that is still there is no longer its own.
+    pub(super) left: bool,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Table {
             entry.net_seen = Some(seen.at);
         }
         for key in before.difference(&wanted) {
+            effects.left |= matches!(key, Key::Net(_));
             self.holds.end(*key, uid, seen.at);
             self.rebind(*key, seen.at, &mut effects);
         }

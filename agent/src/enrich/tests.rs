@@ -149,6 +149,20 @@ async fn an_address_passes_to_another_pod_within_a_second() {
     running.end().await;
 }
 
+/// The clock is moved by hand: what is told within its 20 seconds was not found by the reading of every minute.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_was_away_for_a_moment_is_known_again() {
+    let node = Node::new();
+    node.pod(1).run(50, 7, &["10.0.0.5", "fd00::5"]);
+    let running = node.start().await;
+    node.addresses(50, &["10.0.0.5"]);
+    tokio::time::advance(Duration::from_mins(1)).await;
+    running.until("the reading of every minute misses it", || running.now(ip("fd00::5")).is_none()).await;
+    node.addresses(50, &["10.0.0.5", "fd00::5"]);
+    running.until("it is looked for", || running.now(ip("fd00::5")).is_some()).await;
+    running.end().await;
+}
+
 #[tokio::test]
 async fn an_address_of_two_pods_is_nobodys() {
     let node = Node::new();

@@ -108,8 +108,15 @@ fn an_ipvlan_beside_it_that_takes_less() {
 #[test]
 fn a_veth_whose_other_end_is_down() {
     let lab = Lab::lock();
+    // A link of its own: the agent may look at the pod while it is down, and does not know the addresses on it then.
+    let db = lab.db.netns.path();
+    lab.web.netns.ip(&format!(
+        "link add eth4 type veth peer name eth4 mtu 1300 netns {db}\n\
+         addr add 10.99.19.1/24 dev eth4\nlink set eth4 up\n"
+    ));
+    lab.db.netns.ip("addr add 10.99.19.2/24 dev eth4\nlink set eth4 up\n");
     let watch = Watch::new(&lab);
-    let to = SocketAddr::from(([10, 99, 6, 2], 7604));
+    let to = SocketAddr::from(([10, 99, 19, 2], 7604));
     let over = AtomicBool::new(false);
     // Should `ip` fail, and this thread with it, the other one is not to wait for ever.
     let end = Instant::now() + Duration::from_mins(1);
@@ -124,12 +131,12 @@ fn a_veth_whose_other_end_is_down() {
             });
         });
         for _ in 0..5 {
-            // IPv6 addresses go with the link.
-            lab.db.netns.ip("link set eth2 down\n");
-            lab.db.netns.ip("link set eth2 up\naddr add fd99:6::2/64 dev eth2 nodad\n");
+            lab.db.netns.ip("link set eth4 down\n");
+            lab.db.netns.ip("link set eth4 up\n");
         }
         over.store(true, Ordering::Relaxed);
     });
     lab.barrier();
     assert_eq!(watch.counted("r2c_mtu_events_total", &[("event", "oversize")]), 0, "{:#?}", watch.messages());
+    lab.web.netns.ip("link del eth4\n");
 }
