@@ -53,7 +53,7 @@ impl<'a> Connection<'a> {
         let syn = next(tun)?;
         let begin = sequence(&syn).wrapping_add(1);
         let connection = Self { tun, stream: TcpStream::from(fd), from, to, begin };
-        connection.answer(SYN | ACK, ITS_BEGIN.wrapping_sub(1), begin, &OPTIONS)?;
+        tun.send(&connection.packet(SYN | ACK, ITS_BEGIN.wrapping_sub(1), begin, &OPTIONS))?;
         connection.stream.set_nodelay(true)?;
         // What answers the SYN.
         next(tun)?;
@@ -66,12 +66,13 @@ impl<'a> Connection<'a> {
         Ok(sequence(&next(self.tun)?))
     }
 
-    /// The peer has received what lies between these two, and nothing before: what follows happens before this returns.
-    pub(super) fn report(&self, begin: u32, end: u32) -> io::Result<()> {
+    /// A packet that says: the peer has received what lies between these two, and nothing before. What follows from it happens
+    /// while it is sent.
+    pub(super) fn report(&self, begin: u32, end: u32) -> Vec<u8> {
         let mut options = vec![1, 1, 5, 10];
         options.extend(begin.to_be_bytes());
         options.extend(end.to_be_bytes());
-        self.answer(ACK, ITS_BEGIN, self.begin, &options)
+        self.packet(ACK, ITS_BEGIN, self.begin, &options)
     }
 
     /// What was sent so far is not waited for any more.
@@ -90,7 +91,8 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    fn answer(&self, flags: u8, sequence: u32, acknowledged: u32, options: &[u8]) -> io::Result<()> {
+    /// A packet of the peer's.
+    fn packet(&self, flags: u8, sequence: u32, acknowledged: u32, options: &[u8]) -> Vec<u8> {
         let (from, to) = (*self.to.ip(), *self.from.ip());
         let mut segment: Vec<u8> =
             [self.to.port(), self.from.port()].iter().flat_map(|port| port.to_be_bytes()).collect();
@@ -101,7 +103,7 @@ impl<'a> Connection<'a> {
         segment.extend(options);
         let sum = checksum(&[&pseudo(from, to, segment.len())[..], &segment[..]].concat());
         segment[16..18].copy_from_slice(&sum);
-        self.tun.send(&ipv4(TCP, from, to, &segment))
+        ipv4(TCP, from, to, &segment)
     }
 }
 
