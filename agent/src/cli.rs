@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
@@ -340,7 +341,12 @@ pub fn one_line(error: &clap::Error) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let lines: Vec<&str> =
         lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
-    lines.join(" ").trim_start_matches("error: ").to_owned()
+    let line = lines.join(" ").trim_start_matches("error: ").to_owned();
+    // Clap names those there are only where one of them is much like it.
+    if error.kind() == ErrorKind::InvalidSubcommand && lines.len() == 1 {
+        return format!("{line}; --help lists those there are");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -369,7 +375,8 @@ mod tests {
             (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
             (&["trace", "mtu", "--netns", "a"], "--to"),
             (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
-            (&["frobnicate"], "frobnicate"),
+            (&["frobnicate"], "'frobnicate'; --help lists"),
+            (&["audit", "nothing"], "'nothing'; --help lists"),
             (&["audit"], "mtu"),
             (&["trace"], "<drops|mtu>"),
             (&[], "trace"),

@@ -232,7 +232,8 @@ fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], 
     if account.emitted == 0 {
         lines.push(match (account.produced, all) {
             (0, _) => {
-                "nothing happened at this hook; `r2c-agent doctor` shows whether it can fire here".to_owned()
+                "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
+                    .to_owned()
             }
             (_, false) => {
                 "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned()

@@ -24,7 +24,8 @@ pub(super) fn table(report: &Report) -> String {
         }
     }
     for hook in &report.hooks {
-        let _ = writeln!(out, "\nHOOK {} of probe {}: {}", hook.hook, hook.probe, hook.tells);
+        out.push('\n');
+        row(&mut out, &[], &[], &format!("HOOK {} of probe {}: {}", hook.hook, hook.probe, hook.tells));
         row(&mut out, &RUNG, &["RUNG", "STATUS", "FIRED"], "WHY");
         for rung in &hook.rungs {
             let status = match rung.status {

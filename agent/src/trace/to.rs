@@ -114,9 +114,14 @@ impl Errand {
                 error => Failure { code: 1, message: format!("entering {}: {error}", self.who) },
             })?;
         }
-        let unreachable = |error: Errno| Failure {
-            code: 1,
-            message: format!("{} from {}: {}", self.named, self.who, io::Error::from(error)),
+        let unreachable = |error: Errno| {
+            let why = match error {
+                Errno::ENETUNREACH => {
+                    "no route leads there; `ip route get` shows what its namespace would do".to_owned()
+                }
+                error => io::Error::from(error).to_string(),
+            };
+            Failure { code: 1, message: format!("{} from {}: {why}", self.named, self.who) }
         };
         // Any port will do to ask for the way.
         let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
