@@ -186,8 +186,9 @@ fn added(loads: &[Load], watchers: &[Watch]) -> Result<()> {
 /// What the program at a segment's retransmission executes each time that the segment's timer runs out: until when it has
 /// nothing to say, and from then on. Of it alone, as the kernel counts it: timers cannot be asked for.
 fn stalls() -> Result<()> {
-    /// Doubled each time, from a fifth of a second on.
-    const LONGEST: Duration = Duration::from_secs(30);
+    /// Doubled each time, from a fifth of a second on, up to two minutes (`TCP_RTO_MAX`). How many run out while bpftool is
+    /// read from the host depends on the host.
+    const LONGEST: Duration = Duration::from_secs(130);
     const TIMEOUTS: usize = 6;
     const MSS: usize = 1460;
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "1")?;
