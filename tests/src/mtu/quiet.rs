@@ -4,7 +4,8 @@
 //! ```text
 //!  near 10.98.N.1 eth0 --- sa switch sb --- eth0 10.98.N.2 far        one such way N for each
 //! ```
-//! `R2C_QUIET_SECONDS` says for how long (default: 20; a quarter of it for each alone). IPv6 has `fd98:N::` where IPv4 has `10.98.N.`.
+//! `R2C_QUIET_SECONDS` says for how long (default: 20), a quarter of it for each alone. IPv6 has `fd98:N::` where IPv4 has
+//! `10.98.N.`.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
