@@ -79,7 +79,7 @@ impl Shown<'_> {
     fn print(&self, host: &Host) -> io::Result<usize> {
         let json = self.args.output == Output::Json;
         let mut sink: Box<dyn Sink> = if json {
-            Box::new(JsonSink::new(io::stdout(), node::identity(host)))
+            Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host)))
         } else {
             Box::new(TableSink::on_stdout(self.args.output == Output::Wide))
         };

@@ -18,10 +18,14 @@ use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
+use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
 mod to;
+
+/// How long the last lines may take to leave: a reader that stalls must not hold up the end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
@@ -37,6 +41,12 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         .ok_or_else(|| Failure::usage(format!("no probe {}", args.probe)))?;
     let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
+    let stop = Arc::new(stop);
+    let stdout = {
+        let stop = Arc::clone(&stop);
+        // Nobody reads any more, or the disk is full: to go on would help nobody.
+        Stream::stdout(move |_| stop.start())?
+    };
     let mut node = Node::look(host, drain.clone()).await;
     check_names(entry, &node, &args)?;
     let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
@@ -49,27 +59,27 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
     let filter = filter(&args);
-    let mut sink = sink(host, entry, &args, filter.clone(), &told)?;
+    let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
     tokio::spawn(async move {
         ended_by_user(&mut signals, args.duration).await;
         stop.start();
     });
     if entry.name == to::PROBE {
         let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
-        let told = standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await;
-        // Nobody would read the events either.
-        if told.is_err() {
-            return Ok(ended(told)?);
-        }
+        standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await?;
     }
     let Started { carry, account, attached, summary, .. } = started;
     let carried = carry(sink, drain).await;
     let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
-    for line in &lines {
+    let out = drained(&stdout).await;
+    for line in lines.iter().chain(&stalled(&out)) {
         note(line);
     }
     if let Ended::Failed(error) = carried {
-        ended(Err(error))?;
+        return Err(error.into());
+    }
+    if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
     }
     match told.load(Relaxed) {
         1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
@@ -77,12 +87,17 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
 }
 
-/// `trace drops | head`: the reader has seen enough, which is no failure.
-fn ended(written: io::Result<()>) -> io::Result<()> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
+/// What became of the lines, once the last of them had their time to leave.
+async fn drained(stdout: &Stream) -> Drained {
+    let stream = stdout.clone();
+    let waited = tokio::task::spawn_blocking(move || stream.drain(PATIENCE)).await;
+    waited.unwrap_or_else(|_| stdout.drain(Duration::ZERO))
+}
+
+/// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
+fn stalled(out: &Drained) -> Option<String> {
+    let is_lost = out.lost > 0 && out.fault.is_none();
+    is_lost.then(|| format!("{} lines lost: the reader of stdout stalls", out.lost))
 }
 
 /// Ctrl-C, SIGTERM, or the time is up.
@@ -114,14 +129,14 @@ fn sink(
     args: &Trace,
     filter: Filter,
     told: &Arc<AtomicU64>,
+    stdout: Stream,
 ) -> io::Result<Box<dyn Sink>> {
     let inner: Box<dyn Sink> = match args.output {
-        Output::Json => Box::new(lines(host)),
+        Output::Json => Box::new(JsonSink::new(stdout, node::identity(host))),
         Output::Table | Output::Wide => {
-            let mut table = table(args.output);
+            let mut table = TableSink::like_stdout(stdout, args.output == Output::Wide);
             // Before the first event, so that an empty screen says what is being waited for.
             table.heading(entry.name, entry.columns.iter().copied())?;
-            table.flush()?;
             Box::new(table)
         }
     };
@@ -150,16 +165,6 @@ impl Sink for Noted {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
-}
-
-/// JSON on stdout.
-fn lines(host: &Host) -> JsonSink<io::Stdout> {
-    JsonSink::new(io::stdout(), node::identity(host))
-}
-
-/// A table on stdout.
-fn table(output: Output) -> TableSink<io::Stdout> {
-    TableSink::on_stdout(output == Output::Wide)
 }
 
 /// A name that exists nowhere would silently show nothing: say so at once, with the names there are.

@@ -30,4 +30,6 @@ mod rights;
 #[cfg(test)]
 mod scrapes;
 #[cfg(test)]
+mod stalls;
+#[cfg(test)]
 mod usage;

@@ -20,6 +20,7 @@ use crate::enrich::{self, Roots};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
+use crate::node;
 use crate::path::judge::{About, Tcp, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
 use crate::path::sockets::Sockets;
@@ -27,6 +28,8 @@ use crate::path::walk::{self, Limits};
 use crate::path::{Halt, Outcome, device};
 use crate::pod::Pod;
 use crate::shutdown::{self, Signals};
+use crate::sink::json::JsonSink;
+use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 /// The probe whose lines these are.
@@ -278,8 +281,8 @@ fn print(
     pod: Option<&Pod>,
 ) -> Result<(), Failure> {
     let mut sink: Box<dyn Sink> = match output {
-        Output::Json => Box::new(super::lines(host)),
-        Output::Table | Output::Wide => Box::new(super::table(output)),
+        Output::Json => Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host))),
+        Output::Table | Output::Wide => Box::new(TableSink::on_stdout(output == Output::Wide)),
     };
     let Span { trace_id, .. } = Span::root();
     let at = SystemTime::now();

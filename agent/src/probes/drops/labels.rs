@@ -106,7 +106,7 @@ impl Rows for DropRows {
         // A packet that died for its source address says nothing true about its source. Only where there is no reason
         // the place is asked for, which costs more.
         let reason = self.reasons.name(kind.reason);
-        let place = if reason.is_none() { self.places.at(u64::from(kind.place)) } else { None };
+        let place = if reason.is_none() { self.places.known_at(u64::from(kind.place)) } else { None };
         !may_be_forged(reason.as_deref(), place.as_ref().map(|place| place.function.as_ref()))
     }
 }
