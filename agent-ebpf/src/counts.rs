@@ -23,34 +23,56 @@ pub fn window() -> u32 {
 }
 
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
-/// described too.
+/// described too: it is `wanted`, and the row's budget is not used up.
 #[inline(always)]
-pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: &mut Tally, key: &K, len: u32) -> Option<u64> {
-    let window = window();
+pub fn count<K>(
+    counts: &PerCpuHashMap<K, Count>,
+    tally: &mut Tally,
+    key: &K,
+    len: u32,
+    wanted: impl Fn() -> bool,
+) -> Option<u32> {
+    // A row is looked at again within its window or soon after. One that has rested for just so many windows as there are
+    // numbers is held back for a second too long.
+    #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
+    let window = window() as u16;
     // SAFETY: per-CPU memory; the program does not nest on this CPU.
     let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
-        let first = Count { events: 1, bytes: u64::from(len), window, recorded: 1, zero: 0, held: 0 };
+        let wanted = wanted();
+        let bytes = u64::from(len);
+        let first =
+            Count { events: 1, bytes, limited: 0, limited_before: 0, window, recorded: u16::from(wanted) };
         // BPF_ANY: if another CPU made the row meanwhile, this sets only our own, still empty, part of it.
-        if counts.insert(key, first, 0).is_err() {
+        let counted = counts.insert(key, first, 0).is_ok();
+        if !counted {
             tally.uncounted += 1;
-            tally.limited += 1;
-            return None;
         }
-        return Some(0);
+        if !wanted {
+            tally.filtered += 1;
+        } else if !counted {
+            tally.limited += 1;
+        }
+        return if wanted && counted { Some(0) } else { None };
     };
     row.events += 1;
     row.bytes += u64::from(len);
+    if !wanted() {
+        tally.filtered += 1;
+        return None;
+    }
     if row.window != window {
         row.window = window;
         row.recorded = 0;
     }
     if u32::from(row.recorded) >= RECORDS_PER_WINDOW.load() {
         tally.limited += 1;
-        row.held += 1;
+        row.limited += 1;
         return None;
     }
     row.recorded += 1;
-    let held = row.held;
-    row.held = 0;
+    #[expect(clippy::cast_possible_truncation, reason = "the difference of two lower halves")]
+    let limited = row.limited as u32;
+    let held = limited.wrapping_sub(row.limited_before);
+    row.limited_before = limited;
     Some(held)
 }

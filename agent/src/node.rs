@@ -15,6 +15,7 @@ use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
 use crate::probe::attach::{Climb, may_read};
+use crate::probe::filter::PacketFilter;
 use crate::probe::loader::Loader;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probes;
@@ -71,11 +72,18 @@ impl Node {
     /// # Errors
     /// The kernel refused every rung of a hook, or the object as a whole.
     pub fn start(&self, entry: &Entry, limits: &Limits) -> Result<Started, StartError> {
-        let settings = settings(limits);
+        self.start_by(entry, &settings(limits))
+    }
+
+    /// As [`Node::start`], by settings that say more than limits do.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_by(&self, entry: &Entry, settings: &Settings) -> Result<Started, StartError> {
         let context = Context {
             kernel: &self.kernel,
             loader: &self.loader,
-            settings: &settings,
+            settings,
             pods: Arc::new(self.pods.clone()),
             host_netns: self.host_netns,
             register: &|slots| self.pods.register(slots),
@@ -141,6 +149,8 @@ pub fn settings(limits: &Limits) -> Settings {
         bpf_log: limits.bpf_log,
         rung: limits.rung.clone(),
         count_passed: false,
+        filter: PacketFilter::default(),
+        by_pod: false,
     }
 }
 

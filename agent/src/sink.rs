@@ -250,6 +250,8 @@ impl Sink for Nowhere {
 pub enum Written {
     /// It is out.
     Yes,
+    /// It matters less than what is wanted. Not a loss.
+    Benign,
     /// A filter of the user's did not want it. Not a loss.
     Filtered,
     /// It is lost: the stream has no room for it, because its reader stalls.
@@ -259,6 +261,12 @@ pub enum Written {
 }
 
 impl Written {
+    /// Whether the line was wanted, and is out or would be if there were room.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        !matches!(self, Self::Benign | Self::Filtered)
+    }
+
     /// What a stream's answer means: one that would have to wait for its reader has refused the line.
     ///
     /// # Errors

@@ -11,9 +11,10 @@ use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
-use crate::probe::flow::Account;
+use crate::probe::attach::may_read;
+use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
-use crate::probe::start::{Entry, Started};
+use crate::probe::start::{Entry, Settings, Started};
 use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
@@ -22,7 +23,10 @@ use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
+mod summary;
 mod to;
+
+use summary::Sums;
 
 /// How long the last lines may take to leave: a reader that stalls must not hold up the end.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -49,7 +53,14 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     };
     let mut node = Node::look(host, drain.clone()).await;
     check_names(entry, &node, &args)?;
-    let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
+    let filter = filter(&args);
+    check_packets(&node, &filter)?;
+    let settings = Settings {
+        filter: PacketFilter::new(&filter.ip, &filter.port, &filter.interface),
+        by_pod: filter.is_about_pods(),
+        ..node::settings(&args.limits)
+    };
+    let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     if let Some(path) = &args.ready_file {
@@ -58,7 +69,6 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
-    let filter = filter(&args);
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
     tokio::spawn(async move {
         ended_by_user(&mut signals, args.duration).await;
@@ -68,9 +78,11 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
         standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await?;
     }
-    let Started { carry, account, attached, summary, .. } = started;
+    let Started { carry, account, attached, summary, limited, filters_late, .. } = started;
     let carried = carry(sink, drain).await;
-    let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
+    let took = began.elapsed();
+    let sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
+    let lines = sums.lines(took, &summary(), args.all);
     let out = drained(&stdout).await;
     for line in lines.iter().chain(&stalled(&out)) {
         note(line);
@@ -81,10 +93,32 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
         return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
     }
-    match told.load(Relaxed) {
-        1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
-        _ => Ok(()),
+    match (told.load(Relaxed), sums.not_examined()) {
+        _ if !args.fail_on_findings => Ok(()),
+        (1.., _) => Err(Failure::findings("findings were told (--fail-on-findings)")),
+        (0, 1..) => {
+            let message = format!("{} events were not examined (--fail-on-findings)", sums.not_examined());
+            Err(Failure { code: 1, message })
+        }
+        (0, 0) => Ok(()),
     }
+}
+
+/// Where no address and no port can be read, a filter by them would hide all there is.
+fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
+    if filter.ip.is_empty() && filter.port.is_empty() {
+        return Ok(());
+    }
+    let why = if node.kernel.btf().is_none() {
+        "the kernel's types (BTF) are missing"
+    } else if !may_read(&node.kernel) {
+        "the kernel is locked down (confidentiality)"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::unsupported(format!(
+        "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
+    )))
 }
 
 /// What became of the lines, once the last of them had their time to leave.
@@ -156,7 +190,7 @@ struct Noted {
 impl Sink for Noted {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
         let written = self.inner.write(line)?;
-        if line.level >= Level::Warn && written != Written::Filtered {
+        if line.level >= Level::Warn && written.is_wanted() {
             self.told.fetch_add(1, Relaxed);
         }
         Ok(written)
@@ -210,41 +244,4 @@ fn until(duration: Duration) -> String {
         return "; Ctrl-C ends it".to_owned();
     }
     format!(" for {}; Ctrl-C ends it sooner", humantime::format_duration(duration))
-}
-
-/// What it all came to: exact counts, then every loss in one line, then a hint if nothing was shown.
-fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], all: bool) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{} events in {:.1} s: {} shown, {} filtered out, {} only counted",
-        account.produced,
-        took.as_secs_f64(),
-        account.emitted,
-        account.filtered,
-        account.limited
-    )];
-    if !counts.is_empty() {
-        lines.push("on the whole node:".to_owned());
-        lines.extend(counts.iter().cloned());
-    }
-    let lost = account.ring_full + account.undecoded + account.unwritten + missed;
-    lines.push(match lost {
-        0 => "nothing lost".to_owned(),
-        _ => format!(
-            "lost {lost} descriptions (ring full {}, undecoded {}, unwritten {}, missed by the kernel {missed}); counts include all but the missed",
-            account.ring_full, account.undecoded, account.unwritten
-        ),
-    });
-    if account.emitted == 0 {
-        lines.push(match (account.produced, all) {
-            (0, _) => {
-                "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
-                    .to_owned()
-            }
-            (_, false) => {
-                "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned()
-            }
-            (_, true) => "all of it was filtered out".to_owned(),
-        });
-    }
-    lines
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::node::Node;
 use crate::probe::attach::Climb;
+use crate::probe::filter::PacketFilter;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probe::{Hook, Rung};
 use crate::probes;
@@ -126,6 +127,8 @@ fn start(node: &Node, entry: &Entry, rung: &str) -> Result<Started, StartError> 
         bpf_log: false,
         rung: Some(rung.to_owned()),
         count_passed: true,
+        filter: PacketFilter::default(),
+        by_pod: false,
     };
     // Kept until the programs are loaded: they refer to these maps.
     let slots = RefCell::new(Vec::new());

@@ -185,6 +185,13 @@ pub struct MapError {
     why: String,
 }
 
+impl MapError {
+    /// The kernel refuses an entry of the map called `name`.
+    pub(super) fn refused(name: &'static str, error: &aya::maps::MapError) -> Self {
+        Self { name, why: error.to_string() }
+    }
+}
+
 impl Maps<'_> {
     /// Takes the map called `name`.
     ///

@@ -63,7 +63,7 @@ impl<P: Probe> Path<P> {
             };
             match self.carry(&record).and_then(|written| self.sum_up().map(|()| written)) {
                 Ok(Written::Last) => break Ended::Last,
-                Ok(Written::Yes | Written::Filtered | Written::Refused) => {}
+                Ok(_) => {}
                 Err(error) => break Ended::Failed(error),
             }
             // A storm keeps the ring full: Ctrl-C must be heard all the same.
@@ -110,11 +110,12 @@ impl<P: Probe> Path<P> {
             return Ok(Written::Filtered);
         }
         let written = write::<P>(&enriched, self.sink.as_mut());
-        if matches!(written, Ok(Written::Filtered | Written::Refused)) {
+        if matches!(written, Ok(Written::Benign | Written::Filtered | Written::Refused)) {
             self.incidents.unsaid(&cause);
         }
         self.flow.ended(match &written {
             Ok(Written::Yes | Written::Last) => Fate::Emitted,
+            Ok(Written::Benign) => Fate::Benign,
             Ok(Written::Filtered) => Fate::Filtered,
             Ok(Written::Refused) | Err(_) => Fate::Unwritten,
         });

@@ -11,6 +11,8 @@ use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
 use super::attach::{Climb, MapError, Maps, climb, may_read};
+use super::counts::ReadLimited;
+use super::filter::PacketFilter;
 use super::flow::{Account, Flow, ReadTallies};
 use super::globals::Globals;
 use super::loader::Loader;
@@ -36,7 +38,26 @@ pub struct Settings {
     pub rung: Option<String>,
     /// Counts calls of hooks that are no event of the probe, too.
     pub count_passed: bool,
+    /// What the user wants to see of packets: applied before the budget of records where the probe's kernel side can.
+    pub filter: PacketFilter,
+    /// The user wants to see certain pods alone.
+    pub by_pod: bool,
 }
+
+impl Settings {
+    /// Whether filters of the user's are left to the user side: then it must get all events, to look at each.
+    fn leaves_filters<P: Probe>(&self) -> bool {
+        // The kernel side knows packets by their outer headers; that of a probe that looks into tunnels does not know
+        // whose they are.
+        if P::FILTERS { !self.filter.is_whole() } else { self.by_pod || !self.filter.is_empty() }
+    }
+}
+
+/// Records a row and CPU may write in a window where the user side is to look at all events: as many as are counted.
+const ALL_RECORDS: u32 = u16::MAX as u32;
+
+/// The ring they go through, in bytes.
+const RING_OF_ALL: u32 = 4 << 20;
 
 /// What starting needs of its surroundings.
 pub struct Context<'a> {
@@ -103,6 +124,10 @@ pub struct Started {
     pub account: ReadAccount,
     /// The exact counts in a few lines for a person, largest first.
     pub summary: super::Summary,
+    /// Events that were counted only.
+    pub limited: ReadLimited,
+    /// The user's filters are applied by the user side: of what was counted only it is not known whether they want it.
+    pub filters_late: bool,
     /// The attached programs.
     pub attached: Arc<Attached>,
     /// Runs its path.
@@ -227,6 +252,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let ring = Ring::new(ring).map_err(|source| StartError::Ring { probe: probe_name, source })?;
     let probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
+    let filled = P::FILTERS.then(|| context.settings.filter.fill(&mut Maps(&mut bpf)));
+    let _until_loaded = filled.transpose().map_err(map_error)?;
 
     let only = context.settings.rung.as_deref();
     let types = context.loader.types();
@@ -241,7 +268,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         let (flow, tallies) = (Arc::clone(&flow), Arc::clone(&tallies));
         Arc::new(move || flow.account(tallies().into_iter().fold(Tally::default(), Tally::plus)))
     };
-    let summary = probe.summary();
+    let (summary, limited) = (probe.summary(), probe.limited_reader());
     let collector = probe.collector(Arc::clone(&context.pods));
     let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
     let carry: Carry = {
@@ -251,7 +278,19 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
             Box::pin(path.run(drain, move || attached.detach()))
         })
     };
-    Ok(Started { name: probe_name, climbs, collector, tallies, account, summary, attached, carry })
+    let filters_late = context.settings.leaves_filters::<P>();
+    Ok(Started {
+        name: probe_name,
+        climbs,
+        collector,
+        tallies,
+        account,
+        summary,
+        limited,
+        filters_late,
+        attached,
+        carry,
+    })
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
@@ -259,12 +298,20 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     P::globals(context.kernel, &mut globals);
     globals.set("READS", u32::from(may_read(context.kernel)));
     globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
-    globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
+    let mut settings = context.settings.clone();
+    if settings.leaves_filters::<P>() {
+        settings.records_per_second = ALL_RECORDS;
+        settings.ring_bytes = settings.ring_bytes.max(RING_OF_ALL);
+    }
+    if P::FILTERS {
+        settings.filter.set(&mut globals);
+    }
+    globals.set("RECORDS_PER_WINDOW", settings.records_per_second.min(ALL_RECORDS));
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
     context
         .loader
-        .load(P::object(), globals, context.settings)
+        .load(P::object(), globals, &settings)
         .map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
 }
 

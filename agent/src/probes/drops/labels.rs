@@ -12,7 +12,7 @@ use super::class::{Harm, Verdict};
 use super::may_be_forged;
 use super::place::Places;
 use crate::kernel::reasons::Reasons;
-use crate::probe::Ends;
+use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
 
 /// The label of a drop for which the kernel gives no reason (5.10).
@@ -96,6 +96,11 @@ impl Rows for DropRows {
         let reason = self.reasons.name(kind.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
         let verdict = self.places.verdict(&reason, u64::from(kind.place));
         Labels { reason, verdict, direction: Direction::from_wire(kind.direction) }
+    }
+
+    fn matters(&self, kind: &Kind) -> (Level, Vec<String>) {
+        let Labels { reason, verdict, .. } = self.labels(kind);
+        (verdict.harm.level(), vec![verdict.class.name().to_owned(), reason])
     }
 
     fn slots(key: &DropKey) -> Ends<u16> {
