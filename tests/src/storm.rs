@@ -44,7 +44,7 @@ fn traced(args: &[&str], needle: SocketAddr) -> (Agent, String) {
     netns.ip("link set lo up\n");
     let mut agent = trace(&node, args);
     storm(&netns, needle);
-    agent.stdout.wait(0, |_| (lines_of(&agent.stdout, needle.port()) as u64 >= NEEDLES).then_some(()));
+    until("all are shown", || (lines_of(&agent.stdout, needle.port()) as u64 >= NEEDLES).then_some(()));
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
     let said = agent.stderr.text();
@@ -70,7 +70,7 @@ fn what_is_asked_for_is_shown_whatever_else_is_dropped() {
 #[test]
 fn no_interface_but_the_one_that_is_asked_for() {
     let (node, netns) = (Node::new(), Netns::new());
-    netns.ip("link set lo up\nlink add lo2 type dummy\n");
+    netns.ip("link set lo up\nlink add lo2 type veth peer name lo3\n");
     // The name that is asked for begins like the other, and one that is longer does not fit.
     let mut agent = trace(&node, &["-i", "lo2", "--all"]);
     storm(&netns, loopback(1, NEEDLE));
@@ -90,7 +90,7 @@ fn a_filter_that_is_too_long_for_the_kernel_still_hides_nothing() {
     netns.ip("link set lo up\n");
     let mut agent = trace(&node, &[&networks[..], &["--fail-on-findings"]].concat());
     storm(&netns, loopback(9, NEEDLE));
-    agent.stdout.wait(0, |_| (lines_of(&agent.stdout, NEEDLE) as u64 >= NEEDLES).then_some(()));
+    until("all are shown", || (lines_of(&agent.stdout, NEEDLE) as u64 >= NEEDLES).then_some(()));
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended(), 4, "{}", agent.stderr.text());
     assert_eq!(lines_of(&agent.stdout, NEEDLE) as u64, NEEDLES, "{}", agent.stderr.text());
