@@ -38,7 +38,7 @@ impl Profile {
             return None;
         }
         let rules = format!(
-            "profile {PROFILE} flags=(attach_disconnected, mediate_deleted) {{\n  capability, file, network, umount,\n  \
+            "profile {PROFILE} flags=(attach_disconnected, mediate_deleted) {{\n  capability, file, network, signal, umount,\n  \
              deny mount,\n  deny /sys/kernel/security/** rwklx,\n  ptrace (read, readby, trace, tracedby) \
              peer={PROFILE},\n}}\n"
         );

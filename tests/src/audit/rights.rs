@@ -13,7 +13,7 @@ fn the_hosts_own_links_need_no_right() {
     for held in [ONLY_NET_ADMIN, &[]] {
         let said = Said::limited(&node, &["-o", "json"], |command| only_capabilities(command, held));
         assert_eq!(said.code, Some(0), "{}", said.notes);
-        assert_eq!(said.link(None, "lo")["kind"], "loopback", "{}", said.text);
+        assert_eq!(said.link(None, "lo")["interface_kind"], "loopback", "{}", said.text);
         assert!(!said.notes.contains("PTRACE"), "{}", said.notes);
         assert_eq!(said.notes, "", "all of it is read");
     }
