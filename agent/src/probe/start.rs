@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent_common::Tally;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
+use nix::errno::Errno;
 use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
-use super::attach::{Climb, MapError, Maps, climb, may_read};
+use super::attach::{Climb, Ground, MapError, Maps, Refusal, Why, climb, may_read};
 use super::counts::ReadLimited;
 use super::filter::PacketFilter;
 use super::flow::{Account, Flow, ReadTallies};
@@ -22,6 +23,7 @@ use super::{Hook, Probe};
 use crate::incident::Incidents;
 use crate::kernel::{Kernel, clock};
 use crate::pod::{FindPod, PodSlots};
+use crate::rights::{self, Act, Refused};
 use crate::shutdown::Drain;
 use crate::sink::{Column, Sink};
 
@@ -152,7 +154,7 @@ pub enum StartError {
         /// The probe.
         probe: &'static str,
         /// The kernel's reason.
-        why: String,
+        why: Why,
     },
     /// A map is not what the code expects.
     #[error("probe {probe}: {source}")]
@@ -180,15 +182,38 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// The refusals of rights that it comes of.
+    pub fn refused(&self) -> Vec<&Refused> {
+        match self {
+            Self::Load { why, .. } => why.refused.iter().collect(),
+            Self::Refused { climbs, .. } => {
+                let refusals = climbs.iter().flat_map(|climb| &climb.refused);
+                refusals.filter_map(|Refusal { why, .. }| why.refused.as_ref()).collect()
+            }
+            Self::Map { .. } | Self::Ring { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Hooks that were refused for the same reason are one part of the line: there may be a dozen.
 fn refusals(climbs: &[Climb]) -> String {
-    let of_hook = |climb: &Climb| {
-        let refused = match climb.refused.as_slice() {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for climb in climbs {
+        let why = match climb.refused.as_slice() {
             [] => "it has none of that name".to_owned(),
             refused => refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         };
-        format!("no rung of hook {} holds: {refused}", climb.hook.name)
+        match reasons.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, hooks)) => hooks.push(climb.hook.name),
+            None => reasons.push((why, vec![climb.hook.name])),
+        }
+    }
+    let of_hooks = |(why, hooks): (String, Vec<&str>)| {
+        let hook = if hooks.len() == 1 { "hook" } else { "hooks" };
+        format!("no rung of {hook} {} holds: {why}", hooks.join(", "))
     };
-    climbs.iter().map(of_hook).collect::<Vec<_>>().join("; ")
+    reasons.into_iter().map(of_hooks).collect::<Vec<_>>().join("; ")
 }
 
 /// A probe's loaded object. Its links die with it.
@@ -256,8 +281,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let _until_loaded = filled.transpose().map_err(map_error)?;
 
     let only = context.settings.rung.as_deref();
-    let types = context.loader.types();
-    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, types, only)).collect();
+    let ground = Ground { types: context.loader.types(), reads: may_read(context.kernel) };
+    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, ground, only)).collect();
     if climbs.iter().all(|climb| climb.holds.is_none()) {
         return Err(StartError::Refused { probe: probe_name, climbs });
     }
@@ -309,10 +334,17 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("RECORDS_PER_WINDOW", settings.records_per_second.min(ALL_RECORDS));
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
-    context
-        .loader
-        .load(P::object(), globals, &settings)
-        .map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
+    context.loader.load(P::object(), globals, &settings).map_err(|error| {
+        let refused = errno(&error).and_then(|errno| rights::why(Act::Bpf, errno, false));
+        StartError::Load { probe: P::NAME, why: Why { text: one_line(&error), refused } }
+    })
+}
+
+/// What the kernel answered, if an answer of the kernel is at the bottom of this.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).last();
+    io?.raw_os_error().map(Errno::from_raw)
 }
 
 /// The power of two of jiffies that is nearest to a second: 1.02 s at 250 or 1,000 Hz, 0.85 s at 300, 1.28 s at 100.
