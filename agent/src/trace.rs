@@ -1,11 +1,12 @@
 //! `r2c-agent trace`: one probe's events as they happen, then what it all came to.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::asked::Missing;
 use crate::audit::standing;
 use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
@@ -15,6 +16,7 @@ use crate::probe::flow::Account;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Started};
 use crate::probes;
+use crate::ready::ReadyFile;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
@@ -22,6 +24,7 @@ use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
+mod names;
 mod to;
 
 /// How long the last lines may take to leave: a reader that stalls must not hold up the end.
@@ -47,21 +50,30 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         // Nobody reads any more, or the disk is full: to go on would help nobody.
         Stream::stdout(move |_| stop.start())?
     };
+    // Before anything is attached: whoever waits for it would wait for nothing.
+    let ready = args.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
     let mut node = Node::look(host, drain.clone()).await;
-    check_names(entry, &node, &args)?;
+    names::check(entry, &node, host, &args)?;
     let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
-    if let Some(path) = &args.ready_file {
-        std::fs::write(path, b"attached\n")
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    }
+    ready.map_or(Ok(()), ReadyFile::publish)?;
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
     let filter = filter(&args);
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
+    let waits = args.wait.map(|patience| {
+        let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
+        async move { asked.come(&host, &pods, patience).await }
+    });
+    // Why the pods that were waited for have not come.
+    let vain: Arc<OnceLock<Missing>> = Arc::default();
+    let told_vain = Arc::clone(&vain);
+    let duration = args.duration;
     tokio::spawn(async move {
-        ended_by_user(&mut signals, args.duration).await;
+        let missing = ended_by_user(&mut signals, waits, duration).await;
+        // It is set once, here.
+        let _ = missing.map(|missing| told_vain.set(missing));
         stop.start();
     });
     if entry.name == to::PROBE {
@@ -70,7 +82,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     let Started { carry, account, attached, summary, .. } = started;
     let carried = carry(sink, drain).await;
-    let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
+    let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), &args);
     let out = drained(&stdout).await;
     for line in lines.iter().chain(&stalled(&out)) {
         note(line);
@@ -80,6 +92,9 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
         return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+    }
+    if let Some(missing) = vain.get() {
+        return Err(Failure::usage(missing));
     }
     match told.load(Relaxed) {
         1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
@@ -100,13 +115,26 @@ fn stalled(out: &Drained) -> Option<String> {
     is_lost.then(|| format!("{} lines lost: the reader of stdout stalls", out.lost))
 }
 
-/// Ctrl-C, SIGTERM, or the time is up.
-async fn ended_by_user(signals: &mut Signals, duration: Duration) {
-    if duration.is_zero() {
-        return signals.first().await;
+/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; what never came of
+/// these.
+async fn ended_by_user(
+    signals: &mut Signals,
+    waits: Option<impl Future<Output = Result<(), Missing>>>,
+    duration: Duration,
+) -> Option<Missing> {
+    if let Some(waits) = waits {
+        tokio::select! {
+            came = waits => if let Err(missing) = came { return Some(missing) },
+            () = signals.first() => return None,
+        }
     }
-    // An error is that the time was up.
-    let _ = tokio::time::timeout(duration, signals.first()).await;
+    if duration.is_zero() {
+        signals.first().await;
+    } else {
+        // An error is that the time was up.
+        let _ = tokio::time::timeout(duration, signals.first()).await;
+    }
+    None
 }
 
 /// What the user wants to see.
@@ -167,39 +195,6 @@ impl Sink for Noted {
     }
 }
 
-/// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
-fn check_names(entry: &Entry, node: &Node, args: &Trace) -> Result<(), Failure> {
-    let reasons = (entry.reasons)(&node.kernel);
-    let known = |reason: &String| {
-        reasons.is_empty() || reasons.iter().any(|known| known.eq_ignore_ascii_case(reason))
-    };
-    if let Some(unknown) = args.reason.iter().find(|reason| !known(reason)) {
-        return Err(Failure::usage(format!(
-            "no reason {unknown:?} on this kernel; there are: {}",
-            reasons.join(", ")
-        )));
-    }
-    let interfaces = node::interfaces();
-    if let Some(unknown) = args.interface.iter().find(|name| !interfaces.contains(*name)) {
-        let names: Vec<&str> = interfaces.iter().map(String::as_str).collect();
-        return Err(Failure::usage(format!(
-            "no interface {unknown:?} in this node's or its pods' network namespaces; there are: {}",
-            names.join(", ")
-        )));
-    }
-    for namespace in &args.namespace {
-        if !node.pods.pods().iter().any(|known| known.pod.namespace == *namespace) {
-            note(&format!("no pod of namespace {namespace} on this node yet"));
-        }
-    }
-    for pod in &args.pod {
-        if !node.pods.pods().iter().any(|known| known.pod.name == *pod) {
-            note(&format!("no pod {pod} on this node yet"));
-        }
-    }
-    Ok(())
-}
-
 fn rungs(started: &Started) -> String {
     let holds = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?.name)));
     holds.map(|(hook, rung)| format!("{hook} ({rung})")).collect::<Vec<_>>().join(", ")
@@ -213,7 +208,7 @@ fn until(duration: Duration) -> String {
 }
 
 /// What it all came to: exact counts, then every loss in one line, then a hint if nothing was shown.
-fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], all: bool) -> Vec<String> {
+fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], args: &Trace) -> Vec<String> {
     let mut lines = vec![format!(
         "{} events in {:.1} s: {} shown, {} filtered out, {} only counted",
         account.produced,
@@ -235,16 +230,34 @@ fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], 
         ),
     });
     if account.emitted == 0 {
-        lines.push(match (account.produced, all) {
-            (0, _) => {
+        let asked = asked(args);
+        lines.push(match (account.produced, asked.as_str(), args.all) {
+            (0, ..) => {
                 "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
                     .to_owned()
             }
-            (_, false) => {
-                "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned()
+            (_, "", false) => "all of it was benign; --all shows what a healthy node drops, too".to_owned(),
+            (_, asked, false) => {
+                format!("nothing matched {asked}, or all that did was benign: --all shows that, too")
             }
-            (_, true) => "all of it was filtered out".to_owned(),
+            (_, "", true) => "none of it could be shown".to_owned(),
+            (_, asked, true) => format!("nothing matched {asked}"),
         });
     }
     lines
+}
+
+/// The filters as they were given.
+fn asked(args: &Trace) -> String {
+    let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(",");
+    let filters = [
+        ("-n", list(&mut args.namespace.iter().cloned())),
+        ("--pod", list(&mut args.pod.iter().map(ToString::to_string))),
+        ("--ip", list(&mut args.ip.iter().map(ToString::to_string))),
+        ("--port", list(&mut args.port.iter().map(ToString::to_string))),
+        ("-i", list(&mut args.interface.iter().cloned())),
+        ("--reason", list(&mut args.reason.iter().cloned())),
+    ];
+    let given = filters.iter().filter(|(_, values)| !values.is_empty());
+    given.map(|(flag, values)| format!("{flag} {values}")).collect::<Vec<_>>().join(" ")
 }
