@@ -53,7 +53,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     // Before anything is attached: whoever waits for it would wait for nothing.
     let ready = args.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
     let mut node = Node::look(host, drain.clone()).await;
-    names::check(entry, &node, host, &args)?;
+    let is_early = names::check(entry, &node, host, &args)?;
     let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
@@ -62,7 +62,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let told = Arc::new(AtomicU64::new(0));
     let filter = filter(&args);
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
-    let waits = args.wait.map(|patience| {
+    let waits = args.wait.filter(|_| is_early).map(|patience| {
         let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
         async move { asked.come(&host, &pods, patience).await }
     });
@@ -124,7 +124,10 @@ async fn ended_by_user(
 ) -> Option<Missing> {
     if let Some(waits) = waits {
         tokio::select! {
-            came = waits => if let Err(missing) = came { return Some(missing) },
+            came = waits => match came {
+                Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
+                Err(missing) => return Some(missing),
+            },
             () = signals.first() => return None,
         }
     }

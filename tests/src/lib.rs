@@ -32,4 +32,6 @@ mod scrapes;
 #[cfg(test)]
 mod stalls;
 #[cfg(test)]
+mod typos;
+#[cfg(test)]
 mod usage;

@@ -101,7 +101,7 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
         (&["audit", "nothing"], "audit has no \"nothing\"; there are: mtu"),
         (
             &["audit", "drops"],
-            "audit has no \"drops\"; there are: mtu, help; drops is a probe: r2c-agent trace drops",
+            "audit has no \"drops\"; there are: mtu; drops is a probe: r2c-agent trace drops",
         ),
         (&["audit"], "mtu"),
         (&["trace"], "<drops|mtu>"),

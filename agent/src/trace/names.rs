@@ -22,20 +22,23 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
     PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() }
 }
 
-/// Refuses what nothing here has, and notes what nothing here may have.
+/// Refuses what nothing here has, and notes what nothing here may have; whether pods are waited for.
 ///
 /// # Errors
 /// Usage: the filter and the nearest names there are.
-pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<(), Failure> {
+pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
     reasons(entry, node, &args.reason)?;
     interfaces(host, &args.interface)?;
     addresses(host, &node.pods, &args.ip);
     let asked = pods(args);
-    match (asked.missing(host, &node.pods), args.wait) {
+    let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
-        (Some(missing), Some(patience)) => note(&missing.waited_for(patience)),
-        (None, _) => {}
-    }
+        (Some(missing), Some(patience)) => {
+            note(&missing.waited_for(patience));
+            true
+        }
+        (None, _) => false,
+    };
     let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&node.pods) };
     if !homeless.is_empty() {
         note(&format!(
@@ -43,7 +46,7 @@ pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Re
             few(&homeless)
         ));
     }
-    Ok(())
+    Ok(waits)
 }
 
 fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> {
