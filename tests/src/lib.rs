@@ -16,6 +16,8 @@ mod exact;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod lines;
 #[cfg(test)]
 mod lockdown;
