@@ -82,7 +82,6 @@ const SILENT: &str = "its task has ended";
 
 impl Health {
     /// A new part, which is starting: `/readyz` waits for its guard to say more.
-    #[must_use]
     pub fn part(&self, name: &'static str, loss: Loss) -> Guard {
         self.0.parts.send_modify(|parts| {
             parts.insert(name, Part { loss, stage: Stage::Starting });

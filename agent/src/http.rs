@@ -149,11 +149,11 @@ impl State {
     }
 }
 
-/// A listener on `address`. Where the node has no IPv6 at all, `[::]` means all IPv4 addresses.
+/// A listener on `address`, for the runtime this is called on. Where the node has no IPv6 at all, `[::]` means all IPv4 addresses.
 ///
 /// # Errors
 /// The system's: the address is taken, is not one of this host's, or needs rights.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let bound = listen(address);
     let no_ipv6 = |fault: &io::Error| fault.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
     if address.ip() == Ipv6Addr::UNSPECIFIED && bound.as_ref().is_err_and(no_ipv6) {

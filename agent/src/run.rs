@@ -46,7 +46,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let [pods, audit] = ["pods", "audit"].map(|part| health.part(part, Loss::Tolerated));
 
     let state = Arc::new(State::new(health.clone()));
-    let listeners = listen(&args, &state).await?;
+    let listeners = listen(&args, &state)?;
     let server = http::start(listeners, drain.clone(), health.part("http", Loss::Fatal))?;
 
     let mut node = Node::look(host, drain.clone()).await;
@@ -141,16 +141,16 @@ fn verdict(deaths: &[Death]) -> Result<(), Failure> {
 }
 
 /// The listeners asked for, bound before anything attaches: a second agent on an address must fail first.
-async fn listen(args: &Run, state: &Arc<State>) -> anyhow::Result<Vec<(TcpListener, Arc<State>)>> {
-    let bind = async |address: SocketAddr| {
-        let listener = http::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+fn listen(args: &Run, state: &Arc<State>) -> anyhow::Result<Vec<(TcpListener, Arc<State>)>> {
+    let bind = |address: SocketAddr| {
+        let listener = http::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         anyhow::Ok((listener.local_addr()?, listener))
     };
-    let (address, listener) = bind(args.listen).await?;
+    let (address, listener) = bind(args.listen)?;
     info!("r2c-agent {} serves {address}", crate::version::SHORT);
     let mut listeners = vec![(listener, Arc::clone(state))];
     if let Some(address) = args.health_listen {
-        let (address, listener) = bind(address).await?;
+        let (address, listener) = bind(address)?;
         info!("/healthz and /readyz are served on {address}, too");
         listeners.push((listener, Arc::new(state.health_only())));
     }

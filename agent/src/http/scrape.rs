@@ -44,7 +44,7 @@ type Outcome = Result<Arc<Text>, Refusal>;
 /// One scrape's text.
 #[derive(Debug)]
 pub(super) struct Text {
-    text: String,
+    bytes: String,
     made: Instant,
     _room: OwnedSemaphorePermit,
 }
@@ -65,7 +65,7 @@ struct Read {
 
 impl AsRef<[u8]> for Read {
     fn as_ref(&self) -> &[u8] {
-        self.text.text.as_bytes()
+        self.text.bytes.as_bytes()
     }
 }
 
@@ -127,8 +127,8 @@ impl Scrapes {
         let made = room.ok_or(Refusal::Crowded).and_then(|room| {
             // A collector's panic costs its scrape, not the server.
             let text = catch_unwind(AssertUnwindSafe(|| metrics.encode(format)));
-            let text = text.ok().and_then(Result::ok).ok_or(Refusal::Failed)?;
-            Ok(Arc::new(Text { text, made: begun, _room: room }))
+            let bytes = text.ok().and_then(Result::ok).ok_or(Refusal::Failed)?;
+            Ok(Arc::new(Text { bytes, made: begun, _room: room }))
         });
         *not_before = Instant::now() + begun.elapsed().min(MAX_REST);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

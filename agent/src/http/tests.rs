@@ -24,11 +24,11 @@ struct Server {
     task: JoinHandle<()>,
 }
 
-async fn server() -> Server {
-    server_with(|_| {}).await
+fn server() -> Server {
+    server_with(|_| {})
 }
 
-async fn server_with(register: impl FnOnce(&mut Metrics)) -> Server {
+fn server_with(register: impl FnOnce(&mut Metrics)) -> Server {
     let (shutdown, drain) = channel();
     let mut metrics = Metrics::default();
     register(&mut metrics);
@@ -36,7 +36,7 @@ async fn server_with(register: impl FnOnce(&mut Metrics)) -> Server {
     let drops = Some(health.part("drops", Loss::Fatal));
     let state = Arc::new(State::new(health));
     state.offer(metrics);
-    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(serve(listener, Arc::clone(&state), drain));
     Server { address, drops, state, shutdown, task }
@@ -76,7 +76,7 @@ async fn read_all(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn both_formats_by_negotiation_with_their_content_types() {
-    let server = server().await;
+    let server = server();
     let classic = server.ask("GET", "/metrics", "").await;
     assert!(classic.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{classic}");
     assert!(classic.contains("\nr2c_http_connections_evicted_total 0\n"));
@@ -91,7 +91,7 @@ async fn both_formats_by_negotiation_with_their_content_types() {
 
 #[tokio::test]
 async fn head_has_the_length_and_no_body() {
-    let server = server().await;
+    let server = server();
     let (head, get) = (server.ask("HEAD", "/metrics", "").await, server.ask("GET", "/metrics", "").await);
     assert!(head.ends_with("\r\n\r\n"));
     let length = format!("content-length: {}\r\n", get.split_once("\r\n\r\n").unwrap().1.len());
@@ -100,7 +100,7 @@ async fn head_has_the_length_and_no_body() {
 
 #[tokio::test]
 async fn readiness_and_liveness_say_why_not() {
-    let mut server = server().await;
+    let mut server = server();
     let early = server.ask("GET", "/readyz", "").await;
     assert!(
         early.starts_with("HTTP/1.1 503 ") && early.ends_with("not ready: drops (starting)\n"),
@@ -125,16 +125,16 @@ fn it_answers_while_the_agent_starts_and_says_that_it_does() {
     let drops = health.part("drops", Loss::Fatal);
     let state = Arc::new(State::new(health.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let listen = || runtime.block_on(bind("127.0.0.1:0".parse().unwrap())).unwrap();
+    let listen = || {
+        // A listener is registered with this one; the thread has its own.
+        let _entered = runtime.enter();
+        bind("127.0.0.1:0".parse().unwrap()).unwrap()
+    };
     let (whole, few) = (listen(), listen());
     let [at, few_at] = [&whole, &few].map(|listener| listener.local_addr().unwrap());
     let listeners = vec![(whole, Arc::clone(&state)), (few, Arc::new(state.health_only()))];
     let guard = health.part("http", Loss::Fatal);
-    let thread = {
-        // A listener is registered with this one; the thread has its own.
-        let _entered = runtime.enter();
-        start(listeners, drain, guard).unwrap()
-    };
+    let thread = start(listeners, drain, guard).unwrap();
     let ask = |address: SocketAddr, path: &str| {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -170,7 +170,7 @@ fn it_answers_while_the_agent_starts_and_says_that_it_does() {
 
 #[tokio::test]
 async fn there_is_nothing_else() {
-    let server = server().await;
+    let server = server();
     for path in ["/", "/metrics/", "/debug/pprof", "//metrics", "/../metrics", "/metrics%00"] {
         assert!(server.ask("GET", path, "").await.starts_with("HTTP/1.1 404 "), "{path}");
     }
@@ -182,7 +182,7 @@ async fn there_is_nothing_else() {
 
 #[tokio::test]
 async fn garbage_and_huge_heads_are_refused() {
-    let server = server().await;
+    let server = server();
     let bad: [&[u8]; 4] = [
         b"\0\x01\xff\xfe\r\n\r\n",
         b"GET\r\n\r\n",
@@ -205,7 +205,7 @@ async fn garbage_and_huge_heads_are_refused() {
 
 #[tokio::test]
 async fn a_client_that_closes_its_half_is_answered() {
-    let server = server().await;
+    let server = server();
     let mut stream = server.connect().await;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     stream.shutdown().await.unwrap();
@@ -219,7 +219,7 @@ async fn a_client_that_closes_its_half_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_never_ends_is_cut_off() {
-    let server = server().await;
+    let server = server();
     let mut silent = server.connect().await;
     let started = Instant::now();
     assert_eq!(read_all(&mut silent).await, "");
@@ -243,7 +243,7 @@ async fn a_head_that_never_ends_is_cut_off() {
 #[tokio::test(start_paused = true)]
 async fn a_kept_connection_ends_when_unused_and_when_old() {
     const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
-    let server = server().await;
+    let server = server();
     let mut stream = server.connect().await;
     let started = Instant::now();
     stream.write_all(REQUEST).await.unwrap();
@@ -266,7 +266,7 @@ async fn a_kept_connection_ends_when_unused_and_when_old() {
 
 #[tokio::test(start_paused = true)]
 async fn draining_closes_idle_connections_and_the_port() {
-    let Server { address, shutdown, task, .. } = server().await;
+    let Server { address, shutdown, task, .. } = server();
     let mut idle = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(b"GET /metrics HTTP/1.1\r\nX: ").await.unwrap();
@@ -299,7 +299,7 @@ async fn an_answer_under_way_is_finished_before_the_end() {
     let big = |metrics: &mut Metrics| {
         metrics.registry().register("big", "x".repeat(1 << 25), Counter::<u64>::default());
     };
-    let Server { address, shutdown, task, .. } = server_with(big).await;
+    let Server { address, shutdown, task, .. } = server_with(big);
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\n\r\n";
     stream.write_all(request).await.unwrap();
@@ -317,7 +317,7 @@ async fn a_collector_that_fails_or_panics_costs_one_answer() {
         1 => panic!("a collector's bug"),
         _ => Ok(()),
     });
-    let server = server_with(|metrics| metrics.registry().register_collector(Box::new(fails))).await;
+    let server = server_with(|metrics| metrics.registry().register_collector(Box::new(fails)));
     assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 500 "));
     assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 500 "));
     assert!(server.ask("GET", "/metrics", "").await.starts_with("HTTP/1.1 200 "));
@@ -336,8 +336,7 @@ async fn scrapes_are_made_one_at_a_time() {
         now.fetch_sub(1, Ordering::SeqCst);
         Ok(())
     });
-    let server =
-        Arc::new(server_with(|metrics| metrics.registry().register_collector(Box::new(watch))).await);
+    let server = Arc::new(server_with(|metrics| metrics.registry().register_collector(Box::new(watch))));
     let mut clients = JoinSet::new();
     for _ in 0..16 {
         let server = Arc::clone(&server);
@@ -350,7 +349,7 @@ async fn scrapes_are_made_one_at_a_time() {
 
 #[tokio::test]
 async fn all_addresses_of_both_families_can_be_asked_for() {
-    let listener = bind("[::]:0".parse().unwrap()).await.unwrap();
+    let listener = bind("[::]:0".parse().unwrap()).unwrap();
     let port = listener.local_addr().unwrap().port();
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
 }

@@ -69,7 +69,7 @@ fn big(metrics: &mut Metrics) {
 }
 
 async fn a_prober_beside(how: Rude, addresses: u32) {
-    let server = server_with(big).await;
+    let server = server_with(big);
     server.drops.as_ref().unwrap().up();
     let count = Arc::new(AtomicU64::new(0));
     let mut crowd = JoinSet::new();
@@ -131,7 +131,7 @@ async fn a_prober_is_answered_beside_a_hundred_that_do_not_read() {
 
 #[tokio::test]
 async fn one_too_many_costs_the_one_that_waits_longest() {
-    let server = server().await;
+    let server = server();
     let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
         held.push(server.connect().await);
@@ -162,9 +162,9 @@ fn slow_readers_hold_a_few_texts() {
         async {
             let name = "x".repeat(512 * 1024);
             let server =
-                server_with(|metrics| metrics.registry().register(name, "", Counter::<u64>::default())).await;
+                server_with(|metrics| metrics.registry().register(name, "", Counter::<u64>::default()));
             let before = kibibytes("VmRSS:");
-            let mut held = Vec::new();
+            let mut readers = Vec::new();
             for number in 0..64 {
                 let socket = TcpSocket::new_v4().unwrap();
                 socket.set_recv_buffer_size(4096).unwrap();
@@ -176,7 +176,7 @@ fn slow_readers_hold_a_few_texts() {
                 let head = String::from_utf8_lossy(&head);
                 let length = head.split_once("content-length: ").unwrap().1.split_once('\r').unwrap().0;
                 assert!(length.parse::<u64>().unwrap() >= 1_500_000, "{length}");
-                held.push(stream);
+                readers.push(stream);
             }
             let grown = kibibytes("VmHWM:") - before;
             eprintln!("grown by {grown} KiB");
