@@ -162,6 +162,9 @@ pub struct Run {
     /// Address that serves /metrics, /healthz and /readyz
     #[arg(long, env = "R2C_LISTEN", default_value = "127.0.0.1:9436", value_name = "ADDR:PORT", value_parser = listen)]
     pub listen: SocketAddr,
+    /// Address that serves /healthz and /readyz alone, out of reach of whoever crowds the other
+    #[arg(long, env = "R2C_HEALTH_LISTEN", value_name = "ADDR:PORT", value_parser = listen)]
+    pub health_listen: Option<SocketAddr>,
     /// Which events become a JSON line on stdout
     #[arg(long, env = "R2C_EVENTS", default_value = "harmful", value_enum)]
     pub events: Events,

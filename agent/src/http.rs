@@ -1,42 +1,40 @@
 //! What others may ask of the agent over HTTP: `/metrics`, `/healthz`, `/readyz`, and nothing else.
 //!
-//! The port can be reachable by every pod of the cluster, so each thing a client can hold has a bound: connections,
-//! the time and size of a request's head, the age of a connection, and scrapes, of which one runs at a time.
+//! The port can be reachable by every pod of the cluster, so each thing a client can hold has a bound: connections (see
+//! [`places`]), the time and size of a request's head, the age of a connection, memory on both sides of a socket, and
+//! scrapes (see [`scrape`]). It is served on a thread of its own: it answers while probes attach, and whatever they do.
 
 use std::convert::Infallible;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, VARY};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
+use crate::health::{Guard, Health};
 use crate::metrics::{Format, Metrics, negotiate};
 use crate::shutdown::Drain;
 
-mod health;
+mod places;
+mod scrape;
 
-pub use health::Health;
-
-/// Where to listen unless told otherwise: this host only. A `DaemonSet` asks for `[::]:9436`.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9436);
-
-/// Connections at a time; Prometheus and kubelet need a handful.
-pub const MAX_CONNECTIONS: usize = 64;
+use places::Places;
+pub use places::{MAX_CONNECTIONS, Placed};
+use scrape::{Refusal, Scrapes};
 
 /// For a request's head to arrive whole, and for a kept connection to be used again.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,95 +51,187 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Header lines of a request.
 const MAX_HEADERS: usize = 64;
 
+/// Bytes of an answer that the kernel holds for a connection; it takes twice that for them. Left to itself, it would hold
+/// megabytes for each reader that does not read.
+const SEND_BUFFER: u32 = 64 * 1024;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Before accepting again when the system has no file or memory for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a client over [`MAX_CONNECTIONS`] is told.
-const REFUSAL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\nContent-Type: text/plain\r\n\
-    Connection: close\r\n\r\ntoo many connections\n";
+/// Connections that may push out others before accepting rests for a moment: who connects as fast as it can takes a part
+/// of a core, and waits with the others.
+const BURST: u32 = 4;
 
-/// What the answers are made from.
+/// The rest after [`BURST`]: the whole [`BACKLOG`] is accepted within half a second.
+const BURST_PAUSE: Duration = Duration::from_millis(1);
+
+/// What the answers of one listener are made from.
 #[derive(Debug)]
 pub struct State {
-    metrics: Metrics,
     health: Health,
-    scraping: Mutex<()>,
-    refused: Counter,
+    /// None where there are no metrics to be had.
+    scrapes: Option<Scrapes>,
+    places: Places,
+    evicted: Counter,
 }
 
 impl State {
-    /// Answers from `metrics`, to which it adds its own, and `health`.
+    /// Answers from `health`, and from the metrics once they are [offered](Self::offer).
     #[must_use]
-    pub fn new(mut metrics: Metrics, health: Health) -> Self {
-        let refused = Counter::default();
-        let help = "HTTP connections refused because too many were open";
-        metrics.registry().register("http_connections_refused", help, refused.clone());
-        Self { metrics, health, scraping: Mutex::new(()), refused }
+    pub fn new(health: Health) -> Self {
+        let scrapes = Some(Scrapes::default());
+        Self { health, scrapes, places: Places::default(), evicted: Counter::default() }
     }
 
-    /// One scrape. They are made one after the other: a storm of them must not take more than one core.
-    async fn scrape(&self, format: Format) -> Response<Full<Bytes>> {
-        let _alone = self.scraping.lock().await;
-        let Ok(text) = self.metrics.encode(format) else {
-            tracing::error!("a collector failed, so a scrape was refused");
-            return line(StatusCode::INTERNAL_SERVER_ERROR, "a collector failed");
+    /// The same for another listener, which is not asked for metrics, with places of its own.
+    #[must_use]
+    pub fn health_only(&self) -> Self {
+        let (health, evicted) = (self.health.clone(), self.evicted.clone());
+        Self { health, scrapes: None, places: Places::default(), evicted }
+    }
+
+    /// Gives `metrics` out from now on, with its own among them.
+    pub fn offer(&self, mut metrics: Metrics) {
+        let help = "HTTP connections closed to make room for others: of all that were open the least wanted";
+        metrics.registry().register("http_connections_evicted", help, self.evicted.clone());
+        metrics.registry().register_collector(Box::new(self.health.clone()));
+        if let Some(scrapes) = &self.scrapes {
+            scrapes.offer(metrics);
+        }
+    }
+
+    /// A place for a connection from `peer`: if there is none left, another has to leave.
+    pub fn admit(&self, peer: IpAddr) -> Placed {
+        let placed = self.places.take(peer);
+        self.evicted.inc_by(u64::from(placed.crowded()));
+        placed
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, placed: &Placed) -> Response<Full<Bytes>> {
+        placed.asks();
+        let response = match (request.uri().path(), &self.scrapes) {
+            ("/metrics", Some(_)) | ("/healthz" | "/readyz", _) if !is_read(request.method()) => {
+                let mut response = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+            ("/metrics", Some(scrapes)) => {
+                let format = wanted(request);
+                match scrapes.text(format, &self.places, &self.evicted).await {
+                    // It has its answer when it has read it.
+                    Ok(text) => return scraped(text.read_by(placed), format),
+                    Err(refusal) => self.no_text(refusal),
+                }
+            }
+            ("/healthz", _) => verdict(self.health.alive().await),
+            ("/readyz", _) => verdict(self.health.ready()),
+            (_, Some(_)) => {
+                line(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /readyz")
+            }
+            (_, None) => line(StatusCode::NOT_FOUND, "not found: there are /healthz and /readyz"),
         };
-        let mut response = Response::new(Full::from(text));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-        response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        placed.answered();
         response
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        if !["/metrics", "/healthz", "/readyz"].contains(&path) {
-            return line(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /readyz");
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = line(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
-        }
-        match path {
-            "/metrics" => self.scrape(wanted(request)).await,
-            "/healthz" => verdict(self.health.live()),
-            _ => verdict(self.health.ready()),
+    fn no_text(&self, refusal: Refusal) -> Response<Full<Bytes>> {
+        match refusal {
+            Refusal::Early => later(&self.health.ready().err().unwrap_or_else(|| "not ready".to_owned())),
+            Refusal::Crowded => later("too many clients read a scrape"),
+            Refusal::Failed => {
+                tracing::error!("a collector failed, so a scrape was refused");
+                line(StatusCode::INTERNAL_SERVER_ERROR, "a collector failed")
+            }
         }
     }
 }
 
-/// A listener on `address`. Where the node has no IPv6 at all, `[::]` means all IPv4 addresses.
+/// A listener on `address`, for the runtime this is called on. Where the node has no IPv6 at all, `[::]` means all IPv4 addresses.
 ///
 /// # Errors
 /// The system's: the address is taken, is not one of this host's, or needs rights.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let bound = listen(address);
     let no_ipv6 = |fault: &io::Error| fault.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
     if address.ip() == Ipv6Addr::UNSPECIFIED && bound.as_ref().is_err_and(no_ipv6) {
-        return TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+        return listen((Ipv4Addr::UNSPECIFIED, address.port()).into());
     }
     bound
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    // Every connection inherits it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves on a thread of its own until asked to drain, each listener as its state says.
+///
+/// # Errors
+/// The system has no thread or no file for it.
+pub fn start(
+    listeners: Vec<(TcpListener, Arc<State>)>,
+    drain: Drain,
+    guard: Guard,
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // They are registered with the runtime they were made on; the thread's is another.
+    let listeners: Vec<_> = listeners
+        .into_iter()
+        .map(|(listener, state)| Ok((listener.into_std()?, state)))
+        .collect::<io::Result<_>>()?;
+    thread::Builder::new().name("http".to_owned()).spawn(move || {
+        let serving = async {
+            let mut serving = JoinSet::new();
+            for (listener, state) in listeners {
+                let listener = TcpListener::from_std(listener)?;
+                serving.spawn(serve(listener, state, drain.clone()));
+            }
+            guard.up();
+            while let Some(ended) = serving.join_next().await {
+                ended?;
+            }
+            io::Result::Ok(())
+        };
+        match runtime.block_on(serving) {
+            Ok(()) if drain.asked() => guard.ended(),
+            Ok(()) => guard.stopped("it ended by itself"),
+            Err(error) => guard.stopped(error),
+        }
+    })
 }
 
 /// Answers on `listener` until asked to drain; then ends within [`GRACE`], letting answers under way finish.
 pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
     let mut asked = drain.clone();
     let mut connections = JoinSet::new();
-    let mut complained = false;
+    let (mut complained, mut burst) = (false, 0);
     loop {
         let accepted = tokio::select! {
             biased;
             () = asked.wait() => break,
-            // Ended connections go first, so that the count below is of those alive.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => refuse(stream, &state.refused),
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, Arc::clone(&state), drain.clone()));
+            Ok((stream, peer)) => {
                 complained = false;
+                let placed = state.admit(peer.ip().to_canonical());
+                burst = if placed.crowded() { burst + 1 } else { 0 };
+                connections.spawn(attend(stream, placed, Arc::clone(&state), drain.clone()));
+                // What the newcomer has sent already is looked at before the next one may push it out.
+                if burst >= BURST {
+                    burst = 0;
+                    sleep(BURST_PAUSE).await;
+                } else {
+                    yield_now().await;
+                }
             }
             Err(fault) if fault.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(fault) => {
@@ -157,26 +247,26 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
     let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// Tells a client that it is one too many, if it can be told without waiting for it.
-fn refuse(stream: TcpStream, refused: &Counter) {
-    refused.inc();
-    // Past tokio, which would not try before its first look at the new socket; it stays non-blocking.
-    let Ok(mut stream) = stream.into_std() else { return };
-    // What it has sent already is read away: closing with bytes unread would reset the answer too.
-    let _ = stream.read(&mut [0; 4096]);
-    let _ = stream.write(REFUSAL);
+/// A connection over TCP.
+async fn attend(stream: TcpStream, placed: Placed, state: Arc<State>, drain: Drain) {
+    if let Some(cut) = connection(stream, placed, state, drain).await {
+        // Closed with a reset: the kernel would hold what was not sent for minutes, for a client that does not read.
+        let _ = cut.set_zero_linger();
+    }
 }
 
-/// One connection, from its first byte to its end: within [`MAX_AGE`] and [`GRACE`], whatever the client does.
-pub async fn connection<S>(stream: S, state: Arc<State>, mut drain: Drain)
+/// One connection, from its first byte to its end: within [`MAX_AGE`] and [`GRACE`], whatever the client does. Its stream
+/// comes back if it had to be cut off.
+pub async fn connection<S>(stream: S, placed: Placed, state: Arc<State>, mut drain: Drain) -> Option<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let placed = &placed;
     let answer = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(state.answer(&request).await) }
+        async move { Ok::<_, Infallible>(state.answer(&request, placed).await) }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
@@ -184,15 +274,25 @@ where
         // Who has said all and closes that half (`nc -N`) still waits for the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
-    let mut connection = pin!(connection);
-    tokio::select! {
+    let cut = tokio::select! {
+        biased;
+        () = placed.evicted() => true,
         // An error is the client's doing; it is not worth a line that a client could repeat at will.
-        _ = connection.as_mut() => return,
-        () = drain.wait() => {}
-        () = sleep(MAX_AGE) => {}
+        _ = &mut connection => return None,
+        () = drain.wait() => false,
+        () = sleep(MAX_AGE) => false,
+    };
+    if !cut {
+        std::pin::Pin::new(&mut connection).graceful_shutdown();
+        if timeout(GRACE, &mut connection).await.is_ok() {
+            return None;
+        }
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = timeout(GRACE, connection).await;
+    Some(connection.into_parts().io.into_inner())
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// The format a request asks for; several `Accept` headers are one list.
@@ -202,11 +302,26 @@ fn wanted(request: &Request<Incoming>) -> Format {
     negotiate(Some(&accepts.join(",")))
 }
 
+/// A scrape's text.
+fn scraped(text: Bytes, format: Format) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    response
+}
+
 fn verdict(state: Result<(), String>) -> Response<Full<Bytes>> {
     match state {
         Ok(()) => line(StatusCode::OK, "ok"),
         Err(why) => line(StatusCode::SERVICE_UNAVAILABLE, &why),
     }
+}
+
+/// No, but ask again.
+fn later(why: &str) -> Response<Full<Bytes>> {
+    let mut response = line(StatusCode::SERVICE_UNAVAILABLE, why);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// An answer of one line.

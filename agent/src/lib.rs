@@ -7,6 +7,7 @@ pub mod digits;
 pub mod doctor;
 pub mod enrich;
 pub mod failure;
+pub mod health;
 pub mod http;
 pub mod incident;
 pub mod kernel;

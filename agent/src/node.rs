@@ -11,6 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
 use crate::cli::{Host, Limits};
@@ -42,6 +43,8 @@ pub struct Node {
     host_netns: Option<u32>,
     /// Loads the probes' objects.
     pub loader: Loader,
+    /// The task that follows the pods: it ends when it is asked to, or has failed.
+    pub follower: Option<JoinHandle<()>>,
 }
 
 impl Node {
@@ -68,9 +71,9 @@ impl Node {
     pub async fn read(host: &Host, drain: Drain) -> Self {
         let kernel = Kernel::load_from(kernel_roots(host));
         let loader = Loader::new(&kernel, probes::ALL.iter().flat_map(|entry| entry.hooks));
-        let (pods, _) = enrich::start(pod_roots(host), drain).await;
+        let (pods, follower) = enrich::start(pod_roots(host), drain).await;
         let host_netns = enrich::netns::of_host(&host.host_proc);
-        Self { kernel, pods, host_netns, loader }
+        Self { kernel, pods, host_netns, loader, follower: Some(follower) }
     }
 
     /// Brings one probe up and says which rungs hold.

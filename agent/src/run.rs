@@ -1,8 +1,11 @@
 //! `r2c-agent run`: the node's agent. Metrics over HTTP, one JSON line per event on stdout, diagnostics on stderr.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -10,12 +13,13 @@ use crate::audit::gauges::Gauges;
 use crate::audit::watch::Watch;
 use crate::cli::{Events, Host, Run};
 use crate::failure::Failure;
-use crate::http::{self, Health, State};
+use crate::health::{Death, Guard, Health, Loss};
+use crate::http::{self, State};
 use crate::metrics::Metrics;
 use crate::node::{self, Node};
 use crate::probe::pipeline::Ended;
 use crate::probe::report::{Report, Reports};
-use crate::probe::start::{Entry, Started};
+use crate::probe::start::{Entry, Running, Started};
 use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered};
@@ -29,28 +33,33 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Time the last lines have to leave: a reader that stalls must not hold up the end.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
-/// Runs until SIGTERM or Ctrl-C.
+/// Runs until SIGTERM or Ctrl-C, or until a part has stopped without which it does not do what it is for.
 ///
 /// # Errors
-/// Unsupported: a probe named by the user, or all of them, were refused. Runtime: the address is taken.
+/// Unsupported: a probe named by the user, or all of them, were refused. Runtime: the address is taken, or such a part
+/// has stopped.
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
-    let stdout = Stream::stdout(|error| {
-        error!(
-            "stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried"
-        );
-    })?;
-    // Bound first: a second agent on the address must fail before it attaches anything.
-    let listener =
-        http::bind(args.listen).await.map_err(|error| Failure::listen("--listen", args.listen, &error))?;
-    info!("r2c-agent {} serves {}", crate::version::SHORT, args.listen);
+    // Every part is known before the first one starts: readiness waits for all of them.
+    let health = Health::default();
+    let mut probes: HashMap<&str, Guard> =
+        wanted(&args).map(|entry| (entry.name, health.part(entry.name, Loss::Fatal))).collect();
+    let [pods, audit] = ["pods", "audit"].map(|part| health.part(part, Loss::Tolerated));
+    let stdout = stdout(health.part("stdout", Loss::Fatal))?;
+
+    let state = Arc::new(State::new(health.clone()));
+    let listeners = listen(&args, &state)?;
+    let server = http::start(listeners, drain.clone(), health.part("http", Loss::Fatal))?;
+
     let mut node = Node::look(host, drain.clone()).await;
+    if let Some(follower) = node.follower.take() {
+        tokio::spawn(pods.over(follower, drain.clone()));
+    }
     let (started, reports) = start_probes(&node, &args)?;
     info!("all attached");
     node.settle();
 
-    let health = Health::default();
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
     metrics.registry().register_collector(Box::new(crate::log::LostLines(stdout.clone())));
@@ -63,39 +72,35 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     for Started { name, collector, carry, .. } in started {
         metrics.registry().register_collector(collector);
         let path = carry(sink(host, args.events, &stdout), drain.clone());
-        paths.spawn(async move { (name, path.await) });
-        health.settled(name);
+        if let Some(guard) = probes.remove(name) {
+            paths.spawn(guarded(path, guard));
+        }
     }
-    let state = Arc::new(State::new(metrics, health.clone()));
-    let audit = Watch {
+    // What is left of them the kernel refused.
+    probes.into_values().for_each(Guard::absent);
+    state.offer(metrics);
+    let watch = Watch {
         proc: host.host_proc.clone(),
         pods: node.pods.clone(),
         gauges,
         sink: audit_sink(host, args.events, &stdout),
+        guard: audit,
     };
-    tokio::spawn(audit.follow(drain.clone()));
-    let server = tokio::spawn(http::serve(listener, state, drain));
-    info!("ready");
+    tokio::spawn(watch.follow(drain));
+    tokio::spawn(health.clone().beat());
 
-    tokio::select! {
-        () = signals.first() => {}
-        // A path ends by itself only when its stream or ring has failed.
-        Some(ended) = paths.join_next() => {
-            report_end(ended, &health);
-        }
-    }
+    supervise(&health, signals.first()).await;
     info!("draining");
     stop.start();
-    let drained = async {
-        while let Some(ended) = paths.join_next().await {
-            report_end(ended, &health);
-        }
-    };
+    let drained = async { while paths.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         warn!("a path did not end in {DRAIN:?}; its last events may be missing");
     }
-    let _ = server.await;
-    let out = tokio::task::spawn_blocking(move || stdout.drain(LAST_LINES)).await?;
+    // Its thread ends within a second of being asked to, which was before.
+    let _ = server.join();
+    // A clone: with the last one gone its thread ends, which must not look like a death below.
+    let last_lines = stdout.clone();
+    let out = tokio::task::spawn_blocking(move || last_lines.drain(LAST_LINES)).await?;
     if let Some(error) = out.fault {
         return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
     }
@@ -103,15 +108,87 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         warn!("{} lines lost: the reader of stdout stalls, or has stalled", out.lost);
     }
     info!("stopped");
-    Ok(())
+    verdict(&health.deaths())
 }
 
-/// Every probe asked for. One that the user named must come up; of the default set one that cannot is a warning.
+/// Where lines go. The guard lives and dies with the thread that writes them.
+fn stdout(guard: Guard) -> std::io::Result<Stream> {
+    guard.up();
+    Stream::stdout(move |error| {
+        let _with_the_thread = &guard;
+        error!("stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried");
+    })
+}
+
+/// Says when all parts are up, and which have stopped, until `asked` to end or until one has without which there is no
+/// use in going on.
+async fn supervise(health: &Health, asked: impl Future<Output = ()>) {
+    let mut asked = std::pin::pin!(asked);
+    let (mut known, mut ready) = (Vec::new(), false);
+    loop {
+        tokio::select! {
+            biased;
+            death = health.another_death(&known) => {
+                error!("part {} has stopped: {}", death.part, death.why);
+                if death.loss == Loss::Fatal {
+                    return;
+                }
+                known.push(death);
+            }
+            () = &mut asked => return,
+            () = health.until_ready(), if !ready => {
+                ready = true;
+                info!("ready");
+            }
+        }
+    }
+}
+
+/// A path under its guard.
+async fn guarded(path: Running, guard: Guard) {
+    guard.up();
+    match path.await {
+        Ended::Drained | Ended::Last => guard.ended(),
+        Ended::Failed(error) => guard.stopped(format_args!("no more events: {error}")),
+    }
+}
+
+/// How a run ends in which these parts have stopped: what it was for did not end well.
+fn verdict(deaths: &[Death]) -> Result<(), Failure> {
+    match deaths.iter().find(|death| death.loss == Loss::Fatal) {
+        Some(Death { part, why, .. }) => Err(anyhow::anyhow!("part {part} has stopped: {why}").into()),
+        None => Ok(()),
+    }
+}
+
+/// The listeners asked for, bound before anything attaches: a second agent on an address must fail first.
+fn listen(args: &Run, state: &Arc<State>) -> Result<Vec<(TcpListener, Arc<State>)>, Failure> {
+    let bind = |flag: &str, address: SocketAddr| {
+        let listener = http::bind(address).map_err(|error| Failure::listen(flag, address, &error))?;
+        Ok::<_, Failure>((listener.local_addr()?, listener))
+    };
+    let (address, listener) = bind("--listen", args.listen)?;
+    info!("r2c-agent {} serves {address}", crate::version::SHORT);
+    let mut listeners = vec![(listener, Arc::clone(state))];
+    if let Some(address) = args.health_listen {
+        let (address, listener) = bind("--health-listen", address)?;
+        info!("/healthz and /readyz are served on {address}, too");
+        listeners.push((listener, Arc::new(state.health_only())));
+    }
+    Ok(listeners)
+}
+
+/// The probes asked for.
+fn wanted(args: &Run) -> impl Iterator<Item = &'static Entry> {
+    let asked = |entry: &&Entry| args.probes.is_empty() || args.probes.iter().any(|name| name == entry.name);
+    probes::ALL.iter().filter(asked)
+}
+
+/// Brings them up. One that the user named must come up; of the default set one that cannot is a warning.
 fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), Failure> {
     let named = !args.probes.is_empty();
-    let wanted = |entry: &&Entry| !named || args.probes.iter().any(|name| name == entry.name);
     let (mut started, mut reports, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for entry in probes::ALL.iter().filter(wanted) {
+    for entry in wanted(args) {
         match node.start(entry, &args.limits) {
             Ok(probe) => {
                 reports.push(Report::of(&probe));
@@ -152,13 +229,60 @@ fn audit_sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
     }
 }
 
-fn report_end(ended: Result<(&'static str, Ended), tokio::task::JoinError>, health: &Health) {
-    match ended {
-        Ok((_, Ended::Drained | Ended::Last)) => {}
-        Ok((probe, Ended::Failed(error))) => {
-            health.stopped(probe);
-            error!(probe, "no more events: {error}");
-        }
-        Err(error) => error!("a path died: {error}"),
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn path(ends: impl Future<Output = Ended> + Send + 'static) -> Running {
+        Box::pin(ends)
+    }
+
+    /// Runs until the first path's end is known: what is said at the end of the run, and of `/healthz` before it.
+    async fn ends(path: Running) -> (Option<Failure>, Result<(), String>) {
+        let health = Health::default();
+        let guard = health.part("drops", Loss::Fatal);
+        let path = tokio::spawn(guarded(path, guard));
+        supervise(&health, std::future::pending()).await;
+        let _ = path.await;
+        (verdict(&health.deaths()).err(), health.alive().await)
+    }
+
+    #[tokio::test]
+    async fn a_path_that_fails_or_panics_ends_the_run_with_1() {
+        let failed = async { Ended::Failed(io::Error::other("the ring is gone")) };
+        let (failure, alive) = ends(path(failed)).await;
+        let failure = failure.unwrap();
+        assert_eq!((failure.code, alive), (1, Err("not alive, stopped: drops".to_owned())));
+        assert_eq!(failure.message, "part drops has stopped: no more events: the ring is gone");
+
+        let (failure, alive) = ends(path(async { panic!("a fault of ours") })).await;
+        assert_eq!((failure.unwrap().code, alive.is_err()), (1, true));
+    }
+
+    #[tokio::test]
+    async fn a_path_that_was_asked_to_end_is_no_failure() {
+        let health = Health::default();
+        guarded(path(async { Ended::Drained }), health.part("drops", Loss::Fatal)).await;
+        assert!(verdict(&health.deaths()).is_ok());
+        // Its last lines could not be written: it was asked to, and failed at it.
+        let failed = async { Ended::Failed(io::Error::other("no room")) };
+        guarded(path(failed), health.part("mtu", Loss::Fatal)).await;
+        assert_eq!(verdict(&health.deaths()).unwrap_err().code, 1);
+    }
+
+    #[tokio::test]
+    async fn a_run_goes_on_without_its_follower_of_pods() {
+        let health = Health::default();
+        let (stop, mut drain) = shutdown::channel();
+        health.part("pods", Loss::Tolerated).stopped("no thread");
+        let asking = health.clone();
+        let ask = async move {
+            assert!(asking.alive().await.is_err());
+            stop.start();
+        };
+        tokio::join!(supervise(&health, drain.wait()), ask);
+        assert!(verdict(&health.deaths()).is_ok());
     }
 }

@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) mod agent;
+pub(crate) mod crowd;
 pub(crate) mod lab;
 pub(crate) mod netns;
 pub(crate) mod packet;

@@ -18,6 +18,8 @@ mod exact;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod http;
+#[cfg(test)]
 mod lines;
 #[cfg(test)]
 mod lockdown;

@@ -14,6 +14,7 @@ use super::overlay::{self, Finding, Judgement, Name};
 use super::row::Verdict;
 use super::{places, unread};
 use crate::enrich::PodIndex;
+use crate::health::Guard;
 use crate::incident::{Span, SpanId};
 use crate::links::{self, ReadError, Wants};
 use crate::pod::Pod;
@@ -43,6 +44,8 @@ pub struct Watch {
     pub gauges: Gauges,
     /// Where the lines go.
     pub sink: Box<dyn Sink>,
+    /// Stands for it: up once it has read, and told if it ends.
+    pub guard: Guard,
 }
 
 /// What makes two findings the same incident.
@@ -61,7 +64,7 @@ impl Watch {
         let (mut period_ends, mut homes) = (Instant::now(), Vec::new());
         loop {
             tokio::select! {
-                () = drain.wait() => return,
+                () = drain.wait() => return self.guard.ended(),
                 () = tokio::time::sleep_until(due) => {}
                 changed = version.changed(), if !hurried => {
                     hurried = true;
@@ -82,10 +85,11 @@ impl Watch {
             homes = now_homes;
             let (proc, pods, gauges) = (self.proc.clone(), self.pods.clone(), self.gauges.clone());
             let reading = tokio::task::spawn_blocking(move || read(&proc, &pods, &gauges));
-            let Ok((judged, cost)) = reading.await else {
-                tracing::error!("the audit of MTUs died");
-                return;
+            let (judged, cost) = match reading.await {
+                Ok(read) => read,
+                Err(error) => return self.guard.stopped(error),
             };
+            self.guard.up();
             let now = Instant::now();
             period_ends = now + PERIOD.max((cost * SHARE_AT_REST).min(LONGEST));
             due = period_ends;
@@ -100,8 +104,7 @@ impl Watch {
                         said = missing;
                     }
                     if let Err(error) = open.tell(judgement, self.sink.as_mut()) {
-                        tracing::error!(%error, "no more findings of the audit");
-                        return;
+                        return self.guard.stopped(format_args!("no more findings: {error}"));
                     }
                 }
                 // What was found stays found: nothing says that it is mended.

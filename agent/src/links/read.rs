@@ -19,7 +19,7 @@ const MAX_ROUTES_OF_POD: usize = 1024;
 const MAX_EXCEPTIONS: usize = 4096;
 
 /// What [`Unread`] calls the namespace as a whole.
-pub const NAMESPACE: &str = "network namespace";
+const NAMESPACE: &str = "network namespace";
 /// What [`Unread`] calls devices.
 pub const LINKS: &str = "links";
 const ROUTES: &str = "routes and PMTU exceptions";

@@ -1,10 +1,12 @@
 //! A client that sends any bytes at any pace is answered or hung up on, within time and memory, and harms no other.
 #![no_main]
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use agent::http::{GRACE, Health, MAX_AGE, State, connection};
+use agent::health::{Health, Loss};
+use agent::http::{GRACE, MAX_AGE, State, connection};
 use agent::metrics::Metrics;
 use agent::shutdown;
 use fuzz::memory::Counted;
@@ -25,8 +27,14 @@ const MAX_MEMORY: usize = 160 << 10;
 /// The shortest request there is.
 const SHORTEST: usize = "GET / HTTP/1.0\n\n".len();
 
-static STATE: LazyLock<Arc<State>> =
-    LazyLock::new(|| Arc::new(State::new(Metrics::default(), Health::expecting(["drops"]))));
+static STATE: LazyLock<Arc<State>> = LazyLock::new(|| {
+    let health = Health::default();
+    // For ever about to start: `/readyz` has something to say.
+    std::mem::forget(health.part("drops", Loss::Fatal));
+    let state = State::new(health);
+    state.offer(Metrics::default());
+    Arc::new(state)
+});
 
 /// Every body that there can be. Nothing changes the metrics meanwhile.
 static BODIES: LazyLock<Vec<String>> = LazyLock::new(|| {
@@ -39,7 +47,7 @@ static BODIES: LazyLock<Vec<String>> = LazyLock::new(|| {
         "PUT /metrics HTTP/1.0\r\n\r\n",
     ];
     let bodies: Vec<String> = asked.iter().map(|request| body_of(request)).collect();
-    assert!(bodies[0].contains("\nr2c_http_connections_refused_total 0\n"), "{}", bodies[0]);
+    assert!(bodies[0].contains("\nr2c_http_connections_evicted_total 0\n"), "{}", bodies[0]);
     assert!(bodies[1].ends_with("# EOF\n"), "{}", bodies[1]);
     assert_eq!(bodies[2], "ok\n");
     bodies
@@ -107,7 +115,8 @@ async fn converse(client: &Client, request: &[u8], answers: Vec<u8>) -> (Vec<u8>
     let (near, far) = duplex(SOCKET);
     let started = Instant::now();
     let serving = async {
-        connection(far, Arc::clone(&STATE), drain).await;
+        let placed = STATE.admit(Ipv4Addr::LOCALHOST.into());
+        connection(far, placed, Arc::clone(&STATE), drain).await;
         started.elapsed()
     };
     let asking = async {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -156,6 +157,17 @@ impl Agent {
         kernel_objects(self.child.id())
     }
 
+    /// Moves it into this cgroup.
+    pub(crate) fn join(&self, cgroup: &Path) {
+        fs::write(cgroup.join("cgroup.procs"), self.child.id().to_string()).unwrap();
+    }
+
+    /// The names of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().flatten();
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok()).collect()
+    }
+
     /// Its memory, as much as is in RAM, KiB.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -209,10 +221,14 @@ impl Running {
         let args = [&["run", "--listen", &listen], args].concat();
         let mut command = command(node, &args);
         limit(&mut command);
-        let mut agent = Agent::spawn(&mut command);
+        Self::ready(Agent::spawn(&mut command), address)
+    }
+
+    /// Waits until one that was started is ready.
+    pub(crate) fn ready(mut agent: Agent, address: SocketAddr) -> Self {
         until("/readyz says ready", || {
             let ended = agent.child.try_wait().unwrap();
-            assert!(ended.is_none(), "{args:?}: {ended:?}: {}", agent.stderr.text());
+            assert!(ended.is_none(), "{ended:?}: {}", agent.stderr.text());
             get(address, "/readyz", "*/*").ok().filter(|(status, _)| *status == 200)
         });
         Self { agent, address }

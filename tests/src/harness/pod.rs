@@ -104,6 +104,25 @@ fn unique() -> String {
     name
 }
 
+/// A cgroup that bounds the threads in it by `pids.max`, as kubelet bounds a pod's.
+pub(crate) fn bounding_threads() -> PathBuf {
+    let v1 = Path::new("/sys/fs/cgroup/pids");
+    let root = if v1.join("cgroup.procs").exists() {
+        v1.to_owned()
+    } else {
+        let root = cgroup_v2();
+        fs::write(root.join("cgroup.subtree_control"), "+pids").expect("the kernel bounds threads");
+        root
+    };
+    let cgroup = root.join(unique());
+    fs::create_dir(&cgroup).expect("a cgroup: are we root?");
+    undo::at_end(&format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do rmdir {} && break; sleep 0.1; done",
+        cgroup.display()
+    ));
+    cgroup
+}
+
 /// Where cgroup v2 is mounted here.
 fn cgroup_v2() -> PathBuf {
     let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(PathBuf::from);
