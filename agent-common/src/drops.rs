@@ -50,8 +50,10 @@ pub struct DropKey {
     pub direction: u8,
     /// IP version (4, 6), or 0 for a packet that is not IP or could not be read.
     pub ip_version: u8,
+    /// 1 where it was on its way out by a bridge that has no ports, which reaches nobody; else 0.
+    pub portless: u8,
     /// Always zero: the kernel compares keys byte by byte.
-    pub zero: u16,
+    pub zero: u8,
 }
 
 /// Bits of [`DropRecord::flags`].
@@ -69,6 +71,8 @@ pub mod flags {
     /// It died in a network namespace that is neither the host's nor a known pod's: the same addresses may be somebody
     /// else's there.
     pub const FOREIGN: u8 = 1 << 5;
+    /// As [`DropKey::portless`](super::DropKey::portless).
+    pub const PORTLESS: u8 = 1 << 6;
 }
 
 /// One dropped packet, as the kernel saw it.

@@ -6,14 +6,43 @@ use agent_common::mtu::Device;
 use aya_ebpf::Global;
 
 use crate::kernel::{
-    self, ABSENT, DEV_HARD_HEADER_LEN, DEV_IFINDEX, DEV_LINK_OPS, DEV_MTU, DEV_NAME, DEV_PRIV_FLAGS,
-    LINK_OPS_KIND, Probed, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NETWORK_HEADER, VETH_PEER,
+    self, ABSENT, DEV_HARD_HEADER_LEN, DEV_IFINDEX, DEV_LINK_OPS, DEV_LOWER, DEV_MTU, DEV_NAME,
+    DEV_PRIV_FLAGS, LINK_OPS_KIND, Probed, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NETWORK_HEADER, VETH_PEER,
 };
 use crate::packet;
 
 /// `IFF_BRIDGE_PORT` of the running kernel in `net_device.priv_flags`; 0 if unknown.
 #[unsafe(no_mangle)]
 static BRIDGE_PORT: Global<u32> = Global::new(0);
+
+/// `IFF_EBRIDGE` of the running kernel in `net_device.priv_flags`; 0 if unknown.
+#[unsafe(no_mangle)]
+static BRIDGE: Global<u32> = Global::new(0);
+
+/// Whether a device is a bridge that has no ports (an idle `docker0`); false where the kernel does not tell.
+///
+/// # Safety
+/// `dev` is the kernel's `struct net_device *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn is_portless_bridge<R: Read>(dev: *const u8) -> bool {
+    // SAFETY: integers are valid for any bytes, helpers check addresses.
+    unsafe {
+        if DEV_LOWER.load() == ABSENT
+            || kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE.load() == 0
+        {
+            return false;
+        }
+        // An empty list is a head that points at itself. By helper, where that may be: few packets come as far, and for a
+        // pointer the verifier would look through all types.
+        let first: u64 = if kernel::reads() {
+            kernel::field::<Probed, _>(dev, &DEV_LOWER)
+        } else {
+            kernel::field::<R, _>(dev, &DEV_LOWER)
+        };
+        first == dev.wrapping_add(DEV_LOWER.load() as usize) as u64
+    }
+}
 
 /// Describes a device in a record.
 ///

@@ -201,6 +201,8 @@ offsets! {
     DEV_NET
     /// `net_device.priv_flags`
     DEV_PRIV_FLAGS
+    /// `net_device.adj_list.lower`: the devices below it, which a bridge's ports are
+    DEV_LOWER
     /// `net_device.hard_header_len`
     DEV_HARD_HEADER_LEN
     /// `net_device.rtnl_link_ops`

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::asked::{PodsAsked, few, full_name};
 use crate::cli::{AuditMtu, Host, Output};
+use crate::digits::counted;
 use crate::enrich::{self, PodIndex};
 use crate::failure::Failure;
 use crate::incident::Span;
@@ -55,8 +56,8 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     };
     shown.notes();
     if args.fail_on_findings && findings > 0 {
-        let what = if findings == 1 { "finding" } else { "findings" };
-        return Err(Failure::findings(format!("{findings} {what}")));
+        let findings = counted(u64::try_from(findings).unwrap_or(u64::MAX), "finding");
+        return Err(Failure::findings(findings.to_string()));
     }
     match shown.blind() {
         Some(why) if args.fail_on_findings => Err(Failure::unsupported(why)),
@@ -184,7 +185,8 @@ impl Shown<'_> {
             note(&line);
         }
         if self.judgement.left_out > 0 {
-            note(&format!("{} more findings in pods that have many", self.judgement.left_out));
+            let more = u64::try_from(self.judgement.left_out).unwrap_or(u64::MAX);
+            note(&format!("{} in pods that have many", counted(more, "more finding")));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers and addresses as text, for lines: a line has dozens, and the standard library's way through a formatter takes
 //! ten times as long.
 
+use std::fmt::{self, Display};
 use std::net::Ipv4Addr;
 
 /// A short text made on the stack.
@@ -77,6 +78,12 @@ pub fn hex<const N: usize>(number: u128) -> Digits<N> {
     digits
 }
 
+/// A number of things for a person: `1 event`, `2 events`. For a noun whose plural ends with an `s`.
+#[must_use]
+pub fn counted(number: u64, noun: &str) -> impl Display {
+    fmt::from_fn(move |f| write!(f, "{number} {noun}{}", if number == 1 { "" } else { "s" }))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -88,6 +95,12 @@ mod tests {
         assert_eq!(decimal(u64::MAX).as_str(), "18446744073709551615");
         assert_eq!(ipv4(Ipv4Addr::BROADCAST).as_str(), "255.255.255.255");
         assert_eq!(hex::<32>(u128::MAX).as_str(), "f".repeat(32));
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let texts = [0, 1, 2, 21].map(|number| counted(number, "event").to_string());
+        assert_eq!(texts, ["0 events", "1 event", "2 events", "21 events"]);
     }
 
     proptest! {

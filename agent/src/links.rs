@@ -59,6 +59,8 @@ pub struct Link {
     pub mtu: u32,
     /// It is administratively up.
     pub up: bool,
+    /// What is below it carries: a cable is plugged, a bridge has a port that forwards, a veth's other end is up.
+    pub carrier: bool,
     /// It is `lo`.
     pub loopback: bool,
     /// The device it is a port or member of.
@@ -134,6 +136,10 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// Bytes of the largest TCP segment to be asked for, where it says so.
     pub advmss: Option<u32>,
+    /// Its device is down: the kernel does not use it.
+    pub dead: bool,
+    /// Its device has no carrier: what is sent by it arrives nowhere.
+    pub linkdown: bool,
 }
 
 /// A path MTU that was learned: an exception of the route cache.

@@ -92,13 +92,29 @@ pub enum Value<'a> {
 /// One named value. Names are `snake_case` and part of the documented schema.
 pub type Field<'a> = (&'static str, Value<'a>);
 
-/// One cell of a table row.
+/// One cell of a table row, unescaped: what may be cut in its middle, and behind it what never is.
 #[derive(Clone, Debug)]
 pub struct Cell<'a> {
     /// The column it belongs to.
     pub column: Column,
-    /// Its text, unescaped.
+    /// A name.
     pub text: Cow<'a, str>,
+    /// An address, a port: of these a part is another one.
+    pub tail: Cow<'a, str>,
+}
+
+impl<'a> Cell<'a> {
+    /// A name, or in a column that is whole anything.
+    #[must_use]
+    pub fn new(column: Column, text: impl Into<Cow<'a, str>>) -> Self {
+        Self { column, text: text.into(), tail: "".into() }
+    }
+
+    /// What is never cut: it moves the rest of the row where it is too long.
+    #[must_use]
+    pub fn whole(column: Column, text: impl Into<Cow<'a, str>>) -> Self {
+        Self { column, text: "".into(), tail: text.into() }
+    }
 }
 
 /// A column of a probe's table.
@@ -106,17 +122,34 @@ pub struct Cell<'a> {
 pub struct Column {
     /// Heading, upper case.
     pub title: &'static str,
-    /// Width in characters; longer text is cut with `…` in the middle unless `-o wide`; the last column never is.
+    /// Width in characters on a terminal of 80; a longer name is cut with `…` in the middle unless `-o wide`; the last
+    /// column never is.
     pub width: usize,
+    /// Width it may grow to on a wider one.
+    pub most: usize,
     /// Shown with `-o wide` only.
     pub wide: bool,
+    /// Its texts are no names: nothing of it is cut.
+    pub whole: bool,
 }
 
 impl Column {
-    /// A column.
+    /// A column of names.
     #[must_use]
     pub const fn new(title: &'static str, width: usize, wide: bool) -> Self {
-        Self { title, width, wide }
+        Self { title, width, most: width, wide, whole: false }
+    }
+
+    /// The same, as wide as this where there is room.
+    #[must_use]
+    pub const fn growing(self, most: usize) -> Self {
+        Self { most, ..self }
+    }
+
+    /// The same, of numbers or addresses.
+    #[must_use]
+    pub const fn whole(self) -> Self {
+        Self { whole: true, ..self }
     }
 }
 
@@ -195,11 +228,11 @@ pub fn timestamp(at: SystemTime) -> impl Display {
     humantime::format_rfc3339_nanos(at.clamp(SystemTime::UNIX_EPOCH, year_9999()))
 }
 
-/// `HH:MM:SS.mmm` in UTC, for a table.
+/// `HH:MM:SSZ`, which is in UTC, for a table.
 #[must_use]
 pub fn time_of_day(at: SystemTime) -> String {
-    let full = humantime::format_rfc3339_millis(at.clamp(SystemTime::UNIX_EPOCH, year_9999())).to_string();
-    full["1970-01-01T".len()..].trim_end_matches('Z').to_owned()
+    let full = humantime::format_rfc3339_seconds(at.clamp(SystemTime::UNIX_EPOCH, year_9999())).to_string();
+    full["1970-01-01T".len()..].to_owned()
 }
 
 /// The last second of the year 9999: four digits are all that RFC 3339 has.
@@ -312,7 +345,7 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::new(1_767_323_045, 6);
         let timestamp = |at| timestamp(at).to_string();
         assert_eq!(timestamp(at), "2026-01-02T03:04:05.000000006Z");
-        assert_eq!(time_of_day(at + Duration::from_millis(70)), "03:04:05.070");
+        assert_eq!(time_of_day(at + Duration::from_millis(70)), "03:04:05Z");
         let before = SystemTime::UNIX_EPOCH - Duration::from_secs(5);
         assert_eq!(timestamp(before), "1970-01-01T00:00:00.000000000Z");
         let far = SystemTime::UNIX_EPOCH + Duration::from_secs(400_000_000_000);

@@ -7,6 +7,7 @@ use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
 mod followed;
+mod outward;
 mod rights;
 mod sums;
 mod unequal;
@@ -80,14 +81,22 @@ fn pod_of(line: &Value) -> Option<String> {
 /// A node as flannel makes it, all of which fits: an uplink of 1500 bytes, a VXLAN of 1450, and a bridge with two pods.
 ///
 /// ```text
-///  web eth0 10.244.1.2 --- va cni0 10.244.1.1 host --- flannel.1 --- eth0 10.99.0.1
+///  web eth0 10.244.1.2 --- va cni0 10.244.1.1 host --- flannel.1 --- eth0 10.99.0.1 --- eth0 switch
 ///  db  eth0 10.244.1.3 --- vb
 /// ```
 struct Flannel {
     host: Netns,
+    /// Where the other nodes are: in no namespace that the agent reads.
+    _switch: Netns,
     node: Node,
     web: Netns,
     pods: Vec<Pod>,
+}
+
+/// A node's `eth0`, as a node has it that is a container itself.
+fn uplink(host: &Netns, switch: &Netns, mtu: u32) {
+    host.ip(&format!("link add eth0 up mtu {mtu} type veth peer name eth0 mtu 9216 netns {}\n", switch.path()));
+    switch.ip("link set eth0 up\n");
 }
 
 const WEB: &str = "shop/web-0";
@@ -95,8 +104,9 @@ const DB: &str = "shop/db-0";
 
 impl Flannel {
     fn new() -> Self {
-        let [host, web, db] = std::array::from_fn(|_| Netns::new());
-        host.ip("link set lo up\nlink add eth0 up mtu 1500 type dummy\naddr add 10.99.0.1/24 dev eth0\n\
+        let [host, switch, web, db] = std::array::from_fn(|_| Netns::new());
+        uplink(&host, &switch, 1500);
+        host.ip("link set lo up\naddr add 10.99.0.1/24 dev eth0\n\
              addr add fd99::1/64 dev eth0 nodad\nroute add default via 10.99.0.254\n\
              link add flannel.1 type vxlan id 1 local 10.99.0.1 dev eth0 dstport 8472 nolearning\n\
              link set flannel.1 mtu 1450 up\naddr add 10.244.1.0/32 dev flannel.1\n\
@@ -114,7 +124,7 @@ impl Flannel {
         }
         let node = Node::routing(&host);
         let pods = vec![Pod::start(&node, WEB, &web), Pod::start(&node, DB, &db)];
-        Self { host, node, web, pods }
+        Self { host, _switch: switch, node, web, pods }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::harness::lab::{DB, FAR, Lab, WEB, Want};
 
 mod aside;
 mod forward;
+mod nobody;
 mod policy;
 mod quiet;
 mod receive;

@@ -10,6 +10,7 @@
 use agent_common::drops::{Direction, DropKey, DropRecord, flags};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
+use agent_ebpf::device;
 use agent_ebpf::filter;
 use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_IIF, SKB_LEN,
@@ -170,9 +171,15 @@ unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
     // SAFETY: as above.
     let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero;
     let (source, destination) = ends(&site, &header, ip_version, direction, zero);
+    let mut portless = zero;
+    // What has been received was for this host, whatever the bridge has.
+    if direction != Direction::Received as u8 && !site.dev.is_null() {
+        // SAFETY: as above.
+        portless |= u8::from(unsafe { device::is_portless_bridge::<R>(site.dev) });
+    }
     #[expect(clippy::cast_possible_truncation, reason = "the low half is all that a key needs")]
     let place = freed.location as u32;
-    DropKey { place, reason: freed.reason, source, destination, direction, ip_version, zero: 0 }
+    DropKey { place, reason: freed.reason, source, destination, direction, ip_version, portless, zero: 0 }
 }
 
 #[inline(always)]
@@ -293,6 +300,9 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).ttl = header.ttl(version);
         if version != 0 {
             (*record).flags |= flags::HAS_IP;
+        }
+        if key.portless != 0 {
+            (*record).flags |= flags::PORTLESS;
         }
         let fragment = header.fragment(version);
         if fragment & DONT_FRAGMENT != 0 {

@@ -10,6 +10,7 @@ use crate::links::{Encapsulation, Link, Namespace, NetnsId, Route, Tunnel};
 use crate::sink::Confidence;
 
 mod finding;
+mod outward;
 mod path;
 mod ports;
 
@@ -101,6 +102,8 @@ const MAX_ENDS_OF_POD: usize = 16;
 const MAX_TUNNELS_OF_POD: usize = 64;
 /// `RT_TABLE_MAIN`: which rule leads to another table is not read.
 const MAIN: u32 = 254;
+/// The host's namespace in the reading.
+const HOST: usize = 0;
 
 /// The reading, by number.
 struct Nets<'a> {
@@ -199,10 +202,10 @@ impl<'a> Nets<'a> {
         routes.unwrap_or_default().iter().filter(|route| route.table == MAIN)
     }
 
-    /// The route to an address, but by another device than `not`.
+    /// The route to an address, but by another device than `not`. One that is linkdown counts: the kernel takes it.
     fn lookup(&self, namespace: usize, to: IpAddr, not: u32) -> Option<&'a Route> {
         self.routes(namespace)
-            .filter(|route| route.device != not && route.destination.contains(&to))
+            .filter(|route| !route.dead && route.device != not && route.destination.contains(&to))
             .max_by_key(|route| (route.destination.prefix_len(), Reverse(route.metric)))
     }
 
@@ -292,9 +295,12 @@ impl<'a> Nets<'a> {
         if !ways.is_empty() {
             return ways;
         }
-        // Where it sends from is on the device that it sends by, if that network is on the link.
-        let on_link =
-            tunnel.local.and_then(routed).filter(|way| way.route.is_some_and(|r| r.gateway.is_none()));
+        // Where it sends from is on the device that it sends by, if that network is on the link: an address that is kept
+        // on a dummy device says nothing of the way.
+        let is_sink = |device| self.link(At { namespace: home, index: device }).is_none_or(outward::is_sink);
+        let on_link = tunnel.local.and_then(routed);
+        let on_link = on_link.filter(|way| way.route.is_some_and(|route| route.gateway.is_none()));
+        let on_link = on_link.filter(|way| !is_sink(way.device));
         on_link.map(|way| Way { end: None, ..way }).into_iter().collect()
     }
 }

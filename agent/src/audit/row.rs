@@ -20,33 +20,36 @@ pub(super) enum Row<'a> {
     Exception { owner: Option<&'a Pod>, learned: &'a Exception, device: &'a str },
 }
 
+const WHERE: Column = Column::new("WHERE", 18, false).growing(64);
+const INTERFACE: Column = Column::new("INTERFACE", 15, false);
+const MTU: Column = Column::new("MTU", 5, false).whole();
 const LINKS: [Column; 10] = [
-    Column::new("WHERE", 18, false),
-    Column::new("INTERFACE", 15, false),
-    Column::new("KIND", 9, false),
-    Column::new("MTU", 5, false),
+    WHERE,
+    INTERFACE,
+    Column::new("KIND", 9, false).growing(12),
+    MTU,
     Column::new("STATE", 5, true),
-    Column::new("LOCAL", 15, true),
-    Column::new("REMOTE", 15, true),
-    Column::new("LOWER", 13, false),
-    Column::new("ADDS", 4, false),
-    Column::new("FITS", 5, false),
+    Column::new("LOCAL", 15, true).whole(),
+    Column::new("REMOTE", 15, true).whole(),
+    Column::new("LOWER", 13, false).growing(64),
+    Column::new("ADDS", 4, false).whole(),
+    Column::new("FITS", 5, false).whole(),
 ];
 const ROUTES: [Column; 7] = [
-    Column::new("WHERE", 18, false),
-    Column::new("ROUTE", 20, false),
-    Column::new("GATEWAY", 15, true),
-    Column::new("TABLE", 5, true),
-    Column::new("INTERFACE", 15, false),
-    Column::new("MTU", 5, false),
-    Column::new("ADVMSS", 6, false),
+    WHERE,
+    Column::new("ROUTE", 20, false).growing(43).whole(),
+    Column::new("GATEWAY", 15, true).whole(),
+    Column::new("TABLE", 5, true).whole(),
+    INTERFACE,
+    MTU,
+    Column::new("ADVMSS", 6, false).whole(),
 ];
 const EXCEPTIONS: [Column; 5] = [
-    Column::new("WHERE", 18, false),
-    Column::new("LEARNED PATH TO", 22, false),
-    Column::new("INTERFACE", 15, false),
-    Column::new("MTU", 5, false),
-    Column::new("EXPIRES", 7, false),
+    WHERE,
+    Column::new("LEARNED PATH TO", 22, false).growing(39).whole(),
+    INTERFACE,
+    MTU,
+    Column::new("EXPIRES", 7, false).whole(),
 ];
 
 /// All rows of one namespace. Loopback says nothing to a person, and is left out where `all` is not asked for.
@@ -203,7 +206,7 @@ impl Says for Row<'_> {
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         let place = place(self.owner());
         let mut put = |columns: &[Column], texts: &mut dyn Iterator<Item = Cow<'a, str>>| {
-            cells.extend(columns.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
+            cells.extend(columns.iter().zip(texts).map(|(column, text)| Cell::new(*column, text)));
         };
         match self {
             Self::Link { link, lower, sum, .. } => {

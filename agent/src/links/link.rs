@@ -1,7 +1,7 @@
 //! A device out of the kernel's `RTM_NEWLINK`: only what an MTU depends on.
 
 use nix::libc::{
-    IFF_LOOPBACK, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID,
+    IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID,
     IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
 };
 
@@ -40,6 +40,7 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
     let mut link = Link {
         index: u32::try_from(index).ok()?,
         up: flags & IFF_UP != 0,
+        carrier: flags & IFF_LOWER_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         ..Link::default()
     };

@@ -19,6 +19,9 @@ const RTM_F_CLONED: u32 = 0x200;
 /// `RTAX_MTU` and `RTAX_ADVMSS`.
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
+/// `RTNH_F_DEAD` and `RTNH_F_LINKDOWN`, in a route's flags, and in those of each of its ways where it has several.
+const DEAD: u32 = 1;
+const LINKDOWN: u32 = 16;
 /// Ways of one route that are looked at.
 const MAX_WAYS: usize = 64;
 
@@ -79,14 +82,17 @@ pub(super) fn decode(payload: &[u8], routes: &mut Vec<Route>) {
         metric: get(RTA_PRIORITY).and_then(number).unwrap_or(0),
         mtu: metric(message.attributes, RTAX_MTU),
         advmss: metric(message.attributes, RTAX_ADVMSS),
+        dead: message.flags & DEAD != 0,
+        linkdown: message.flags & LINKDOWN != 0,
     };
     let Some(mut ways) = get(RTA_MULTIPATH) else { return routes.push(route) };
     // `struct rtnexthop`: length, flags, hops, device; then its own attributes.
     for _ in 0..MAX_WAYS {
         let Some(length) = short(ways).map(usize::from).filter(|length| *length >= 8) else { return };
         let Some(way) = ways.get(..length) else { return };
-        let device = number(&way[4..8]).unwrap_or(0);
-        routes.push(Route { device, gateway: gateway(&way[8..]), ..route.clone() });
+        let (device, flags) = (number(&way[4..8]).unwrap_or(0), u32::from(way[2]));
+        let (dead, linkdown) = (flags & DEAD != 0, flags & LINKDOWN != 0);
+        routes.push(Route { device, gateway: gateway(&way[8..]), dead, linkdown, ..route.clone() });
         ways = ways.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
 }

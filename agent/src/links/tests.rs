@@ -72,7 +72,8 @@ fn a_name_that_is_no_text_hides_nothing() {
     let link = decode(&message(7, 0, &[attribute(3, b"a\xff\x1b[2J\0"), number(4, 1500)])).unwrap();
     assert_eq!((link.name.as_str(), link.kind.as_str(), link.mtu), ("a\\xff\x1b[2J", "physical", 1500));
     let lo = decode(&message(1, 8 | 1, &[attribute(3, b"lo\0"), number(4, 65536), number(5, 1)])).unwrap();
-    assert_eq!((lo.kind.as_str(), lo.lower, lo.up), ("loopback", None, true));
+    assert_eq!((lo.kind.as_str(), lo.lower, lo.up, lo.carrier), ("loopback", None, true, false));
+    assert!(decode(&message(1, 0x1_0000 | 8 | 1, &[])).unwrap().carrier);
 }
 
 #[test]
@@ -136,6 +137,8 @@ fn routes_and_each_of_their_ways() {
         metric: 0,
         mtu: Some(1400),
         advmss: Some(1360),
+        dead: false,
+        linkdown: false,
     };
     assert_eq!(routes(&one), [wanted]);
 
@@ -148,6 +151,13 @@ fn routes_and_each_of_their_ways() {
     let two = routes(&route(0, 254, 0, &[attribute(9, &[way(3, 1), way(4, 2)].concat())]));
     let ways: Vec<_> = two.iter().map(|route| (route.device, route.gateway)).collect();
     assert_eq!(ways, [(3, Some([10, 0, 0, 1].into())), (4, Some([10, 0, 0, 2].into()))]);
+    assert!(two.iter().all(|route| !route.dead && !route.linkdown), "the ways' own flags count");
+    // What the kernel says of a device without carrier, for the route and for one way of several.
+    assert!(routes(&route(0, 254, 16, &[number(4, 3)]))[0].linkdown);
+    let unplugged = [way(3, 1), [&[16, 0, 17, 0], &way(4, 2)[4..]].concat()].concat();
+    let ways = routes(&route(0, 254, 0, &[attribute(9, &unplugged)]));
+    let states: Vec<_> = ways.iter().map(|route| (route.dead, route.linkdown)).collect();
+    assert_eq!(states, [(false, false), (true, true)]);
     // A length of nothing must not be gone through for ever.
     assert!(routes(&route(0, 254, 0, &[attribute(9, &[0; 64])])).is_empty());
     // A next hop of the other family: `struct rtvia`.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::walk::least_mtu;
 use super::{Halt, Method, Outcome, Told};
+use crate::digits::counted;
 use crate::sink::Confidence;
 
 /// What is wrong, as programs may ask for it.
@@ -116,7 +117,7 @@ pub fn judge(out: &Outcome, about: &About) -> Verdict {
         Some(Halt::Asked) => verdict.message.push_str("; it was interrupted"),
         Some(Halt::Time) => verdict.message.push_str("; the time was up (--timeout)"),
         Some(Halt::Packets) => {
-            let _ = write!(verdict.message, "; it ended after {} packets", out.packets);
+            let _ = write!(verdict.message, "; it ended after {}", counted(out.packets.into(), "packet"));
         }
         Some(Halt::Broken(why)) => {
             let _ = write!(verdict.message, "; it ended because of: {why}");

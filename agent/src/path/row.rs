@@ -10,12 +10,12 @@ use crate::sink::{Cell, Column, Field, Level, Says, Value};
 
 /// The table's columns: 80 characters with the longest address and the slowest answer.
 pub const COLUMNS: [Column; 6] = [
-    Column::new("HOP", 3, false),
-    Column::new("ADDRESS", 39, false),
-    Column::new("PASSES", 6, false),
-    Column::new("DIES", 5, false),
-    Column::new("SAYS", 5, false),
-    Column::new("RTT", 10, false),
+    Column::new("HOP", 3, false).whole(),
+    Column::new("ADDRESS", 39, false).whole(),
+    Column::new("PASSES", 6, false).whole(),
+    Column::new("DIES", 5, false).whole(),
+    Column::new("SAYS", 5, false).whole(),
+    Column::new("RTT", 10, false).whole(),
 ];
 
 /// A hop, or the destination, as a line.
@@ -98,7 +98,7 @@ impl Says for HopLine<'_> {
             text(hop.says),
             hop.rtt.map_or(String::new(), |rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1e3)),
         ];
-        cells.extend(COLUMNS.into_iter().zip(texts).map(|(column, text)| Cell { column, text: text.into() }));
+        cells.extend(COLUMNS.into_iter().zip(texts).map(|(column, text)| Cell::new(column, text)));
     }
 }
 

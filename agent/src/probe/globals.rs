@@ -58,6 +58,18 @@ impl Globals {
         }
     }
 
+    /// Sets where a device's `priv_flags` are, and each of these flags: the constant, and the kernel's name of it.
+    pub fn set_device_flags(&mut self, kernel: &Kernel, flags: &[(&'static str, &str)]) {
+        // A bitfield that is a whole word, since 6.12 or so.
+        let word = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
+        self.set_offset("DEV_PRIV_FLAGS", word.map(|bits| bits.offset_bits / 8));
+        let known = kernel.enum_values("netdev_priv_flags", None);
+        for (constant, name) in flags {
+            let flag = known.iter().find(|(_, known)| known == name);
+            self.set(constant, flag.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
+        }
+    }
+
     /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
     /// bytes an object.
     pub fn inject(self, loader: &mut EbpfLoader<'static>) {

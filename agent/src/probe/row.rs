@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 
-use super::Value;
+use super::{Cell, Column, Value};
 use crate::digits;
 use crate::pod::Pod;
 
@@ -16,6 +16,29 @@ pub fn end(pod: Option<&Pod>, address: Option<IpAddr>, port: Option<u16>) -> imp
         (Some(pod), None) => write!(f, "{}/{}", pod.namespace, pod.name),
         (None, _) => socket(address, port).fmt(f),
     })
+}
+
+/// The same as a table's cell, and how many more there were like it: of a pod its name may be cut, never a port or an
+/// address.
+#[must_use]
+pub fn end_cell(
+    column: Column,
+    pod: Option<&Pod>,
+    address: Option<IpAddr>,
+    port: Option<u16>,
+    held: u64,
+) -> Cell<'static> {
+    let mut tail = match (pod, port) {
+        (Some(_), Some(port)) => format!(":{port}"),
+        (Some(_), None) => String::new(),
+        (None, _) => socket(address, port).to_string(),
+    };
+    if held > 0 {
+        // Writing to a String cannot fail.
+        let _ = fmt::Write::write_fmt(&mut tail, format_args!(" +{held}"));
+    }
+    let name = pod.map_or_else(String::new, |pod| format!("{}/{}", pod.namespace, pod.name));
+    Cell { column, text: name.into(), tail: tail.into() }
 }
 
 /// A pod's name with its address, or an address alone, and the port.

@@ -103,8 +103,13 @@ impl Probe for Drops {
     fn globals(kernel: &Kernel, globals: &mut Globals) {
         globals.set_offsets(
             kernel,
-            &[("RTABLE_FLAGS", "rtable", "rt_flags"), ("RT6_FLAGS", "rt6_info", "rt6i_flags")],
+            &[
+                ("RTABLE_FLAGS", "rtable", "rt_flags"),
+                ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
+                ("DEV_LOWER", "net_device", "adj_list.lower"),
+            ],
         );
+        globals.set_device_flags(kernel, &[("BRIDGE", "IFF_EBRIDGE")]);
         // The prototype alone says what arguments there are: stable kernels backport them.
         let args = kernel.tracepoint_args("kfree_skb");
         let has = |at: usize, what: &str| u32::from(args.get(at).is_some_and(|arg| arg.contains(what)));
@@ -317,7 +322,8 @@ impl Event for PacketDrop {
         if let Some(place) = &self.place {
             text.extend([" in ", &*place.function]);
         }
-        text.extend(["): ", self.verdict.class.means()]);
+        let by_nobody = self.has(flags::PORTLESS) && self.verdict == class::NOBODY;
+        text.extend(["): ", if by_nobody { "the bridge has no ports" } else { self.verdict.class.means() }]);
         if self.record.held > 0 {
             let _ = write!(text, "; {} more like it before", self.record.held);
         }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::compare::{Run, Verdict};
+use crate::digits::counted;
 
 /// All runs.
 #[derive(Debug, Serialize)]
@@ -44,9 +45,11 @@ impl Report {
             .sum();
         let stated = match missed {
             0 => String::new(),
-            _ => {
-                format!("; {missed} drops that the kernel says it did not hand to the probe are not counted")
-            }
+            missed => format!(
+                "; {} that the kernel says it did not hand to the probe {} not counted",
+                counted(missed, "drop"),
+                if missed == 1 { "is" } else { "are" }
+            ),
         };
         format!("selftest: {} of {} runs exact{stated}", self.exact(), self.wanted)
     }
@@ -131,7 +134,7 @@ fn differences(run: &Run) -> Vec<String> {
         ));
     }
     if run.uncounted != 0 {
-        lines.push(format!("     {} drops of this node found no row in the kernel's map", run.uncounted));
+        lines.push(format!("     {} of this node found no row in the kernel's map", counted(run.uncounted, "drop")));
     }
     lines
 }

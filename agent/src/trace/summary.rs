@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::digits::counted;
 use crate::probe::counts::Limited;
 use crate::probe::flow::Account;
 use crate::sink::filter::Filter;
@@ -90,7 +91,7 @@ impl Sums {
                 parts.push(format!("{events} {became}"));
             }
         }
-        let (events, seconds) = (plural(self.produced, "event"), took.as_secs_f64());
+        let (events, seconds) = (counted(self.produced, "event"), took.as_secs_f64());
         let mut lines = vec![format!("{events} in {seconds:.1} s: {}", parts.join(", "))];
         if !counts.is_empty() {
             lines.push("on the whole node:".to_owned());
@@ -138,10 +139,6 @@ impl Sums {
         };
         Some(hint.to_owned())
     }
-}
-
-fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
     for name in ["mtu", "length", "gso_size", "netns"] {
         assert_ne!(line[name], 0, "{name}: what is unknown is null");
     }
-    for style in [Style::default(), Style { wide: true, colour: false }] {
+    for style in [Style::default(), Style { wide: true, ..Style::default() }] {
         let mut table = Vec::new();
         write(&mut TableSink::new(&mut table, style));
         assert_eq!(line::check(&table).len(), 2, "a heading and a row");

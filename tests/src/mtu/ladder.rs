@@ -79,7 +79,7 @@ fn a_trace_for_a_person() {
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
     let table = agent.stdout.text();
     let rows: Vec<&str> = table.lines().collect();
-    assert!(rows[0].starts_with("TIME      EVENT     MTU"), "{table}");
+    assert!(rows[0].starts_with("TIME       EVENT     MTU"), "{table}");
     let (row, words) = if knows_veth() {
         ("oversize  1300   eth2", "=> eth2 (MTU 1500) hands packets to eth2, which takes 1300")
     } else {

@@ -233,14 +233,14 @@ mod tests {
             destination: "shop/db:5432".to_owned(),
         };
         assert!(names(
-            "09:01:02  policy     fwd   shop/web          shop/db:5432         NETFILTER_DROP",
+            "09:01:02Z  policy     fwd   shop/web         shop/db:5432         NETFILTER_DROP",
             &act
         ));
         for row in [
-            "TIME      CLASS      DIR   SOURCE            DESTINATION          REASON",
-            "09:01:02  no_socket  recv  shop/web          shop/db:5432         NO_SOCKET",
-            "09:01:02  policy     fwd   10.244.1.10:4711  shop/db:5432         NETFILTER_DROP",
-            "09:01:02  policy     fwd   shop/web          shop/db:6379         NETFILTER_DROP",
+            "TIME       CLASS      DIR   SOURCE           DESTINATION          REASON",
+            "09:01:02Z  no_socket  recv  shop/web         shop/db:5432         NO_SOCKET",
+            "09:01:02Z  policy     fwd   10.244.1.10:4711  shop/db:5432         NETFILTER_DROP",
+            "09:01:02Z  policy     fwd   shop/web         shop/db:6379         NETFILTER_DROP",
             "",
         ] {
             assert!(!names(row, &act), "{row}");

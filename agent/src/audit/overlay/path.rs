@@ -8,13 +8,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::finding::{Finding, Name, full_name, list, quoted, set, set_by};
-use super::{At, Limit, MAIN, Nets};
+use super::outward::{Outward, is_on_link};
+use super::{At, HOST, Limit, MAIN, Nets};
 use crate::links::{Link, Route};
 use crate::pod::Pod;
 use crate::sink::Confidence;
-
-/// The host's namespace in the reading.
-const HOST: usize = 0;
 
 /// Leading bits that a route must have in common with a pod's own network to lead to other nodes' pods: a cluster's
 /// network is seldom larger than a /12, and what else a node reaches by tunnel (an operator's VPN) is seldom in it.
@@ -24,7 +22,7 @@ const SIBLING_V6: u8 = 48;
 
 /// Tunnels that promise more than what carries them takes.
 pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
-    let homes: Vec<Home<'_>> = homes(nets).collect();
+    let (homes, outward) = (homes(nets).collect::<Vec<_>>(), nets.outward());
     let too_large = nets.all().filter_map(|(at, link)| {
         let sum = nets.sums.get(&at).filter(|sum| link.up && sum.fits < link.mtu)?;
         let name = &nets.link(sum.underlay)?.name;
@@ -40,7 +38,7 @@ pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
         if let Some(hint) = set_by(&link.name) {
             let _ = write!(fix, "; {hint}");
         }
-        let behind = homes.iter().filter(|home| home.sends_by(nets, at).is_some());
+        let behind = homes.iter().filter(|home| home.sends_by(&outward, at).is_some());
         Some(Finding {
             name: Name::OverlayTooLarge,
             confidence: sum.confidence,
@@ -135,7 +133,7 @@ fn homes<'a>(nets: &Nets<'a>) -> impl Iterator<Item = Home<'a>> {
         let (near, host) = nets.peer(at, link).filter(|(peer, _)| peer.namespace == HOST)?;
         let by = |route: &&Route| route.device == near.index || Some(route.device) == host.master;
         let reached = nets.routes(HOST).filter(by).map(|route| route.destination);
-        let reached: Vec<IpNet> = reached.filter(|to| to.prefix_len() > 0).collect();
+        let reached: Vec<IpNet> = reached.filter(|to| to.prefix_len() > 0 && !is_on_link(to)).collect();
         let (namespace, pod) = (at.namespace, Arc::clone(pod));
         // Where no route of the host's leads to it, its packets go a way that no route tells.
         let routed = link.up && host.up && !reached.is_empty();
@@ -145,12 +143,9 @@ fn homes<'a>(nets: &Nets<'a>) -> impl Iterator<Item = Home<'a>> {
 
 impl Home<'_> {
     /// The route by which the host sends this pod's packets to other nodes' pods, if it is by this device.
-    fn sends_by<'n>(&self, nets: &Nets<'n>, at: At) -> Option<&'n Route> {
-        if at.namespace != HOST {
-            return None;
-        }
+    fn sends_by<'n>(&self, outward: &Outward<'n>, at: At) -> Option<&'n Route> {
         let leads = |to: &IpNet| self.reached.iter().any(|own| are_siblings(own, to));
-        nets.routes(HOST).find(|route| route.device == at.index && leads(&route.destination))
+        outward.by(at).find(|route| leads(&route.destination))
     }
 
     /// Bytes of the largest packet it sends there; `None` if it sends it by another device. Not certain where its own
@@ -176,12 +171,12 @@ fn are_siblings(own: &IpNet, other: &IpNet) -> bool {
 
 /// Pods that send larger packets than the device that leads to the other nodes takes, one finding a device.
 pub(super) fn pods(nets: &Nets<'_>) -> Vec<Finding> {
-    let homes: Vec<Home<'_>> = homes(nets).collect();
-    let leads = nets.all().filter(|(at, link)| at.namespace == HOST && link.up && !link.loopback);
-    leads.filter_map(|(at, link)| too_large(nets, at, link, &homes)).collect()
+    let (homes, outward) = (homes(nets).collect::<Vec<_>>(), nets.outward());
+    outward.devices().filter_map(|at| too_large(nets, &outward, at, &homes)).collect()
 }
 
-fn too_large(nets: &Nets<'_>, at: At, link: &Link, homes: &[Home<'_>]) -> Option<Finding> {
+fn too_large(nets: &Nets<'_>, outward: &Outward<'_>, at: At, homes: &[Home<'_>]) -> Option<Finding> {
+    let link = nets.link(at)?;
     // Pods of this node beside each other: which of them is too large, nothing says.
     let is_near = |near: At| near == at || nets.link(near).is_some_and(|near| near.master == Some(at.index));
     if homes.iter().any(|home| is_near(home.near)) {
@@ -191,7 +186,7 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, homes: &[Home<'_>]) -> Option
     let mut hurt: Vec<(&Home<'_>, u32, Confidence)> = homes
         .iter()
         .filter_map(|home| {
-            let to = home.sends_by(nets, at)?.destination.addr();
+            let to = home.sends_by(outward, at)?.destination.addr();
             let (mtu, confidence) = home.sends(nets, to)?;
             (mtu > takes).then_some((home, mtu, confidence))
         })

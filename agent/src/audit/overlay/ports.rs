@@ -53,10 +53,10 @@ pub(super) fn veths(nets: &Nets<'_>) -> Vec<Finding> {
     unequal.collect()
 }
 
-/// Bridges with ports of different MTUs, all up.
+/// Bridges with ports of different MTUs, all up; by one without carrier nothing is forwarded.
 pub(super) fn bridges(nets: &Nets<'_>) -> Vec<Finding> {
     let mut ports: BTreeMap<At, Vec<(At, &Link)>> = BTreeMap::new();
-    for (at, link) in nets.all().filter(|(_, link)| link.up) {
+    for (at, link) in nets.all().filter(|(_, link)| link.up && link.carrier) {
         if let Some(master) = link.master {
             ports.entry(At { index: master, ..at }).or_default().push((at, link));
         }

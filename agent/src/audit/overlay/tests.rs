@@ -8,8 +8,10 @@ use crate::links::{NetnsId, Tunnel, Unread};
 use crate::pod::Pod;
 use crate::sink::Confidence;
 
+mod outward;
+
 fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
-    Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, ..Link::default() }
+    Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, carrier: true, ..Link::default() }
 }
 
 fn tunnel(encapsulation: Encapsulation) -> Tunnel {
@@ -29,6 +31,8 @@ fn route(to: &str, device: u32, gateway: Option<&str>) -> Route {
         metric: 0,
         mtu: None,
         advmss: None,
+        dead: false,
+        linkdown: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
 
-use agent_common::drops::DropRecord;
+use agent_common::drops::{DropRecord, flags};
 
 use super::PacketDrop;
 use super::class::classify;
@@ -34,7 +34,11 @@ impl Decoder {
         let place = self.places.at(record.location);
         let reason = self.reasons.name(record.reason);
         let function = place.as_ref().map_or("", |place| place.function.as_ref());
-        let verdict = classify(reason.as_deref().unwrap_or(""), function);
+        let named = reason.as_deref().unwrap_or("");
+        let mut verdict = classify(named, function);
+        if record.flags & flags::PORTLESS != 0 {
+            verdict = verdict.by_portless_bridge(named);
+        }
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),

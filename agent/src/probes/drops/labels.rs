@@ -11,6 +11,7 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use super::class::{Harm, Verdict};
 use super::may_be_forged;
 use super::place::Places;
+use crate::digits::counted;
 use crate::kernel::reasons::Reasons;
 use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
@@ -52,6 +53,7 @@ pub struct Kind {
     place: u32,
     reason: u32,
     direction: u8,
+    portless: u8,
 }
 
 /// Turns keys into labels, by the running kernel's names.
@@ -89,12 +91,15 @@ impl Rows for DropRows {
     };
 
     fn kind(key: &DropKey) -> Kind {
-        Kind { place: key.place, reason: key.reason, direction: key.direction }
+        Kind { place: key.place, reason: key.reason, direction: key.direction, portless: key.portless }
     }
 
     fn labels(&self, kind: &Kind) -> Labels {
         let reason = self.reasons.name(kind.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
-        let verdict = self.places.verdict(&reason, u64::from(kind.place));
+        let mut verdict = self.places.verdict(&reason, u64::from(kind.place));
+        if kind.portless != 0 {
+            verdict = verdict.by_portless_bridge(&reason);
+        }
         Labels { reason, verdict, direction: Direction::from_wire(kind.direction) }
     }
 
@@ -142,7 +147,7 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|((labels, _), packets)| (labels.verdict.harm, Reverse(*packets)));
-    let more = sums.len().saturating_sub(SUMMARY_ROWS);
+    let more = u64::try_from(sums.len().saturating_sub(SUMMARY_ROWS)).unwrap_or(u64::MAX);
     let mut lines: Vec<String> = sums
         .iter()
         .take(SUMMARY_ROWS)
@@ -153,7 +158,7 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
         })
         .collect();
     if more > 0 {
-        lines.push(format!("       and {more} more kinds"));
+        lines.push(format!("       and {}", counted(more, "more kind")));
     }
     lines
 }

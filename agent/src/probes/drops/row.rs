@@ -9,33 +9,35 @@ use agent_common::drops::{Direction, flags};
 use super::PacketDrop;
 use super::labels::{NO_REASON, direction_name};
 use super::place::Place;
-use crate::probe::row::{addresses, end, named, nonzero};
+use crate::probe::row::{addresses, end_cell, named, nonzero};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
-    Column::new("TIME", 8, false),
-    Column::new("CLASS", 9, false),
+    Column::new("TIME", 9, false).whole(),
+    Column::new("CLASS", 9, false).growing(12),
     Column::new("DIR", 4, false),
-    Column::new("SOURCE", 16, false),
-    Column::new("DESTINATION", 19, false),
+    SOURCE,
+    DESTINATION,
     Column::new("IFACE", 15, true),
     Column::new("PROTO", 6, true),
-    Column::new("LEN", 5, true),
-    Column::new("ADDRESSES", 45, true),
+    Column::new("LEN", 5, true).whole(),
+    Column::new("ADDRESSES", 45, true).whole(),
     Column::new("PLACE", 24, true),
-    Column::new("REASON", 14, false),
+    Column::new("REASON", 14, false).growing(32),
 ];
+const SOURCE: Column = Column::new("SOURCE", 15, false).growing(64);
+const DESTINATION: Column = Column::new("DESTINATION", 19, false).growing(70);
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     let (source_port, port) = event.ports().unzip();
     let texts: [Cow<'a, str>; 11] = [
-        time_of_day(event.at).chars().take(8).collect::<String>().into(),
+        time_of_day(event.at).into(),
         event.verdict.class.name().into(),
         short(event.direction()).into(),
-        end(pods.source.as_deref(), event.source(), None).to_string().into(),
-        end(pods.destination.as_deref(), event.destination(), port).to_string().into(),
+        "".into(),
+        "".into(),
         event.interface().unwrap_or("-".into()),
         event.protocol(),
         event.record.len.to_string().into(),
@@ -43,7 +45,11 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
         place(event).into(),
         reason(event).into(),
     ];
-    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
+    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| match *column {
+        SOURCE => end_cell(SOURCE, pods.source.as_deref(), event.source(), None, 0),
+        DESTINATION => end_cell(DESTINATION, pods.destination.as_deref(), event.destination(), port, 0),
+        column => Cell::new(column, text),
+    }));
 }
 
 /// The event's fields, in the order of the documented schema.

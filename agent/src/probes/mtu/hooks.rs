@@ -259,12 +259,7 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     globals.set_offset("SKB_PKT_TYPE", pkt_type.map(|(byte, ..)| byte));
     globals.set("PKT_TYPE", pkt_type.map_or(0, |(_, shift, bits)| mask(shift, bits)));
     globals.set("PKT_OTHERHOST", pkt_type.map_or(1, |(_, shift, _)| PACKET_OTHERHOST << shift));
-    // A bitfield that is a whole word, since 6.12 or so.
-    let flags = kernel.bits("net_device", "priv_flags").filter(|bits| bits.size_bits >= 32);
-    globals.set_offset("DEV_PRIV_FLAGS", flags.map(|bits| bits.offset_bits / 8));
-    let flags = kernel.enum_values("netdev_priv_flags", None);
-    let port = flags.iter().find(|(_, name)| name == "IFF_BRIDGE_PORT");
-    globals.set("BRIDGE_PORT", port.and_then(|(bit, _)| u32::try_from(*bit).ok()).unwrap_or(0));
+    globals.set_device_flags(kernel, &[("BRIDGE_PORT", "IFF_BRIDGE_PORT")]);
     let states = kernel.enum_values("netdev_state_t", None);
     let bit = states.iter().find(|(_, name)| name == "__LINK_STATE_NOCARRIER");
     globals.set(

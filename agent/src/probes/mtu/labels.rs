@@ -135,13 +135,20 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(_, events)| Reverse(*events));
     let line = |(labels, events): &(Labels, u64)| {
+        let one = *events == 1;
         let what = match labels.kind {
             Some(Kind::Made) => "told somebody that a packet is too large",
+            Some(Kind::Received) if one => "was told so",
             Some(Kind::Received) => "were told so",
+            Some(Kind::Oversize) if one => "dropped for its size without a word",
             Some(Kind::Oversize) => "dropped for their size without a word",
+            Some(Kind::Refused) if one => "send refused (EMSGSIZE)",
             Some(Kind::Refused) => "sends refused (EMSGSIZE)",
+            Some(Kind::Learned) if one => "path MTU learned",
             Some(Kind::Learned) => "path MTUs learned",
+            Some(Kind::Lost) if one => "message about it dropped on its way",
             Some(Kind::Lost) => "messages about it dropped on their way",
+            Some(Kind::Stalled) if one => "segment sent again after many timeouts",
             Some(Kind::Stalled) => "segments sent again after many timeouts",
             None => "of another kind",
         };

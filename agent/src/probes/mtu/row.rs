@@ -9,34 +9,34 @@ use agent_common::mtu::{Fate, Kind, Stage, flags};
 
 use super::event::{Limit, TooBig, kind_of, name};
 use super::labels::{fate_name, kind_name};
-use crate::probe::row::{addresses, end, named, nonzero, protocol};
+use crate::digits::counted;
+use crate::probe::row::{addresses, end_cell, named, nonzero, protocol};
 use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 
 /// The table's columns: 80 characters without the wide ones and with a usual destination.
 pub const COLUMNS: &[Column] = &[
-    Column::new("TIME", 8, false),
+    Column::new("TIME", 9, false).whole(),
     Column::new("EVENT", 8, false),
-    Column::new("MTU", 5, false),
-    Column::new("BY", 15, false),
+    Column::new("MTU", 5, false).whole(),
+    // A device's name, which is as short, or the address of a hop.
+    Column::new("BY", 15, false).growing(39).whole(),
     Column::new("LIMIT", 6, true),
     Column::new("FATE", 10, true),
-    Column::new("LEN", 5, true),
+    Column::new("LEN", 5, true).whole(),
     Column::new("TUNNEL", 8, true),
-    Column::new("ADDRESSES", 45, true),
-    Column::new("SOURCE", 16, false),
-    Column::new("DESTINATION", 18, false),
+    Column::new("ADDRESSES", 45, true).whole(),
+    SOURCE,
+    DESTINATION,
 ];
+const SOURCE: Column = Column::new("SOURCE", 15, false).growing(64);
+const DESTINATION: Column = Column::new("DESTINATION", 18, false).growing(70);
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     let (source_port, port) = event.ports();
     let number = |number: u32| if number == 0 { "-".to_owned() } else { number.to_string() };
-    let mut destination = end(pods.destination.as_deref(), event.destination(), port).to_string();
-    if event.record.held > 0 {
-        let _ = write!(destination, " +{}", event.record.held);
-    }
     let texts: [Cow<'a, str>; 11] = [
-        time_of_day(event.at).chars().take(8).collect::<String>().into(),
+        time_of_day(event.at).into(),
         kind_name(event.kind).into(),
         number(event.record.mtu).into(),
         event.by().unwrap_or("-".into()),
@@ -45,10 +45,15 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
         number(event.record.len).into(),
         event.tunnel().map_or("-".into(), |inner| inner.name().to_string().into()),
         addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
-        end(pods.source.as_deref(), event.source(), None).to_string().into(),
-        destination.into(),
+        "".into(),
+        "".into(),
     ];
-    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| Cell { column: *column, text }));
+    let (source, destination) = (pods.source.as_deref(), pods.destination.as_deref());
+    cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| match *column {
+        SOURCE => end_cell(SOURCE, source, event.source(), None, 0),
+        DESTINATION => end_cell(DESTINATION, destination, event.destination(), port, event.record.held),
+        column => Cell::new(column, text),
+    }));
 }
 
 /// The event's fields, in the order of the documented schema.
@@ -140,8 +145,10 @@ pub(super) fn fate(event: &TooBig, text: &mut String) {
             let stall = &event.record.stall;
             let _ = write!(
                 text,
-                "; {} bytes (of {} a full segment) sent again after {} timeouts",
-                event.record.len, stall.mss, stall.retransmits
+                "; {} bytes (of {} a full segment) sent again after {}",
+                event.record.len,
+                stall.mss,
+                counted(stall.retransmits.into(), "timeout")
             );
         }
         _ => {}

@@ -97,6 +97,7 @@ fn storm(pods: u16) -> Held {
             destination,
             direction: 1 + kind / 25,
             ip_version: 4,
+            portless: 0,
             zero: 0,
         };
         (key, Sum { events: 1_000_000 + u64::from(slot), bytes: 1_500_000_000, limited: 0 })
@@ -173,6 +174,7 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
         destination,
         direction: 1,
         ip_version,
+        portless: 0,
         zero: 0,
     };
     let sum = |events| Sum { events, bytes: 10 * events, limited: 0 };
