@@ -40,3 +40,13 @@ pub fn called(hook: u32) {
         tally.passed += 1;
     }
 }
+
+/// An event of the hook came to pass that its program did not get to see: it is in no row.
+#[inline(always)]
+pub fn unseen(hook: u32) {
+    if let Some(tally) = tally(hook) {
+        tally.seen += 1;
+        tally.uncounted += 1;
+        tally.limited += 1;
+    }
+}

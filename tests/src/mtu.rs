@@ -16,6 +16,7 @@ mod exit;
 mod forged;
 mod here;
 mod ladder;
+mod nested;
 mod quiet;
 mod silent;
 mod tunnels;
