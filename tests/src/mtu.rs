@@ -21,6 +21,7 @@ mod quiet;
 mod silent;
 mod tunnels;
 mod underlay;
+mod unsent;
 mod wireguard;
 
 /// What has been said and counted since a moment.

@@ -38,6 +38,9 @@ mod underway;
 /// 1 where `kfree_skb` has a reason argument (not on 5.10).
 #[unsafe(no_mangle)]
 static HAS_REASON: Global<u32> = Global::new(0);
+/// 1 where `tcp_retransmit_skb` has an error argument: it is called for what was not sent as well.
+#[unsafe(no_mangle)]
+static HAS_ERROR: Global<u32> = Global::new(0);
 
 /// Two programs for one hook on a function's entry: by BTF, and by registers.
 macro_rules! on_entry {
@@ -188,18 +191,20 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
 }
 
 // include/trace/events/tcp.h: tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])  5.10 to 7.2
-// (err from 6.13 on: before, the tracepoint was reached only if the segment was sent)
+// (err on 6.18 and 7.2; on 6.12 and before the tracepoint is reached only if the segment was sent)
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_btf(ctx: BtfTracePointContext) -> i32 {
+    let error = if HAS_ERROR.load() == 0 { 0 } else { ctx.arg(2) };
     // SAFETY: the tracepoint's own arguments.
-    let _ = unsafe { stall::retransmit_typed(ctx.arg(0), ctx.arg(1)) };
+    let _ = unsafe { stall::retransmit_typed(ctx.arg(0), ctx.arg(1), error) };
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn tcp_retransmit_raw(ctx: RawTracePointContext) -> i32 {
+    let error = if HAS_ERROR.load() == 0 { 0 } else { ctx.arg(2) };
     // SAFETY: as above.
-    let _ = unsafe { stall::retransmit_probed(ctx.arg(0), ctx.arg(1)) };
+    let _ = unsafe { stall::retransmit_probed(ctx.arg(0), ctx.arg(1), error) };
     0
 }
 

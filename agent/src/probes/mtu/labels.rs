@@ -13,8 +13,9 @@ use crate::probe::counts::{Counts, Families, Rows};
 /// What an event is counted under, node-wide. All from closed sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels {
+    /// `None` for one that this version does not know, as below.
     kind: Option<Kind>,
-    fate: Fate,
+    fate: Option<Fate>,
     ip_version: u8,
 }
 
@@ -22,7 +23,13 @@ impl Labels {
     /// The series an event belongs to.
     #[must_use]
     pub fn of(kind: Kind, fate: Fate, ip_version: u8) -> Self {
-        Self { kind: Some(kind), fate, ip_version }
+        Self { kind: Some(kind), fate: Some(fate), ip_version }
+    }
+}
+
+impl Labels {
+    fn fate_name(&self) -> &'static str {
+        self.kind.zip(self.fate).map_or("other", |(kind, fate)| fate_name(kind, fate))
     }
 }
 
@@ -30,7 +37,7 @@ impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         [
             ("event", self.kind.map_or("other", kind_name)),
-            ("fate", self.kind.map_or("other", |kind| fate_name(kind, self.fate))),
+            ("fate", self.fate_name()),
             ("family", family_name(self.ip_version)),
         ]
         .encode(encoder)
@@ -139,8 +146,8 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
             None => "of another kind",
         };
         let fate = match labels.fate {
-            Fate::Unknown => String::new(),
-            fate => format!(" ({})", labels.kind.map_or("other", |kind| fate_name(kind, fate))),
+            Some(Fate::Unknown) => String::new(),
+            _ => format!(" ({})", labels.fate_name()),
         };
         format!("{events:>6} {what}{fate}, {}", family_name(labels.ip_version))
     };
