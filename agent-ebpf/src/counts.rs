@@ -1,9 +1,14 @@
 //! Exact counts, and the budget of records each row of them has: one look-up for both.
 
-use agent_common::{Count, Tally};
+use core::mem::offset_of;
+
+use agent_common::Count;
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::PerCpuHashMap;
+
+use crate::tally::{HookTally, add};
 
 /// Records a row and CPU may write in a window.
 #[unsafe(no_mangle)]
@@ -24,33 +29,43 @@ pub fn window() -> u32 {
 
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
 /// described too.
+///
+/// An interrupt in the middle of this may count another event in the same row (see [`tally`](crate::tally::tally)). The
+/// counts are exact all the same. The budget is not: then one more record is written than it allows, or a record speaks for
+/// one event too few or again for some that the one before did. No count is made of what records speak for.
 #[inline(always)]
-pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: &mut Tally, key: &K, len: u32) -> Option<u64> {
+pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: HookTally, key: &K, len: u32) -> Option<u64> {
     let window = window();
-    // SAFETY: per-CPU memory; the program does not nest on this CPU.
-    let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
-        let first = Count { events: 1, bytes: u64::from(len), window, recorded: 1, zero: 0, held: 0 };
-        // BPF_ANY: if another CPU made the row meanwhile, this sets only our own, still empty, part of it.
-        if counts.insert(key, first, 0).is_err() {
-            tally.uncounted += 1;
-            tally.limited += 1;
+    let Some(row) = counts.get_ptr_mut(key).or_else(|| make(counts, key)) else {
+        tally.uncounted();
+        tally.limited();
+        return None;
+    };
+    // SAFETY: this CPU's part of the row. No reference is made: an interrupt writes to it as well.
+    unsafe {
+        add::<{ offset_of!(Count, events) }>(row.cast(), 1);
+        add::<{ offset_of!(Count, bytes) }>(row.cast(), len.into());
+        if (*row).window != window {
+            (*row).window = window;
+            (*row).recorded = 0;
+        }
+        if u32::from((*row).recorded) >= RECORDS_PER_WINDOW.load() {
+            tally.limited();
+            add::<{ offset_of!(Count, held) }>(row.cast(), 1);
             return None;
         }
-        return Some(0);
-    };
-    row.events += 1;
-    row.bytes += u64::from(len);
-    if row.window != window {
-        row.window = window;
-        row.recorded = 0;
+        (*row).recorded += 1;
+        let held = (*row).held;
+        (*row).held = 0;
+        Some(held)
     }
-    if u32::from(row.recorded) >= RECORDS_PER_WINDOW.load() {
-        tally.limited += 1;
-        row.held += 1;
-        return None;
-    }
-    row.recorded += 1;
-    let held = row.held;
-    row.held = 0;
-    Some(held)
+}
+
+/// The row of a key that had none; `None` if the map is full or busy.
+#[inline(always)]
+fn make<K>(counts: &PerCpuHashMap<K, Count>, key: &K) -> Option<*mut Count> {
+    let empty = Count { events: 0, bytes: 0, window: 0, recorded: 0, zero: 0, held: 0 };
+    // What an interrupt has made and counted in meanwhile must stay: it is found as well as what is made here.
+    let _ = counts.insert(key, empty, u64::from(BPF_NOEXIST));
+    counts.get_ptr_mut(key)
 }
