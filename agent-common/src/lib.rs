@@ -2,12 +2,13 @@
 #![no_std]
 
 pub mod drops;
+pub mod filter;
 pub mod mtu;
 pub mod slots;
 
 /// What one hook's kernel side did with the events it was handed, per CPU.
 ///
-/// `seen == written to the ring + limited + ring_full`; the user side completes the identity with what it read.
+/// `seen == written to the ring + filtered + limited + ring_full`; the user side completes the identity with what it read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -16,6 +17,8 @@ pub struct Tally {
     pub passed: u64,
     /// Events the hook was called for and that the probe counts.
     pub seen: u64,
+    /// Events counted but not described: the user's filter does not want them.
+    pub filtered: u64,
     /// Events counted but not described: their key's budget of records for this second was used up.
     pub limited: u64,
     /// Events counted but not described: the ring buffer had no room.
@@ -31,6 +34,7 @@ impl Tally {
         Self {
             passed: self.passed + other.passed,
             seen: self.seen + other.seen,
+            filtered: self.filtered + other.filtered,
             limited: self.limited + other.limited,
             ring_full: self.ring_full + other.ring_full,
             uncounted: self.uncounted + other.uncounted,
@@ -49,14 +53,14 @@ pub struct Count {
     pub events: u64,
     /// Their lengths added up, in bytes (`skb->len`).
     pub bytes: u64,
-    /// The window, in powers of two of jiffies since boot, that `recorded` belongs to.
-    pub window: u32,
+    /// Of these, events that the user's filter wants and that are not described: the budget of records was used up.
+    pub limited: u64,
+    /// The lower half of `limited` when the last record was written: what has come since, that record did not speak for.
+    pub limited_before: u32,
+    /// The lower half of the window's number, in powers of two of jiffies since boot, that `recorded` belongs to.
+    pub window: u16,
     /// Records written in that window.
     pub recorded: u16,
-    /// Always zero.
-    pub zero: u16,
-    /// Events counted since the last record of this row, that one not included.
-    pub held: u64,
 }
 
 const _: () = assert!(size_of::<Count>() == 32);
@@ -77,4 +81,6 @@ mod user {
     unsafe impl aya::Pod for super::Count {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::mtu::MtuKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::filter::Pattern {}
 }

@@ -28,35 +28,54 @@ pub fn window() -> u32 {
 }
 
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
-/// described too.
+/// described too: it is `wanted`, and the row's budget is not used up.
 ///
 /// An interrupt in the middle of this may count another event in the same row (see [`tally`](crate::tally::tally)). The
-/// counts are exact all the same. The budget is not: then one more record is written than it allows, or a record speaks for
-/// one event too few or again for some that the one before did. No count is made of what records speak for.
+/// counts are exact all the same. The budget is not: then one more record is written than it allows, or two records speak for
+/// the same events that were held back. No count is made of what records speak for.
 #[inline(always)]
-pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: HookTally, key: &K, len: u32) -> Option<u64> {
-    let window = window();
-    let Some(row) = counts.get_ptr_mut(key).or_else(|| make(counts, key)) else {
-        tally.uncounted();
-        tally.limited();
-        return None;
-    };
+pub fn count<K>(
+    counts: &PerCpuHashMap<K, Count>,
+    tally: HookTally,
+    key: &K,
+    len: u32,
+    wanted: impl Fn() -> bool,
+) -> Option<u32> {
+    // A row is looked at again within its window or soon after. One that has rested for just so many windows as there are
+    // numbers is held back for a second too long.
+    #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
+    let window = window() as u16;
+    let row = counts.get_ptr_mut(key).or_else(|| make(counts, key));
     // SAFETY: this CPU's part of the row. No reference is made: an interrupt writes to it as well.
     unsafe {
-        add::<{ offset_of!(Count, events) }>(row.cast(), 1);
-        add::<{ offset_of!(Count, bytes) }>(row.cast(), len.into());
+        if let Some(row) = row {
+            add::<{ offset_of!(Count, events) }>(row.cast(), 1);
+            add::<{ offset_of!(Count, bytes) }>(row.cast(), len.into());
+        } else {
+            tally.uncounted();
+        }
+        if !wanted() {
+            tally.filtered();
+            return None;
+        }
+        let Some(row) = row else {
+            tally.limited();
+            return None;
+        };
         if (*row).window != window {
             (*row).window = window;
             (*row).recorded = 0;
         }
         if u32::from((*row).recorded) >= RECORDS_PER_WINDOW.load() {
             tally.limited();
-            add::<{ offset_of!(Count, held) }>(row.cast(), 1);
+            add::<{ offset_of!(Count, limited) }>(row.cast(), 1);
             return None;
         }
         (*row).recorded += 1;
-        let held = (*row).held;
-        (*row).held = 0;
+        #[expect(clippy::cast_possible_truncation, reason = "the difference of two lower halves")]
+        let limited = (*row).limited as u32;
+        let held = limited.wrapping_sub((*row).limited_before);
+        (*row).limited_before = limited;
         Some(held)
     }
 }
@@ -64,7 +83,7 @@ pub fn count<K>(counts: &PerCpuHashMap<K, Count>, tally: HookTally, key: &K, len
 /// The row of a key that had none; `None` if the map is full or busy.
 #[inline(always)]
 fn make<K>(counts: &PerCpuHashMap<K, Count>, key: &K) -> Option<*mut Count> {
-    let empty = Count { events: 0, bytes: 0, window: 0, recorded: 0, zero: 0, held: 0 };
+    let empty = Count { events: 0, bytes: 0, limited: 0, limited_before: 0, window: 0, recorded: 0 };
     // What an interrupt has made and counted in meanwhile must stay: it is found as well as what is made here.
     let _ = counts.insert(key, empty, u64::from(BPF_NOEXIST));
     counts.get_ptr_mut(key)

@@ -8,6 +8,7 @@
 
 pub mod counts;
 pub mod device;
+pub mod filter;
 pub mod kernel;
 pub mod packet;
 pub mod slots;

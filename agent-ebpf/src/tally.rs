@@ -64,7 +64,9 @@ counters! {
     passed
     /// Counts an event.
     seen
-    /// Counts an event that is counted, not described.
+    /// Counts an event that the user's filter does not want.
+    filtered
+    /// Counts an event whose row's budget of records was used up.
     limited
     /// Counts a record that the ring had no room for.
     ring_full

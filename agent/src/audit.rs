@@ -13,6 +13,7 @@ use crate::links::{self, Namespace, Place, Wants};
 use crate::log::note;
 use crate::node;
 use crate::pod::Pod;
+use crate::rights;
 use crate::shutdown;
 use crate::sink::json::JsonSink;
 use crate::sink::table::TableSink;
@@ -57,14 +58,26 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
 
 /// Where the host's and the pods' network namespaces are to be had.
 fn places(proc: &Path, pods: &PodIndex) -> Vec<Place> {
-    let file = |pid: u32| proc.join(pid.to_string()).join("ns/net");
-    let mut places = vec![Place { owner: None, file: file(1), inode: None }];
+    let mut places = vec![of_host(proc)];
     places.extend(pods.namespaces().into_iter().map(|home| Place {
         owner: Some(home.pod),
-        file: file(home.pid),
+        file: proc.join(home.pid.to_string()).join("ns/net"),
         inode: Some(home.netns),
+        doubt: None,
     }));
     places
+}
+
+/// The host's: an agent that lives there (`hostNetwork`) needs no right to read what is its own.
+fn of_host(proc: &Path) -> Place {
+    let first = proc.join("1/ns/net");
+    let (own, doubt) = match enrich::netns::is_hosts(proc) {
+        Some(own) => (own, None),
+        None if rights::open_namespace(&first).is_ok() => (false, None),
+        None => (true, Some("process 1 cannot be seen; the agent's own was read as the host's")),
+    };
+    let file = if own { "/proc/self/ns/net".into() } else { first };
+    Place { owner: None, file, inode: None, doubt }
 }
 
 /// What is printed of one reading.
@@ -79,7 +92,7 @@ impl Shown<'_> {
     fn print(&self, host: &Host) -> io::Result<usize> {
         let json = self.args.output == Output::Json;
         let mut sink: Box<dyn Sink> = if json {
-            Box::new(JsonSink::new(io::stdout(), node::identity(host)))
+            Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host)))
         } else {
             Box::new(TableSink::on_stdout(self.args.output == Output::Wide))
         };

@@ -223,6 +223,9 @@ pub struct Doctor {
     /// How to print
     #[arg(short, long, default_value = "table", value_enum)]
     pub output: Report,
+    /// Exit with 3 if anything is degraded
+    #[arg(long)]
+    pub fail_on_degraded: bool,
 }
 
 /// How `doctor` and `selftest` print.

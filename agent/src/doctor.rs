@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::{Doctor, Host, Report as Output};
 use crate::failure::Failure;
 use crate::node::{self, Node};
-use crate::shutdown;
+use crate::{rights, shutdown};
 
 mod checks;
 mod hooks;
@@ -60,6 +60,12 @@ struct Report {
 }
 
 impl Report {
+    /// What is not as it should be.
+    fn degraded(&self) -> Vec<&'static str> {
+        let not_ok = |check: &&Check| matches!(check.status, Status::Degraded | Status::Failed);
+        self.checks.iter().filter(not_ok).map(|check| check.id).collect()
+    }
+
     /// Probes none of whose hooks can be attached to.
     fn dead_probes(&self) -> Vec<&'static str> {
         let lives = |probe| self.hooks.iter().any(|hook| hook.probe == probe && hook.takes.is_some());
@@ -73,13 +79,15 @@ impl Report {
 /// Looks at everything and prints it.
 ///
 /// # Errors
-/// Unsupported: some probe cannot attach at all; the report is printed before.
+/// Unsupported: some probe cannot attach at all, or something is degraded and `--fail-on-degraded` was given; the report
+/// is printed before.
 pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
     let (_stop, drain) = shutdown::channel();
     let node = Node::read(host, drain).await;
     let hooks = hooks::try_all(&node).await;
     let mut checks = checks::kernel(&node.kernel, &node::kernel_roots(host));
-    checks.extend(checks::rights(hooks.iter().any(|hook| hook.takes.is_some())));
+    checks.extend(checks::hooks(&hooks));
+    checks.extend(checks::rights(hooks.iter().any(|hook| hook.takes.is_some()), &host.host_proc));
     checks.extend(checks::host(host, &node.pods));
     let release = node.kernel.release();
     let report = Report {
@@ -98,14 +106,22 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    let (dead, lacking) = (report.dead_probes(), node::lacking_rights());
-    if dead.is_empty() {
-        return Ok(());
+    let dead = report.dead_probes();
+    if !dead.is_empty() {
+        let what = format!("no hook of probe {} can be attached to here", dead.join(", "));
+        return Err(Failure::unsupported(match rights::lacking() {
+            Some(lacking) => format!("{what}: {lacking}"),
+            None => what,
+        }));
     }
-    let why = if lacking.is_empty() {
-        String::new()
-    } else {
-        format!("; this process lacks {}: run as root, or add them", lacking.join(" and "))
-    };
-    Err(Failure::unsupported(format!("no hook of probe {} can be attached to here{why}", dead.join(", "))))
+    let degraded = report.degraded();
+    if args.fail_on_degraded && !degraded.is_empty() {
+        let check = if degraded.len() == 1 { "check is" } else { "checks are" };
+        return Err(Failure::unsupported(format!(
+            "{} {check} not ok: {} (--fail-on-degraded)",
+            degraded.len(),
+            degraded.join(", ")
+        )));
+    }
+    Ok(())
 }

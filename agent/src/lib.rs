@@ -18,6 +18,7 @@ pub mod path;
 pub mod pod;
 pub mod probe;
 pub mod probes;
+pub mod rights;
 pub mod run;
 pub mod selftest;
 pub mod shutdown;

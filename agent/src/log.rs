@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::panic::PanicHookInfo;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -23,6 +23,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::incident::Span;
 use crate::sink::json::{Head, MAX_LINE, Origin, render};
+use crate::sink::stream::Stream;
 use crate::sink::{Field, Identity, Value, escape};
 
 /// How diagnostics look.
@@ -50,24 +51,41 @@ pub enum StartError {
     Again,
 }
 
-/// Lines that could not be written to stderr; there is nowhere left to say so but a metric.
+/// Where diagnostics go: behind a queue, for a reader of stderr that stalls must not stop the agent.
+static STDERR: OnceLock<Stream> = OnceLock::new();
+
+/// Lines that could not be written to stderr where it has no queue; there is nowhere left to say so but a metric.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Diagnostics lost since the start because stderr refused them.
+/// How long a panic waits for its line to be out: the process may end next.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Diagnostics lost since the start because stderr refused them, or had no room for them.
 #[must_use]
 pub fn lost() -> u64 {
-    LOST.load(Ordering::Relaxed)
+    LOST.load(Ordering::Relaxed) + STDERR.get().map_or(0, Stream::lost)
 }
 
-/// [`lost`] as a metric.
+/// Lines lost since the start, of diagnostics and of the data on this stream, as a metric.
 #[derive(Debug)]
-pub struct LostLines;
+pub struct LostLines(pub Stream);
 
 impl Collector for LostLines {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "Diagnostics that stderr refused: there was nowhere else to say so";
-        let lines = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
-        ConstCounter::new(lost()).encode(lines)
+        let help = "Lines that never left: their reader stalls, or the stream refuses them (a full disk, a closed pipe)";
+        let mut lines = encoder.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
+        for (stream, count) in [("stdout", self.0.lost()), ("stderr", lost())] {
+            ConstCounter::new(count).encode(lines.encode_family(&[("stream", stream)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until all diagnostics are out, at most for `patience`: to be called before the process ends.
+pub fn drain(patience: Duration) {
+    if let Some(stderr) = STDERR.get() {
+        // What is lost by now is lost in the one place that could say so.
+        let _ = stderr.drain(patience);
     }
 }
 
@@ -94,13 +112,24 @@ pub fn start(style: Style, filter: &str, identity: Arc<Identity>, root: Span) ->
     let subscriber = Registry::default().with(wanted).with(diagnostics);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| StartError::Again)?;
     LogTracer::builder().with_max_level(most).init().map_err(|_| StartError::Again)?;
-    std::panic::set_hook(Box::new(move |panic| to_stderr(&writer.panicked(panic))));
+    // Without a thread to be had, lines are written where they are made.
+    if let Ok(stderr) = Stream::stderr() {
+        // It was started once: the subscriber above is the only one.
+        let _ = STDERR.set(stderr);
+    }
+    std::panic::set_hook(Box::new(move |panic| {
+        to_stderr(&writer.panicked(panic));
+        drain(LAST_WORDS);
+    }));
     Ok(())
 }
 
-/// Writes one whole line with one `write(2)`: two processes on one pipe then never mix theirs.
+/// Hands over one whole line.
 fn to_stderr(line: &[u8]) {
-    if io::stderr().lock().write_all(line).is_err() {
+    if let Some(stderr) = STDERR.get() {
+        // It counts what it loses.
+        stderr.put(line);
+    } else if io::stderr().lock().write_all(line).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -275,8 +304,7 @@ fn bounded(text: fmt::Arguments<'_>) -> String {
 
 /// A line for the person who has asked for something, beside the data on stdout.
 pub fn note(text: &str) {
-    // With stderr gone there is nobody to tell.
-    let _ = writeln!(io::stderr(), "r2c-agent: {}", escape::text(text));
+    to_stderr(format!("r2c-agent: {}\n", escape::text(text)).as_bytes());
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! r2c-agent: parses the command line, starts diagnostics, runs the command, turns its end into an exit code.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use agent::cli::{self, AuditOf, Cli, Command};
 use agent::failure::Failure;
@@ -44,7 +45,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(&cli.host, args).await,
             Command::Trace(args) => trace::trace(&cli.host, *args).await,
@@ -56,13 +57,23 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             },
             Command::Completions { .. } => Ok(()),
         }
-    })
+    });
+    // What still reads a file (a cgroup of a dead mount) must not hold up the end.
+    runtime.shutdown_background();
+    done
 }
 
+/// How long the last diagnostics may take to leave: a reader of stderr that stalls must not hold up the end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 fn end(result: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let Err(failure) = result else {
+        log::drain(LAST_WORDS);
+        return ExitCode::SUCCESS;
+    };
     if log::started() {
         tracing::error!("{}", failure.message);
+        log::drain(LAST_WORDS);
     } else {
         eprintln!("r2c-agent: error: {}", escape::text(&failure.message));
     }

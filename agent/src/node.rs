@@ -15,9 +15,11 @@ use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
 use crate::probe::attach::{Climb, may_read};
+use crate::probe::filter::PacketFilter;
 use crate::probe::loader::Loader;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probes;
+use crate::rights;
 use crate::shutdown::Drain;
 use crate::sink::Identity;
 
@@ -41,7 +43,7 @@ impl Node {
     /// Reads kernel and pods, and warns of what the kernel does not tell; both are followed from then on.
     pub async fn look(host: &Host, drain: Drain) -> Self {
         let node = Self::read(host, drain).await;
-        let powerless = !lacking_rights().is_empty();
+        let powerless = rights::lacking().is_some();
         for missing in node.kernel.missing() {
             // Formats are only asked for where there are no types; a container seldom has tracefs mounted. Without
             // rights there will be a refusal that says what is lacking: one line, not a line for each consequence.
@@ -71,11 +73,18 @@ impl Node {
     /// # Errors
     /// The kernel refused every rung of a hook, or the object as a whole.
     pub fn start(&self, entry: &Entry, limits: &Limits) -> Result<Started, StartError> {
-        let settings = settings(limits);
+        self.start_by(entry, &settings(limits))
+    }
+
+    /// As [`Node::start`], by settings that say more than limits do.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_by(&self, entry: &Entry, settings: &Settings) -> Result<Started, StartError> {
         let context = Context {
             kernel: &self.kernel,
             loader: &self.loader,
-            settings: &settings,
+            settings,
             pods: Arc::new(self.pods.clone()),
             host_netns: self.host_netns,
             register: &|slots| self.pods.register(slots),
@@ -94,21 +103,21 @@ impl Node {
     }
 }
 
-/// One line a hook, but for those that were refused for the same reason: these are one.
+/// One line a hook, but for those that were refused for the same reason: these are one, with what cures it.
 fn say_climbs(kernel: &Kernel, probe: &str, climbs: &[Climb]) {
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
     for climb in climbs {
-        let why = climb.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let (hook, why) = (climb.hook.name, climb.why());
         match climb.holds {
-            Some(rung) if why.is_empty() => info!("hook {} by {}", climb.hook.name, rung.name),
-            Some(rung) => info!("hook {} by {}; refused {why}", climb.hook.name, rung.name),
+            Some(rung) if why.is_empty() => info!("hook {hook} of {probe} by {}", rung.name),
+            Some(rung) => info!("hook {hook} of {probe} by {}; refused {why}", rung.name),
             // What is not there does nothing that would have to be seen. It is looked for at the start only.
             None if climb.hook.module.is_some_and(|module| !kernel.has_module(module)) => {
-                info!("hook {} is in a module that is not loaded", climb.hook.name);
+                info!("hook {hook} of {probe} is in a module that is not loaded");
             }
             None => match refused.iter_mut().find(|(other, _)| *other == why) {
-                Some((_, hooks)) => hooks.push(climb.hook.name),
-                None => refused.push((why, vec![climb.hook.name])),
+                Some((_, hooks)) => hooks.push(hook),
+                None => refused.push((why, vec![hook])),
             },
         }
     }
@@ -141,6 +150,8 @@ pub fn settings(limits: &Limits) -> Settings {
         bpf_log: limits.bpf_log,
         rung: limits.rung.clone(),
         count_passed: false,
+        filter: PacketFilter::default(),
+        by_pod: false,
     }
 }
 
@@ -154,72 +165,8 @@ pub fn identity(host: &Host) -> Arc<Identity> {
 #[must_use]
 pub fn refused(errors: &[StartError]) -> Failure {
     let refused = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-    let lacking = lacking_rights();
-    if lacking.is_empty() {
-        return Failure::unsupported(refused);
-    }
-    Failure::unsupported(format!(
-        "{refused}; this process lacks {}: run as root, or add them",
-        lacking.join(" and ")
-    ))
-}
-
-/// A right of capabilities(7) that the agent has a use for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Right {
-    /// Load programs and maps.
-    Bpf,
-    /// Attach to tracepoints and read kernel memory.
-    Perfmon,
-    /// Ask for other network namespaces' links.
-    NetAdmin,
-    /// See which network namespace another user's process lives in.
-    SysPtrace,
-    /// See kernel symbols' addresses.
-    Syslog,
-}
-
-impl Right {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Bpf, Self::Perfmon, Self::NetAdmin, Self::SysPtrace, Self::Syslog];
-
-    /// As `setcap` and manifests spell it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bpf => "CAP_BPF",
-            Self::Perfmon => "CAP_PERFMON",
-            Self::NetAdmin => "CAP_NET_ADMIN",
-            Self::SysPtrace => "CAP_SYS_PTRACE",
-            Self::Syslog => "CAP_SYSLOG",
-        }
-    }
-
-    /// Whether this process has it. `CAP_SYS_ADMIN` stands for the two that were once part of it; the kernel does not
-    /// take it for the others.
-    #[must_use]
-    pub fn held(self) -> bool {
-        const SYS_ADMIN: u32 = 21;
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let effective = status
-            .lines()
-            .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok())
-            .unwrap_or(0);
-        let has = |bit: u32| effective & (1 << bit) != 0;
-        match self {
-            Self::Bpf => has(39) || has(SYS_ADMIN),
-            Self::Perfmon => has(38) || has(SYS_ADMIN),
-            Self::NetAdmin => has(12),
-            Self::SysPtrace => has(19),
-            Self::Syslog => has(34),
-        }
-    }
-}
-
-/// The capabilities BPF tracing needs and this process has not.
-#[must_use]
-pub fn lacking_rights() -> Vec<&'static str> {
-    [Right::Bpf, Right::Perfmon].into_iter().filter(|right| !right.held()).map(Right::name).collect()
+    let cures = rights::cures(errors.iter().flat_map(StartError::refused));
+    Failure::unsupported(cures.map_or(refused.clone(), |cures| format!("{refused}; {cures}")))
 }
 
 /// Names of the network interfaces in every network namespace some process of this node lives in.
@@ -266,6 +213,7 @@ impl Collector for PodsReport {
             ("bind_refused", &stats.binds_refused),
             ("reading_raced", &stats.readings_raced),
             ("pids_hidden", &stats.pids_hidden),
+            ("netns_refused", &stats.netns_refused),
             ("watch_lost", &stats.watches_lost),
         ] {
             let count = ConstCounter::new(count.load(Relaxed));

@@ -16,6 +16,7 @@ pub use crate::sink::{Cell, Column, Confidence, Field, Level, Value, time_of_day
 
 pub mod attach;
 pub mod counts;
+pub mod filter;
 pub mod flow;
 pub mod globals;
 pub mod loader;
@@ -236,6 +237,8 @@ pub trait Probe: Sized + Send + 'static {
     const HOOKS: &'static [Hook];
     /// The columns of its table.
     const COLUMNS: &'static [Column];
+    /// Whether its kernel side applies the user's filter on packets.
+    const FILTERS: bool = false;
 
     /// Its BPF object.
     fn object() -> &'static [u8];
@@ -255,6 +258,8 @@ pub trait Probe: Sized + Send + 'static {
     fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector>;
     /// Sums the exact counts up for a person.
     fn summary(&self) -> Summary;
+    /// Reads which events were counted only, since their budget of records was used up.
+    fn limited_reader(&self) -> counts::ReadLimited;
     /// The values `--reason` can match on this kernel; empty if any may.
     fn reasons(kernel: &Kernel) -> Vec<String>;
     /// Reads what its kernel side did with the events so far.

@@ -1,6 +1,5 @@
 //! `r2c-agent run`: the node's agent. Metrics over HTTP, one JSON line per event on stdout, diagnostics on stderr.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +20,14 @@ use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered};
 use crate::sink::json::JsonSink;
+use crate::sink::stream::Stream;
 use crate::sink::{Level, Nowhere, Sink};
 
 /// Time the paths have to carry what is left after SIGTERM; Kubernetes gives 30 s, an operator less.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Time the last lines have to leave: a reader that stalls must not hold up the end.
+const LAST_LINES: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or Ctrl-C.
 ///
@@ -33,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
+    let stdout = Stream::stdout(|error| {
+        error!("stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried");
+    })?;
     // Bound first: a second agent on the address must fail before it attaches anything.
     let listener = http::bind(args.listen).await?;
     info!("r2c-agent {} serves {}", crate::version::SHORT, args.listen);
@@ -44,7 +50,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let health = Health::default();
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
-    metrics.registry().register_collector(Box::new(crate::log::LostLines));
+    metrics.registry().register_collector(Box::new(crate::log::LostLines(stdout.clone())));
     metrics.registry().register_collector(Box::new(Reports(reports)));
     metrics.registry().register_collector(Box::new(node::PodsReport(node.pods.clone())));
     let gauges = Gauges::default();
@@ -53,7 +59,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut paths = JoinSet::new();
     for Started { name, collector, carry, .. } in started {
         metrics.registry().register_collector(collector);
-        let path = carry(sink(host, args.events), drain.clone());
+        let path = carry(sink(host, args.events, &stdout), drain.clone());
         paths.spawn(async move { (name, path.await) });
         health.settled(name);
     }
@@ -62,7 +68,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         proc: host.host_proc.clone(),
         pods: node.pods.clone(),
         gauges,
-        sink: audit_sink(host, args.events),
+        sink: audit_sink(host, args.events, &stdout),
     };
     tokio::spawn(audit.follow(drain.clone()));
     let server = tokio::spawn(http::serve(listener, state, drain));
@@ -86,6 +92,13 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         warn!("a path did not end in {DRAIN:?}; its last events may be missing");
     }
     let _ = server.await;
+    let out = tokio::task::spawn_blocking(move || stdout.drain(LAST_LINES)).await?;
+    if let Some(error) = out.fault {
+        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+    }
+    if out.lost > 0 {
+        warn!("{} lines lost: the reader of stdout stalls, or has stalled", out.lost);
+    }
     info!("stopped");
     Ok(())
 }
@@ -117,8 +130,8 @@ fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), 
     Ok((started, reports))
 }
 
-fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
-    let json = || JsonSink::new(io::stdout(), node::identity(host));
+fn sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
+    let json = || JsonSink::new(stdout.clone(), node::identity(host));
     match events {
         Events::None => Box::new(Nowhere),
         Events::All => Box::new(json()),
@@ -129,10 +142,10 @@ fn sink(host: &Host, events: Events) -> Box<dyn Sink> {
 }
 
 /// Findings, and that they are gone: the second is no harm, but who was told of the first must hear it.
-fn audit_sink(host: &Host, events: Events) -> Box<dyn Sink> {
+fn audit_sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
     match events {
         Events::None => Box::new(Nowhere),
-        Events::All | Events::Harmful => Box::new(JsonSink::new(io::stdout(), node::identity(host))),
+        Events::All | Events::Harmful => Box::new(JsonSink::new(stdout.clone(), node::identity(host))),
     }
 }
 

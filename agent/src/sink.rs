@@ -14,6 +14,7 @@ pub mod filter;
 pub mod json;
 #[cfg(test)]
 pub(crate) mod schema;
+pub mod stream;
 pub mod table;
 
 /// How much a line matters to an operator.
@@ -249,10 +250,34 @@ impl Sink for Nowhere {
 pub enum Written {
     /// It is out.
     Yes,
+    /// It matters less than what is wanted. Not a loss.
+    Benign,
     /// A filter of the user's did not want it. Not a loss.
     Filtered,
+    /// It is lost: the stream has no room for it, because its reader stalls.
+    Refused,
     /// It was out and it was the last one wanted (`--max-events`).
     Last,
+}
+
+impl Written {
+    /// Whether the line was wanted, and is out or would be if there were room.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        !matches!(self, Self::Benign | Self::Filtered)
+    }
+
+    /// What a stream's answer means: one that would have to wait for its reader has refused the line.
+    ///
+    /// # Errors
+    /// Any other of the stream's.
+    pub fn of(written: io::Result<()>) -> io::Result<Self> {
+        match written {
+            Ok(()) => Ok(Self::Yes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Self::Refused),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What a test has a line say.

@@ -11,17 +11,25 @@ use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
-use crate::probe::flow::Account;
+use crate::probe::attach::may_read;
+use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
-use crate::probe::start::{Entry, Started};
+use crate::probe::start::{Entry, Settings, Started};
 use crate::probes;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
+use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
+mod summary;
 mod to;
+
+use summary::Sums;
+
+/// How long the last lines may take to leave: a reader that stalls must not hold up the end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
@@ -37,9 +45,22 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         .ok_or_else(|| Failure::usage(format!("no probe {}", args.probe)))?;
     let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
+    let stop = Arc::new(stop);
+    let stdout = {
+        let stop = Arc::clone(&stop);
+        // Nobody reads any more, or the disk is full: to go on would help nobody.
+        Stream::stdout(move |_| stop.start())?
+    };
     let mut node = Node::look(host, drain.clone()).await;
     check_names(entry, &node, &args)?;
-    let started = node.start(entry, &args.limits).map_err(|error| node::refused(&[error]))?;
+    let filter = filter(&args);
+    check_packets(&node, &filter)?;
+    let settings = Settings {
+        filter: PacketFilter::new(&filter.ip, &filter.port, &filter.interface),
+        by_pod: filter.is_about_pods(),
+        ..node::settings(&args.limits)
+    };
+    let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     if let Some(path) = &args.ready_file {
@@ -48,41 +69,69 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
-    let filter = filter(&args);
-    let mut sink = sink(host, entry, &args, filter.clone(), &told)?;
+    let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
     tokio::spawn(async move {
         ended_by_user(&mut signals, args.duration).await;
         stop.start();
     });
     if entry.name == to::PROBE {
         let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
-        let told = standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await;
-        // Nobody would read the events either.
-        if told.is_err() {
-            return Ok(ended(told)?);
-        }
+        standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await?;
     }
-    let Started { carry, account, attached, summary, .. } = started;
+    let Started { carry, account, attached, summary, limited, filters_late, .. } = started;
     let carried = carry(sink, drain).await;
-    let lines = summarise(&account(), attached.missed(), began.elapsed(), &summary(), args.all);
-    for line in &lines {
+    let took = began.elapsed();
+    let sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
+    let lines = sums.lines(took, &summary(), args.all);
+    let out = drained(&stdout).await;
+    for line in lines.iter().chain(&stalled(&out)) {
         note(line);
     }
     if let Ended::Failed(error) = carried {
-        ended(Err(error))?;
+        return Err(error.into());
     }
-    match told.load(Relaxed) {
-        1.. if args.fail_on_findings => Err(Failure::findings("findings were told (--fail-on-findings)")),
-        _ => Ok(()),
+    if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+    }
+    match (told.load(Relaxed), sums.not_examined()) {
+        _ if !args.fail_on_findings => Ok(()),
+        (1.., _) => Err(Failure::findings("findings were told (--fail-on-findings)")),
+        (0, 1..) => {
+            let message = format!("{} events were not examined (--fail-on-findings)", sums.not_examined());
+            Err(Failure { code: 1, message })
+        }
+        (0, 0) => Ok(()),
     }
 }
 
-/// `trace drops | head`: the reader has seen enough, which is no failure.
-fn ended(written: io::Result<()>) -> io::Result<()> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+/// Where no address and no port can be read, a filter by them would hide all there is.
+fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
+    if filter.ip.is_empty() && filter.port.is_empty() {
+        return Ok(());
     }
+    let why = if node.kernel.btf().is_none() {
+        "the kernel's types (BTF) are missing"
+    } else if !may_read(&node.kernel) {
+        "the kernel is locked down (confidentiality)"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::unsupported(format!(
+        "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
+    )))
+}
+
+/// What became of the lines, once the last of them had their time to leave.
+async fn drained(stdout: &Stream) -> Drained {
+    let stream = stdout.clone();
+    let waited = tokio::task::spawn_blocking(move || stream.drain(PATIENCE)).await;
+    waited.unwrap_or_else(|_| stdout.drain(Duration::ZERO))
+}
+
+/// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
+fn stalled(out: &Drained) -> Option<String> {
+    let is_lost = out.lost > 0 && out.fault.is_none();
+    is_lost.then(|| format!("{} lines lost: the reader of stdout stalls", out.lost))
 }
 
 /// Ctrl-C, SIGTERM, or the time is up.
@@ -114,14 +163,14 @@ fn sink(
     args: &Trace,
     filter: Filter,
     told: &Arc<AtomicU64>,
+    stdout: Stream,
 ) -> io::Result<Box<dyn Sink>> {
     let inner: Box<dyn Sink> = match args.output {
-        Output::Json => Box::new(lines(host)),
+        Output::Json => Box::new(JsonSink::new(stdout, node::identity(host))),
         Output::Table | Output::Wide => {
-            let mut table = table(args.output);
+            let mut table = TableSink::like_stdout(stdout, args.output == Output::Wide);
             // Before the first event, so that an empty screen says what is being waited for.
             table.heading(entry.name, entry.columns.iter().copied())?;
-            table.flush()?;
             Box::new(table)
         }
     };
@@ -141,7 +190,7 @@ struct Noted {
 impl Sink for Noted {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
         let written = self.inner.write(line)?;
-        if line.level >= Level::Warn && written != Written::Filtered {
+        if line.level >= Level::Warn && written.is_wanted() {
             self.told.fetch_add(1, Relaxed);
         }
         Ok(written)
@@ -150,16 +199,6 @@ impl Sink for Noted {
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
-}
-
-/// JSON on stdout.
-fn lines(host: &Host) -> JsonSink<io::Stdout> {
-    JsonSink::new(io::stdout(), node::identity(host))
-}
-
-/// A table on stdout.
-fn table(output: Output) -> TableSink<io::Stdout> {
-    TableSink::on_stdout(output == Output::Wide)
 }
 
 /// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
@@ -205,41 +244,4 @@ fn until(duration: Duration) -> String {
         return "; Ctrl-C ends it".to_owned();
     }
     format!(" for {}; Ctrl-C ends it sooner", humantime::format_duration(duration))
-}
-
-/// What it all came to: exact counts, then every loss in one line, then a hint if nothing was shown.
-fn summarise(account: &Account, missed: u64, took: Duration, counts: &[String], all: bool) -> Vec<String> {
-    let mut lines = vec![format!(
-        "{} events in {:.1} s: {} shown, {} filtered out, {} only counted",
-        account.produced,
-        took.as_secs_f64(),
-        account.emitted,
-        account.filtered,
-        account.limited
-    )];
-    if !counts.is_empty() {
-        lines.push("on the whole node:".to_owned());
-        lines.extend(counts.iter().cloned());
-    }
-    let lost = account.ring_full + account.undecoded + account.unwritten + missed;
-    lines.push(match lost {
-        0 => "nothing lost".to_owned(),
-        _ => format!(
-            "lost {lost} descriptions (ring full {}, undecoded {}, unwritten {}, missed by the kernel {missed}); counts include all but the missed",
-            account.ring_full, account.undecoded, account.unwritten
-        ),
-    });
-    if account.emitted == 0 {
-        lines.push(match (account.produced, all) {
-            (0, _) => {
-                "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
-                    .to_owned()
-            }
-            (_, false) => {
-                "all of it was benign or filtered out; --all shows what a healthy node drops, too".to_owned()
-            }
-            (_, true) => "all of it was filtered out".to_owned(),
-        });
-    }
-    lines
 }

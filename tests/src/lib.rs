@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod confined;
+#[cfg(test)]
 mod degraded;
 #[cfg(test)]
 mod drops;
@@ -29,5 +31,9 @@ mod pods;
 mod rights;
 #[cfg(test)]
 mod scrapes;
+#[cfg(test)]
+mod stalls;
+#[cfg(test)]
+mod storm;
 #[cfg(test)]
 mod usage;

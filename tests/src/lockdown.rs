@@ -51,7 +51,7 @@ fn drops_are_counted_by_reason_place_and_pod_without_reading_a_packet() {
     let (of_udp, others): (Vec<&str>, Vec<&str>) =
         warnings.into_iter().partition(|line| line.contains("does without hook udpv6_err: "));
     assert!(of_udp.len() <= 1 && others.len() == 1 && others[0].contains("lockdown"), "{said}");
-    assert!(said.contains("hook kfree_skb by tp_btf\""), "{said}");
+    assert!(said.contains("hook kfree_skb of drops by tp_btf\""), "{said}");
 }
 
 #[test]
@@ -67,5 +67,12 @@ fn the_doctor_says_what_is_lost() {
     assert!(lockdown["advice"].as_str().unwrap().contains("addresses"), "{lockdown:#}");
     for hook in report["hooks"].as_array().unwrap().iter().filter(|hook| hook["hook"] == "kfree_skb") {
         assert_eq!(hook["takes"], "tp_btf", "{hook:#}");
+    }
+    // Its EPERM is told from that of rights.
+    let rungs = report["hooks"].as_array().unwrap().iter().flat_map(|hook| hook["rungs"].as_array().unwrap());
+    let kprobes: Vec<_> = rungs.filter(|rung| rung["name"] == "kprobe" && !rung["cure"].is_null()).collect();
+    assert!(!kprobes.is_empty(), "{report:#}");
+    for kprobe in kprobes {
+        assert!(kprobe["why"].as_str().unwrap().contains("kernel lockdown (confidentiality)"), "{kprobe:#}");
     }
 }

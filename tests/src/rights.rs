@@ -105,18 +105,28 @@ fn refuse_raw_attachment() -> io::Result<()> {
     const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
     /// include/linux/errno.h: not one of the C library's.
     const ENOTSUPP: u32 = 524;
+    filter(Some(BPF_RAW_TRACEPOINT_OPEN), ENOTSUPP)
+}
+
+/// Has bpf(2) answer `error` from now on: to this command, or to all.
+pub(crate) fn filter(command: Option<u32>, error: u32) -> io::Result<()> {
     // BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K and BPF_RET | BPF_K of linux/bpf_common.h.
     const LOAD: u16 = 0x20;
     const EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     // struct seccomp_data: the call's number at 0, the low half of its first argument at 16.
+    let is_meant = match command {
+        Some(command) => step(EQUAL, command, 0, 1),
+        // Either way on to the next.
+        None => step(EQUAL, 0, 0, 0),
+    };
     let mut steps = [
         step(LOAD, 0, 0, 0),
         step(EQUAL, u32::try_from(libc::SYS_bpf).unwrap_or(u32::MAX), 0, 3),
         step(LOAD, 16, 0, 0),
-        step(EQUAL, BPF_RAW_TRACEPOINT_OPEN, 0, 1),
-        step(RETURN, libc::SECCOMP_RET_ERRNO | ENOTSUPP, 0, 0),
+        is_meant,
+        step(RETURN, libc::SECCOMP_RET_ERRNO | error, 0, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let filter = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };

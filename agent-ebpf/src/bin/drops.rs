@@ -10,6 +10,7 @@
 use agent_common::drops::{Direction, DropKey, DropRecord, flags};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
+use agent_ebpf::filter;
 use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_IIF, SKB_LEN,
     SKB_REFDST, SKB_SK, Typed,
@@ -143,7 +144,9 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
 
     // SAFETY: `skb` is the tracepoint's own argument, read the way this kind of program may.
     let (key, len) = unsafe { (key::<R>(freed), kernel::field::<R, u32>(freed.skb, &SKB_LEN)) };
-    let Some(held) = count(&COUNTS, tally, &key, len) else {
+    // SAFETY: as above.
+    let wanted = || unsafe { filter::wants::<R>(freed.skb) };
+    let Some(held) = count(&COUNTS, tally, &key, len, wanted) else {
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
@@ -152,7 +155,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
         return Ok(());
     };
     // SAFETY: as above.
-    unsafe { record::<R>(entry.as_mut_ptr(), freed, &key, held) };
+    unsafe { record::<R>(entry.as_mut_ptr(), freed, &key, held.into()) };
     entry.submit(0);
     Ok(())
 }

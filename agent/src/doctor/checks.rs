@@ -1,18 +1,21 @@
 //! The checks beside the hooks: what the kernel tells, what this process may do, what of the node it can see.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
+use super::hooks::HookReport;
 use super::{Check, Status};
 use crate::cli::Host;
 use crate::enrich::{self, PodIndex};
 use crate::kernel::reasons::Reasons;
 use crate::kernel::{Kernel, Lockdown, Part, Roots};
-use crate::node::Right;
 use crate::probe::attach::may_read;
+use crate::rights::{self, Act, Cause, Process, Right};
 
 /// What the kernel tells of itself.
 pub(super) fn kernel(kernel: &Kernel, roots: &Roots) -> Vec<Check> {
@@ -83,8 +86,11 @@ fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
             ID,
             Status::Degraded,
             format!("{}; kptr_restrict {restrict}", why(kernel, Part::Symbols)),
-            "lost: the function a packet died in, and all that follows from it; add CAP_SYSLOG, and set \
-             kernel.kptr_restrict below 2",
+            &format!(
+                "lost: the function a packet died in, and all that follows from it; {}, and set \
+                 kernel.kptr_restrict below 2",
+                rights::cure_of(Right::Syslog)
+            ),
         ),
     }
 }
@@ -116,18 +122,14 @@ fn lockdown(mode: Lockdown, reads: bool) -> Check {
         Lockdown::None => Check::ok(ID, "none"),
         Lockdown::Integrity => Check::ok(ID, "integrity: tracing is not affected"),
         Lockdown::Confidentiality | Lockdown::Unknown => {
-            Check::ok(ID, "securityfs is not seen here; programs may read kernel memory")
+            Check::ok(ID, "not seen; programs may read kernel memory")
         }
     }
 }
 
 fn kprobes(kernel: &Kernel) -> Check {
     // The hooks below say what that costs: nothing where fentry is to be had.
-    let found = if kernel.has_kprobes() {
-        "built in"
-    } else {
-        "not seen: what listens on a function needs fentry then"
-    };
+    let found = if kernel.has_kprobes() { "built in" } else { "not seen; functions need fentry then" };
     Check::ok("kernel.kprobes", found)
 }
 
@@ -145,36 +147,119 @@ fn cpus(kernel: &Kernel) -> Check {
     }
 }
 
-/// What this process may do. `attached`: some hook could be attached to.
-pub(super) fn rights(attached: bool) -> Vec<Check> {
+/// What the hooks' ladders come to.
+pub(super) fn hooks(hooks: &[HookReport]) -> Vec<Check> {
+    vec![paranoid(hooks, Process::own().paranoid_now()), rungs(hooks)]
+}
+
+/// Hooks by name, each probe named after its own.
+fn named(hooks: &[&HookReport]) -> String {
+    let mut probes: Vec<(&str, Vec<&str>)> = Vec::new();
+    for hook in hooks {
+        match probes.iter_mut().find(|(probe, _)| *probe == hook.probe) {
+            Some((_, names)) => names.push(hook.hook),
+            None => probes.push((hook.probe, vec![hook.hook])),
+        }
+    }
+    let of_probe = |(probe, names): &(&str, Vec<&str>)| format!("{} of {probe}", names.join(", "));
+    probes.iter().map(of_probe).collect::<Vec<_>>().join("; ")
+}
+
+/// From 3 on, on Debian and Ubuntu, kprobes and tracepoints are for `CAP_SYS_ADMIN` alone.
+fn paranoid(hooks: &[HookReport], level: Option<i32>) -> Check {
+    const ID: &str = "kernel.perf_events";
+    let hurt: Vec<&HookReport> = hooks.iter().filter(|hook| hook.paranoid().is_some()).collect();
+    let level = level.map_or("unknown".to_owned(), |level| level.to_string());
+    let found = format!("kernel.perf_event_paranoid {level}");
+    if hurt.is_empty() {
+        return Check::ok(ID, found);
+    }
+    let (lost, lesser): (Vec<_>, Vec<_>) = hurt.iter().partition(|hook| hook.takes.is_none());
+    let mut advice = Vec::new();
+    if !lost.is_empty() {
+        advice.push(format!("lost: {}", named(&lost)));
+    }
+    if !lesser.is_empty() {
+        advice.push(format!("on a lesser rung: {}", named(&lesser)));
+    }
+    let refusals = hurt.iter().flat_map(|hook| &hook.rungs).filter_map(|rung| rung.refused.as_ref());
+    advice.extend(rights::cures(refusals.filter(|refused| matches!(refused.cause, Cause::Paranoid(_)))));
+    Check::not_ok(ID, Status::Degraded, format!("{found} refuses kprobes"), &advice.join("; "))
+}
+
+/// Few enough for their words to be read.
+const FEW: usize = 3;
+
+/// Hooks that hold no rung, or one that does not fire.
+fn rungs(hooks: &[HookReport]) -> Check {
+    const ID: &str = "hooks";
+    let absent = hooks.iter().filter(|hook| hook.module_absent.is_some()).count();
+    let there = hooks.len() - absent;
+    let lost: Vec<&HookReport> = hooks.iter().filter(|hook| hook.is_lost()).collect();
+    let silent: Vec<&HookReport> = hooks.iter().filter(|hook| hook.is_silent()).collect();
+    let mut found = format!("{} of {there} attached", there - lost.len());
+    if absent > 0 {
+        // Writing to a String cannot fail.
+        let _ = write!(found, ", {absent} in a module that is not loaded");
+    }
+    if lost.is_empty() && silent.is_empty() {
+        return Check::ok(ID, found);
+    }
+    let mut advice = Vec::new();
+    match lost.len() {
+        0 => {}
+        1..=FEW => advice.extend(
+            lost.iter().map(|hook| format!("lost by {} of {}: {}", hook.hook, hook.probe, hook.tells)),
+        ),
+        many => advice.push(format!("lost: what the other {many} tell, see below")),
+    }
+    if !silent.is_empty() {
+        advice.push(format!("attached and never called: {}", named(&silent)));
+    }
+    Check::not_ok(ID, Status::Degraded, found, &advice.join("; "))
+}
+
+/// What this process may do. `attached`: some hook could be attached to. `proc`: where the host's processes are.
+pub(super) fn rights(attached: bool, proc: &Path) -> Vec<Check> {
     let mut checks: Vec<Check> = Right::ALL.into_iter().map(|right| of_right(right, right.held())).collect();
+    checks.push(module(Process::own(), namespaces(proc)));
     checks.push(memlock(getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft), attached));
     checks
 }
 
 fn of_right(right: Right, held: bool) -> Check {
     let (id, status, lost) = match right {
-        Right::Bpf => ("rights.bpf", Status::Failed, "lost: everything; add CAP_BPF or run as root"),
-        Right::Perfmon => {
-            ("rights.perfmon", Status::Failed, "lost: everything; add CAP_PERFMON or run as root")
-        }
-        Right::NetAdmin => (
-            "rights.net_admin",
-            Status::Degraded,
-            "lost: the MTUs of pods' interfaces (audit mtu); add CAP_NET_ADMIN",
-        ),
+        Right::Bpf => ("rights.bpf", Status::Failed, "everything"),
+        Right::Perfmon => ("rights.perfmon", Status::Failed, "everything"),
+        Right::NetAdmin => ("rights.net_admin", Status::Degraded, "the MTUs of pods' interfaces (audit mtu)"),
         Right::SysPtrace => (
             "rights.sys_ptrace",
             Status::Degraded,
-            "lost: which pod a network namespace is, and so the pod of most events; add CAP_SYS_PTRACE",
+            "which pod a network namespace is, and so the pod of most events",
         ),
-        Right::Syslog => {
-            ("rights.syslog", Status::Degraded, "lost: kernel symbols (see kernel.symbols); add CAP_SYSLOG")
-        }
+        Right::Syslog => ("rights.syslog", Status::Degraded, "kernel symbols (see kernel.symbols)"),
+        Right::SysAdmin => ("rights.sys_admin", Status::Degraded, "routes and learned path MTUs of pods"),
     };
-    match (held, status) {
-        (true, _) => Check::ok(id, format!("{} held", right.name())),
-        (false, status) => Check::not_ok(id, status, format!("no {}", right.name()), lost),
+    if held {
+        return Check::ok(id, format!("{} held", right.name()));
+    }
+    let advice = format!("lost: {lost}; {}", rights::cure_of(right));
+    Check::not_ok(id, status, format!("no {}", right.name()), &advice)
+}
+
+/// What confines this process; `seen`: what came of looking at the host's namespaces.
+fn module(own: &Process, seen: Result<Pids, Errno>) -> Check {
+    const ID: &str = "rights.module";
+    let found = own.module.as_ref().map_or("no security module confines it".to_owned(), ToString::to_string);
+    let refused = seen.err().and_then(|error| rights::why(Act::SeeNetns, error, false));
+    match refused {
+        Some(refused) if matches!(refused.cause, Cause::Module(_)) => Check::not_ok(
+            ID,
+            Status::Degraded,
+            format!("{found} refuses to show the host's namespaces"),
+            &format!("lost: the pods of events; {}", refused.cure.unwrap_or_default()),
+        ),
+        _ => Check::ok(ID, found),
     }
 }
 
@@ -200,7 +285,7 @@ fn memlock(limit: Option<u64>, attached: bool) -> Check {
 /// What of the node can be seen.
 pub(super) fn host(host: &Host, pods: &PodIndex) -> Vec<Check> {
     vec![
-        pids(&host.host_proc, Right::SysPtrace.held()),
+        pids(&host.host_proc),
         hidepid(&host.host_proc, Right::SysPtrace.held()),
         cgroups(&host.host_cgroup),
         pod_logs(&host.pod_logs),
@@ -208,39 +293,54 @@ pub(super) fn host(host: &Host, pods: &PodIndex) -> Vec<Check> {
     ]
 }
 
-fn pids(proc: &Path, sees_all: bool) -> Check {
-    const ID: &str = "host.pids";
+/// Whose pid namespace a proc file system shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pids {
+    Host,
+    Container,
+}
+
+/// Whose processes `proc` shows, as the namespaces of the first of them tell.
+fn namespaces(proc: &Path) -> Result<Pids, Errno> {
     // `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same on every kernel.
     const INITIAL: &str = "pid:[4026531836]";
     let first = proc.join("1/ns");
-    let seen = fs::read_link(first.join("net")).and_then(|_| fs::read_link(first.join("pid")));
-    match seen {
-        Ok(namespace) if namespace.as_os_str() == INITIAL => {
-            Check::ok(ID, "the host's; network namespaces can be seen")
+    let link = |name: &str| match fs::read_link(first.join(name)) {
+        // So Linux 5.10 refuses.
+        Ok(link) if link.as_os_str().is_empty() => Err(Errno::EACCES),
+        Ok(link) => Ok(link),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
+    };
+    link("net")?;
+    Ok(if link("pid")?.as_os_str() == INITIAL { Pids::Host } else { Pids::Container })
+}
+
+fn pids(proc: &Path) -> Check {
+    const ID: &str = "host.pids";
+    let error = match namespaces(proc) {
+        Ok(Pids::Host) => return Check::ok(ID, "the host's; network namespaces can be seen"),
+        Ok(Pids::Container) => {
+            let advice = format!("lost: the pods of events; {}", rights::cure_of_pids());
+            return Check::not_ok(ID, Status::Degraded, "a container's pid namespace", &advice);
         }
-        Ok(_) => Check::not_ok(
+        Err(error) => error,
+    };
+    let first = proc.join("1/ns");
+    let Some(refused) = rights::why(Act::SeeNetns, error, false) else {
+        return Check::not_ok(
             ID,
             Status::Degraded,
-            "a container's pid namespace",
-            "lost: the pods of events; set hostPID: true, or mount the host's /proc and name it with --host-proc",
-        ),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Check::not_ok(
-            ID,
-            Status::Degraded,
-            format!("{}: not allowed to see", first.display()),
-            if sees_all {
-                "lost: the pods of events; CAP_SYS_PTRACE is held, so a security module or sandbox refuses it"
-            } else {
-                "lost: the pods of events; add CAP_SYS_PTRACE"
-            },
-        ),
-        Err(error) => Check::not_ok(
-            ID,
-            Status::Degraded,
-            format!("{}: {error}", first.display()),
+            format!("{}: {}", first.display(), error.desc()),
             "lost: the pods of events; --host-proc must be a proc file system of the host's pid namespace",
-        ),
-    }
+        );
+    };
+    let advice = match (&refused.cause, &refused.cure) {
+        (Cause::Module(_), _) => "lost: the pods of events; see rights.module".to_owned(),
+        (_, Some(cure)) => format!("lost: the pods of events; {cure}"),
+        (_, None) => "lost: the pods of events".to_owned(),
+    };
+    let found = format!("{} cannot be seen: {}", first.display(), refused.why);
+    Check::not_ok(ID, Status::Degraded, found, &advice)
 }
 
 fn hidepid(proc: &Path, sees_all: bool) -> Check {
@@ -250,7 +350,8 @@ fn hidepid(proc: &Path, sees_all: bool) -> Check {
         (None, _) => Check::ok(ID, "processes are not hidden"),
         (Some(option), true) => Check::ok(ID, format!("{option}; CAP_SYS_PTRACE sees past it")),
         (Some(option), false) => {
-            Check::not_ok(ID, Status::Degraded, option, "lost: the pods of events; add CAP_SYS_PTRACE")
+            let advice = format!("lost: the pods of events; {}", rights::cure_of(Right::SysPtrace));
+            Check::not_ok(ID, Status::Degraded, option, &advice)
         }
     }
 }
@@ -268,16 +369,21 @@ fn hidden_by(mountinfo: &str, proc: &Path) -> Option<String> {
 fn cgroups(root: &Path) -> Check {
     const ID: &str = "host.cgroup";
     let found = enrich::cgroups(root);
-    let version = if found.v2 { "version 2" } else { "version 1 or hybrid" };
+    let version = if found.v2 { "version 2" } else { "version 1" };
     match found.kubepods {
         Some(kubepods) => Check::ok(ID, format!("{version}, pods in {}", kubepods.display())),
         None => Check::not_ok(
             ID,
             Status::Degraded,
             format!("{version}, no kubepods in {}", root.display()),
-            "lost: the pods of events. On a Kubernetes node, name the host's cgroups with --host-cgroup",
+            "lost: the pods of events; --host-cgroup names the host's cgroups",
         ),
     }
+}
+
+/// Without the number that no operator looks up.
+fn described(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |code| Errno::from_raw(code).desc().to_owned())
 }
 
 fn pod_logs(dir: &Path) -> Check {
@@ -287,8 +393,8 @@ fn pod_logs(dir: &Path) -> Check {
         Err(error) => Check::not_ok(
             ID,
             Status::Degraded,
-            format!("{}: {error}", dir.display()),
-            "lost: names of pods. On a Kubernetes node, name kubelet's log directory with --pod-logs",
+            format!("{}: {}", dir.display(), described(&error)),
+            "lost: names of pods; --pod-logs names kubelet's log directory",
         ),
     }
 }
@@ -302,7 +408,7 @@ fn known_pods(pods: &PodIndex) -> Check {
             "host.pods",
             Status::Degraded,
             found,
-            "events are told without pods until there are some",
+            "lost: the pods of events until there are some",
         );
     }
     Check::ok("host.pods", found)
@@ -338,7 +444,7 @@ mod tests {
         for id in ["kernel.btf", "kernel.symbols", "kernel.tracefs", "kernel.drop_reasons"] {
             assert_eq!(of(&checks, id).status, Status::Degraded);
         }
-        assert!(of(&checks, "kernel.lockdown").found.starts_with("securityfs is not seen"));
+        assert!(of(&checks, "kernel.lockdown").found.starts_with("not seen"));
     }
 
     #[test]
@@ -390,7 +496,7 @@ mod tests {
     #[test]
     fn a_proc_that_is_none_and_a_cgroup_that_is_none_are_degraded() {
         let (dir, _) = fake(&[]);
-        assert_eq!(pids(dir.path(), true).status, Status::Degraded);
+        assert_eq!(pids(dir.path()).status, Status::Degraded);
         assert_eq!(cgroups(dir.path()).status, Status::Degraded);
         assert_eq!(pod_logs(&dir.path().join("none")).status, Status::Degraded);
         assert_eq!(known_pods(&PodIndex::new()).status, Status::Degraded);

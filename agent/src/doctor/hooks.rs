@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::kernel::Kernel;
 use crate::node::Node;
-use crate::probe::attach::Climb;
+use crate::probe::attach::{Climb, Why};
+use crate::probe::filter::PacketFilter;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probe::{Hook, Rung};
 use crate::probes;
+use crate::rights::{Cause, Refused};
 
 /// One hook and all of its ladder.
 #[derive(Debug, Serialize)]
@@ -21,6 +24,32 @@ pub(super) struct HookReport {
     pub(super) rungs: Vec<RungReport>,
     /// The rung the probe would run on: the first that holds.
     pub(super) takes: Option<&'static str>,
+    /// The kernel module that it is in, if that is not loaded: what is not there does nothing that would have to be seen.
+    pub(super) module_absent: Option<&'static str>,
+}
+
+impl HookReport {
+    /// Nothing tells what it would.
+    pub(super) fn is_lost(&self) -> bool {
+        self.takes.is_none() && self.module_absent.is_none()
+    }
+
+    /// It is attached, was provoked, and the kernel did not call it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.rungs.iter().any(|rung| Some(rung.name) == self.takes && rung.fired == Some(false))
+    }
+
+    /// The level of `kernel.perf_event_paranoid` that keeps it from a rung, or from a better one.
+    pub(super) fn paranoid(&self) -> Option<i32> {
+        if self.module_absent.is_some() {
+            return None;
+        }
+        let above = self.rungs.iter().take_while(|rung| Some(rung.name) != self.takes);
+        above.into_iter().find_map(|rung| match rung.refused.as_ref()?.cause {
+            Cause::Paranoid(level) => Some(level),
+            _ => None,
+        })
+    }
 }
 
 /// One rung, tried alone.
@@ -30,8 +59,25 @@ pub(super) struct RungReport {
     pub(super) status: RungStatus,
     /// Refused: the kernel's reason. Held: what it tells less than the rung above; empty on the first.
     pub(super) why: String,
+    /// What to set, where a right was refused and something can be set.
+    pub(super) cure: Option<String>,
     /// Whether the kernel called it when it should have; `None` if it is not attached or nothing could be provoked.
     pub(super) fired: Option<bool>,
+    /// What refused it, where that is understood.
+    #[serde(skip)]
+    pub(super) refused: Option<Refused>,
+}
+
+impl RungReport {
+    fn refused(name: &'static str, why: String, refused: Option<Refused>) -> Self {
+        let cure = refused.as_ref().and_then(|refused| refused.cure.clone());
+        Self { name, status: RungStatus::Refused, why, cure, fired: None, refused }
+    }
+
+    fn holds(rung: &Rung, fired: Option<bool>) -> Self {
+        let why = rung.loses.to_owned();
+        Self { name: rung.name, status: RungStatus::Holds, why, cure: None, fired, refused: None }
+    }
 }
 
 /// Whether a rung holds.
@@ -59,24 +105,25 @@ pub(super) async fn try_all(node: &Node) -> Vec<HookReport> {
         for name in names {
             tries.push(Try::of(node, entry, name).await);
         }
-        reports.extend(entry.hooks.iter().map(|hook| report(entry, hook, &tries)));
+        reports.extend(entry.hooks.iter().map(|hook| report(&node.kernel, entry, hook, &tries)));
     }
     reports
 }
 
-fn report(entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
+fn report(kernel: &Kernel, entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
     let of_rung = |rung: &Rung| {
         tries.iter().find(|attempt| attempt.rung == rung.name).map(|attempt| attempt.hook(hook, rung))
     };
     let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(of_rung).collect();
     let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
-    HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes }
+    let module_absent = hook.module.filter(|module| takes.is_none() && !kernel.has_module(module));
+    HookReport { probe: entry.name, hook: hook.name, tells: hook.tells, rungs, takes, module_absent }
 }
 
 /// The whole probe with nothing but rungs of one name, and what came of it.
 struct Try {
     rung: &'static str,
-    outcome: Result<Vec<(Climb, Option<bool>)>, String>,
+    outcome: Result<Vec<(Climb, Option<bool>)>, Why>,
 }
 
 impl Try {
@@ -89,30 +136,30 @@ impl Try {
             Err(StartError::Refused { climbs, .. }) => {
                 Ok(climbs.into_iter().map(|climb| (climb, None)).collect())
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let refused = error.refused().first().map(|refused| (*refused).clone());
+                Err(Why { text: error.to_string(), refused })
+            }
         };
         Self { rung, outcome }
     }
 
     /// What it says of one hook.
     fn hook(&self, hook: &'static Hook, rung: &Rung) -> RungReport {
-        let refused =
-            |why: String| RungReport { name: rung.name, status: RungStatus::Refused, why, fired: None };
         let climbs = match &self.outcome {
             Ok(climbs) => climbs,
-            Err(why) => return refused(why.clone()),
+            // It says why.
+            Err(why) => return RungReport::refused(rung.name, why.text.clone(), why.refused.clone()),
         };
         match climbs.iter().find(|(climb, _)| climb.hook == hook) {
-            Some((climb, fired)) if climb.holds.is_some() => RungReport {
-                name: rung.name,
-                status: RungStatus::Holds,
-                why: rung.loses.to_owned(),
-                fired: *fired,
+            Some((climb, fired)) if climb.holds.is_some() => RungReport::holds(rung, *fired),
+            Some((climb, _)) => match climb.refused.first() {
+                Some(refusal) => {
+                    RungReport::refused(rung.name, refusal.why.to_string(), refusal.why.refused.clone())
+                }
+                None => RungReport::refused(rung.name, "not tried".to_owned(), None),
             },
-            Some((climb, _)) => refused(
-                climb.refused.iter().map(|refusal| refusal.why.as_str()).collect::<Vec<_>>().join("; "),
-            ),
-            None => refused("not tried".to_owned()),
+            None => RungReport::refused(rung.name, "not tried".to_owned(), None),
         }
     }
 }
@@ -126,6 +173,8 @@ fn start(node: &Node, entry: &Entry, rung: &str) -> Result<Started, StartError> 
         bpf_log: false,
         rung: Some(rung.to_owned()),
         count_passed: true,
+        filter: PacketFilter::default(),
+        by_pod: false,
     };
     // Kept until the programs are loaded: they refer to these maps.
     let slots = RefCell::new(Vec::new());
@@ -176,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
-    use crate::{node, shutdown};
+    use crate::{rights, shutdown};
 
     async fn node(args: &[&str]) -> Node {
         let cli = Cli::try_parse_from(["r2c-agent", "doctor"].iter().chain(args)).unwrap();
@@ -201,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_probe_has_a_hook_that_holds_where_root_may_attach() {
-        if !node::lacking_rights().is_empty() {
+        if rights::lacking().is_some() {
             return;
         }
         let reports = try_all(&node(&[]).await).await;
@@ -217,6 +266,6 @@ mod tests {
         let reports = try_all(&node(&["--host-sys", empty.path().to_str().unwrap()]).await).await;
         let first = &reports[0].rungs[0];
         assert_eq!((first.name, first.status), ("tp_btf", RungStatus::Refused));
-        assert!(first.why.contains("BTF") || !node::lacking_rights().is_empty(), "{first:?}");
+        assert!(first.why.contains("BTF") || rights::lacking().is_some(), "{first:?}");
     }
 }

@@ -3,45 +3,107 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::hooks::{RungReport, RungStatus};
-use super::{Report, Status};
+use super::hooks::{HookReport, RungReport, RungStatus};
+use super::{Check, Report, Status};
 use crate::sink::escape;
 
 const WIDTH: usize = 80;
 /// `CHECK  STATUS  FOUND`
 const CHECK: [usize; 2] = [19, 8];
-/// `RUNG  STATUS  FIRED  WHY`
-const RUNG: [usize; 3] = [10, 7, 5];
+/// `PROBE  RUNG  FIRED  HOOKS`
+const HOOKS: [usize; 3] = [5, 10, 5];
 
-/// The whole report.
+/// The whole report. What is the same of many is said once: a kernel without fentry and kprobes is to fit a screen.
 pub(super) fn table(report: &Report) -> String {
     let mut out = String::new();
     row(&mut out, &CHECK, &["CHECK", "STATUS"], "FOUND");
-    for check in &report.checks {
+    for check in held_as_one(&report.checks) {
         row(&mut out, &CHECK, &[check.id, check.status.name()], &check.found);
         if let Some(advice) = &check.advice {
             row(&mut out, &CHECK, &["", ""], &format!("-> {advice}"));
         }
     }
-    for hook in &report.hooks {
-        out.push('\n');
-        row(&mut out, &[], &[], &format!("HOOK {} of probe {}: {}", hook.hook, hook.probe, hook.tells));
-        row(&mut out, &RUNG, &["RUNG", "STATUS", "FIRED"], "WHY");
-        for rung in &hook.rungs {
-            let status = match rung.status {
-                RungStatus::Refused => "refused",
-                RungStatus::Holds if hook.takes == Some(rung.name) => "taken",
-                RungStatus::Holds => "holds",
-            };
-            row(&mut out, &RUNG, &[rung.name, status, fired(rung)], &rung.why);
-        }
-    }
+    out.push('\n');
+    hooks(&mut out, &report.hooks);
     let _ = writeln!(out, "\n{}", verdict(report));
     out
 }
 
-fn fired(rung: &RungReport) -> &'static str {
-    match rung.fired {
+/// The checks, with capabilities that are held in one row.
+fn held_as_one(checks: &[Check]) -> Vec<Check> {
+    let held = |check: &Check| check.status == Status::Ok && check.found.ends_with(" held");
+    let names = checks.iter().filter(|check| held(check)).map(|check| check.found.trim_end_matches(" held"));
+    let mut all = Some(Check::ok("rights", format!("{} held", names.collect::<Vec<_>>().join(", "))));
+    let one = |check: &Check| if held(check) { all.take() } else { Some(check.clone()) };
+    checks.iter().filter_map(one).collect()
+}
+
+/// Hooks that are alike in all but their names are one row; each reason is told once, below.
+fn hooks(out: &mut String, hooks: &[HookReport]) {
+    let mut reasons = Reasons::default();
+    let mut rows: Vec<([&str; 3], Vec<&str>, String)> = Vec::new();
+    for hook in hooks {
+        let taken = hook.rungs.iter().find(|rung| Some(rung.name) == hook.takes);
+        let cells = [hook.probe, hook.takes.unwrap_or("NONE"), fired(taken)];
+        let beside = beside(hook, &mut reasons);
+        match rows.iter_mut().find(|(other, _, same)| *other == cells && *same == beside) {
+            Some((_, names, _)) => names.push(hook.hook),
+            None => rows.push((cells, vec![hook.hook], beside)),
+        }
+    }
+    row(out, &HOOKS, &["PROBE", "RUNG", "FIRED"], "HOOKS");
+    for (cells, names, beside) in rows {
+        let names = names.join(", ");
+        let text = if beside.is_empty() { names } else { format!("{names} ({beside})") };
+        row(out, &HOOKS, &cells, &text);
+    }
+    for (at, (why, cure)) in reasons.0.iter().enumerate() {
+        let number = format!("[{}]", at + 1);
+        row(out, &[3], &[&number], why);
+        if let Some(cure) = cure {
+            row(out, &[3], &[""], &format!("-> {cure}"));
+        }
+    }
+}
+
+/// What was refused and why, numbered from one.
+#[derive(Default)]
+struct Reasons<'a>(Vec<(&'a str, Option<&'a str>)>);
+
+impl<'a> Reasons<'a> {
+    fn number(&mut self, rung: &'a RungReport) -> usize {
+        let reason = (rung.why.as_str(), rung.cure.as_deref());
+        let known = self.0.iter().position(|other| *other == reason);
+        known.unwrap_or_else(|| {
+            self.0.push(reason);
+            self.0.len() - 1
+        }) + 1
+    }
+}
+
+/// What the hook's rung tells less than the first, and what became of the others.
+fn beside<'a>(hook: &'a HookReport, reasons: &mut Reasons<'a>) -> String {
+    // Why a module's function cannot be found is no riddle.
+    if let Some(module) = hook.module_absent {
+        return format!("module {module} is not loaded");
+    }
+    let (mut parts, mut refused): (Vec<String>, Vec<String>) = <_>::default();
+    for rung in &hook.rungs {
+        match rung.status {
+            RungStatus::Holds if Some(rung.name) != hook.takes => parts.push(format!("{} holds", rung.name)),
+            RungStatus::Holds if rung.why.is_empty() => {}
+            RungStatus::Holds => parts.push(rung.why.clone()),
+            RungStatus::Refused => refused.push(format!("{} [{}]", rung.name, reasons.number(rung))),
+        }
+    }
+    if !refused.is_empty() {
+        parts.push(format!("refused: {}", refused.join(", ")));
+    }
+    parts.join("; ")
+}
+
+fn fired(taken: Option<&RungReport>) -> &'static str {
+    match taken.and_then(|rung| rung.fired) {
         Some(true) => "yes",
         Some(false) => "NO",
         None => "-",
@@ -51,7 +113,7 @@ fn fired(rung: &RungReport) -> &'static str {
 /// The last line: what it all comes to.
 fn verdict(report: &Report) -> String {
     let mut taken: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for hook in &report.hooks {
+    for hook in report.hooks.iter().filter(|hook| hook.module_absent.is_none()) {
         taken.entry((hook.probe, hook.takes.unwrap_or("nothing"))).or_default().push(hook.hook);
     }
     let taken = taken.into_iter().map(|((probe, rung), hooks)| match hooks[..] {
@@ -59,10 +121,8 @@ fn verdict(report: &Report) -> String {
         _ => format!("{probe}: {} hooks by {rung}", hooks.len()),
     });
     let count = |status| report.checks.iter().filter(|check| check.status == status).count();
-    let silent = report.hooks.iter().filter_map(|hook| {
-        let taken = hook.rungs.iter().find(|rung| Some(rung.name) == hook.takes)?;
-        (taken.fired == Some(false)).then(|| format!("; {} IS ATTACHED AND NEVER FIRES", hook.hook))
-    });
+    let silent = report.hooks.iter().filter(|hook| hook.is_silent());
+    let silent = silent.map(|hook| format!("; {} of {} IS ATTACHED AND NEVER FIRES", hook.hook, hook.probe));
     format!(
         "doctor: {}; {} checks failed, {} degraded, {} unknown{}",
         taken.collect::<Vec<_>>().join(", "),
@@ -112,12 +172,18 @@ fn row(out: &mut String, widths: &[usize], cells: &[&str], text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Check;
-    use super::super::hooks::HookReport;
     use super::*;
 
+    fn rung(name: &'static str, status: RungStatus, why: &str, fired: Option<bool>) -> RungReport {
+        RungReport { name, status, why: why.to_owned(), cure: None, fired, refused: None }
+    }
+
+    fn hook(probe: &'static str, hook: &'static str, rungs: Vec<RungReport>) -> HookReport {
+        let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
+        HookReport { probe, hook, tells: "what it tells", rungs, takes, module_absent: None }
+    }
+
     fn report(why: &str) -> Report {
-        let rung = |name, status, why: &str, fired| RungReport { name, status, why: why.to_owned(), fired };
         Report {
             version: "0",
             kernel: Some("6.1".to_owned()),
@@ -131,17 +197,15 @@ mod tests {
                     &"lost: much ".repeat(12),
                 ),
             ],
-            hooks: vec![HookReport {
-                probe: "drops",
-                hook: "kfree_skb",
-                tells: "every packet the kernel frees as lost",
-                rungs: vec![
+            hooks: vec![hook(
+                "drops",
+                "kfree_skb",
+                vec![
                     rung("tp_btf", RungStatus::Refused, why, None),
-                    rung("raw_tp", RungStatus::Holds, "", Some(false)),
+                    rung("raw_tp", RungStatus::Holds, "costs more", Some(false)),
                     rung("tracepoint", RungStatus::Holds, "less", Some(true)),
                 ],
-                takes: Some("raw_tp"),
-            }],
+            )],
         }
     }
 
@@ -153,8 +217,11 @@ mod tests {
             assert!(!line.chars().any(char::is_control), "{line}");
         }
         assert!(text.contains("kernel.drop_reasons  degraded  xxx"), "{text}");
-        assert!(text.contains("tracepoint  holds    yes    less\n"), "{text}");
-        assert!(text.contains("raw_tp      taken    NO\n"), "{text}");
+        assert!(
+            text.contains("drops  raw_tp      NO     kfree_skb (costs more; tracepoint holds; refused:\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n[1]  refused"), "{text}");
     }
 
     #[test]
@@ -169,7 +236,43 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert_eq!(
             last,
-            "doctor: drops: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown; kfree_skb IS ATTACHED AND NEVER FIRES"
+            "doctor: drops: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown; kfree_skb of drops IS ATTACHED AND NEVER FIRES"
         );
+    }
+
+    #[test]
+    fn a_dozen_hooks_refused_for_one_reason_are_one_row_and_one_reason() {
+        const NAMES: [&str; 12] = ["a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "b1", "b2", "b3"];
+        let refused = |name| {
+            let mut fentry = rung("fentry", RungStatus::Refused, "not loaded", None);
+            fentry.cure = Some("add it".to_owned());
+            hook("mtu", name, vec![fentry, rung("kprobe", RungStatus::Refused, "no kprobes", None)])
+        };
+        let mut out = String::new();
+        hooks(&mut out, &NAMES.map(refused));
+        assert_eq!(
+            out,
+            "PROBE  RUNG        FIRED  HOOKS\n\
+             mtu    NONE        -      a1, a2, a3, a4, a5, a6, a7, a8, a9, b1, b2, b3\n\
+             \x20                         (refused: fentry [1], kprobe [2])\n\
+             [1]  not loaded\n\
+             \x20    -> add it\n\
+             [2]  no kprobes\n"
+        );
+        // Another probe's, and one with a rung, are told apart.
+        let mut others = NAMES.map(refused);
+        others[0].probe = "drops";
+        others[1].module_absent = Some("nf_conntrack");
+        let mut out = String::new();
+        hooks(&mut out, &others);
+        assert!(out.contains("drops  NONE        -      a1 (refused: fentry [1]"), "{out}");
+        assert!(out.contains("a2 (module nf_conntrack is not loaded)"), "{out}");
+    }
+
+    #[test]
+    fn capabilities_that_are_held_are_one_row() {
+        let checks = [Check::ok("a", "A held"), Check::ok("b", "other"), Check::ok("c", "C held")];
+        let rows: Vec<String> = held_as_one(&checks).into_iter().map(|check| check.found).collect();
+        assert_eq!(rows, ["A, C held", "other"]);
     }
 }

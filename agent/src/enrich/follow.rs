@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
 use nix::sys::inotify::InotifyEvent;
 use tokio::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::enrich::pods::{PodIndex, PodStats};
 use crate::enrich::scan::{self, Tally, Tree};
 use crate::enrich::table::Net;
 use crate::enrich::watch::{Change, Events, Place, Watches};
+use crate::rights::{self, Act};
 use crate::shutdown::Drain;
 
 /// A burst of changes is looked at once, this long after its first.
@@ -49,7 +51,7 @@ pub(super) struct Follower {
     roots: Roots,
     index: PodIndex,
     watches: Option<Watches>,
-    host: Option<Host>,
+    host: Result<Host, Errno>,
     v2: bool,
     pods: HashMap<Uid, PathBuf>,
     plans: HashMap<Uid, Plan>,
@@ -64,6 +66,7 @@ struct Told {
     blind: bool,
     host: bool,
     hidden: bool,
+    refused: bool,
 }
 
 impl Follower {
@@ -73,7 +76,8 @@ impl Follower {
             roots,
             index,
             watches,
-            host: None,
+            // Until it is read.
+            host: Err(Errno::ENOENT),
             v2: false,
             pods: HashMap::new(),
             plans: HashMap::new(),
@@ -278,13 +282,21 @@ impl Follower {
         let stats = self.index.stats();
         PodStats::add(&stats.watches_lost, u64::from(unwatched));
         let mut tally = Tally::default();
-        let seen = scan::look(&dir, self.v2, &self.roots.proc, self.host.as_ref(), &mut tally);
+        let seen = scan::look(&dir, self.v2, &self.roots.proc, self.host.as_ref().ok(), &mut tally);
         PodStats::add(&stats.readings_raced, tally.raced);
         PodStats::add(&stats.pids_hidden, tally.hidden);
         PodStats::add(&stats.addresses_of_host, tally.of_host);
+        PodStats::add(&stats.netns_refused, tally.refused);
         if tally.hidden > 0 && !std::mem::replace(&mut self.told.hidden, true) {
             tracing::warn!(
-                "processes of pods are hidden from the agent (hostPID is missing): no pod has an address"
+                "processes of pods are in another pid namespace than the agent's: no pod has an address; {}",
+                rights::cure_of_pids()
+            );
+        }
+        if tally.refused > 0 && !std::mem::replace(&mut self.told.refused, true) {
+            tracing::warn!(
+                "network namespaces of pods cannot be seen, their events carry no pod: {}",
+                unseen(Errno::EACCES)
             );
         }
         let Some(seen) = seen else {
@@ -318,13 +330,24 @@ impl Follower {
                 RESYNC_BLIND.as_secs()
             );
         }
-        if self.host.is_none() && !self.pods.is_empty() && !std::mem::replace(&mut self.told.host, true) {
+        if let Err(error) = self.host
+            && !self.pods.is_empty()
+            && !std::mem::replace(&mut self.told.host, true)
+        {
             tracing::warn!(
-                "the network namespace of process 1 cannot be read (hostPID or SYS_PTRACE is missing): \
-                 no pod has an address"
+                "the host's network namespace cannot be seen, no pod has an address: {}",
+                unseen(error)
             );
         }
     }
+}
+
+/// Why a process's network namespace cannot be seen.
+fn unseen(error: Errno) -> String {
+    rights::why(Act::SeeNetns, error, false).map_or_else(
+        || format!("{}; --host-proc must be a proc file system of the host's pid namespace", error.desc()),
+        |refused| refused.to_string(),
+    )
 }
 
 /// Where `kubepods` may still come: beside the one there is, or anywhere.

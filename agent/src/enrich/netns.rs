@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 
@@ -29,22 +31,31 @@ pub(super) struct Process {
 
 impl Process {
     /// Takes hold of process `pid` of the `/proc` mounted at `proc`.
-    pub(super) fn open(proc: &Path, pid: u32) -> Option<Self> {
+    pub(super) fn open(proc: &Path, pid: u32) -> nix::Result<Self> {
         Self::open_dir(&proc.join(pid.to_string()))
     }
 
-    fn open_dir(path: &Path) -> Option<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Some(Self { dir: open(path, flags, Mode::empty()).ok()? })
+    /// Takes hold of this process.
+    fn own() -> nix::Result<Self> {
+        Self::open_dir(Path::new("/proc/self"))
     }
 
-    /// Inode of its network namespace. Needs `SYS_PTRACE` for a process of another user.
-    pub(super) fn netns(&self) -> Option<u32> {
-        parse_netns(&readlinkat(&self.dir, "ns/net").ok()?)
+    fn open_dir(path: &Path) -> nix::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Self { dir: open(path, flags, Mode::empty())? })
+    }
+
+    /// Inode of its network namespace. Needs `SYS_PTRACE` for a process of another user, and a security module that lets
+    /// it: else `EACCES`.
+    pub(super) fn netns(&self) -> nix::Result<u32> {
+        // Linux 5.10 refuses with an empty name and no error.
+        parse_netns(&readlinkat(&self.dir, "ns/net")?).ok_or(Errno::EACCES)
     }
 
     /// Its network namespace, held open: it lives as long as that, and cannot be taken for another.
     pub(super) fn hold_netns(&self) -> nix::Result<OwnedFd> {
+        // Where it is refused, 5.10 opens what is no namespace.
+        self.netns()?;
         openat(&self.dir, "ns/net", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
@@ -82,10 +93,13 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Reads it; `None` if pid 1's namespace cannot be seen: then no pod's can be told from it.
-    pub(super) fn read(proc: &Path) -> Option<Self> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The host's namespace cannot be seen: then no pod's can be told from it.
+    pub(super) fn read(proc: &Path) -> nix::Result<Self> {
         let first = Process::open(proc, 1)?;
-        let mut netns = BTreeSet::from([first.netns()?]);
+        let mut netns = BTreeSet::from([host_netns(proc)?]);
         netns.extend(Process::open_dir(&proc.join("self")).and_then(|own| own.netns()));
         let mut addresses = HashSet::new();
         local_v4(&first.read("net/fib_trie", MAX_HOST_FILE).unwrap_or_default(), |address| {
@@ -94,7 +108,7 @@ impl Host {
         global_v6(&first.read("net/if_inet6", MAX_HOST_FILE).unwrap_or_default(), |address| {
             addresses.insert(address.into());
         });
-        Some(Self { netns, addresses })
+        Ok(Self { netns, addresses })
     }
 
     pub(super) fn has_netns(&self, netns: u32) -> bool {
@@ -109,7 +123,21 @@ impl Host {
 /// Inode of the host's network namespace, pid 1's in `proc`; `None` if it cannot be seen.
 #[must_use]
 pub fn of_host(proc: &Path) -> Option<u32> {
-    Process::open(proc, 1)?.netns()
+    host_netns(proc).ok()
+}
+
+/// An agent that lives in it (`hostNetwork`) needs no right: its own is there for it to see.
+fn host_netns(proc: &Path) -> nix::Result<u32> {
+    if is_hosts(proc) == Some(true) { Process::own()?.netns() } else { Process::open(proc, 1)?.netns() }
+}
+
+/// Whether this process lives in the network namespace of process 1 of `proc`; `None` if that cannot be seen. It takes no
+/// right: a namespace has files of its own in each of its processes' `net`, with inodes of their own
+/// (`proc_alloc_inum`, fs/proc/generic.c), and whoever sees a process may look at these.
+#[must_use]
+pub fn is_hosts(proc: &Path) -> Option<bool> {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|file| file.ino());
+    Some(inode(&proc.join("1/net/dev"))? == inode(Path::new("/proc/self/net/dev"))?)
 }
 
 fn keep(addresses: &mut BTreeSet<IpAddr>, address: IpAddr) {
@@ -259,7 +287,7 @@ fe8000000000000000fc00fffe000001 04 40 20 80     eth0
         assert!(own.started().is_some());
         assert!(own.addresses().is_some());
         let netns = own.netns().unwrap();
-        if let Some(host) = Host::read(Path::new("/proc")) {
+        if let Ok(host) = Host::read(Path::new("/proc")) {
             assert!(host.has_netns(netns));
             assert!(own.addresses().unwrap().iter().all(|address| host.has_address(*address)));
         }

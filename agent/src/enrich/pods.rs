@@ -44,6 +44,9 @@ pub struct PodStats {
     pub readings_raced: AtomicU64,
     /// Containers whose processes are of another pid namespace (the agent lacks `hostPID`), seen in readings.
     pub pids_hidden: AtomicU64,
+    /// Processes of pods whose network namespace the kernel refused to show (`CAP_SYS_PTRACE`, or a security module), seen in
+    /// readings.
+    pub netns_refused: AtomicU64,
     /// Times the kernel's notification queue overflowed or a directory could not be watched.
     pub watches_lost: AtomicU64,
 }

@@ -100,6 +100,8 @@ pub(super) struct Tally {
     pub(super) raced: u64,
     /// Containers whose processes show as pid 0: they are of another pid namespace.
     pub(super) hidden: u64,
+    /// Processes whose network namespace the kernel refuses to show.
+    pub(super) refused: u64,
     /// Addresses left out because the host has them as well.
     pub(super) of_host: u64,
 }
@@ -175,13 +177,21 @@ struct Member {
 
 impl Member {
     fn open(cgroup: PathBuf, pid: u32, proc: &Path) -> Option<Self> {
-        let process = Process::open(proc, pid)?;
+        let process = Process::open(proc, pid).ok()?;
         Some(Self { pid, started: process.started()?, process, cgroup })
     }
 
     /// `None` if the process ended, left its cgroup or changed its namespace meanwhile.
     fn network(&self, host: &Host, tally: &mut Tally) -> Option<Net> {
-        let netns = self.process.netns()?;
+        let netns = match self.process.netns() {
+            Ok(netns) => netns,
+            // It would be refused again.
+            Err(Errno::EACCES | Errno::EPERM) => {
+                tally.refused += 1;
+                return Some(Net::Unknown);
+            }
+            Err(_) => return None,
+        };
         if host.has_netns(netns) {
             return self.is_still_here(netns).then_some(Net::Host);
         }
@@ -198,7 +208,7 @@ impl Member {
     /// The process is held by its directory, so if it lives and its pid is in the cgroup, it is the one in the cgroup.
     fn is_still_here(&self, netns: u32) -> bool {
         let listed = pids(&self.cgroup).is_some_and(|pids| pids.contains(&self.pid));
-        listed && self.process.netns() == Some(netns)
+        listed && self.process.netns() == Ok(netns)
     }
 }
 

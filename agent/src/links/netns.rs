@@ -19,6 +19,7 @@ use super::NetnsId;
 use super::attributes::{find, put_number, signed};
 use super::socket::{Rtnetlink, SocketError};
 use crate::pod::Pod;
+use crate::rights::{self, Act, Cause, Refused, Right};
 
 /// A namespace to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Place {
     pub file: PathBuf,
     /// What its inode must be: the process may have ended, and its number may be another's now.
     pub inode: Option<u32>,
+    /// Why it may be another than it is taken for; told with what was read of it.
+    pub doubt: Option<&'static str>,
 }
 
 /// What could not be read.
@@ -54,10 +57,12 @@ impl Held {
 
     /// The one at this place.
     pub(super) fn open(place: &Place) -> Result<Self, String> {
-        let held = File::open(&place.file).and_then(Self::of).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "its process is gone".to_owned(),
-            io::ErrorKind::PermissionDenied => "needs CAP_SYS_PTRACE".to_owned(),
-            _ => error.to_string(),
+        let held = rights::open_namespace(&place.file).and_then(Self::of).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return "its process is gone".to_owned();
+            }
+            rights::why_io(Act::SeeNetns, &error)
+                .map_or_else(|| error.to_string(), |refused| refused.to_string())
         })?;
         let other = place.inode.is_some_and(|inode| u64::from(inode) != held.inode);
         if other { Err("its process is gone".to_owned()) } else { Ok(held) }
@@ -127,11 +132,18 @@ pub(super) fn inside<T: Send>(
     })
 }
 
-/// Why something could not be read, for a person: a refusal names the right that is lacking.
-pub(super) fn why(error: &SocketError, right: &str) -> String {
-    const REFUSALS: [Errno; 2] = [Errno::EPERM, Errno::EACCES];
-    match error {
-        SocketError::Refused(code) if REFUSALS.contains(&Errno::from_raw(*code)) => format!("needs {right}"),
-        error => error.to_string(),
+/// Why something could not be read, for a person.
+pub(super) fn why(error: &SocketError, act: Act) -> String {
+    let refused = match error {
+        SocketError::Refused(code) => rights::why(act, Errno::from_raw(*code), false),
+        _ => None,
+    };
+    match refused {
+        // The DaemonSet does without it on purpose: it is not told to take it.
+        Some(Refused { cause: Cause::Capability(rights), .. }) if rights == [Right::SysAdmin] => {
+            "needs CAP_SYS_ADMIN".to_owned()
+        }
+        Some(refused) => refused.to_string(),
+        None => error.to_string(),
     }
 }

@@ -6,6 +6,7 @@ use super::netns::{self, Held, Place, Unread};
 use super::route::{self, Of};
 use super::socket::{Rtnetlink, SocketError, Whole};
 use super::{Exception, Link, Namespace, NetnsId, Route, link};
+use crate::rights::{self, Act};
 
 /// Namespaces read at once, each held by a descriptor: kubelet's default limit is 110 pods.
 const MAX_NAMESPACES: usize = 512;
@@ -17,6 +18,7 @@ const MAX_ROUTES_OF_POD: usize = 1024;
 /// Learned path MTUs kept of one namespace and family: a pod learns one of whatever address it sends to.
 const MAX_EXCEPTIONS: usize = 4096;
 
+const NAMESPACE: &str = "network namespace";
 const LINKS: &str = "links";
 const ROUTES: &str = "routes and PMTU exceptions";
 
@@ -48,13 +50,17 @@ pub fn read(places: &[Place], wants: Wants) -> Result<Vec<Namespace>, ReadError>
     let mut read = Vec::new();
     for place in places.iter().take(MAX_NAMESPACES) {
         let mut namespace = Namespace { owner: place.owner.clone(), ..Namespace::default() };
+        let doubt = place.doubt.map(|why| Unread { what: NAMESPACE, why: why.to_owned() });
+        namespace.unread.extend(doubt);
         let held = Held::open(place).and_then(|held| {
             links(&mut socket, &held, &own, &mut namespace)?;
             Ok(held)
         });
         let held = match held {
             Ok(held) => Some(held),
-            Err(why) if place.owner.is_none() => return Err(ReadError::Host(why)),
+            Err(why) if place.owner.is_none() => {
+                return Err(ReadError::Host(format!("{why}, or {}", rights::cure_of_network())));
+            }
             Err(why) => {
                 namespace.unread.push(Unread { what: LINKS, why });
                 None
@@ -80,10 +86,10 @@ fn links(socket: &mut Rtnetlink, held: &Held, own: &Held, into: &mut Namespace) 
     let target = if held.is(own) {
         None
     } else {
-        let id = netns::numbered(socket, held).map_err(|error| netns::why(&error, "CAP_NET_ADMIN"))?;
+        let id = netns::numbered(socket, held).map_err(|error| netns::why(&error, Act::ListLinks))?;
         Some(id)
     };
-    let (links, whole) = dump_links(socket, target).map_err(|error| netns::why(&error, "CAP_NET_ADMIN"))?;
+    let (links, whole) = dump_links(socket, target).map_err(|error| netns::why(&error, Act::ListLinks))?;
     into.links = links;
     part(LINKS, whole, into);
     Ok(())
@@ -152,7 +158,7 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
                 part(ROUTES, whole, namespace);
             }
             Err(error) => {
-                let why = netns::why(&error, "CAP_SYS_ADMIN");
+                let why = netns::why(&error, Act::EnterNetns);
                 namespace.unread.push(Unread { what: ROUTES, why });
             }
         }

@@ -174,7 +174,7 @@ fn only_a_clone_with_an_mtu_is_a_learned_path() {
 /// This process's own namespace needs no right.
 #[test]
 fn our_own_namespace_is_read() {
-    let place = Place { owner: None, file: "/proc/self/ns/net".into(), inode: None };
+    let place = Place { owner: None, file: "/proc/self/ns/net".into(), inode: None, doubt: None };
     let read = read(std::slice::from_ref(&place), Wants { pod_exceptions: false }).unwrap();
     assert!(read[0].links.iter().any(|link| link.loopback && link.kind == "loopback"), "{read:#?}");
     assert!(read[0].routes.is_some() && read[0].exceptions.is_some() && read[0].unread.is_empty());

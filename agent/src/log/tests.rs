@@ -110,6 +110,8 @@ fn child() {
     let thread = std::thread::Builder::new().name(HOSTILE.into());
     thread.spawn(|| panic!("{HOSTILE}")).unwrap().join().unwrap_err();
     std::thread::spawn(|| std::panic::panic_any(1)).join().unwrap_err();
+    drain(Duration::from_secs(30));
+    assert_eq!(lost(), 0);
 }
 
 fn run_child(style: &str) -> String {

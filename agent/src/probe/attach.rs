@@ -8,9 +8,11 @@ use aya::programs::{
 };
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Btf, Ebpf};
+use nix::errno::Errno;
 
 use super::{Attach, Hook, Rung, Target};
 use crate::kernel::{Kernel, Lockdown};
+use crate::rights::{self, Act, Refused};
 
 /// How far up a hook's ladder the running kernel let us.
 #[derive(Clone, Debug)]
@@ -23,18 +25,51 @@ pub struct Climb {
     pub refused: Vec<Refusal>,
 }
 
+impl Climb {
+    /// Each refused rung and why, then what cures that; empty if none was refused.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let refused = self.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let cures = rights::cures(self.refused.iter().filter_map(|refusal| refusal.why.refused.as_ref()));
+        cures.map_or(refused.clone(), |cures| format!("{refused}; {cures}"))
+    }
+}
+
 /// A rung the kernel refused.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The rung.
     pub rung: &'static Rung,
-    /// The kernel's reason, in one line.
-    pub why: String,
+    /// Why.
+    pub why: Why,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.rung.name, self.why)
+    }
+}
+
+/// Why something could not be attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// The kernel's reason, in one line.
+    pub text: String,
+    /// Where the kernel refused it for lack of a right: what refused, and what cures it.
+    pub refused: Option<Refused>,
+}
+
+impl From<&str> for Why {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), refused: None }
+    }
+}
+
+/// Without the cure, which is one for many.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)?;
+        self.refused.iter().try_for_each(|refused| write!(f, ": {}", refused.why))
     }
 }
 
@@ -47,11 +82,20 @@ pub fn may_read(kernel: &Kernel) -> bool {
             .unwrap_or(true)
 }
 
+/// What attaching needs to know of the kernel.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Its types.
+    pub types: Option<&'a Btf>,
+    /// [`may_read`].
+    pub reads: bool,
+}
+
 /// Climbs one hook. `only` names the single rung to try (tests climb each alone).
-pub fn climb(bpf: &mut Ebpf, hook: &'static Hook, btf: Option<&Btf>, only: Option<&str>) -> Climb {
+pub fn climb(bpf: &mut Ebpf, hook: &'static Hook, ground: Ground<'_>, only: Option<&str>) -> Climb {
     let mut refused = Vec::new();
     for rung in hook.ladder.iter().filter(|rung| only.is_none_or(|only| only == rung.name)) {
-        match hold(bpf, rung, btf) {
+        match hold(bpf, rung, ground) {
             Ok(()) => return Climb { hook, holds: Some(rung), refused },
             Err(why) => refused.push(Refusal { rung, why }),
         }
@@ -60,9 +104,9 @@ pub fn climb(bpf: &mut Ebpf, hook: &'static Hook, btf: Option<&Btf>, only: Optio
 }
 
 /// Attaches all of a rung, or none of it.
-fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
+fn hold(bpf: &mut Ebpf, rung: &Rung, ground: Ground<'_>) -> Result<(), Why> {
     for (done, attach) in rung.attach.iter().enumerate() {
-        if let Err(why) = attach_one(bpf, attach, btf) {
+        if let Err(why) = attach_one(bpf, attach, ground) {
             // What is left attached would count twice beside a lower rung, and what is left loaded could not be tried again
             // on one.
             for attached in &rung.attach[..=done] {
@@ -77,8 +121,10 @@ fn hold(bpf: &mut Ebpf, rung: &Rung, btf: Option<&Btf>) -> Result<(), String> {
 const NO_BTF: &str = "the kernel has no BTF (/sys/kernel/btf/vmlinux)";
 const NO_ARGUMENTS: &str = "what its arguments are is not known without the kernel's BTF";
 
-fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), String> {
-    let program = bpf.program_mut(attach.program).ok_or_else(|| format!("no program {}", attach.program))?;
+fn attach_one(bpf: &mut Ebpf, attach: &Attach, ground: Ground<'_>) -> Result<(), Why> {
+    let btf = ground.types;
+    let program = bpf.program_mut(attach.program);
+    let program = program.ok_or_else(|| Why::from(format!("no program {}", attach.program).as_str()))?;
     let attached = match attach.target {
         Target::Fentry(function) => {
             let btf = btf.ok_or(NO_BTF)?;
@@ -123,7 +169,7 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, btf: Option<&Btf>) -> Result<(), 
             program.attach(category, name).map(drop)
         }),
     };
-    attached.map_err(|error| why(&error))
+    attached.map_err(|error| why(&error, !ground.reads))
 }
 
 fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
@@ -139,38 +185,52 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
     };
 }
 
-/// The kernel's reason in one line: of a verifier's log its last words, which say what it refused.
-fn why(error: &ProgramError) -> String {
+/// The kernel's reason in one line: of a verifier's log its last words, which say what it refused. `lockdown`: programs may
+/// not read kernel memory here.
+fn why(error: &ProgramError, lockdown: bool) -> Why {
     // The verifier ends every log with these, whatever it refused before.
     const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
     /// `include/linux/errno.h`; the C library has no words for it. What attaches by a trampoline gets it where none can be
     /// made (arm64 before 6.4).
     const ENOTSUPP: i32 = 524;
+    let mut refused = None;
+    let mut refusal = |act, error: &std::io::Error| {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        refused = errno.and_then(|errno| rights::why(act, errno, lockdown));
+        errno.map_or_else(|| error.to_string(), |errno| errno.desc().to_owned())
+    };
     let text = match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let verdict = log
-                .lines()
-                .map(str::trim)
-                .rfind(|line| {
-                    !line.is_empty() && !STATISTICS.iter().any(|statistic| line.starts_with(statistic))
-                })
-                .map(|line| format!(" ({line})"));
-            format!("not loaded: {io_error}{}", verdict.unwrap_or_default())
+            let verdict = log.lines().map(str::trim).rfind(|line| {
+                !line.is_empty() && !STATISTICS.iter().any(|statistic| line.starts_with(statistic))
+            });
+            let why = refusal(Act::Bpf, io_error);
+            // What the verifier found is not about rights.
+            if verdict.is_some() {
+                refused = None;
+            }
+            let verdict = verdict.map(|line| format!(" ({line})")).unwrap_or_default();
+            format!("not loaded: {why}{verdict}")
         }
         ProgramError::SyscallError(error) if error.io_error.raw_os_error() == Some(ENOTSUPP) => {
             format!("{} failed: not supported by this kernel (ENOTSUPP)", error.call)
         }
-        ProgramError::SyscallError(error) => format!("{} failed: {}", error.call, error.io_error),
+        ProgramError::SyscallError(error) => {
+            // Of aya's names for its calls: perf_event_open and perf_event_open_trace_point, else bpf_*.
+            let act = if error.call.starts_with("perf_event") { Act::PerfEvent } else { Act::Bpf };
+            format!("{} failed: {}", error.call, refusal(act, &error.io_error))
+        }
         other => no_kprobes(other).unwrap_or_else(|| super::start::one_line(other)),
     };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
+    let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    Why { text, refused }
 }
 
 /// The loader asks for the number of the kernel's source of breakpoints; where there is none it names a file alone.
 fn no_kprobes(error: &ProgramError) -> Option<String> {
     let text = super::start::one_line(error);
-    text.contains("devices/kprobe").then(|| format!("this kernel has no kprobes ({text})"))
+    text.contains("devices/kprobe").then(|| "this kernel has no kprobes".to_owned())
 }
 
 /// The maps of a loaded object, to be taken out: they outlive its programs, so what was counted can be read after
@@ -183,6 +243,13 @@ pub struct Maps<'a>(pub &'a mut Ebpf);
 pub struct MapError {
     name: &'static str,
     why: String,
+}
+
+impl MapError {
+    /// The kernel refuses an entry of the map called `name`.
+    pub(super) fn refused(name: &'static str, error: &aya::maps::MapError) -> Self {
+        Self { name, why: error.to_string() }
+    }
 }
 
 impl Maps<'_> {

@@ -10,7 +10,7 @@ use agent_common::{Count, Tally};
 use prometheus_client::encoding::EncodeLabelSet;
 
 use super::attach::{MapError, Maps};
-use super::{Ends, TraceId};
+use super::{Ends, Level, Pods, TraceId};
 use crate::metrics::fold::Fold;
 use crate::pod::{FindPod, Pod, Slot};
 
@@ -45,6 +45,8 @@ pub trait Rows: Send + Sync + 'static {
     fn labels(&self, kind: &Self::Kind) -> Self::Labels;
     /// The slots of the pods at both ends of a row.
     fn slots(key: &Self::Key) -> Ends<u16>;
+    /// How much such events matter, and what `--reason` matches of them.
+    fn matters(&self, kind: &Self::Kind) -> (Level, Vec<String>);
     /// Whether the source of such rows may be believed.
     fn trusts_source(&self, kind: &Self::Kind) -> bool {
         let _ = kind;
@@ -72,6 +74,22 @@ pub struct Families {
     pub other: &'static [(&'static str, &'static str)],
 }
 
+/// Events that were counted only, and what is known of them all the same.
+#[derive(Clone, Debug)]
+pub struct Limited {
+    /// How much they matter.
+    pub level: Level,
+    /// What `--reason` matches of them.
+    pub reasons: Vec<String>,
+    /// The pods at both ends, as far as the kernel side knew them.
+    pub pods: Pods,
+    /// How many.
+    pub events: u64,
+}
+
+/// Reads a probe's [`Limited`], by kind and pods.
+pub type ReadLimited = Arc<dyn Fn() -> Vec<Limited> + Send + Sync>;
+
 /// Events and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
@@ -79,6 +97,8 @@ pub struct Sum {
     pub events: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Of the events, those that were wanted and not described.
+    pub limited: u64,
 }
 
 impl Sum {
@@ -86,7 +106,7 @@ impl Sum {
     fn over(counts: &[Count]) -> Self {
         let mut sum = Self::default();
         for count in counts {
-            sum.add(Self { events: count.events, bytes: count.bytes });
+            sum.add(Self { events: count.events, bytes: count.bytes, limited: count.limited });
         }
         sum
     }
@@ -95,6 +115,7 @@ impl Sum {
     pub const fn add(&mut self, other: Self) {
         self.events += other.events;
         self.bytes += other.bytes;
+        self.limited += other.limited;
     }
 }
 
@@ -185,6 +206,28 @@ impl<R: Rows> Counts<R> {
     #[must_use]
     pub fn rows(&self) -> Vec<(R::Key, Sum)> {
         self.state().source.rows()
+    }
+
+    /// Events that were counted only, row by row.
+    #[must_use]
+    pub fn limited(&self) -> Vec<Limited> {
+        let state = self.state();
+        let (meaning, now) = (self.meaning(), SystemTime::now());
+        let rows = state.source.rows().into_iter().filter(|(_, sum)| sum.limited > 0);
+        rows.map(|(key, sum)| {
+            let (level, reasons) = meaning.matters(&R::kind(&key));
+            let Ends { source, destination } = R::slots(&key);
+            let pods = Ends { source: state.pod(source, now), destination: state.pod(destination, now) };
+            Limited { level, reasons, pods, events: sum.limited }
+        })
+        .collect()
+    }
+
+    /// [`Counts::limited`], to be called later.
+    #[must_use]
+    pub fn limited_reader(&self) -> ReadLimited {
+        let counts = self.clone();
+        Arc::new(move || counts.limited())
     }
 
     /// Remembers an event's incident as the example of its series.

@@ -13,6 +13,7 @@ pub struct Flow {
     read: AtomicU64,
     undecoded: AtomicU64,
     emitted: AtomicU64,
+    benign: AtomicU64,
     filtered: AtomicU64,
     unwritten: AtomicU64,
     merged: AtomicU64,
@@ -20,14 +21,16 @@ pub struct Flow {
 
 /// The whole identity at one moment.
 ///
-/// `produced == emitted + filtered + limited + ring_full + undecoded + unwritten + merged + in_ring`, always.
+/// `produced == emitted + benign + filtered + limited + ring_full + undecoded + unwritten + merged + in_ring`, always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Events the kernel side saw and counted.
     pub produced: u64,
     /// Events that reached the sink.
     pub emitted: u64,
-    /// Events the user's filter did not want.
+    /// Events that hurt nobody, where only those that do are wanted.
+    pub benign: u64,
+    /// Events the user's filter did not want, on either side.
     pub filtered: u64,
     /// Events counted only: their key's budget of records was used up.
     pub limited: u64,
@@ -46,12 +49,13 @@ pub struct Account {
 impl Account {
     /// Events counted but not written, by stage. The stages are a closed set: they are a metric's label.
     #[must_use]
-    pub fn dropped(&self) -> [(&'static str, u64); 6] {
+    pub fn dropped(&self) -> [(&'static str, u64); 7] {
         [
             ("limited", self.limited),
             ("ring_full", self.ring_full),
             ("undecoded", self.undecoded),
             ("unwritten", self.unwritten),
+            ("benign", self.benign),
             ("filtered", self.filtered),
             ("merged", self.merged),
         ]
@@ -63,6 +67,8 @@ impl Account {
 pub enum Fate {
     /// It reached the sink.
     Emitted,
+    /// It hurts nobody, and only what does is wanted.
+    Benign,
     /// The user's filter did not want it.
     Filtered,
     /// It was not a record of this probe.
@@ -83,6 +89,7 @@ impl Flow {
     pub fn ended(&self, fate: Fate) {
         let counter = match fate {
             Fate::Emitted => &self.emitted,
+            Fate::Benign => &self.benign,
             Fate::Filtered => &self.filtered,
             Fate::Undecoded => &self.undecoded,
             Fate::Unwritten => &self.unwritten,
@@ -103,11 +110,13 @@ impl Flow {
     #[must_use]
     pub fn account(&self, tally: Tally) -> Account {
         // Read the user's half after the kernel's was: a record read meanwhile must not make `in_ring` negative.
-        let written = tally.seen.saturating_sub(tally.limited).saturating_sub(tally.ring_full);
+        let held_back = tally.filtered + tally.limited + tally.ring_full;
+        let written = tally.seen.saturating_sub(held_back);
         Account {
             produced: tally.seen,
             emitted: self.emitted.load(Relaxed),
-            filtered: self.filtered.load(Relaxed),
+            benign: self.benign.load(Relaxed),
+            filtered: tally.filtered + self.filtered.load(Relaxed),
             limited: tally.limited,
             ring_full: tally.ring_full,
             undecoded: self.undecoded.load(Relaxed),
@@ -139,7 +148,7 @@ mod tests {
     #[test]
     fn the_identity_holds_while_records_are_in_the_ring() {
         let flow = Flow::default();
-        let tally = Tally { passed: 7, seen: 100, limited: 60, ring_full: 30, uncounted: 5 };
+        let tally = Tally { passed: 7, seen: 120, filtered: 20, limited: 60, ring_full: 30, uncounted: 5 };
         flow.read();
         flow.ended(Fate::Emitted);
         flow.read();

@@ -63,7 +63,7 @@ impl<P: Probe> Path<P> {
             };
             match self.carry(&record).and_then(|written| self.sum_up().map(|()| written)) {
                 Ok(Written::Last) => break Ended::Last,
-                Ok(Written::Yes | Written::Filtered) => {}
+                Ok(_) => {}
                 Err(error) => break Ended::Failed(error),
             }
             // A storm keeps the ring full: Ctrl-C must be heard all the same.
@@ -113,13 +113,14 @@ impl<P: Probe> Path<P> {
             return Ok(Written::Filtered);
         }
         let written = write::<P>(&enriched, self.sink.as_mut());
-        if matches!(written, Ok(Written::Filtered)) {
+        if matches!(written, Ok(Written::Benign | Written::Filtered | Written::Refused)) {
             self.incidents.unsaid(&cause);
         }
         self.flow.ended(match &written {
             Ok(Written::Yes | Written::Last) => Fate::Emitted,
+            Ok(Written::Benign) => Fate::Benign,
             Ok(Written::Filtered) => Fate::Filtered,
-            Err(_) => Fate::Unwritten,
+            Ok(Written::Refused) | Err(_) => Fate::Unwritten,
         });
         written
     }
@@ -186,7 +187,7 @@ pub fn tell<P: Probe>(
         pod: verdict.pod,
         says: &verdict,
     };
-    sink.write(&line).map(|written| written != Written::Filtered)
+    sink.write(&line).map(|written| matches!(written, Written::Yes | Written::Last))
 }
 
 /// The last step: an event that has its names, as one line of the sink's.

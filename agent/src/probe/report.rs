@@ -110,7 +110,7 @@ impl Collector for Reports {
         counters(
             &mut encoder,
             "events_dropped",
-            "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, filtered, merged (into its incident's verdict)",
+            "Events counted but not written, by the stage that dropped them: limited (the key's budget for the second), ring_full, undecoded, unwritten, benign, filtered, merged (into its incident's verdict)",
             accounts.iter().flat_map(|(probe, account)| {
                 account.dropped().map(|(stage, count)| ([("probe", *probe), ("stage", stage)], count))
             }),

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent_common::Tally;
 use aya::Ebpf;
 use aya_log::EbpfLogger;
+use nix::errno::Errno;
 use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
-use super::attach::{Climb, MapError, Maps, climb, may_read};
+use super::attach::{Climb, Ground, MapError, Maps, Refusal, Why, climb, may_read};
+use super::counts::ReadLimited;
+use super::filter::PacketFilter;
 use super::flow::{Account, Flow, ReadTallies};
 use super::globals::Globals;
 use super::loader::Loader;
@@ -20,6 +23,7 @@ use super::{Hook, Probe};
 use crate::incident::Incidents;
 use crate::kernel::{Kernel, clock};
 use crate::pod::{FindPod, PodSlots};
+use crate::rights::{self, Act, Refused};
 use crate::shutdown::Drain;
 use crate::sink::{Column, Sink};
 
@@ -36,7 +40,26 @@ pub struct Settings {
     pub rung: Option<String>,
     /// Counts calls of hooks that are no event of the probe, too.
     pub count_passed: bool,
+    /// What the user wants to see of packets: applied before the budget of records where the probe's kernel side can.
+    pub filter: PacketFilter,
+    /// The user wants to see certain pods alone.
+    pub by_pod: bool,
 }
+
+impl Settings {
+    /// Whether filters of the user's are left to the user side: then it must get all events, to look at each.
+    fn leaves_filters<P: Probe>(&self) -> bool {
+        // The kernel side knows packets by their outer headers; that of a probe that looks into tunnels does not know
+        // whose they are.
+        if P::FILTERS { !self.filter.is_whole() } else { self.by_pod || !self.filter.is_empty() }
+    }
+}
+
+/// Records a row and CPU may write in a window where the user side is to look at all events: as many as are counted.
+const ALL_RECORDS: u32 = u16::MAX as u32;
+
+/// The ring they go through, in bytes.
+const RING_OF_ALL: u32 = 4 << 20;
 
 /// What starting needs of its surroundings.
 pub struct Context<'a> {
@@ -103,6 +126,10 @@ pub struct Started {
     pub account: ReadAccount,
     /// The exact counts in a few lines for a person, largest first.
     pub summary: super::Summary,
+    /// Events that were counted only.
+    pub limited: ReadLimited,
+    /// The user's filters are applied by the user side: of what was counted only it is not known whether they want it.
+    pub filters_late: bool,
     /// The attached programs.
     pub attached: Arc<Attached>,
     /// Runs its path.
@@ -127,7 +154,7 @@ pub enum StartError {
         /// The probe.
         probe: &'static str,
         /// The kernel's reason.
-        why: String,
+        why: Why,
     },
     /// A map is not what the code expects.
     #[error("probe {probe}: {source}")]
@@ -155,15 +182,38 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// The refusals of rights that it comes of.
+    pub fn refused(&self) -> Vec<&Refused> {
+        match self {
+            Self::Load { why, .. } => why.refused.iter().collect(),
+            Self::Refused { climbs, .. } => {
+                let refusals = climbs.iter().flat_map(|climb| &climb.refused);
+                refusals.filter_map(|Refusal { why, .. }| why.refused.as_ref()).collect()
+            }
+            Self::Map { .. } | Self::Ring { .. } => Vec::new(),
+        }
+    }
+}
+
+/// Hooks that were refused for the same reason are one part of the line: there may be a dozen.
 fn refusals(climbs: &[Climb]) -> String {
-    let of_hook = |climb: &Climb| {
-        let refused = match climb.refused.as_slice() {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for climb in climbs {
+        let why = match climb.refused.as_slice() {
             [] => "it has none of that name".to_owned(),
             refused => refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         };
-        format!("no rung of hook {} holds: {refused}", climb.hook.name)
+        match reasons.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, hooks)) => hooks.push(climb.hook.name),
+            None => reasons.push((why, vec![climb.hook.name])),
+        }
+    }
+    let of_hooks = |(why, hooks): (String, Vec<&str>)| {
+        let hook = if hooks.len() == 1 { "hook" } else { "hooks" };
+        format!("no rung of {hook} {} holds: {why}", hooks.join(", "))
     };
-    climbs.iter().map(of_hook).collect::<Vec<_>>().join("; ")
+    reasons.into_iter().map(of_hooks).collect::<Vec<_>>().join("; ")
 }
 
 /// A probe's loaded object. Its links die with it.
@@ -230,10 +280,12 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let ring = Ring::new(ring).map_err(|source| StartError::Ring { probe: probe_name, source })?;
     let probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
+    let filled = P::FILTERS.then(|| context.settings.filter.fill(&mut Maps(&mut bpf)));
+    let _until_loaded = filled.transpose().map_err(map_error)?;
 
     let only = context.settings.rung.as_deref();
-    let types = context.loader.types();
-    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, types, only)).collect();
+    let ground = Ground { types: context.loader.types(), reads: may_read(context.kernel) };
+    let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, ground, only)).collect();
     if climbs.iter().all(|climb| climb.holds.is_none()) {
         return Err(StartError::Refused { probe: probe_name, climbs });
     }
@@ -244,7 +296,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         let (flow, tallies) = (Arc::clone(&flow), Arc::clone(&tallies));
         Arc::new(move || flow.account(tallies().into_iter().fold(Tally::default(), Tally::plus)))
     };
-    let summary = probe.summary();
+    let (summary, limited) = (probe.summary(), probe.limited_reader());
     let collector = probe.collector(Arc::clone(&context.pods));
     let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
     let carry: Carry = {
@@ -254,7 +306,19 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
             Box::pin(path.run(drain, move || attached.detach()))
         })
     };
-    Ok(Started { name: probe_name, climbs, collector, tallies, account, summary, attached, carry })
+    let filters_late = context.settings.leaves_filters::<P>();
+    Ok(Started {
+        name: probe_name,
+        climbs,
+        collector,
+        tallies,
+        account,
+        summary,
+        limited,
+        filters_late,
+        attached,
+        carry,
+    })
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
@@ -262,13 +326,28 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     P::globals(context.kernel, &mut globals);
     globals.set("READS", u32::from(may_read(context.kernel)));
     globals.set("HOST_NETNS", context.host_netns.unwrap_or(0));
-    globals.set("RECORDS_PER_WINDOW", context.settings.records_per_second);
+    let mut settings = context.settings.clone();
+    if settings.leaves_filters::<P>() {
+        settings.records_per_second = ALL_RECORDS;
+        settings.ring_bytes = settings.ring_bytes.max(RING_OF_ALL);
+    }
+    if P::FILTERS {
+        settings.filter.set(&mut globals);
+    }
+    globals.set("RECORDS_PER_WINDOW", settings.records_per_second.min(ALL_RECORDS));
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
-    context
-        .loader
-        .load(P::object(), globals, context.settings)
-        .map_err(|error| StartError::Load { probe: P::NAME, why: one_line(&error) })
+    context.loader.load(P::object(), globals, &settings).map_err(|error| {
+        let refused = errno(&error).and_then(|errno| rights::why(Act::Bpf, errno, false));
+        StartError::Load { probe: P::NAME, why: Why { text: one_line(&error), refused } }
+    })
+}
+
+/// What the kernel answered, if an answer of the kernel is at the bottom of this.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).last();
+    io?.raw_os_error().map(Errno::from_raw)
 }
 
 /// The power of two of jiffies that is nearest to a second: 1.02 s at 250 or 1,000 Hz, 0.85 s at 300, 1.28 s at 100.

@@ -12,7 +12,7 @@ use prometheus_client::collector::Collector;
 use crate::kernel::Kernel;
 use crate::pod::{FindPod, Pod, PodSlots, Slot, Subject};
 use crate::probe::attach::{MapError, Maps};
-use crate::probe::counts::Counts;
+use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
 use crate::probe::slots::SlotMaps;
@@ -26,7 +26,7 @@ pub mod place;
 pub mod row;
 
 use crate::kernel::reasons::Reasons;
-use class::{Class, Harm, Verdict};
+use class::{Class, Verdict};
 use decode::Decoder;
 use labels::{DropRows, Labels};
 use place::Place;
@@ -95,6 +95,7 @@ impl Probe for Drops {
     const ABOUT: &'static str = "packets the kernel drops: reason, place, cause, and the pods at both ends";
     const HOOKS: &'static [Hook] = &[KFREE_SKB];
     const COLUMNS: &'static [Column] = row::COLUMNS;
+    const FILTERS: bool = true;
 
     fn object() -> &'static [u8] {
         aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"))
@@ -142,6 +143,10 @@ impl Probe for Drops {
     fn summary(&self) -> Summary {
         let counts = self.counts.clone();
         Box::new(move || labels::summary(&counts))
+    }
+
+    fn limited_reader(&self) -> ReadLimited {
+        self.counts.limited_reader()
     }
 
     fn reasons(kernel: &Kernel) -> Vec<String> {
@@ -261,10 +266,7 @@ impl Event for PacketDrop {
     }
 
     fn level(&self) -> Level {
-        match self.verdict.harm {
-            Harm::Harmful => Level::Warn,
-            Harm::Benign => Level::Info,
-        }
+        self.verdict.harm.level()
     }
 
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {

@@ -11,7 +11,7 @@ use prometheus_client::collector::Collector;
 use crate::kernel::Kernel;
 use crate::pod::{FindPod, PodSlots};
 use crate::probe::attach::{MapError, Maps};
-use crate::probe::counts::Counts;
+use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
 use crate::probe::slots::SlotMaps;
@@ -73,6 +73,10 @@ impl Probe for Mtu {
     fn summary(&self) -> Summary {
         let counts = self.counts.clone();
         Box::new(move || labels::summary(&counts))
+    }
+
+    fn limited_reader(&self) -> ReadLimited {
+        self.counts.limited_reader()
     }
 
     fn reasons(_: &Kernel) -> Vec<String> {

@@ -41,6 +41,31 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
 }
 
 impl Filter {
+    /// Whether some value of a line decides, beside how much it matters.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        let Self { level, .. } = *self;
+        *self != Self { level, ..Self::default() }
+    }
+
+    /// Whether events of these reasons are wanted, whatever else they are.
+    #[must_use]
+    pub fn wants_reasons(&self, reasons: &[String]) -> bool {
+        self.reason.is_empty() || reasons.iter().any(|reason| self.wants_reason(reason))
+    }
+
+    /// Whether events with these pods at their ends are wanted, whatever else they are.
+    #[must_use]
+    pub fn wants_pods<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>) -> bool {
+        !self.is_about_pods() || pods.into_iter().any(|pod| self.wants_pod(pod))
+    }
+
+    /// Whether it asks for pods.
+    #[must_use]
+    pub fn is_about_pods(&self) -> bool {
+        !(self.namespace.is_empty() && self.pod.is_empty())
+    }
+
     /// Whether `line` is wanted. A value that is absent satisfies nothing.
     #[must_use]
     pub fn wants(&self, line: &Line<'_>) -> bool {
@@ -48,15 +73,13 @@ impl Filter {
             return false;
         }
         // Most filters ask for a level alone: fields that nobody asks for are not made.
-        let Self { level, .. } = *self;
-        if *self == (Self { level, ..Self::default() }) {
+        if !self.is_narrow() {
             return true;
         }
         let mut fields = Vec::new();
         line.says.fields(&mut fields);
         let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| fields.iter().any(|(_, value)| satisfies(value));
-        let no_pod_asked = self.namespace.is_empty() && self.pod.is_empty();
-        (no_pod_asked
+        (!self.is_about_pods()
             || line.pod.is_some_and(|pod| self.wants_pod(pod))
             || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
             && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
@@ -102,7 +125,10 @@ impl<S: Sink> Filtered<S> {
 
 impl<S: Sink> Sink for Filtered<S> {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
-        if self.filter.wants(line) { self.inner.write(line) } else { Ok(Written::Filtered) }
+        if self.filter.wants(line) {
+            return self.inner.write(line);
+        }
+        Ok(if line.level < self.filter.level { Written::Benign } else { Written::Filtered })
     }
 
     fn flush(&mut self) -> io::Result<()> {

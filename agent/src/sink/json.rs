@@ -1,6 +1,6 @@
 //! One JSON line an event, in the schema every line of the agent keeps.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,9 +15,6 @@ use object::Object;
 /// Bytes of one line at most, its newline included: what container runtimes pass on whole.
 pub const MAX_LINE: usize = 16 * 1024;
 
-/// Bytes gathered before they are written out unasked.
-const BUFFER: usize = 4 * MAX_LINE;
-
 /// Bytes of one string at most, tried in this order until the line fits.
 const STRING_LIMITS: [usize; 5] = [MAX_LINE, 4096, 1024, 256, 64];
 
@@ -28,19 +25,18 @@ const OWN_NAMES: [&str; 11] = [
     "target", "truncated",
 ];
 
-/// Writes each line as one JSON object.
+/// Writes each line as one JSON object, with one call of `write`.
 #[derive(Debug)]
 pub struct JsonSink<W: Write> {
-    out: BufWriter<W>,
+    out: W,
     identity: Arc<Identity>,
     message: String,
     line: Vec<u8>,
 }
 
 impl<W: Write> JsonSink<W> {
-    /// A sink that writes to `out` whenever it is flushed or has gathered enough, whole lines at a time.
+    /// A sink that writes to `out`.
     pub fn new(out: W, identity: Arc<Identity>) -> Self {
-        let out = BufWriter::with_capacity(BUFFER, out);
         Self { out, identity, message: String::new(), line: Vec::new() }
     }
 }
@@ -62,8 +58,7 @@ impl<W: Write + Send> Sink for JsonSink<W> {
         };
         self.line.clear();
         render(&head, &fields, &mut self.line);
-        self.out.write_all(&self.line)?;
-        Ok(Written::Yes)
+        Written::of(self.out.write_all(&self.line))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, IsTerminal as _, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
 
 use unicode_width::UnicodeWidthChar;
 
@@ -43,35 +43,37 @@ pub fn width(columns: &[Column], wide: bool) -> usize {
     shown.map(|column| column_width(*column) + GAP.len()).sum::<usize>().saturating_sub(GAP.len())
 }
 
-/// Writes each line as a row under the heading of its probe.
+/// Writes each line as a row under the heading of its probe, all of its text with one call of `write`.
 #[derive(Debug)]
 pub struct TableSink<W: Write> {
-    out: BufWriter<W>,
+    out: W,
     style: Style,
     headed: Vec<&'static str>,
     row: String,
+    /// Whole rows that are to be written.
+    text: String,
 }
 
-impl TableSink<io::Stdout> {
-    /// On this process's stdout, in colour if that is a terminal that can do it and nobody objects.
+impl TableSink<BufWriter<Stdout>> {
+    /// On this process's stdout, which may make it wait.
     #[must_use]
     pub fn on_stdout(wide: bool) -> Self {
-        let stdout = io::stdout();
-        let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
-        let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
-        Self::new(stdout, Style { wide, colour })
+        Self::like_stdout(BufWriter::new(io::stdout()), wide)
     }
 }
 
 impl<W: Write> TableSink<W> {
-    /// A table on `out`, written whenever it is flushed or enough has been gathered.
+    /// On `out`, which leads to stdout: in colour if that is a terminal that can do it and nobody objects.
+    #[must_use]
+    pub fn like_stdout(out: W, wide: bool) -> Self {
+        let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
+        let colour = wants_colour(io::stdout().is_terminal(), no_color.as_deref(), term.as_deref());
+        Self::new(out, Style { wide, colour })
+    }
+
+    /// A table on `out`.
     pub fn new(out: W, style: Style) -> Self {
-        Self {
-            out: BufWriter::with_capacity(4 * MAX_LINE, out),
-            style,
-            headed: Vec::new(),
-            row: String::new(),
-        }
+        Self { out, style, headed: Vec::new(), row: String::new(), text: String::new() }
     }
 
     /// Writes the heading of `probe`'s table unless it is there already; its first row would do the same.
@@ -83,15 +85,25 @@ impl<W: Write> TableSink<W> {
         probe: &'static str,
         columns: impl IntoIterator<Item = Column>,
     ) -> io::Result<()> {
-        if self.headed.contains(&probe) {
-            return Ok(());
-        }
-        self.headed.push(probe);
-        let titles = columns.into_iter().map(|column| Cell { column, text: column.title.into() });
-        self.put(titles, None)
+        self.put_heading(probe, columns);
+        self.write_text()
     }
 
-    fn put<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>, colour: Option<&str>) -> io::Result<()> {
+    fn put_heading(&mut self, probe: &'static str, columns: impl IntoIterator<Item = Column>) {
+        if !self.headed.contains(&probe) {
+            self.headed.push(probe);
+            let titles = columns.into_iter().map(|column| Cell { column, text: column.title.into() });
+            self.put(titles, None);
+        }
+    }
+
+    fn write_text(&mut self) -> io::Result<()> {
+        let written = self.out.write_all(self.text.as_bytes());
+        self.text.clear();
+        written
+    }
+
+    fn put<'a>(&mut self, cells: impl Iterator<Item = Cell<'a>>, colour: Option<&str>) {
         self.row.clear();
         let mut cells = cells.filter(|cell| self.style.wide || !cell.column.wide).peekable();
         while let Some(cell) = cells.next() {
@@ -106,11 +118,11 @@ impl<W: Write> TableSink<W> {
             self.row.extend(std::iter::repeat_n(' ', room.saturating_sub(text_width(&text))));
             self.row.push_str(GAP);
         }
-        self.put_row(colour)
+        self.put_row(colour);
     }
 
     /// An incident in words, folded to fit the terminal unless it may be wide.
-    fn words(&mut self, text: &str, colour: Option<&str>) -> io::Result<()> {
+    fn words(&mut self, text: &str, colour: Option<&str>) {
         let room = if self.style.wide { usize::MAX } else { TERMINAL };
         let [mut mark, further] = MARKS;
         self.row.clear();
@@ -118,7 +130,7 @@ impl<W: Write> TableSink<W> {
         for word in shown(text).split(' ') {
             let width = text_width(word);
             if used > 0 && used + 1 + width > room {
-                self.put_row(colour)?;
+                self.put_row(colour);
                 self.row.clear();
                 used = 0;
             }
@@ -127,18 +139,18 @@ impl<W: Write> TableSink<W> {
             self.row.push_str(word);
             used += text_width(before) + width;
         }
-        self.put_row(colour)
+        self.put_row(colour);
     }
 
-    fn put_row(&mut self, colour: Option<&str>) -> io::Result<()> {
+    fn put_row(&mut self, colour: Option<&str>) {
         if let Some(start) = escape::cut(&self.row, MAX_LINE - 16) {
             let length = start.len();
             self.row.truncate(length);
             self.row.push(escape::CUT);
         }
         match colour {
-            Some(code) => writeln!(self.out, "\x1b[{code}m{}\x1b[0m", self.row),
-            None => writeln!(self.out, "{}", self.row),
+            Some(code) => self.text.extend(["\x1b[", code, "m", &self.row, "\x1b[0m\n"]),
+            None => self.text.extend([&self.row, "\n"]),
         }
     }
 }
@@ -154,14 +166,14 @@ impl<W: Write + Send> Sink for TableSink<W> {
         if line.told == Told::Incident {
             let mut message = String::new();
             line.says.message(&mut message);
-            self.words(&message, colour)?;
-            return Ok(Written::Yes);
+            self.words(&message, colour);
+        } else {
+            let mut cells = Vec::new();
+            line.says.cells(&mut cells);
+            self.put_heading(line.probe, cells.iter().map(|cell| cell.column));
+            self.put(cells.into_iter(), colour);
         }
-        let mut cells = Vec::new();
-        line.says.cells(&mut cells);
-        self.heading(line.probe, cells.iter().map(|cell| cell.column))?;
-        self.put(cells.into_iter(), colour)?;
-        Ok(Written::Yes)
+        Written::of(self.write_text())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -347,8 +359,7 @@ mod tests {
     #[test]
     fn a_closed_pipe_is_passed_up() {
         let mut sink = TableSink::new(Closed, Style::default());
-        sink.heading("drops", COLUMNS).unwrap();
-        assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(sink.heading("drops", COLUMNS).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     proptest! {

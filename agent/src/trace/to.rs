@@ -20,13 +20,17 @@ use crate::enrich::{self, Roots};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
+use crate::node;
 use crate::path::judge::{About, Tcp, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
 use crate::path::sockets::Sockets;
 use crate::path::walk::{self, Limits};
 use crate::path::{Halt, Outcome, device};
 use crate::pod::Pod;
+use crate::rights::{self, Act};
 use crate::shutdown::{self, Signals};
+use crate::sink::json::JsonSink;
+use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 /// The probe whose lines these are.
@@ -106,12 +110,8 @@ impl Errand {
     fn run(self, netns: Option<OwnedFd>) -> Result<(Outcome, About), Failure> {
         if let Some(netns) = netns {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-                Errno::EPERM => Failure::unsupported(format!(
-                    "to enter the network namespace of {} needs CAP_SYS_ADMIN: run it as root",
-                    self.who
-                )),
                 Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who)),
-                error => Failure { code: 1, message: format!("entering {}: {error}", self.who) },
+                error => refused(&format!("{} cannot be entered", self.who), Act::EnterNetns, error),
             })?;
         }
         let unreachable = |error: Errno| {
@@ -210,12 +210,10 @@ impl From {
                     message: format!("no process of {who} is to be seen: is it running?"),
                 });
             }
-            Err(Errno::EACCES | Errno::EPERM) => {
-                return Err(Failure::unsupported(format!(
-                    "to see the network namespace of {who} needs CAP_SYS_PTRACE: run it as root"
-                )));
+            Err(error) => {
+                let what = format!("the network namespace of {who} cannot be seen");
+                return Err(refused(&what, Act::SeeNetns, error));
             }
-            Err(error) => return Err(error.into()),
         };
         Ok(Self { who, pod: Some(pod), netns: Some(netns) })
     }
@@ -234,16 +232,21 @@ fn place(host: &Host, name: &str) -> PathBuf {
 }
 
 fn open(path: &Path, name: &str) -> Result<File, Failure> {
-    File::open(path).map_err(|error| match error.kind() {
-        ErrorKind::PermissionDenied => Failure::unsupported(format!(
-            "{}: {error}; that of another user's process needs CAP_SYS_PTRACE: run it as root",
-            path.display()
-        )),
-        _ => Failure::usage(format!(
+    rights::open_namespace(path).map_err(|error| match rights::why_io(Act::SeeNetns, &error) {
+        Some(why) => Failure::unsupported(format!("{} cannot be opened: {why}", path.display())),
+        None => Failure::usage(format!(
             "no network namespace {name}: {}: {error}; it may be a path, a name in /run/netns, or a process",
             path.display()
         )),
     })
+}
+
+/// What the kernel did not let us do: a right that is missing is named, with what gives it.
+fn refused(what: &str, act: Act, error: Errno) -> Failure {
+    match rights::why(act, error, false) {
+        Some(why) => Failure::unsupported(format!("{what}: {why}")),
+        None => Failure { code: 1, message: format!("{what}: {}", error.desc()) },
+    }
 }
 
 /// The destination's address. Names are resolved here, not in the namespace walked from: that has no resolver of its own.
@@ -278,8 +281,8 @@ fn print(
     pod: Option<&Pod>,
 ) -> Result<(), Failure> {
     let mut sink: Box<dyn Sink> = match output {
-        Output::Json => Box::new(super::lines(host)),
-        Output::Table | Output::Wide => Box::new(super::table(output)),
+        Output::Json => Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host))),
+        Output::Table | Output::Wide => Box::new(TableSink::on_stdout(output == Output::Wide)),
     };
     let Span { trace_id, .. } = Span::root();
     let at = SystemTime::now();

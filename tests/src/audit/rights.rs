@@ -1,9 +1,38 @@
 //! With less than all rights: what can still be read is, and what cannot is said to be missing.
 
-use crate::harness::agent::without_capabilities;
-use crate::harness::pod::Pod;
+use crate::harness::agent::{only_capabilities, without_capabilities};
+use crate::harness::pod::{Node, Pod};
 
 use super::{Flannel, Said, WEB, has_devices};
+
+/// What the agent lives in itself it reads with no right at all.
+#[test]
+fn the_hosts_own_links_need_no_right() {
+    const ONLY_NET_ADMIN: &[u64] = &[12];
+    let node = Node::new();
+    for held in [ONLY_NET_ADMIN, &[]] {
+        let said = Said::limited(&node, &["-o", "json"], |command| only_capabilities(command, held));
+        assert_eq!(said.code, Some(0), "{}", said.notes);
+        assert_eq!(said.link(None, "lo")["interface_kind"], "loopback", "{}", said.text);
+        assert!(!said.notes.contains("PTRACE"), "{}", said.notes);
+        assert_eq!(said.notes, "", "all of it is read");
+    }
+}
+
+/// Another's, here a router's that stands for the host, are not: what would help is named.
+#[test]
+fn of_a_host_in_another_namespace_the_right_is_named() {
+    if !has_devices() {
+        return;
+    }
+    let flannel = Flannel::new();
+    let said = Said::limited(&flannel.node, &[], |command| only_capabilities(command, &[]));
+    assert_eq!((said.code, said.text.as_str()), (Some(3), ""), "{}", said.notes);
+    for words in ["CAP_SYS_PTRACE", "run it in the host's network namespace"] {
+        assert!(said.notes.contains(words), "{}", said.notes);
+    }
+    flannel.pods.into_iter().for_each(Pod::stop);
+}
 
 // Of `linux/capability.h`.
 const NET_ADMIN: std::ops::Range<u64> = 12..13;

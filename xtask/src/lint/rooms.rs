@@ -16,11 +16,11 @@ struct Room {
     never: &'static [&'static str],
 }
 
-const ROOMS: [Room; 11] = [
+const ROOMS: [Room; 12] = [
     Room { name: "kernel", doors: &[], never: &["clap", "k8s_openapi", "kube", "prometheus_client"] },
     Room {
         name: "probe",
-        doors: &["incident", "kernel", "pod", "sink"],
+        doors: &["incident", "kernel", "pod", "rights", "sink"],
         never: &["clap", "k8s_openapi", "kube"],
     },
     Room { name: "probes", doors: &["kernel", "pod", "probe"], never: &["clap", "k8s_openapi", "kube"] },
@@ -30,11 +30,16 @@ const ROOMS: [Room; 11] = [
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "nix", "tokio"],
     },
     Room {
-        name: "links",
-        doors: &["pod"],
+        name: "rights",
+        doors: &[],
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
     },
-    Room { name: "enrich", doors: &["pod"], never: &["agent_common", "aya", "clap"] },
+    Room {
+        name: "links",
+        doors: &["pod", "rights"],
+        never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
+    },
+    Room { name: "enrich", doors: &["pod", "rights"], never: &["agent_common", "aya", "clap"] },
     Room {
         name: "incident",
         doors: &["pod"],

@@ -144,6 +144,7 @@ fn arm64() -> Result<Vec<Item>> {
 
 fn oracles() -> Vec<Item> {
     let mut items = vec![
+        program("apparmor_parser", &["apparmor"]),
         program("bpftool", &["bpftool"]),
         program("bpftrace", &["bpftrace"]),
         program("conntrack", &["conntrack"]),

@@ -61,7 +61,8 @@ impl Seen {
             fate: self.fate | zero,
             zero: 0,
         };
-        let held = count(&COUNTS, tally, &key, self.len)?;
+        // Conversations in tunnels are looked into by the user side alone, and so are its filters.
+        let held = count(&COUNTS, tally, &key, self.len, || true)?;
         let Some(mut entry) = RECORDS.reserve::<MtuRecord>(0) else {
             tally.ring_full();
             return None;
@@ -71,7 +72,7 @@ impl Seen {
         unsafe {
             kernel::clear(record);
             (*record).ktime_ns = bpf_ktime_get_ns();
-            (*record).held = held;
+            (*record).held = held.into();
             (*record).len = self.len;
             (*record).netns = self.netns;
             (*record).source = self.packet.source.bytes();

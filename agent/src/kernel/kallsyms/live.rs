@@ -1,18 +1,18 @@
 //! The running kernel's symbols: read when they are first needed, and again when modules have come.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Symbols, SymbolsError};
 
-/// Symbols are read again for an address without a name, at most this often unless modules have come: it costs some
-/// 100 ms.
-const REREAD: Duration = Duration::from_secs(30);
-
-/// And modules are compared at most this often: some addresses never get a name.
+/// Modules are compared at most this often: some addresses never get a name.
 const COMPARE: Duration = Duration::from_secs(1);
+
+/// After a reading that failed the next is tried this much later: each costs some 100 ms.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The symbols in `/proc/kallsyms`. Nothing attaches by them, and reading them takes longer than all else that starting
 /// does: they are read at the first question. Cheap to clone: all share one table.
@@ -28,7 +28,10 @@ struct Shared {
 
 struct State {
     table: Table,
-    reread: Option<Reread>,
+    /// The modules that were there when the table was read; `None` if a reading failed since.
+    modules: Option<u64>,
+    /// Modules are not compared before.
+    next: Option<Instant>,
 }
 
 enum Table {
@@ -40,20 +43,11 @@ enum Table {
 
 type Waiting = Box<dyn FnOnce(&Symbols) + Send>;
 
-/// When the symbols were read again, and what was there then.
-struct Reread {
-    at: Instant,
-    /// When the modules were last compared.
-    compared: Instant,
-    /// Bytes of the list of modules: it changes with every module that comes or goes.
-    modules: usize,
-}
-
 impl Kallsyms {
     /// Those of the kernel whose `/proc` is `proc`.
     #[must_use]
     pub fn below(proc: &Path) -> Self {
-        let state = Mutex::new(State { table: Table::Unread(Vec::new()), reread: None });
+        let state = Mutex::new(State { table: Table::Unread(Vec::new()), modules: None, next: None });
         Self(Arc::new(Shared { file: proc.join("kallsyms"), modules: proc.join("modules"), state }))
     }
 
@@ -70,16 +64,16 @@ impl Kallsyms {
     pub fn get(&self) -> Option<Arc<Symbols>> {
         let mut state = self.lock();
         if let Table::Unread(waiting) = &mut state.table {
+            let waiting = std::mem::take(waiting);
+            // Before the symbols: a module that comes in between is then noticed.
+            state.modules = Some(loaded(&self.0.modules));
             let read = Symbols::load_from(&self.0.file).ok().map(Arc::new);
-            for told in std::mem::take(waiting) {
+            for told in waiting {
                 read.as_deref().map(told);
             }
             state.table = Table::Read(read);
         }
-        match &state.table {
-            Table::Read(symbols) => symbols.clone(),
-            Table::Unread(_) => None,
-        }
+        state.table.read()
     }
 
     /// Tells `told` the symbols once they are read; never, if they are hidden.
@@ -98,24 +92,34 @@ impl Kallsyms {
         look(self.get()?.as_ref()).or_else(|| look(self.again()?.as_ref()))
     }
 
+    /// What `look` finds among the symbols that have been read. Reads no file: for scrapes, which must not wait.
+    pub fn known<T>(&self, look: impl FnOnce(&Symbols) -> Option<T>) -> Option<T> {
+        let symbols = self.lock().table.read();
+        look(symbols?.as_ref())
+    }
+
     fn again(&self) -> Option<Arc<Symbols>> {
-        let mut state = self.lock();
         let now = Instant::now();
-        // The first is free: modules are loaded when they are first asked for, often by what is just starting.
-        if state.reread.as_ref().is_some_and(|last| now - last.compared < COMPARE) {
-            return None;
-        }
-        let modules = std::fs::read(&self.0.modules).map_or(0, |list| list.len());
-        if let Some(last) = state.reread.as_mut()
-            && last.modules == modules
-            && now - last.at < REREAD
         {
-            last.compared = now;
+            let mut state = self.lock();
+            if state.next.is_some_and(|next| now < next) {
+                return None;
+            }
+            state.next = Some(now + COMPARE);
+        }
+        // Not under the lock: a scrape may ask meanwhile.
+        let modules = loaded(&self.0.modules);
+        if self.lock().modules == Some(modules) {
             return None;
         }
-        state.reread = Some(Reread { at: now, compared: now, modules });
-        // Those known before stay if they cannot be read now.
-        let symbols = Arc::new(Symbols::load_from(&self.0.file).ok()?);
+        let read = Symbols::load_from(&self.0.file).map(Arc::new);
+        let mut state = self.lock();
+        let Ok(symbols) = read else {
+            // Those known before stay.
+            (state.modules, state.next) = (None, Some(now + RETRY));
+            return None;
+        };
+        state.modules = Some(modules);
         state.table = Table::Read(Some(Arc::clone(&symbols)));
         Some(symbols)
     }
@@ -123,6 +127,29 @@ impl Kallsyms {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Table {
+    fn read(&self) -> Option<Arc<Symbols>> {
+        match self {
+            Self::Read(symbols) => symbols.clone(),
+            Self::Unread(_) => None,
+        }
+    }
+}
+
+/// A number that is another one when a module has come, has gone, or has given its initialisation's memory back. How often
+/// each is in use, which changes all the time, is left out.
+fn loaded(file: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // name, size, references, dependants, state, address
+    for line in std::fs::read_to_string(file).unwrap_or_default().lines() {
+        let mut words = line.split(' ');
+        let (name, size) = (words.next(), words.next());
+        let (state, address) = (words.nth(2), words.next());
+        (name, size, state, address).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 impl fmt::Debug for Kallsyms {
@@ -149,6 +176,8 @@ mod tests {
         (proc, kallsyms)
     }
 
+    const MODULE: &str = "m 16384 0 - Live 0xffffffffc0000000\n";
+
     fn late(kallsyms: &Kallsyms) -> Option<String> {
         kallsyms.find(|symbols| symbols.resolve_low32(0xc000_0010).map(|place| place.to_string()))
     }
@@ -158,8 +187,28 @@ mod tests {
         let (proc, kallsyms) = kallsyms(BEFORE);
         let before = kallsyms.get().unwrap();
         fs::write(proc.path().join("kallsyms"), AFTER).unwrap();
+        fs::write(proc.path().join("modules"), MODULE).unwrap();
+        assert_eq!(kallsyms.known(|symbols| symbols.resolve_low32(0xc000_0010).map(|_| ())), None, "reads no file");
         assert_eq!(late(&kallsyms).as_deref(), Some("late+0x10 [m]"));
         assert_eq!(before.resolve_low32(0xc000_0010), None, "who still reads the old ones may finish");
+    }
+
+    #[test]
+    fn what_no_module_can_have_brought_is_not_looked_for_again() {
+        let (proc, kallsyms) = kallsyms(BEFORE);
+        fs::write(proc.path().join("modules"), MODULE).unwrap();
+        kallsyms.get().unwrap();
+        // It would be found, were the file read again.
+        fs::write(proc.path().join("kallsyms"), AFTER).unwrap();
+        // Its references are no other module.
+        fs::write(proc.path().join("modules"), MODULE.replace(" 0 -", " 7 n,")).unwrap();
+        for _ in 0..3 {
+            kallsyms.lock().next = None;
+            assert_eq!(late(&kallsyms), None);
+        }
+        fs::write(proc.path().join("modules"), format!("{MODULE}n 4096 0 - Live 0xffffffffc0100000\n")).unwrap();
+        kallsyms.lock().next = None;
+        assert!(late(&kallsyms).is_some());
     }
 
     #[test]
@@ -167,6 +216,7 @@ mod tests {
         let (proc, kallsyms) = kallsyms(BEFORE);
         kallsyms.get().unwrap();
         fs::write(proc.path().join("kallsyms"), "").unwrap();
+        fs::write(proc.path().join("modules"), MODULE).unwrap();
         assert_eq!(late(&kallsyms), None);
         assert!(kallsyms.get().is_some());
     }

@@ -1,5 +1,7 @@
 //! What a drop means: the kernel's reason, and where it gives none the function the packet died in, as a class.
 
+use crate::probe::Level;
+
 /// The cause of a drop, in an operator's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
@@ -38,6 +40,17 @@ pub enum Harm {
     Harmful,
     /// A healthy node drops such packets all day.
     Benign,
+}
+
+impl Harm {
+    /// How much that matters to an operator.
+    #[must_use]
+    pub const fn level(self) -> Level {
+        match self {
+            Self::Harmful => Level::Warn,
+            Self::Benign => Level::Info,
+        }
+    }
 }
 
 /// A drop's class and harm.

@@ -12,7 +12,7 @@ use super::class::{Harm, Verdict};
 use super::may_be_forged;
 use super::place::Places;
 use crate::kernel::reasons::Reasons;
-use crate::probe::Ends;
+use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
 
 /// The label of a drop for which the kernel gives no reason (5.10).
@@ -99,6 +99,11 @@ impl Rows for DropRows {
         Labels { reason, verdict, direction: Direction::from_wire(kind.direction) }
     }
 
+    fn matters(&self, kind: &Kind) -> (Level, Vec<String>) {
+        let Labels { reason, verdict, .. } = self.labels(kind);
+        (verdict.harm.level(), vec![verdict.class.name().to_owned(), reason])
+    }
+
     fn slots(key: &DropKey) -> Ends<u16> {
         Ends { source: key.source, destination: key.destination }
     }
@@ -107,7 +112,7 @@ impl Rows for DropRows {
         // A packet that died for its source address says nothing true about its source. Only where there is no reason
         // the place is asked for, which costs more.
         let reason = self.reasons.name(kind.reason);
-        let place = if reason.is_none() { self.places.at(u64::from(kind.place)) } else { None };
+        let place = if reason.is_none() { self.places.known_at(u64::from(kind.place)) } else { None };
         !may_be_forged(reason.as_deref(), place.as_ref().map(|place| place.function.as_ref()))
     }
 }

@@ -37,10 +37,17 @@ impl Places {
         self.0.find(|symbols| place(symbols, location))
     }
 
-    /// What a drop for `reason` at `location` means.
+    /// As [`Places::at`], among the symbols that have been read: a scrape must not wait for a file.
+    #[must_use]
+    pub fn known_at(&self, location: u64) -> Option<Place> {
+        self.0.known(|symbols| place(symbols, location))
+    }
+
+    /// What a drop for `reason` at `location` means; for scrapes.
     #[must_use]
     pub fn verdict(&self, reason: &str, location: u64) -> Verdict {
-        self.at(location).map_or_else(|| classify(reason, ""), |place| classify(reason, &place.function))
+        self.known_at(location)
+            .map_or_else(|| classify(reason, ""), |place| classify(reason, &place.function))
     }
 }
 

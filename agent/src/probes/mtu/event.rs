@@ -126,6 +126,16 @@ impl Limit {
     }
 }
 
+/// How much an event matters.
+pub(super) const fn level(kind: Kind, fate: Fate) -> Level {
+    match (kind, fate) {
+        (Kind::Stalled, Fate::BlackHole) => Level::Warn,
+        // A path MTU is meant to be learned; loss, or a peer that is gone, is by itself no matter of size.
+        (Kind::Learned | Kind::Stalled, _) => Level::Info,
+        _ => Level::Warn,
+    }
+}
+
 /// Kinds of devices that carry packets in packets (`rtnl_link_ops.kind`).
 const TUNNELS: [&str; 15] = [
     "vxlan", "geneve", "ipip", "sit", "gre", "gretap", "erspan", "ip6tnl", "ip6gre", "ip6gretap",
@@ -335,13 +345,7 @@ impl Event for TooBig {
     }
 
     fn level(&self) -> Level {
-        match self.kind {
-            // It is how a path MTU is meant to be found.
-            Kind::Learned => Level::Info,
-            // Loss, or a peer that is gone: by itself no matter of size.
-            Kind::Stalled if self.fate != Fate::BlackHole => Level::Info,
-            _ => Level::Warn,
-        }
+        level(self.kind, self.fate)
     }
 
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {

@@ -7,7 +7,8 @@ use std::fmt;
 use agent_common::mtu::{Fate, Kind, MtuKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
-use crate::probe::Ends;
+use super::event::level;
+use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
 
 /// What an event is counted under, node-wide. All from closed sets.
@@ -76,6 +77,13 @@ impl Rows for MtuRows {
 
     fn labels(&self, (kind, fate, ip_version): &(u8, u8, u8)) -> Labels {
         Labels { kind: Kind::from_wire(*kind), fate: Fate::from_wire(*fate), ip_version: *ip_version }
+    }
+
+    fn matters(&self, (kind, fate, _): &(u8, u8, u8)) -> (Level, Vec<String>) {
+        let kind = Kind::from_wire(*kind);
+        // What is not known is not hidden.
+        let level = kind.zip(Fate::from_wire(*fate)).map_or(Level::Warn, |(kind, fate)| level(kind, fate));
+        (level, kind.map(|kind| kind_name(kind).to_owned()).into_iter().collect())
     }
 
     fn slots(key: &MtuKey) -> Ends<u16> {

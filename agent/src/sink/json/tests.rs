@@ -124,13 +124,13 @@ fn more_fields_than_fit_leave_the_schemas_own() {
     assert!(json.get("field").is_none());
 }
 
-/// Refuses to write once told to.
-struct Pipe(Arc<Mutex<Vec<usize>>>, bool);
+/// Keeps the length of each write, or refuses it.
+struct Pipe(Arc<Mutex<Vec<usize>>>, Option<io::ErrorKind>);
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.1 {
-            return Err(io::ErrorKind::BrokenPipe.into());
+        if let Some(fault) = self.1 {
+            return Err(fault.into());
         }
         assert_eq!(bytes.last(), Some(&b'\n'), "a line was split");
         self.0.lock().unwrap().push(bytes.len());
@@ -143,21 +143,20 @@ impl Write for Pipe {
 }
 
 #[test]
-fn only_whole_lines_are_handed_on() {
+fn each_line_is_one_write() {
     let writes = Arc::new(Mutex::new(Vec::new()));
-    let mut sink = JsonSink::new(Pipe(Arc::clone(&writes), false), identity());
-    for length in 0..1_000 {
+    let mut sink = JsonSink::new(Pipe(Arc::clone(&writes), None), identity());
+    for length in 0..100 {
         sink.write(&line(&saying(&"x".repeat(length), &[]), None)).unwrap();
     }
-    sink.flush().unwrap();
-    assert!((2..100).contains(&writes.lock().unwrap().len()), "buffered, yet bounded");
+    assert_eq!(writes.lock().unwrap().len(), 100);
 }
 
 #[test]
-fn a_closed_pipe_is_passed_up() {
-    let mut sink = JsonSink::new(Pipe(Arc::default(), true), identity());
-    sink.write(&line(&saying("m", &[]), None)).unwrap();
-    assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+fn a_closed_pipe_is_passed_up_and_one_without_room_costs_the_line() {
+    let write = |fault| JsonSink::new(Pipe(Arc::default(), Some(fault)), identity()).write(&line(&saying("m", &[]), None));
+    assert_eq!(write(io::ErrorKind::BrokenPipe).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(write(io::ErrorKind::WouldBlock).unwrap(), Written::Refused);
 }
 
 proptest! {

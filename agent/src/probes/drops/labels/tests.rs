@@ -99,7 +99,7 @@ fn storm(pods: u16) -> Held {
             ip_version: 4,
             zero: 0,
         };
-        (key, Sum { events: 1_000_000 + u64::from(slot), bytes: 1_500_000_000 })
+        (key, Sum { events: 1_000_000 + u64::from(slot), bytes: 1_500_000_000, limited: 0 })
     };
     Held(
         (1..=pods)
@@ -175,7 +175,7 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
         ip_version,
         zero: 0,
     };
-    let sum = |events| Sum { events, bytes: 10 * events };
+    let sum = |events| Sum { events, bytes: 10 * events, limited: 0 };
     // The first two differ in what no label says; the third pod's source is not to be believed; slot 9 is nobody's.
     let rows = vec![
         (key(0, 2, 1, 2, 4), sum(1)),

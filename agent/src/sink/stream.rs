@@ -1,0 +1,453 @@
+//! Standard output or error behind a bounded queue with a writer thread of its own: a reader that stalls, a full disk or a
+//! closed pipe costs lines, never time.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Bytes that wait for the writer. As much again is with it at most: what it writes when a reader stalls.
+pub const MAX_QUEUED: usize = 1 << 20;
+
+/// A stream of lines that never makes its caller wait. Clones share it; when the last is gone the thread ends once it has
+/// written what it can.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    shared: Arc<Shared>,
+    _open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to write, or nothing more will come.
+    filled: Condvar,
+    /// The writer has done what it had.
+    written: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whole lines that wait.
+    queue: Vec<u8>,
+    /// Lines in `queue`.
+    queued: u64,
+    /// Lines the writer has taken and not drained.
+    in_hand: u64,
+    /// Lines that will never be written: there was no room, or the stream refused them.
+    lost: u64,
+    /// Why the last write failed; `None` after one that succeeded.
+    fault: Option<Fault>,
+    /// The writer thread has ended.
+    ended: bool,
+    /// Nothing more will come.
+    closed: bool,
+}
+
+/// Closes the queue when the last clone of its stream is gone.
+#[derive(Debug)]
+struct Open(Arc<Shared>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.filled.notify_one();
+    }
+}
+
+/// A write that the stream refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fault {
+    kind: ErrorKind,
+    errno: Option<i32>,
+}
+
+impl From<&io::Error> for Fault {
+    fn from(error: &io::Error) -> Self {
+        Self { kind: error.kind(), errno: error.raw_os_error() }
+    }
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        fault.errno.map_or_else(|| fault.kind.into(), Self::from_raw_os_error)
+    }
+}
+
+/// What became of the lines a stream was given.
+#[derive(Debug)]
+pub struct Drained {
+    /// Lines that never reached the stream, since the start.
+    pub lost: u64,
+    /// Why the stream refused the last of them; `None` if it takes lines, or if it only stalls.
+    pub fault: Option<io::Error>,
+}
+
+impl Stream {
+    /// Writes to `out` on a thread called `name`. `failed` is called on that thread when `out` refuses a write, once for
+    /// each failure in a row.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn start(
+        out: impl Write + AsFd + Send + 'static,
+        name: &str,
+        failed: impl Fn(&io::Error) + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            written: Condvar::new(),
+        });
+        let ending = Ending(Arc::clone(&shared));
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let ending = ending;
+            Writer { out, torn: false, failed }.run(&ending.0);
+        })?;
+        Ok(Self { _open: Arc::new(Open(Arc::clone(&shared))), shared })
+    }
+
+    /// This process's standard output, past the standard library's lock: a write that blocks must hold nothing.
+    ///
+    /// # Errors
+    /// As [`Stream::start`], or there are no descriptors left.
+    pub fn stdout(failed: impl Fn(&io::Error) + Send + 'static) -> io::Result<Self> {
+        let out = io::stdout().as_fd().try_clone_to_owned()?;
+        Self::start(File::from(out), "stdout", failed)
+    }
+
+    /// This process's standard error, in the same way.
+    ///
+    /// # Errors
+    /// As [`Stream::stdout`].
+    pub fn stderr() -> io::Result<Self> {
+        let out = io::stderr().as_fd().try_clone_to_owned()?;
+        Self::start(File::from(out), "stderr", |_| ())
+    }
+
+    /// Queues one or more whole lines; `false` if there is no room, and then they are lost and counted.
+    pub fn put(&self, lines: &[u8]) -> bool {
+        let count = count_lines(lines);
+        let mut state = self.shared.state();
+        if state.ended || state.queue.len() + lines.len() > MAX_QUEUED {
+            state.lost += count;
+            return false;
+        }
+        state.queue.extend_from_slice(lines);
+        state.queued += count;
+        drop(state);
+        self.shared.filled.notify_one();
+        true
+    }
+
+    /// Lines that never reached the stream, since the start.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.shared.state().lost
+    }
+
+    /// Whether the writer thread is there to write.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.shared.state().ended
+    }
+
+    /// Waits until all that was queued is written, at most for `patience`; what is not written by then is reported as lost.
+    #[must_use]
+    pub fn drain(&self, patience: Duration) -> Drained {
+        let end = Instant::now() + patience;
+        let mut state = self.shared.state();
+        while state.queued + state.in_hand > 0 && !state.ended {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { break };
+            state = self.shared.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Drained {
+            lost: state.lost + state.queued + state.in_hand,
+            fault: state.fault.map(io::Error::from),
+        }
+    }
+}
+
+/// Each call is one or more whole lines, and never waits: without room it fails with [`ErrorKind::WouldBlock`], and the
+/// lines are counted as lost.
+impl Write for Stream {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        if self.put(lines) { Ok(lines.len()) } else { Err(ErrorKind::WouldBlock.into()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is whole before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// However the writer thread ends, a panic included, nobody waits for it any more.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.state().ended = true;
+        self.0.written.notify_all();
+    }
+}
+
+/// The thread's side: takes all that waits and writes it, again and again.
+struct Writer<W, F> {
+    out: W,
+    /// The stream's last line was cut off by a failure.
+    torn: bool,
+    failed: F,
+}
+
+impl<W: Write + AsFd, F: Fn(&io::Error)> Writer<W, F> {
+    fn run(mut self, shared: &Shared) {
+        let mut lines = Vec::new();
+        let mut state = shared.state();
+        loop {
+            while state.queue.is_empty() {
+                if state.closed {
+                    return;
+                }
+                state = shared.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            std::mem::swap(&mut lines, &mut state.queue);
+            state.in_hand = std::mem::take(&mut state.queued);
+            drop(state);
+            let done = self.write(&lines);
+            let left = count_lines(lines.get(done.0..).unwrap_or_default());
+            lines.clear();
+            // A stall leaves a megabyte behind: it is not kept for a whole life.
+            lines.shrink_to(64 << 10);
+            state = shared.state();
+            state.in_hand = 0;
+            state.lost += left;
+            let fault = done.1.as_ref().map(Fault::from);
+            let is_news = fault.is_some() && state.fault != fault;
+            state.fault = fault;
+            shared.written.notify_all();
+            if is_news && let Some(error) = &done.1 {
+                drop(state);
+                (self.failed)(error);
+                state = shared.state();
+            }
+        }
+    }
+
+    /// Writes `lines`; how many bytes of whole lines went out, and what stopped it.
+    fn write(&mut self, lines: &[u8]) -> (usize, Option<io::Error>) {
+        // The rest of a line that was cut off must not become the head of the next.
+        if self.torn
+            && let (_, Some(error)) = self.write_all(b"\n")
+        {
+            return (0, Some(error));
+        }
+        self.torn = false;
+        let (done, fault) = self.write_all(lines);
+        let written = lines.get(..done).unwrap_or_default();
+        let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.torn = whole < done;
+        (whole, fault)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> (usize, Option<io::Error>) {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            match self.out.write(rest) {
+                Ok(0) => return (done, Some(ErrorKind::WriteZero.into())),
+                Ok(more) => done += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whoever started the agent made the descriptor non-blocking.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => await_room(self.out.as_fd()),
+                Err(error) => return (done, Some(error)),
+            }
+        }
+        (done, None)
+    }
+}
+
+fn await_room(out: BorrowedFd<'_>) {
+    // Whatever it says, the next write says more.
+    let _ = poll(&mut [PollFd::new(out, PollFlags::POLLOUT)], PollTimeout::NONE);
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).fold(0, |count, _| count + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn stream(out: impl Write + AsFd + Send + 'static) -> Stream {
+        Stream::start(out, "test", |_| ()).unwrap()
+    }
+
+    /// Waits until `is` says so of the stream.
+    fn until(stream: &Stream, is: impl Fn(&State) -> bool) {
+        let end = Instant::now() + LONG;
+        let mut state = stream.shared.state();
+        while !is(&state) {
+            let left = end.checked_duration_since(Instant::now()).expect("in vain");
+            state = stream.shared.written.wait_timeout(state, left).unwrap().0;
+        }
+    }
+
+    #[test]
+    fn lines_come_out_in_order_and_whole() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let stream = stream(writer);
+        let expected: String = (0..5_000).map(|number| format!("line {number}\n")).collect();
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        for line in expected.split_inclusive('\n') {
+            assert!(stream.put(line.as_bytes()));
+        }
+        let drained = stream.drain(LONG);
+        assert!(drained.lost == 0 && drained.fault.is_none(), "{drained:?}");
+        drop(stream);
+        assert_eq!(reading.join().unwrap().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_reader_that_stalls_costs_lines_and_no_time() {
+        let (reader, writer) = io::pipe().unwrap();
+        let stream = stream(writer);
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        let begun = Instant::now();
+        let taken = (0..10_000).filter(|_| stream.put(&line)).count();
+        assert!(begun.elapsed() < LONG);
+        // What waits, what the writer has in hand, and the pipe's own.
+        assert!(taken * line.len() <= 2 * MAX_QUEUED + (1 << 17), "{taken}");
+        assert!(taken * line.len() >= MAX_QUEUED / 2, "{taken}");
+        let drained = stream.drain(Duration::from_millis(20));
+        assert!(drained.lost > 10_000 - 200, "{drained:?}: the pipe has room for 64 lines");
+        assert!(drained.fault.is_none());
+        assert!(begun.elapsed() < LONG);
+        drop(reader);
+    }
+
+    #[test]
+    fn a_reader_that_goes_on_gets_whole_lines() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let stream = stream(writer);
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        let taken = (0..5_000).filter(|_| stream.put(&line)).count();
+        let reading = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        assert_eq!(stream.drain(LONG).lost, 5_000 - taken as u64);
+        drop(stream);
+        let bytes = reading.join().unwrap().unwrap();
+        assert_eq!(bytes.len(), taken * line.len());
+        assert!(bytes.chunks(line.len()).all(|read| read == line));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_once_and_tried_again() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let told = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&told);
+        let failed = move |_: &io::Error| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let stream = Stream::start(full, "test", failed).unwrap();
+        for lost in 1..=3 {
+            assert!(stream.put(b"line\n"), "it may have room by now");
+            until(&stream, |state| state.lost == lost);
+        }
+        let drained = stream.drain(LONG);
+        assert_eq!(drained.lost, 3);
+        assert_eq!(drained.fault.unwrap().kind(), ErrorKind::StorageFull);
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_told() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let stream = stream(writer);
+        assert!(stream.put(b"line\n"));
+        let drained = stream.drain(LONG);
+        assert_eq!((drained.lost, drained.fault.unwrap().kind()), (1, ErrorKind::BrokenPipe));
+    }
+
+    /// A disk that has room for so many bytes, and later for more.
+    struct Disk {
+        file: File,
+        room: Arc<Mutex<usize>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().unwrap();
+            let more = bytes.len().min(*room);
+            if more == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            *room -= more;
+            self.file.write(&bytes[..more])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Disk {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_not_continued_by_the_next() {
+        let mut file = tempfile::tempfile().unwrap();
+        let room = Arc::new(Mutex::new(9));
+        let stream = stream(Disk { file: file.try_clone().unwrap(), room: Arc::clone(&room) });
+        assert!(stream.put(b"first\nsecond\nthird\n"));
+        until(&stream, |state| state.lost == 2);
+        *room.lock().unwrap() = 1_000;
+        assert!(stream.put(b"fourth\n"));
+        assert_eq!(stream.drain(LONG).lost, 2);
+        let mut text = String::new();
+        io::Seek::rewind(&mut file).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first\nsec\nfourth\n");
+    }
+
+    #[test]
+    fn a_descriptor_that_does_not_block_is_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        // SAFETY: the descriptor is open, and only its flags change.
+        assert_eq!(unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETFL, nix::libc::O_NONBLOCK) }, 0);
+        let stream = stream(writer);
+        let all = [b'x'; 200_000].map(|_| b'\n');
+        assert!(stream.put(&all));
+        let reading = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes.len())
+        });
+        assert_eq!(stream.drain(LONG).lost, 0);
+        drop(stream);
+        assert_eq!(reading.join().unwrap().unwrap(), all.len());
+    }
+}

@@ -1,0 +1,214 @@
+//! What a trace came to: how many events there were, what became of them, and which of them nobody has looked at.
+
+use std::time::Duration;
+
+use crate::probe::counts::Limited;
+use crate::probe::flow::Account;
+use crate::sink::filter::Filter;
+
+/// What became of the events of a trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// Events of the probe on the whole node.
+    produced: u64,
+    shown: u64,
+    benign: u64,
+    filtered: u64,
+    /// Told by the row or the verdict of their incident.
+    merged: u64,
+    /// Wanted, and of a kind that was shown.
+    only_counted: u64,
+    /// It is not known whether they were wanted: there were more of them than the budget of records allows.
+    over_budget: u64,
+    /// The same, for the ring had no room.
+    ring_full: u64,
+    /// The same, for the kernel did not hand them over, or the record was not understood.
+    missed: u64,
+    /// Wanted and not written: the reader of stdout stalls.
+    unwritten: u64,
+}
+
+impl Sums {
+    /// Sorts what was counted only by what is known of it. With `filters_late` that is not enough to tell whether `filter`
+    /// wants it.
+    pub(super) fn of(
+        account: &Account,
+        missed: u64,
+        limited: &[Limited],
+        filter: &Filter,
+        filters_late: bool,
+    ) -> Self {
+        let mut sums = Self {
+            produced: account.produced,
+            shown: account.emitted,
+            benign: account.benign,
+            filtered: account.filtered,
+            merged: account.merged,
+            ring_full: account.ring_full,
+            missed: missed + account.undecoded,
+            unwritten: account.unwritten,
+            ..Self::default()
+        };
+        for Limited { level, reasons, pods, events } in limited {
+            let pods = [&pods.source, &pods.destination].into_iter().flatten();
+            let sum = if *level < filter.level {
+                &mut sums.benign
+            } else if !filter.wants_reasons(reasons) {
+                &mut sums.filtered
+            } else if filters_late {
+                &mut sums.over_budget
+            } else if !filter.wants_pods(pods.map(|pod| &**pod)) {
+                &mut sums.filtered
+            } else {
+                &mut sums.only_counted
+            };
+            *sum += events;
+        }
+        // In no row: the map was full, or the pod of the row is gone.
+        let in_rows: u64 = limited.iter().map(|limited| limited.events).sum();
+        sums.over_budget += account.limited.saturating_sub(in_rows);
+        sums
+    }
+
+    /// Events that nobody has looked at and that may be findings.
+    pub(super) const fn not_examined(&self) -> u64 {
+        self.over_budget + self.ring_full + self.missed
+    }
+
+    /// In lines for a person: the events, `counts` of the whole node, every loss, and a hint if nothing was shown.
+    pub(super) fn lines(&self, took: Duration, counts: &[String], all: bool) -> Vec<String> {
+        let mut parts = vec![format!("{} shown", self.shown)];
+        for (events, became) in [
+            (self.benign, "benign"),
+            (self.filtered, "filtered out"),
+            (self.merged, "part of their incidents"),
+            (self.only_counted, "only counted"),
+            (self.not_examined(), "not examined"),
+        ] {
+            if events > 0 {
+                parts.push(format!("{events} {became}"));
+            }
+        }
+        let (events, seconds) = (plural(self.produced, "event"), took.as_secs_f64());
+        let mut lines = vec![format!("{events} in {seconds:.1} s: {}", parts.join(", "))];
+        if !counts.is_empty() {
+            lines.push("on the whole node:".to_owned());
+            lines.extend(counts.iter().cloned());
+        }
+        lines.push(self.losses());
+        if self.shown == 0 {
+            lines.extend(self.hint(all));
+        }
+        lines
+    }
+
+    fn losses(&self) -> String {
+        let mut losses = Vec::new();
+        if self.over_budget > 0 {
+            losses.push(format!("{} not examined; raise --events-per-second", self.over_budget));
+        }
+        if self.ring_full > 0 {
+            losses.push(format!("{} not examined as the ring was full; raise --ring-kib", self.ring_full));
+        }
+        if self.missed > 0 {
+            losses.push(format!("{} not examined as the kernel did not hand them over", self.missed));
+        }
+        if self.unwritten > 0 {
+            losses.push(format!("{} not written", self.unwritten));
+        }
+        if losses.is_empty() { "nothing lost".to_owned() } else { losses.join("; ") }
+    }
+
+    /// Why nothing was shown. Silence alone would look as if all were well.
+    fn hint(&self, all: bool) -> Option<String> {
+        let hint = match (self.produced, self.not_examined()) {
+            (0, 0) => {
+                "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
+            }
+            (_, 1..) => "nothing of what was examined is shown; what was not may hold what you look for",
+            _ if self.unwritten > 0 => return None,
+            _ if !all && self.benign > 0 && self.filtered == 0 => {
+                "all of it was benign; --all shows what a healthy node drops, too"
+            }
+            _ if !all && self.benign > 0 => {
+                "all of it was benign or filtered out; --all shows what a healthy node drops, too"
+            }
+            _ => "all of it was filtered out",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn plural(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pod::Pod;
+    use crate::probe::{Ends, Level};
+
+    fn limited(level: Level, reason: &str, pod: Option<&str>, events: u64) -> Limited {
+        let pod = pod.map(|name| {
+            Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() })
+        });
+        let pods = Ends { source: None, destination: pod };
+        Limited { level, reasons: vec![reason.to_owned()], pods, events }
+    }
+
+    fn rows() -> Vec<Limited> {
+        vec![
+            limited(Level::Info, "teardown", Some("web"), 1),
+            limited(Level::Warn, "queue", Some("web"), 10),
+            limited(Level::Warn, "policy", Some("db"), 100),
+            limited(Level::Warn, "policy", Some("web"), 1_000),
+        ]
+    }
+
+    fn sums(filters_late: bool, lost: u64) -> Sums {
+        let filter = Filter {
+            level: Level::Warn,
+            pod: vec!["web".into()],
+            reason: vec!["policy".into()],
+            ..Filter::default()
+        };
+        let account = Account { produced: 2_000, emitted: 7, limited: 1_111 + lost, ..Account::default() };
+        Sums::of(&account, 0, &rows(), &filter, filters_late)
+    }
+
+    #[test]
+    fn what_was_counted_only_is_sorted_by_what_is_known_of_it() {
+        let early = sums(false, 0);
+        assert_eq!((early.benign, early.filtered, early.only_counted), (1, 110, 1_000));
+        assert_eq!(early.not_examined(), 0, "kernel and key have told all that the filter asks for");
+        let late = sums(true, 0);
+        assert_eq!((late.benign, late.filtered, late.only_counted), (1, 10, 0));
+        assert_eq!(late.not_examined(), 1_100, "an address may be in any of them");
+        assert_eq!(sums(false, 5).not_examined(), 5, "of what is in no row nothing is known");
+    }
+
+    #[test]
+    fn what_was_not_examined_is_named_with_what_helps() {
+        let took = Duration::from_millis(1_500);
+        let lines = sums(true, 0).lines(took, &[], false);
+        assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
+        assert_eq!(lines[1], "1100 not examined; raise --events-per-second");
+        let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
+        let lines = silent.lines(took, &[], false);
+        assert!(lines[1].contains("--ring-kib"), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")), "{lines:?}");
+    }
+
+    #[test]
+    fn silence_says_what_it_means() {
+        let hint = |sums: Sums, all| sums.lines(Duration::ZERO, &[], all).pop().unwrap();
+        assert!(hint(Sums::default(), false).contains("doctor"));
+        assert!(hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false).starts_with("all of it was benign;"));
+        assert_eq!(hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false), "all of it was filtered out");
+        let one = Sums { produced: 1, shown: 1, ..Sums::default() }.lines(Duration::ZERO, &[], false);
+        assert_eq!(one, ["1 event in 0.0 s: 1 shown", "nothing lost"]);
+    }
+}

@@ -1,0 +1,206 @@
+//! Readers of the agent's output that stall, a disk that is full, a pipe that is closed: none of them stops it.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::agent::{command, free_address, kernel_objects};
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
+use crate::harness::pod::Node;
+use crate::harness::scrape::{CLASSIC, Scrape, get};
+use crate::harness::{reason, until};
+
+/// A pipe with no room left, and the end that nobody reads.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let set = |writer: &PipeWriter, flags: i32| {
+        // SAFETY: the descriptor is open, and only its flags change.
+        assert_eq!(unsafe { libc::fcntl(writer.as_fd().as_raw_fd(), libc::F_SETFL, flags) }, 0);
+    };
+    set(&writer, libc::O_NONBLOCK);
+    for size in [4096, 1] {
+        while writer.write(&vec![b'\n'; size]).is_ok() {}
+    }
+    set(&writer, 0);
+    (reader, writer)
+}
+
+/// An agent whose output goes where a test says. Dropped, it is killed.
+struct Muted(Child);
+
+impl Muted {
+    fn start(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap())
+    }
+
+    /// Sends a signal; how long it took to end, and with which code.
+    fn end(&mut self, signal: Signal) -> (Duration, Option<i32>) {
+        let begun = Instant::now();
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+        (self.ended(begun).0, self.0.wait().unwrap().code())
+    }
+
+    fn ended(&mut self, begun: Instant) -> (Duration, Option<i32>) {
+        let status = until("the agent's end", || self.0.try_wait().unwrap());
+        (begun.elapsed(), status.code())
+    }
+}
+
+impl Drop for Muted {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The issue's two seconds, and ten times that where the processor is emulated.
+fn patience(seconds: u64) -> Duration {
+    let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
+    Duration::from_secs(if slow { 10 * seconds } else { seconds })
+}
+
+/// A namespace in which packets can be dropped on the loopback device.
+fn alone() -> Netns {
+    let netns = Netns::new();
+    netns.ip("link set lo up\n");
+    netns
+}
+
+fn knock(netns: &Netns, port: u16, count: u64) {
+    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
+}
+
+/// `run`, ready, that describes all it sees.
+fn run(node: &Node, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> (Muted, SocketAddr) {
+    let address = free_address();
+    let listen = address.to_string();
+    let args = ["run", "--listen", &listen, "--events", "all", "--events-per-second", "65535", "--ring-kib", "4096"];
+    let agent = Muted::start(command(node, &args), stdout, stderr);
+    until("/readyz says ready", || get(address, "/readyz", "*/*").ok().filter(|(status, _)| *status == 200));
+    (agent, address)
+}
+
+fn scrape(address: SocketAddr) -> Scrape {
+    let (status, text) = get(address, "/metrics", CLASSIC).unwrap();
+    assert_eq!(status, 200, "{text}");
+    Scrape::parse(&text)
+}
+
+/// Drops counted for nobody's port.
+fn dropped(scrape: &Scrape) -> u64 {
+    scrape.sum("r2c_drop_packets_total", &[("reason", reason("NO_SOCKET"))])
+}
+
+fn lost(scrape: &Scrape) -> u64 {
+    scrape.sum("r2c_log_lines_lost_total", &[("stream", "stdout")])
+}
+
+#[test]
+fn run_counts_and_serves_and_ends_behind_a_reader_that_stalls() {
+    const KNOCKS: u64 = 6_000;
+    let (node, netns) = (Node::new(), alone());
+    let (reader, writer) = full_pipe();
+    // A container runtime reads both by one process.
+    let (mut agent, address) = run(&node, writer.try_clone().unwrap(), writer.try_clone().unwrap());
+    drop(writer);
+    let before = dropped(&scrape(address));
+    knock(&netns, 9401, KNOCKS);
+    let after = until("lines are lost for want of room, and counted", || {
+        assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
+        Some(scrape(address)).filter(|scrape| lost(scrape) > 0)
+    });
+    assert!(dropped(&after) - before >= KNOCKS, "{}", dropped(&after) - before);
+    let unwritten = after.sum("r2c_events_dropped_total", &[("probe", "drops"), ("stage", "unwritten")]);
+    assert!(unwritten > 0, "an event without a line is in the account");
+    let (took, code) = agent.end(Signal::SIGTERM);
+    assert!(took <= patience(2), "{took:?}");
+    assert_eq!(code, Some(0), "a reader that stalls is no failure of the agent's");
+    drop(reader);
+}
+
+#[test]
+fn run_goes_on_with_a_full_disk_and_does_not_end_as_if_all_were_well() {
+    let (node, netns) = (Node::new(), alone());
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (mut agent, address) = run(&node, full, Stdio::null());
+    knock(&netns, 9402, 5);
+    let first = until("lines are lost", || Some(lost(&scrape(address))).filter(|lost| *lost > 0));
+    knock(&netns, 9402, 5);
+    until("and more are", || Some(lost(&scrape(address))).filter(|lost| *lost > first));
+    assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
+    let (took, code) = agent.end(Signal::SIGTERM);
+    assert!(took <= patience(2), "{took:?}");
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn run_goes_on_after_its_reader_is_gone() {
+    let (node, netns) = (Node::new(), alone());
+    let (reader, writer) = io::pipe().unwrap();
+    let (mut agent, address) = run(&node, writer, Stdio::null());
+    drop(reader);
+    knock(&netns, 9403, 5);
+    until("lines are lost", || Some(lost(&scrape(address))).filter(|lost| *lost > 0));
+    assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
+    assert_eq!(agent.end(Signal::SIGTERM).1, Some(1));
+}
+
+#[test]
+fn a_trace_keeps_its_duration_behind_a_reader_that_stalls() {
+    for (duration, signal) in [("1s", None), ("0", Some(Signal::SIGINT)), ("0", Some(Signal::SIGTERM))] {
+        let (node, netns) = (Node::new(), alone());
+        let ready = node.logs.with_file_name("ready");
+        let (reader, writer) = full_pipe();
+        let args = ["trace", "drops", "--all", "--duration", duration, "--ready-file", ready.to_str().unwrap()];
+        let mut agent =
+            Muted::start(command(&node, &args), writer.try_clone().unwrap(), writer.try_clone().unwrap());
+        drop(writer);
+        until("attached", || ready.exists().then_some(()));
+        let begun = Instant::now();
+        knock(&netns, 9404, 20);
+        let (took, code) = match signal {
+            Some(signal) => agent.end(signal),
+            None => agent.ended(begun),
+        };
+        assert!(took <= patience(5), "{signal:?}: {took:?}");
+        assert_eq!(code, Some(0), "{signal:?}");
+        drop(reader);
+    }
+}
+
+#[test]
+fn a_trace_ends_at_once_when_its_reader_is_gone_or_the_disk_is_full() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let closed = || {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (stdout, code) in [(Stdio::from(full()), 1), (Stdio::from(closed()), 0)] {
+        let node = Node::new();
+        // It has the heading to write, and waits for no event to notice.
+        let args = ["trace", "drops", "--duration", "0"];
+        let mut agent = Muted::start(command(&node, &args), stdout, Stdio::null());
+        assert_eq!(agent.ended(Instant::now()).1, Some(code));
+    }
+}
+
+#[test]
+fn metrics_can_be_interrupted_behind_a_reader_that_stalls() {
+    let node = Node::new();
+    let (reader, writer) = full_pipe();
+    let mut agent = Muted::start(command(&node, &["metrics"]), writer, Stdio::null());
+    until("attached", || kernel_objects(agent.0.id()).iter().any(|(kind, _)| *kind == "link").then_some(()));
+    let (took, code) = agent.end(Signal::SIGINT);
+    assert!(took <= patience(5), "{took:?}");
+    assert_eq!(code, Some(1));
+    drop(reader);
+}
