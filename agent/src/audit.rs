@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use crate::asked::{PodsAsked, few, full_name};
 use crate::cli::{AuditMtu, Host, Output};
 use crate::enrich::{self, PodIndex};
 use crate::failure::Failure;
@@ -14,11 +15,12 @@ use crate::log::note;
 use crate::node;
 use crate::pod::Pod;
 use crate::rights;
-use crate::shutdown;
+use crate::shutdown::{self, Signals};
 use crate::sink::json::JsonSink;
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Told};
 
+mod clear;
 pub mod gauges;
 pub mod overlay;
 mod row;
@@ -38,11 +40,14 @@ const ORIGIN: &str = "audit";
 pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let (_stop, drain) = shutdown::channel();
     let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
+    let asked = PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() };
+    present(host, &pods, &asked, args.wait).await?;
+    let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&pods) };
     let places = places(&host.host_proc, &pods);
     let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
     let read = read.await?.map_err(Failure::unsupported)?;
     let judgement = overlay::judge(&read);
-    let shown = Shown { read: &read, judgement: &judgement, args: &args };
+    let shown = Shown { read: &read, judgement: &judgement, args: &args, asked: &asked, homeless: &homeless };
     let findings = match shown.print(host) {
         // `audit mtu | head`: the reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.findings.len(),
@@ -53,7 +58,32 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
         let what = if findings == 1 { "finding" } else { "findings" };
         return Err(Failure::findings(format!("{findings} {what}")));
     }
-    Ok(())
+    match shown.blind() {
+        Some(why) if args.fail_on_findings => Err(Failure::unsupported(why)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that the pods asked for are there, or waits for them.
+async fn present(
+    host: &Host,
+    pods: &PodIndex,
+    asked: &PodsAsked,
+    wait: Option<Duration>,
+) -> Result<(), Failure> {
+    let Some(missing) = asked.missing(host, pods) else { return Ok(()) };
+    let Some(patience) = wait else { return Err(Failure::usage(missing)) };
+    let mut signals = Signals::listen()?;
+    note(&missing.waited_for(patience));
+    let come = async {
+        asked.come(host, pods, patience).await.map_err(Failure::usage)?;
+        asked.settle(pods).await;
+        Ok(())
+    };
+    tokio::select! {
+        came = come => came,
+        () = signals.first() => Err(Failure { code: 1, message: "interrupted".to_owned() }),
+    }
 }
 
 /// Where the host's and the pods' network namespaces are to be had.
@@ -85,6 +115,9 @@ struct Shown<'a> {
     read: &'a [Namespace],
     judgement: &'a Judgement,
     args: &'a AuditMtu,
+    asked: &'a PodsAsked,
+    /// Pods asked for that have no network namespace of their own.
+    homeless: &'a [String],
 }
 
 impl Shown<'_> {
@@ -118,20 +151,26 @@ impl Shown<'_> {
         }
         sink.flush()?;
         if findings == 0 && !json {
-            writeln!(io::stdout(), "everything fits")?;
+            writeln!(io::stdout(), "{}", clear::clear(self.read, self.asked, self.homeless))?;
         }
         Ok(findings)
     }
 
     fn wants(&self, pod: Option<&Pod>) -> bool {
-        let AuditMtu { namespace, pod: names, .. } = self.args;
-        if namespace.is_empty() && names.is_empty() {
-            return true;
-        }
-        pod.is_some_and(|pod| {
-            (namespace.is_empty() || namespace.contains(&pod.namespace))
-                && (names.is_empty() || names.contains(&pod.name))
-        })
+        self.asked.is_empty() || pod.is_some_and(|pod| self.asked.wants(pod))
+    }
+
+    /// Whose links were to be read and could not be: that nothing was found of them says nothing.
+    fn blind(&self) -> Option<String> {
+        let is_blind = |namespace: &&Namespace| {
+            let mut unread = namespace.unread.iter();
+            self.wants(namespace.owner.as_deref())
+                && unread.any(|unread| unread.what == links::LINKS && !unread.why.ends_with("gone"))
+        };
+        let blind = self.read.iter().filter(is_blind).map(|namespace| place(namespace));
+        let blind: Vec<String> = blind.collect();
+        (!blind.is_empty())
+            .then(|| format!("nothing was found, but links could not be read: {}", few(&blind)))
     }
 
     fn wants_finding(&self, finding: &Finding) -> bool {
@@ -150,24 +189,21 @@ impl Shown<'_> {
     }
 }
 
-/// Namespaces that are named; the rest is a number.
-const NAMED: usize = 5;
+/// Whose namespace it is.
+fn place(namespace: &Namespace) -> String {
+    namespace.owner.as_deref().map_or("host".to_owned(), full_name)
+}
 
 /// One line for each thing that could not be read for the same reason.
 fn unread(read: &[Namespace]) -> Vec<String> {
     let mut missing: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
     for namespace in read {
-        let owner = namespace.owner.as_deref();
-        let name = owner.map_or("host".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
         for unread in &namespace.unread {
-            missing.entry((unread.what, &unread.why)).or_default().push(name.clone());
+            missing.entry((unread.what, &unread.why)).or_default().push(place(namespace));
         }
     }
-    let line = |((what, why), names): ((&str, &str), Vec<String>)| {
-        let more = names.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let names: Vec<String> = names.into_iter().take(NAMED).collect();
-        format!("{what} not read: {why}: {}{more}", names.join(", "))
-    };
-    missing.into_iter().map(line).collect()
+    missing
+        .into_iter()
+        .map(|((what, why), names)| format!("{what} not read: {why}: {}", few(&names)))
+        .collect()
 }

@@ -1,5 +1,7 @@
 //! The command line: what a person may ask for, and what each default is.
 
+use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -7,26 +9,35 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::pod::PodPattern;
 use crate::probes;
 use crate::sink::filter::parse_network;
 
+mod environment;
+mod mistake;
 pub mod to;
+mod together;
+mod values;
+
+use values::{duration, events, listen, log_level, name, number, port, ring_kib};
 
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
 #[command(name = "r2c-agent", version = crate::version::SHORT, long_version = crate::version::LONG.as_str(), max_term_width = 100)]
 #[command(arg_required_else_help = false)]
+#[command(
+    after_help = "Every flag can be set by environment, too: --pod-logs by R2C_POD_LOGS. A variable that is empty counts as not set."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 
     /// Diagnostics to write to stderr: a level (error, warn, info, debug, trace) or target=level,...
-    #[arg(long, global = true, env = "R2C_LOG_LEVEL", value_name = "FILTER")]
+    #[arg(long, global = true, env = "R2C_LOG_LEVEL", value_name = "FILTER", value_parser = log_level)]
     pub log_level: Option<String>,
 
     /// What the agent reads of the host.
@@ -39,13 +50,13 @@ pub struct Cli {
 #[command(next_help_heading = "Host")]
 pub struct Host {
     /// Name of this node in logs [default: the host's name]
-    #[arg(long, global = true, env = "NODE_NAME", hide_env = true, value_name = "NAME")]
+    #[arg(long, global = true, env = "R2C_NODE_NAME", value_name = "NAME", value_parser = name)]
     pub node_name: Option<String>,
     /// Name of the agent's own pod in logs
-    #[arg(long, global = true, env = "POD_NAME", hide_env = true, hide = true)]
+    #[arg(long, global = true, env = "R2C_POD_NAME", hide = true, value_parser = name)]
     pub pod_name: Option<String>,
     /// Namespace of the agent's own pod in logs
-    #[arg(long, global = true, env = "POD_NAMESPACE", hide_env = true, hide = true)]
+    #[arg(long, global = true, env = "R2C_POD_NAMESPACE", hide = true, value_parser = name)]
     pub pod_namespace: Option<String>,
     /// The host's process directory: in a container without hostPID, a mount of the host's
     #[arg(long, global = true, env = "R2C_HOST_PROC", default_value = "/proc", value_name = "DIR")]
@@ -72,6 +83,20 @@ pub struct Host {
     /// kubelet's pod log directory: it names pods without an API server
     #[arg(long, global = true, env = "R2C_POD_LOGS", default_value = "/var/log/pods", value_name = "DIR")]
     pub pod_logs: PathBuf,
+    /// Which of these were asked for.
+    #[arg(skip)]
+    pub named: Named,
+}
+
+/// The flag or variable that a path of the host's came by; `None` where it is the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Of [`Host::host_proc`].
+    pub proc: Option<String>,
+    /// Of [`Host::host_cgroup`].
+    pub cgroup: Option<String>,
+    /// Of [`Host::pod_logs`].
+    pub pod_logs: Option<String>,
 }
 
 /// The agent's commands.
@@ -115,7 +140,7 @@ impl Command {
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
     /// Events described per second, CPU and kind (place, reason, pods, direction); the rest are counted
-    #[arg(long, env = "R2C_EVENTS_PER_SECOND", default_value_t = 8, value_name = "N")]
+    #[arg(long, env = "R2C_EVENTS_PER_SECOND", default_value_t = 8, value_name = "N", value_parser = number)]
     pub events_per_second: u32,
     /// Ring buffer in KiB: a power of two, at least 4
     #[arg(long, env = "R2C_RING_KIB", default_value_t = 256, value_name = "KIB", value_parser = ring_kib)]
@@ -124,7 +149,7 @@ pub struct Limits {
     #[arg(long, env = "R2C_BPF_LOG")]
     pub bpf_log: bool,
     /// Try only this rung of each hook's ladder, such as tracepoint
-    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    #[arg(long, env = "R2C_RUNG", value_name = "NAME", hide_short_help = true, value_parser = name)]
     pub rung: Option<String>,
 }
 
@@ -132,10 +157,10 @@ pub struct Limits {
 #[derive(Debug, Args)]
 pub struct Run {
     /// Probes to run [default: all that the kernel allows]
-    #[arg(long = "probe", value_name = "NAME", value_delimiter = ',', value_parser = probe_names())]
+    #[arg(long = "probe", env = "R2C_PROBE", value_name = "NAME", value_delimiter = ',', value_parser = probe_names())]
     pub probes: Vec<String>,
     /// Address that serves /metrics, /healthz and /readyz
-    #[arg(long, env = "R2C_LISTEN", default_value = "127.0.0.1:9436", value_name = "ADDR:PORT")]
+    #[arg(long, env = "R2C_LISTEN", default_value = "127.0.0.1:9436", value_name = "ADDR:PORT", value_parser = listen)]
     pub listen: SocketAddr,
     /// Which events become a JSON line on stdout
     #[arg(long, env = "R2C_EVENTS", default_value = "harmful", value_enum)]
@@ -162,41 +187,44 @@ pub struct Trace {
     /// What to trace
     #[arg(value_parser = probe_names(), value_name = WHICH_PROBE.as_str())]
     pub probe: String,
-    /// Only pods of this namespace, at either end
-    #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
+    /// Only pods of these namespaces, at either end
+    #[arg(short, long, env = "R2C_NAMESPACE", value_name = "NAME", value_delimiter = ',', value_parser = name, help_heading = "Filters")]
     pub namespace: Vec<String>,
-    /// Only pods of this name, at either end
-    #[arg(long, value_name = "NAME", help_heading = "Filters")]
-    pub pod: Vec<String>,
-    /// Only this address or network, at either end
-    #[arg(long, value_name = "IP[/LEN]", value_parser = parse_network, help_heading = "Filters")]
+    /// Only these pods, at either end: NAME, PREFIX*, NAMESPACE/NAME or NAMESPACE/PREFIX*
+    #[arg(long, env = "R2C_POD", value_name = "POD", value_delimiter = ',', help_heading = "Filters")]
+    pub pod: Vec<PodPattern>,
+    /// Only these addresses or networks, at either end
+    #[arg(long, env = "R2C_IP", value_name = "IP[/LEN]", value_delimiter = ',', value_parser = parse_network, help_heading = "Filters")]
     pub ip: Vec<IpNet>,
-    /// Only this port, at either end
-    #[arg(long, value_name = "PORT", help_heading = "Filters")]
+    /// Only these ports, at either end
+    #[arg(long, env = "R2C_PORT", value_name = "PORT", value_delimiter = ',', value_parser = port, help_heading = "Filters")]
     pub port: Vec<u16>,
-    /// Only this network interface
-    #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
+    /// Only these network interfaces
+    #[arg(short, long, env = "R2C_INTERFACE", value_name = "NAME", value_delimiter = ',', value_parser = name, help_heading = "Filters")]
     pub interface: Vec<String>,
-    /// Only this: of drops a class, such as policy, or the kernel's own reason; of mtu an event, such as received
-    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    /// Only these: of drops a class, such as policy, or the kernel's own reason; of mtu an event, such as received
+    #[arg(long, env = "R2C_REASON", value_name = "NAME", value_delimiter = ',', value_parser = name, help_heading = "Filters")]
     pub reason: Vec<String>,
     /// Show what a healthy node drops all day, too
-    #[arg(long, help_heading = "Filters")]
+    #[arg(long, env = "R2C_ALL", help_heading = "Filters")]
     pub all: bool,
+    /// Wait for pods that have not started yet, at most this long; then the duration begins
+    #[arg(long, env = "R2C_WAIT", value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "0", value_parser = duration, help_heading = "Filters")]
+    pub wait: Option<Duration>,
     /// How to print
-    #[arg(short, long, default_value = "table", value_enum)]
+    #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
     pub output: Output,
     /// Stop after this long, such as 30s or 5m; 0 runs until Ctrl-C
-    #[arg(long, default_value = "60s", value_parser = duration)]
+    #[arg(long, env = "R2C_DURATION", value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub duration: Duration,
     /// Stop after this many events
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "R2C_MAX_EVENTS", value_name = "N", value_parser = events)]
     pub max_events: Option<NonZeroU64>,
     /// Create this file once everything is attached
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, env = "R2C_READY_FILE", value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
     /// Exit with 4 if anything harmful was told
-    #[arg(long)]
+    #[arg(long, env = "R2C_FAIL_ON_FINDINGS")]
     pub fail_on_findings: bool,
     /// A walk instead of waiting for events.
     #[command(flatten)]
@@ -221,7 +249,7 @@ pub enum Output {
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// How to print
-    #[arg(short, long, default_value = "table", value_enum)]
+    #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
     pub output: Report,
     /// Exit with 3 if anything is degraded
     #[arg(long)]
@@ -256,17 +284,20 @@ pub enum AuditOf {
 /// `audit mtu`.
 #[derive(Debug, Args)]
 pub struct AuditMtu {
-    /// Only pods of this namespace, and findings that hurt them
-    #[arg(short, long, value_name = "NAME", help_heading = "Filters")]
+    /// Only pods of these namespaces, and findings that hurt them
+    #[arg(short, long, env = "R2C_NAMESPACE", value_name = "NAME", value_delimiter = ',', value_parser = name, help_heading = "Filters")]
     pub namespace: Vec<String>,
-    /// Only pods of this name, and findings that hurt them
-    #[arg(long, value_name = "NAME", help_heading = "Filters")]
-    pub pod: Vec<String>,
+    /// Only these pods, and findings that hurt them: NAME, PREFIX*, NAMESPACE/NAME or NAMESPACE/PREFIX*
+    #[arg(long, env = "R2C_POD", value_name = "POD", value_delimiter = ',', help_heading = "Filters")]
+    pub pod: Vec<PodPattern>,
+    /// Wait for pods that have not started yet, at most this long
+    #[arg(long, env = "R2C_WAIT", value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "0", value_parser = duration, help_heading = "Filters")]
+    pub wait: Option<Duration>,
     /// How to print
-    #[arg(short, long, default_value = "table", value_enum)]
+    #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
     pub output: Output,
     /// Exit with 4 if something does not fit
-    #[arg(long)]
+    #[arg(long, env = "R2C_FAIL_ON_FINDINGS")]
     pub fail_on_findings: bool,
 }
 
@@ -274,10 +305,10 @@ pub struct AuditMtu {
 #[derive(Debug, Args)]
 pub struct Metrics {
     /// Count for this long before printing
-    #[arg(long, default_value = "0s", value_parser = duration)]
+    #[arg(long, env = "R2C_WAIT", value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub wait: Duration,
     /// Text format
-    #[arg(long, default_value = "classic", value_enum)]
+    #[arg(long, env = "R2C_FORMAT", default_value = "classic", value_enum)]
     pub format: Format,
     /// Limits.
     #[command(flatten)]
@@ -297,13 +328,13 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct Selftest {
     /// Drops to make in each run, shared by all causes
-    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    #[arg(long, env = "R2C_DROPS", default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
     pub drops: u64,
     /// Runs
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "R2C_RUNS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
     /// How to print
-    #[arg(short, long, default_value = "table", value_enum)]
+    #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
     pub output: Report,
     /// Limits.
     #[command(flatten)]
@@ -320,82 +351,45 @@ fn probe_names() -> PossibleValuesParser {
     )
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    text.parse::<u64>()
-        .map(Duration::from_secs)
-        .or_else(|_| humantime::parse_duration(text))
-        .map_err(|_| "expected a time such as 30s, 5m or 0".to_owned())
+/// What became of a command line that is not to be carried out.
+#[derive(Debug)]
+pub enum Refused {
+    /// Help or the version was asked for, and this is it.
+    Answer(clap::Error),
+    /// What is wrong with it, in one line.
+    Mistake(String),
 }
 
-fn ring_kib(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(kib) if kib.is_power_of_two() && (4..=1 << 20).contains(&kib) => Ok(kib),
-        _ => Err("expected a power of two from 4 to 1048576".to_owned()),
-    }
+/// Reads a command line, and the environment where that says nothing.
+///
+/// # Errors
+/// It is a mistake, or asks for help.
+pub fn read(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, Refused> {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let refused = |error: clap::Error| {
+        if error.use_stderr() {
+            Refused::Mistake(mistake::line(&error, &args))
+        } else {
+            Refused::Answer(error)
+        }
+    };
+    let matches = environment::apply(Cli::command()).try_get_matches_from(&args).map_err(refused)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(refused)?;
+    together::check(&mut cli, &matches).map_err(Refused::Mistake)?;
+    Ok(cli)
 }
 
-/// A refused command line in one line, which names the valid values.
-#[must_use]
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let lines: Vec<&str> =
-        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
-    let line = lines.join(" ").trim_start_matches("error: ").to_owned();
-    // Clap names those there are only where one of them is much like it.
-    if error.kind() == ErrorKind::InvalidSubcommand && lines.len() == 1 {
-        return format!("{line}; --help lists those there are");
+/// Writes an answer that is no event (help, a completion script) to stdout, whole. Who reads only its start has seen enough.
+///
+/// # Errors
+/// stdout's.
+pub fn answer(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
-    line
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_mistake_is_one_line_that_names_what_is_valid() {
-        for (args, wants) in [
-            (&["trace", "dropz"][..], "drops"),
-            (&["trace", "drops", "--ip", "10.0.0"], "10.0.0.0/8"),
-            (&["trace", "drops", "--port", "http"], "--port"),
-            (&["trace", "drops", "--duration", "soon"], "30s"),
-            (&["trace", "drops", "-o", "xml"], "json"),
-            (&["trace", "drops", "--ring-kib", "5"], "power of two"),
-            (&["trace", "mtu", "--to", "a:http"], "10.0.0.1:443"),
-            (&["trace", "mtu", "--to", "a", "--from-pod", "web"], "shop/cart-0"),
-            (&["trace", "mtu", "--to", "a", "--ip", "10.0.0.1"], "--ip"),
-            (&["trace", "mtu", "--to", "a", "--duration", "5s"], "--duration"),
-            (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv6"),
-            (&["trace", "mtu", "--netns", "a"], "--to"),
-            (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
-            (&["frobnicate"], "'frobnicate'; --help lists"),
-            (&["audit", "nothing"], "'nothing'; --help lists"),
-            (&["audit"], "mtu"),
-            (&["trace"], "<drops|mtu>"),
-            (&[], "trace"),
-        ] {
-            let error = Cli::try_parse_from([&["r2c-agent"], args].concat()).unwrap_err();
-            let line = one_line(&error);
-            assert!(line.contains(wants) && !line.contains('\n'), "{line}");
-            assert_eq!(error.exit_code(), 2);
-        }
-    }
-
-    #[test]
-    fn times_are_read_as_people_write_them() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert!(duration("-1s").is_err());
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 //! A pod's uid is in its cgroup's path, its namespace and name in `/var/log/pods`, its network namespace and
 //! addresses in `/proc`. Every answer is right or absent: what two pods hold at once is nobody's.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,21 @@ pub fn hold_netns(roots: &Roots, uid: &str) -> nix::Result<Option<OwnedFd>> {
         }
     }
     Ok(None)
+}
+
+/// The addresses of the host and of the pods whose namespaces can be seen, each with whose it is. Reads files: not for long on
+/// an async thread.
+#[must_use]
+pub fn addresses(proc: &Path, index: &PodIndex) -> Vec<(IpAddr, String)> {
+    let homes = index.namespaces();
+    let pods = homes.iter().map(|home| (home.pid, format!("{}/{}", home.pod.namespace, home.pod.name)));
+    let mut found = Vec::new();
+    for (pid, whose) in pods.chain([(1, "host".to_owned())]) {
+        let process = netns::Process::open(proc, pid).ok();
+        let addresses = process.and_then(|process| process.addresses());
+        found.extend(addresses.into_iter().flatten().map(|address| (address.to_canonical(), whose.clone())));
+    }
+    found
 }
 
 /// Starts following the pods of this node until `drain`. The pods that are there are known when this returns.

@@ -1,6 +1,8 @@
 //! How a command ends when it does not end well: one line on stderr and an exit code that says which kind it was.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 
 /// A command that could not do what it was asked to.
 #[derive(Debug)]
@@ -22,6 +24,26 @@ impl Failure {
         Self { code: 3, message: message.to_string() }
     }
 
+    /// An address that `flag` names cannot be listened on.
+    #[must_use]
+    pub fn listen(flag: &str, address: SocketAddr, error: &io::Error) -> Self {
+        let message = match error.kind() {
+            ErrorKind::AddrInUse => {
+                format!("{address} is in use by another process; choose another with {flag}")
+            }
+            ErrorKind::AddrNotAvailable => {
+                format!("no interface of this host has {}; choose another address with {flag}", address.ip())
+            }
+            ErrorKind::PermissionDenied => {
+                format!(
+                    "{address} may not be listened on: {error}; ports below 1024 need CAP_NET_BIND_SERVICE"
+                )
+            }
+            _ => format!("{flag} {address}: {error}"),
+        };
+        Self { code: 1, message }
+    }
+
     /// The command ran and found something wrong.
     pub fn findings(message: impl fmt::Display) -> Self {
         Self { code: 4, message: message.to_string() }
@@ -34,5 +56,27 @@ where
 {
     fn from(error: E) -> Self {
         Self { code: 1, message: format!("{:#}", error.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_is_named() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = std::net::TcpListener::bind(address).unwrap_err();
+        let failure = Failure::listen("--listen", address, &error);
+        let wanted = format!("{address} is in use by another process; choose another with --listen");
+        assert_eq!((failure.code, failure.message), (1, wanted));
+        let elsewhere = "192.0.2.1:9436".parse().unwrap();
+        let error = std::net::TcpListener::bind(elsewhere).unwrap_err();
+        assert!(
+            Failure::listen("--listen", elsewhere, &error)
+                .message
+                .contains("no interface of this host has 192.0.2.1")
+        );
     }
 }

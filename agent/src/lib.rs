@@ -1,5 +1,6 @@
 //! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
 
+pub mod asked;
 pub mod audit;
 pub mod cli;
 pub mod digits;
@@ -13,11 +14,13 @@ pub mod links;
 pub mod log;
 pub mod metrics;
 pub mod metrics_once;
+pub mod nearest;
 pub mod node;
 pub mod path;
 pub mod pod;
 pub mod probe;
 pub mod probes;
+pub mod ready;
 pub mod rights;
 pub mod run;
 pub mod selftest;

@@ -54,6 +54,9 @@ pub enum StartError {
 /// Where diagnostics go: behind a queue, for a reader of stderr that stalls must not stop the agent.
 static STDERR: OnceLock<Stream> = OnceLock::new();
 
+/// Makes the lines; unset before [`start`].
+static WRITER: OnceLock<Writer> = OnceLock::new();
+
 /// Lines that could not be written to stderr where it has no queue; there is nowhere left to say so but a metric.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
@@ -89,12 +92,6 @@ pub fn drain(patience: Duration) {
     }
 }
 
-/// Whether [`start`] has been called: before it, a line must find its own way to stderr.
-#[must_use]
-pub fn started() -> bool {
-    tracing::dispatcher::has_been_set()
-}
-
 /// Starts diagnostics for the whole process. `root` is the span of every line outside of any incident.
 ///
 /// `filter` is a level (`info`) or a list of `target=level`, as [`EnvFilter`] reads it.
@@ -117,11 +114,21 @@ pub fn start(style: Style, filter: &str, identity: Arc<Identity>, root: Span) ->
         // It was started once: the subscriber above is the only one.
         let _ = STDERR.set(stderr);
     }
+    let _ = WRITER.set(writer.clone());
     std::panic::set_hook(Box::new(move |panic| {
         to_stderr(&writer.panicked(panic));
         drain(LAST_WORDS);
     }));
     Ok(())
+}
+
+/// Why the process ends: written whatever the filter is, for nothing else says it.
+pub fn fatal(message: &str) {
+    let said = Said { message: message.to_owned(), fields: Vec::new() };
+    match WRITER.get() {
+        Some(writer) => to_stderr(&writer.line(Level::ERROR, "r2c_agent", &said)),
+        None => to_stderr(plain(Level::ERROR, &said).as_bytes()),
+    }
 }
 
 /// Hands over one whole line.

@@ -1,30 +1,43 @@
 //! r2c-agent: parses the command line, starts diagnostics, runs the command, turns its end into an exit code.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agent::cli::{self, AuditOf, Cli, Command};
+use agent::cli::{self, AuditOf, Cli, Command, Refused};
 use agent::failure::Failure;
 use agent::incident::Span;
 use agent::log::{self, Style};
 use agent::node;
 use agent::probes;
-use agent::sink::escape;
 use agent::{audit, doctor, metrics_once, run, selftest, trace};
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory as _;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
-        // Help and version are answers, not mistakes.
-        Err(error) if !error.use_stderr() => error.exit(),
-        Err(error) => return end(Err(Failure::usage(cli::one_line(&error)))),
+        Err(Refused::Answer(help)) => return end(print(&help)),
+        Err(Refused::Mistake(line)) => return end(Err(Failure::usage(line))),
     };
     if let Command::Completions { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "r2c-agent", &mut std::io::stdout());
-        return ExitCode::SUCCESS;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "r2c-agent", &mut script);
+        return end(answer(&script));
     }
-    end(start_log(&cli).and_then(|()| dispatch(cli)))
+    end(start_log(&cli).and_then(|()| check_paths(&cli)).and_then(|()| dispatch(cli)))
+}
+
+/// Help and version: answers, not mistakes.
+fn print(help: &clap::Error) -> Result<(), Failure> {
+    let help = help.render();
+    if std::io::stdout().is_terminal() {
+        return answer(help.ansi().to_string().as_bytes());
+    }
+    answer(help.to_string().as_bytes())
+}
+
+fn answer(text: &[u8]) -> Result<(), Failure> {
+    cli::answer(text).map_err(|error| Failure { code: 1, message: format!("stdout: {error}") })
 }
 
 fn start_log(cli: &Cli) -> Result<(), Failure> {
@@ -33,14 +46,29 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Command::Run(_) => (Style::Json, "info"),
         _ => (Style::Plain, "warn"),
     };
-    let level = cli.log_level.clone().unwrap_or_else(|| match cli.command.limits() {
-        // The programs' diagnostics are of level debug, and their target is their object: the probe's name.
-        Some(limits) if limits.bpf_log => {
-            probes::ALL.iter().fold(level.to_owned(), |level, probe| format!("{level},{}=trace", probe.name))
-        }
-        _ => level.to_owned(),
-    });
+    let mut level = cli.log_level.clone().unwrap_or_else(|| level.to_owned());
+    if cli.command.limits().is_some_and(|limits| limits.bpf_log) {
+        // The programs' diagnostics are of level debug, and their target is their object: the probe's name. What the user
+        // says of that comes later, and holds.
+        level = probes::ALL.iter().fold(level, |level, probe| format!("{}=trace,{level}", probe.name));
+    }
     log::start(style, &level, node::identity(&cli.host), Span::root()).map_err(Failure::usage)
+}
+
+/// Refuses paths of the host's that were named and are wrong; one line for each default that is not there, of what reads it.
+fn check_paths(cli: &Cli) -> Result<(), Failure> {
+    let missing = node::paths::check(&cli.host)?;
+    let reads = match &cli.command {
+        Command::Run(_) | Command::Metrics(_) | Command::Audit(_) => true,
+        Command::Trace(args) => args.walk.to.is_none() || args.walk.from_pod.is_some(),
+        // It has lines of its own for them.
+        Command::Doctor(_) => false,
+        Command::Selftest(_) | Command::Completions { .. } => false,
+    };
+    for line in missing.iter().filter(|_| reads) {
+        tracing::warn!("{line}");
+    }
+    Ok(())
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -67,15 +95,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 fn end(result: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = result else {
-        log::drain(LAST_WORDS);
-        return ExitCode::SUCCESS;
-    };
-    if log::started() {
-        tracing::error!("{}", failure.message);
-        log::drain(LAST_WORDS);
-    } else {
-        eprintln!("r2c-agent: error: {}", escape::text(&failure.message));
-    }
-    ExitCode::from(failure.code)
+    let code = result.map_or_else(
+        |failure| {
+            log::fatal(&failure.message);
+            ExitCode::from(failure.code)
+        },
+        |()| ExitCode::SUCCESS,
+    );
+    log::drain(LAST_WORDS);
+    code
 }

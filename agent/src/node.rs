@@ -1,6 +1,9 @@
 //! What every command needs of the node it runs on: its kernel, its pods, and probes brought up on both.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,7 +24,9 @@ use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probes;
 use crate::rights;
 use crate::shutdown::Drain;
-use crate::sink::Identity;
+use crate::sink::{Identity, escape};
+
+pub mod paths;
 
 /// What a kernel costs that lets no program read its memory.
 pub const LOCKED_DOWN: &str = "no program may read kernel memory, so events have no addresses, ports or protocol, pods only \
@@ -169,23 +174,40 @@ pub fn refused(errors: &[StartError]) -> Failure {
     Failure::unsupported(cures.map_or(refused.clone(), |cures| format!("{refused}; {cures}")))
 }
 
-/// Names of the network interfaces in every network namespace some process of this node lives in.
+/// The network interfaces of every network namespace that some process of this node lives in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// Whether there are processes that this one may not look into: there may be more.
+    pub hidden: bool,
+}
+
+/// Looks for them in the processes of `proc`.
 #[must_use]
-pub fn interfaces() -> BTreeSet<String> {
-    let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+pub fn interfaces(proc: &Path) -> Interfaces {
+    let (mut seen, mut found) = (BTreeSet::new(), Interfaces::default());
+    let is_process = |entry: &fs::DirEntry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit);
+    let processes = fs::read_dir(proc).into_iter().flatten().flatten().filter(is_process);
     for process in processes {
-        let Ok(netns) = std::fs::read_link(process.path().join("ns/net")) else { continue };
+        let netns = match fs::read_link(process.path().join("ns/net")) {
+            Ok(netns) => netns,
+            Err(error) => {
+                found.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied;
+                continue;
+            }
+        };
         if !seen.insert(netns) {
             continue;
         }
-        let devices = std::fs::read_to_string(process.path().join("net/dev")).unwrap_or_default();
+        let devices = fs::read(process.path().join("net/dev")).unwrap_or_default();
+        let devices = escape::bytes(&devices);
         // Two lines of headings, then `  name: counters`.
-        names.extend(
+        found.names.extend(
             devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())),
         );
     }
-    names
+    found
 }
 
 /// The pod index as metrics: how many pods are known, and what was left out and why.

@@ -5,6 +5,10 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+mod pattern;
+
+pub use pattern::PodPattern;
+
 /// A Kubernetes pod on this node, as kubelet's own files name it.
 ///
 /// The three parts come from `/var/log/pods/<namespace>_<name>_<uid>` and the pod's cgroup, so they are there with

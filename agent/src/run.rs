@@ -37,10 +37,13 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let (stop, drain) = shutdown::channel();
     let stdout = Stream::stdout(|error| {
-        error!("stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried");
+        error!(
+            "stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried"
+        );
     })?;
     // Bound first: a second agent on the address must fail before it attaches anything.
-    let listener = http::bind(args.listen).await?;
+    let listener =
+        http::bind(args.listen).await.map_err(|error| Failure::listen("--listen", args.listen, &error))?;
     info!("r2c-agent {} serves {}", crate::version::SHORT, args.listen);
     let mut node = Node::look(host, drain.clone()).await;
     let (started, reports) = start_probes(&node, &args)?;

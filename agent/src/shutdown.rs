@@ -1,4 +1,4 @@
-//! One signal for the whole process to drain: SIGTERM, Ctrl-C, or a deadline.
+//! One signal for the whole process to drain: SIGTERM, Ctrl-C, a terminal that is closed, or a deadline.
 
 use tokio::signal::unix::{self, Signal, SignalKind};
 use tokio::sync::watch;
@@ -39,11 +39,13 @@ impl Drain {
     }
 }
 
-/// SIGINT and SIGTERM, held back from ending the process from the moment this exists.
+/// SIGINT, SIGTERM and SIGHUP, held back from ending the process from the moment this exists.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// None where whoever started the process wants it to outlive its terminal (nohup).
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -53,19 +55,36 @@ impl Signals {
     /// The handlers could not be installed.
     pub fn listen() -> std::io::Result<Self> {
         let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(unix::signal);
-        Ok(Self { interrupt: interrupt?, terminate: terminate? })
+        let hangup = (!ignores_hangup()).then(|| unix::signal(SignalKind::hangup())).transpose()?;
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, hangup })
     }
 
     /// Returns at the first of them since [`Signals::listen`].
     pub async fn first(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 }
 
-/// Returns at the first SIGINT or SIGTERM from now on.
+/// Whether SIGHUP is ignored: a handler would undo that.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    // Bit 0 is signal 1.
+    ignored.is_some_and(|ignored| ignored & 1 != 0)
+}
+
+/// Returns at the first SIGINT, SIGTERM or SIGHUP from now on.
 ///
 /// # Errors
 /// The handlers could not be installed.

@@ -1,11 +1,12 @@
 //! `r2c-agent trace`: one probe's events as they happen, then what it all came to.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::asked::Missing;
 use crate::audit::standing;
 use crate::cli::{Host, Output, Trace};
 use crate::failure::Failure;
@@ -16,6 +17,7 @@ use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Settings, Started};
 use crate::probes;
+use crate::ready::ReadyFile;
 use crate::shutdown::{self, Signals};
 use crate::sink::filter::{Filter, Filtered, Limited};
 use crate::sink::json::JsonSink;
@@ -23,6 +25,7 @@ use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
+mod names;
 mod summary;
 mod to;
 
@@ -51,8 +54,10 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         // Nobody reads any more, or the disk is full: to go on would help nobody.
         Stream::stdout(move |_| stop.start())?
     };
+    // Before anything is attached: whoever waits for it would wait for nothing.
+    let ready = args.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
     let mut node = Node::look(host, drain.clone()).await;
-    check_names(entry, &node, &args)?;
+    let is_early = names::check(entry, &node, host, &args)?;
     let filter = filter(&args);
     check_packets(&node, &filter)?;
     let settings = Settings {
@@ -63,15 +68,22 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
-    if let Some(path) = &args.ready_file {
-        std::fs::write(path, b"attached\n")
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    }
+    ready.map_or(Ok(()), ReadyFile::publish)?;
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
+    let waits = args.wait.filter(|_| is_early).map(|patience| {
+        let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
+        async move { asked.come(&host, &pods, patience).await }
+    });
+    // Why the pods that were waited for have not come.
+    let vain: Arc<OnceLock<Missing>> = Arc::default();
+    let told_vain = Arc::clone(&vain);
+    let duration = args.duration;
     tokio::spawn(async move {
-        ended_by_user(&mut signals, args.duration).await;
+        let missing = ended_by_user(&mut signals, waits, duration).await;
+        // It is set once, here.
+        let _ = missing.map(|missing| told_vain.set(missing));
         stop.start();
     });
     if entry.name == to::PROBE {
@@ -82,7 +94,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let carried = carry(sink, drain).await;
     let took = began.elapsed();
     let sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
-    let lines = sums.lines(took, &summary(), args.all);
+    let lines = sums.lines(took, &summary(), args.all, &asked(&args));
     let out = drained(&stdout).await;
     for line in lines.iter().chain(&stalled(&out)) {
         note(line);
@@ -92,6 +104,9 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
         return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+    }
+    if let Some(missing) = vain.get() {
+        return Err(Failure::usage(missing));
     }
     match (told.load(Relaxed), sums.not_examined()) {
         _ if !args.fail_on_findings => Ok(()),
@@ -134,13 +149,29 @@ fn stalled(out: &Drained) -> Option<String> {
     is_lost.then(|| format!("{} lines lost: the reader of stdout stalls", out.lost))
 }
 
-/// Ctrl-C, SIGTERM, or the time is up.
-async fn ended_by_user(signals: &mut Signals, duration: Duration) {
-    if duration.is_zero() {
-        return signals.first().await;
+/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; what never came of
+/// these.
+async fn ended_by_user(
+    signals: &mut Signals,
+    waits: Option<impl Future<Output = Result<(), Missing>>>,
+    duration: Duration,
+) -> Option<Missing> {
+    if let Some(waits) = waits {
+        tokio::select! {
+            came = waits => match came {
+                Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
+                Err(missing) => return Some(missing),
+            },
+            () = signals.first() => return None,
+        }
     }
-    // An error is that the time was up.
-    let _ = tokio::time::timeout(duration, signals.first()).await;
+    if duration.is_zero() {
+        signals.first().await;
+    } else {
+        // An error is that the time was up.
+        let _ = tokio::time::timeout(duration, signals.first()).await;
+    }
+    None
 }
 
 /// What the user wants to see.
@@ -201,39 +232,6 @@ impl Sink for Noted {
     }
 }
 
-/// A name that exists nowhere would silently show nothing: say so at once, with the names there are.
-fn check_names(entry: &Entry, node: &Node, args: &Trace) -> Result<(), Failure> {
-    let reasons = (entry.reasons)(&node.kernel);
-    let known = |reason: &String| {
-        reasons.is_empty() || reasons.iter().any(|known| known.eq_ignore_ascii_case(reason))
-    };
-    if let Some(unknown) = args.reason.iter().find(|reason| !known(reason)) {
-        return Err(Failure::usage(format!(
-            "no reason {unknown:?} on this kernel; there are: {}",
-            reasons.join(", ")
-        )));
-    }
-    let interfaces = node::interfaces();
-    if let Some(unknown) = args.interface.iter().find(|name| !interfaces.contains(*name)) {
-        let names: Vec<&str> = interfaces.iter().map(String::as_str).collect();
-        return Err(Failure::usage(format!(
-            "no interface {unknown:?} in this node's or its pods' network namespaces; there are: {}",
-            names.join(", ")
-        )));
-    }
-    for namespace in &args.namespace {
-        if !node.pods.pods().iter().any(|known| known.pod.namespace == *namespace) {
-            note(&format!("no pod of namespace {namespace} on this node yet"));
-        }
-    }
-    for pod in &args.pod {
-        if !node.pods.pods().iter().any(|known| known.pod.name == *pod) {
-            note(&format!("no pod {pod} on this node yet"));
-        }
-    }
-    Ok(())
-}
-
 fn rungs(started: &Started) -> String {
     let holds = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?.name)));
     holds.map(|(hook, rung)| format!("{hook} ({rung})")).collect::<Vec<_>>().join(", ")
@@ -244,4 +242,19 @@ fn until(duration: Duration) -> String {
         return "; Ctrl-C ends it".to_owned();
     }
     format!(" for {}; Ctrl-C ends it sooner", humantime::format_duration(duration))
+}
+
+/// The filters as they were given.
+fn asked(args: &Trace) -> String {
+    let list = |values: &mut dyn Iterator<Item = String>| values.collect::<Vec<_>>().join(",");
+    let filters = [
+        ("-n", list(&mut args.namespace.iter().cloned())),
+        ("--pod", list(&mut args.pod.iter().map(ToString::to_string))),
+        ("--ip", list(&mut args.ip.iter().map(ToString::to_string))),
+        ("--port", list(&mut args.port.iter().map(ToString::to_string))),
+        ("-i", list(&mut args.interface.iter().cloned())),
+        ("--reason", list(&mut args.reason.iter().cloned())),
+    ];
+    let given = filters.iter().filter(|(_, values)| !values.is_empty());
+    given.map(|(flag, values)| format!("{flag} {values}")).collect::<Vec<_>>().join(" ")
 }

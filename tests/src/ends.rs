@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -51,6 +52,29 @@ fn sigterm_leaves_nothing_behind_and_loses_nothing() {
     }
 }
 
+/// A terminal that is closed ends it as SIGTERM does, unless it was started to outlive that (nohup).
+#[test]
+fn a_hangup_ends_it_unless_it_is_ignored() {
+    let mut running = Running::start(&Node::new(), &[]);
+    running.agent.signal(Signal::SIGHUP);
+    assert_eq!(running.agent.ended(), 0, "{}", running.agent.stderr.text());
+    assert!(running.agent.stderr.text().contains("\"stopped\""), "{}", running.agent.stderr.text());
+    let ignoring = |command: &mut std::process::Command| {
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+    };
+    let mut running = Running::start_limited(&Node::new(), &[], ignoring);
+    running.agent.signal(Signal::SIGHUP);
+    // The kernel has thrown it away when kill(2) returns.
+    assert!(!running.text("/healthz", "*/*").is_empty());
+    assert_eq!(running.terminate().1, 0, "{}", running.agent.stderr.text());
+}
+
 /// Whether the kernel has the program, link or map of this number.
 fn exists(kind: &str, id: u32) -> bool {
     // enum bpf_cmd: BPF_PROG_GET_FD_BY_ID, BPF_MAP_GET_FD_BY_ID, BPF_LINK_GET_FD_BY_ID
@@ -83,16 +107,16 @@ fn trace(args: &[&str]) -> (Agent, Node) {
 }
 
 #[test]
-fn ctrl_c_ends_a_trace_with_a_summary() {
+fn ctrl_c_ends_a_trace_with_a_summary_as_a_closed_terminal_does() {
     let netns = alone();
-    for output in ["json", "table", "wide"] {
+    for (output, signal) in [("json", Signal::SIGINT), ("table", Signal::SIGHUP), ("wide", Signal::SIGTERM)] {
         let (mut agent, _node) = trace(&["--all", "--duration", "0", "-o", output]);
         knock(&netns, 9102, 3);
         agent.stdout.wait(0, |lines| {
             (lines.iter().filter(|line| String::from_utf8_lossy(line).contains("9102")).count() >= 3)
                 .then_some(())
         });
-        agent.signal(Signal::SIGINT);
+        agent.signal(signal);
         assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
         let said = agent.stderr.text();
         assert!(said.contains(" events in ") && said.contains("shown"), "{said}");

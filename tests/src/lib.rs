@@ -36,4 +36,6 @@ mod stalls;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]
+mod typos;
+#[cfg(test)]
 mod usage;

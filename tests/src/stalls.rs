@@ -82,7 +82,8 @@ fn knock(netns: &Netns, port: u16, count: u64) {
 fn run(node: &Node, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> (Muted, SocketAddr) {
     let address = free_address();
     let listen = address.to_string();
-    let args = ["run", "--listen", &listen, "--events", "all", "--events-per-second", "65535", "--ring-kib", "4096"];
+    let args =
+        ["run", "--listen", &listen, "--events", "all", "--events-per-second", "65535", "--ring-kib", "4096"];
     let agent = Muted::start(command(node, &args), stdout, stderr);
     until("/readyz says ready", || get(address, "/readyz", "*/*").ok().filter(|(status, _)| *status == 200));
     (agent, address)
@@ -159,7 +160,8 @@ fn a_trace_keeps_its_duration_behind_a_reader_that_stalls() {
         let (node, netns) = (Node::new(), alone());
         let ready = node.logs.with_file_name("ready");
         let (reader, writer) = full_pipe();
-        let args = ["trace", "drops", "--all", "--duration", duration, "--ready-file", ready.to_str().unwrap()];
+        let args =
+            ["trace", "drops", "--all", "--duration", duration, "--ready-file", ready.to_str().unwrap()];
         let mut agent =
             Muted::start(command(&node, &args), writer.try_clone().unwrap(), writer.try_clone().unwrap());
         drop(writer);

@@ -112,7 +112,8 @@ mod tests {
         let about = |filter: Filter| {
             line(&finding, &filter, |line| line.pod.map(|pod| pod.name.clone()).unwrap_or_default())
         };
-        let named = |name: &str| Filter { level: Level::Warn, pod: vec![name.into()], ..Filter::default() };
+        let named =
+            |name: &str| Filter { level: Level::Warn, pod: vec![name.parse().unwrap()], ..Filter::default() };
         assert_eq!(about(Filter::default()).as_deref(), Some("db"), "the first");
         assert_eq!(about(named("web")).as_deref(), Some("web"));
         assert_eq!(about(named("cart")), None);

@@ -10,31 +10,25 @@ use clap::Args;
 #[command(next_help_heading = "Walk along the path (mtu)")]
 pub struct Walk {
     /// Find the hop that takes less, or the one after which packets vanish, on the way to this host
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        conflicts_with_all = [
-            "namespace", "pod", "ip", "port", "interface", "reason", "all", "duration", "max_events", "ready_file", "rung",
-        ]
-    )]
+    #[arg(long, env = "R2C_TO", value_name = "HOST[:PORT]")]
     pub to: Option<To>,
     /// Walk from this pod's network namespace
-    #[arg(long, value_name = "NS/POD", requires = "to", conflicts_with = "netns")]
+    #[arg(long, env = "R2C_FROM_POD", value_name = "NS/POD")]
     pub from_pod: Option<FromPod>,
     /// Walk from this network namespace: a path, a name in /run/netns, or a process
-    #[arg(long, value_name = "PATH|NAME|PID", requires = "to")]
+    #[arg(long, env = "R2C_NETNS", value_name = "PATH|NAME|PID", value_parser = super::name)]
     pub netns: Option<String>,
     /// Walk over IPv4
-    #[arg(short = '4', long = "ipv4", requires = "to", conflicts_with = "v6")]
+    #[arg(short = '4', long = "ipv4", env = "R2C_IPV4")]
     pub v4: bool,
     /// Walk over IPv6
-    #[arg(short = '6', long = "ipv6", requires = "to")]
+    #[arg(short = '6', long = "ipv6", env = "R2C_IPV6")]
     pub v6: bool,
     /// Time in all
-    #[arg(long, default_value = "15s", value_parser = time, requires = "to", value_name = "TIME")]
+    #[arg(long, env = "R2C_TIMEOUT", default_value = "15s", value_parser = time, value_name = "TIME")]
     pub timeout: Duration,
     /// Packets in all, answers not counted
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=1000), requires = "to", value_name = "N")]
+    #[arg(long, env = "R2C_MAX_PACKETS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=1000), value_name = "N")]
     pub max_packets: u32,
 }
 

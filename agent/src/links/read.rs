@@ -18,8 +18,10 @@ const MAX_ROUTES_OF_POD: usize = 1024;
 /// Learned path MTUs kept of one namespace and family: a pod learns one of whatever address it sends to.
 const MAX_EXCEPTIONS: usize = 4096;
 
-const NAMESPACE: &str = "network namespace";
-const LINKS: &str = "links";
+/// What [`Unread`] calls the namespace as a whole.
+pub const NAMESPACE: &str = "network namespace";
+/// What [`Unread`] calls devices.
+pub const LINKS: &str = "links";
 const ROUTES: &str = "routes and PMTU exceptions";
 
 /// Why nothing could be read.

@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use ipnet::IpNet;
 
 use super::{Level, Line, Sink, Told, Value, Written};
-use crate::pod::Pod;
+use crate::pod::{Pod, PodPattern};
 
 /// What a person wants to see. An empty list asks nothing; of several values in one list any will do; every list
 /// that is not empty must be satisfied.
@@ -17,8 +17,8 @@ pub struct Filter {
     pub level: Level,
     /// Namespaces of the pods of interest (`-n`).
     pub namespace: Vec<String>,
-    /// Names of the pods of interest (`--pod`). With `namespace`, one and the same pod must satisfy both.
-    pub pod: Vec<String>,
+    /// Which pods are of interest (`--pod`). With `namespace`, one and the same pod must satisfy both.
+    pub pod: Vec<PodPattern>,
     /// Networks of the addresses of interest (`--ip`).
     pub ip: Vec<IpNet>,
     /// Transport ports at either end (`--port`).
@@ -93,9 +93,11 @@ impl Filter {
                 || any(&|value| matches!(value, Value::Reason(why) if self.wants_reason(why))))
     }
 
-    fn wants_pod(&self, pod: &Pod) -> bool {
+    /// Whether a line about `pod` is wanted, as far as namespaces and pods go.
+    #[must_use]
+    pub fn wants_pod(&self, pod: &Pod) -> bool {
         (self.namespace.is_empty() || self.namespace.contains(&pod.namespace))
-            && (self.pod.is_empty() || self.pod.contains(&pod.name))
+            && (self.pod.is_empty() || self.pod.iter().any(|pattern| pattern.matches(pod)))
     }
 
     /// An IPv4 address that the kernel saw through an IPv6 socket (`::ffff:10.0.0.1`) is that IPv4 address.
@@ -234,7 +236,8 @@ mod tests {
     #[test]
     fn pods_at_both_ends_count_and_one_pod_must_satisfy_all() {
         let asked = |namespace: &[&'static str], pod: &[&'static str]| {
-            wants(&Filter { namespace: list(namespace), pod: list(pod), ..Filter::default() })
+            let pod = pod.iter().map(|text| text.parse().unwrap()).collect();
+            wants(&Filter { namespace: list(namespace), pod, ..Filter::default() })
         };
         assert!(asked(&["shop"], &[]));
         assert!(asked(&["data"], &[]));
@@ -242,6 +245,8 @@ mod tests {
         assert!(asked(&["none", "shop"], &["web"]));
         assert!(!asked(&["shop"], &["db"]), "web's namespace with db's name is nobody");
         assert!(!asked(&["sho"], &[]));
+        assert!(asked(&[], &["shop/web"]) && asked(&[], &["cart", "we*"]) && asked(&["data"], &["data/*"]));
+        assert!(!asked(&[], &["data/web"]) && !asked(&["data"], &["shop/*"]) && !asked(&[], &["WEB"]));
     }
 
     #[test]

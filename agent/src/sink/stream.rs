@@ -98,11 +98,8 @@ impl Stream {
         name: &str,
         failed: impl Fn(&io::Error) + Send + 'static,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            filled: Condvar::new(),
-            written: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), filled: Condvar::new(), written: Condvar::new() });
         let ending = Ending(Arc::clone(&shared));
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let ending = ending;
@@ -165,10 +162,7 @@ impl Stream {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
             state = self.shared.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Drained {
-            lost: state.lost + state.queued + state.in_hand,
-            fault: state.fault.map(io::Error::from),
-        }
+        Drained { lost: state.lost + state.queued + state.in_hand, fault: state.fault.map(io::Error::from) }
     }
 }
 
@@ -438,7 +432,10 @@ mod tests {
     fn a_descriptor_that_does_not_block_is_waited_for() {
         let (mut reader, writer) = io::pipe().unwrap();
         // SAFETY: the descriptor is open, and only its flags change.
-        assert_eq!(unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETFL, nix::libc::O_NONBLOCK) }, 0);
+        assert_eq!(
+            unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETFL, nix::libc::O_NONBLOCK) },
+            0
+        );
         let stream = stream(writer);
         let all = [b'x'; 200_000].map(|_| b'\n');
         assert!(stream.put(&all));

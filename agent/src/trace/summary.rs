@@ -75,8 +75,9 @@ impl Sums {
         self.over_budget + self.ring_full + self.missed
     }
 
-    /// In lines for a person: the events, `counts` of the whole node, every loss, and a hint if nothing was shown.
-    pub(super) fn lines(&self, took: Duration, counts: &[String], all: bool) -> Vec<String> {
+    /// In lines for a person: the events, `counts` of the whole node, every loss, and a hint if nothing of what was `asked`
+    /// for was shown.
+    pub(super) fn lines(&self, took: Duration, counts: &[String], all: bool, asked: &str) -> Vec<String> {
         let mut parts = vec![format!("{} shown", self.shown)];
         for (events, became) in [
             (self.benign, "benign"),
@@ -97,7 +98,7 @@ impl Sums {
         }
         lines.push(self.losses());
         if self.shown == 0 {
-            lines.extend(self.hint(all));
+            lines.extend(self.hint(all, asked));
         }
         lines
     }
@@ -120,7 +121,7 @@ impl Sums {
     }
 
     /// Why nothing was shown. Silence alone would look as if all were well.
-    fn hint(&self, all: bool) -> Option<String> {
+    fn hint(&self, all: bool, asked: &str) -> Option<String> {
         let hint = match (self.produced, self.not_examined()) {
             (0, 0) => {
                 "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
@@ -131,9 +132,9 @@ impl Sums {
                 "all of it was benign; --all shows what a healthy node drops, too"
             }
             _ if !all && self.benign > 0 => {
-                "all of it was benign or filtered out; --all shows what a healthy node drops, too"
+                return Some(format!("nothing matched {asked}, or all that did was benign: --all shows that, too"));
             }
-            _ => "all of it was filtered out",
+            _ => return Some(format!("nothing matched {asked}")),
         };
         Some(hint.to_owned())
     }
@@ -171,7 +172,7 @@ mod tests {
     fn sums(filters_late: bool, lost: u64) -> Sums {
         let filter = Filter {
             level: Level::Warn,
-            pod: vec!["web".into()],
+            pod: vec!["web".parse().unwrap()],
             reason: vec!["policy".into()],
             ..Filter::default()
         };
@@ -193,22 +194,22 @@ mod tests {
     #[test]
     fn what_was_not_examined_is_named_with_what_helps() {
         let took = Duration::from_millis(1_500);
-        let lines = sums(true, 0).lines(took, &[], false);
+        let lines = sums(true, 0).lines(took, &[], false, "--pod web");
         assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
         assert_eq!(lines[1], "1100 not examined; raise --events-per-second");
         let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
-        let lines = silent.lines(took, &[], false);
+        let lines = silent.lines(took, &[], false, "--pod web");
         assert!(lines[1].contains("--ring-kib"), "{lines:?}");
         assert!(!lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")), "{lines:?}");
     }
 
     #[test]
     fn silence_says_what_it_means() {
-        let hint = |sums: Sums, all| sums.lines(Duration::ZERO, &[], all).pop().unwrap();
+        let hint = |sums: Sums, all| sums.lines(Duration::ZERO, &[], all, "--port 7").pop().unwrap();
         assert!(hint(Sums::default(), false).contains("doctor"));
         assert!(hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false).starts_with("all of it was benign;"));
-        assert_eq!(hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false), "all of it was filtered out");
-        let one = Sums { produced: 1, shown: 1, ..Sums::default() }.lines(Duration::ZERO, &[], false);
+        assert_eq!(hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false), "nothing matched --port 7");
+        let one = Sums { produced: 1, shown: 1, ..Sums::default() }.lines(Duration::ZERO, &[], false, "");
         assert_eq!(one, ["1 event in 0.0 s: 1 shown", "nothing lost"]);
     }
 }

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
+use crate::asked::PodsAsked;
 use crate::cli::to::{FromPod, To, Walk};
 use crate::cli::{Host, Output, Trace};
 use crate::enrich::{self, Roots};
@@ -26,7 +27,7 @@ use crate::path::row::{VerdictLine, rows};
 use crate::path::sockets::Sockets;
 use crate::path::walk::{self, Limits};
 use crate::path::{Halt, Outcome, device};
-use crate::pod::Pod;
+use crate::pod::{Pod, PodPattern};
 use crate::rights::{self, Act};
 use crate::shutdown::{self, Signals};
 use crate::sink::json::JsonSink;
@@ -38,9 +39,6 @@ pub(super) const PROBE: &str = "mtu";
 
 /// How long a plain connection may take.
 const CONNECT: Duration = Duration::from_secs(2);
-
-/// Pods named to who asks for one that is not there.
-const MAX_NAMED: usize = 20;
 
 /// Walks until the path is known, its limits are reached, or Ctrl-C.
 pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failure> {
@@ -55,7 +53,10 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         address = resolve(to, &args.walk) => address?,
         () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
     };
-    let from = From::look(host, &args.walk).await?;
+    let from = tokio::select! {
+        from = From::look(host, args) => from?,
+        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+    };
     let named = if to.host.parse::<IpAddr>().is_ok() {
         address.to_string()
     } else {
@@ -161,9 +162,9 @@ struct From {
 }
 
 impl From {
-    async fn look(host: &Host, args: &Walk) -> Result<Self, Failure> {
-        match (&args.from_pod, &args.netns) {
-            (Some(pod), _) => Self::pod(host, pod).await,
+    async fn look(host: &Host, args: &Trace) -> Result<Self, Failure> {
+        match (&args.walk.from_pod, &args.walk.netns) {
+            (Some(pod), _) => Self::pod(host, pod, args.wait).await,
             (None, Some(name)) => Ok(Self {
                 who: format!("network namespace {name}"),
                 pod: None,
@@ -173,7 +174,7 @@ impl From {
         }
     }
 
-    async fn pod(host: &Host, wanted: &FromPod) -> Result<Self, Failure> {
+    async fn pod(host: &Host, wanted: &FromPod, wait: Option<Duration>) -> Result<Self, Failure> {
         let roots = Roots {
             proc: host.host_proc.clone(),
             cgroup: host.host_cgroup.clone(),
@@ -182,23 +183,25 @@ impl From {
         // Only the pods of this moment are asked for: nobody follows them.
         let (_end, drain) = shutdown::channel();
         let (index, _) = enrich::start(roots.clone(), drain).await;
-        let pods = index.pods();
-        let is_it =
-            |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()) == (&*wanted.namespace, &*wanted.name);
-        let known = pods.iter().find(|known| !known.gone && is_it(&known.pod));
+        let pattern = PodPattern {
+            namespace: Some(wanted.namespace.clone()),
+            name: wanted.name.clone(),
+            begins: false,
+        };
+        let asked = PodsAsked { namespaces: Vec::new(), pods: vec![pattern] };
+        match (asked.missing(host, &index), wait) {
+            (None, _) => {}
+            (Some(missing), None) => return Err(Failure::usage(missing)),
+            (Some(missing), Some(patience)) => {
+                note(&missing.waited_for(patience));
+                asked.come(host, &index, patience).await.map_err(Failure::usage)?;
+                asked.settle(&index).await;
+            }
+        }
         let who = format!("{}/{}", wanted.namespace, wanted.name);
-        let Some(pod) = known.map(|known| Arc::clone(&known.pod)) else {
-            let names = pods.iter().map(|known| format!("{}/{}", known.pod.namespace, known.pod.name));
-            let mut names: Vec<String> = names.collect();
-            names.sort_unstable();
-            let more = if names.len() > MAX_NAMED { ", .." } else { "" };
-            names.truncate(MAX_NAMED);
-            let there = if names.is_empty() {
-                "there are none".to_owned()
-            } else {
-                format!("there are: {}{more}", names.join(", "))
-            };
-            return Err(Failure::usage(format!("no pod {who} on this node; {there}")));
+        let known = index.pods().into_iter().find(|known| !known.gone && asked.wants(&known.pod));
+        let Some(pod) = known.map(|known| known.pod) else {
+            return Err(Failure { code: 1, message: format!("{who} is gone") });
         };
         let uid = pod.uid.clone();
         let held = tokio::task::spawn_blocking(move || enrich::hold_netns(&roots, &uid)).await?;

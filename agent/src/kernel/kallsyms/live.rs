@@ -188,7 +188,11 @@ mod tests {
         let before = kallsyms.get().unwrap();
         fs::write(proc.path().join("kallsyms"), AFTER).unwrap();
         fs::write(proc.path().join("modules"), MODULE).unwrap();
-        assert_eq!(kallsyms.known(|symbols| symbols.resolve_low32(0xc000_0010).map(|_| ())), None, "reads no file");
+        assert_eq!(
+            kallsyms.known(|symbols| symbols.resolve_low32(0xc000_0010).map(|_| ())),
+            None,
+            "reads no file"
+        );
         assert_eq!(late(&kallsyms).as_deref(), Some("late+0x10 [m]"));
         assert_eq!(before.resolve_low32(0xc000_0010), None, "who still reads the old ones may finish");
     }
@@ -206,7 +210,8 @@ mod tests {
             kallsyms.lock().next = None;
             assert_eq!(late(&kallsyms), None);
         }
-        fs::write(proc.path().join("modules"), format!("{MODULE}n 4096 0 - Live 0xffffffffc0100000\n")).unwrap();
+        fs::write(proc.path().join("modules"), format!("{MODULE}n 4096 0 - Live 0xffffffffc0100000\n"))
+            .unwrap();
         kallsyms.lock().next = None;
         assert!(late(&kallsyms).is_some());
     }

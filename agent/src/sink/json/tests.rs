@@ -154,7 +154,9 @@ fn each_line_is_one_write() {
 
 #[test]
 fn a_closed_pipe_is_passed_up_and_one_without_room_costs_the_line() {
-    let write = |fault| JsonSink::new(Pipe(Arc::default(), Some(fault)), identity()).write(&line(&saying("m", &[]), None));
+    let write = |fault| {
+        JsonSink::new(Pipe(Arc::default(), Some(fault)), identity()).write(&line(&saying("m", &[]), None))
+    };
     assert_eq!(write(io::ErrorKind::BrokenPipe).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(write(io::ErrorKind::WouldBlock).unwrap(), Written::Refused);
 }

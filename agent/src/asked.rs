@@ -1,0 +1,258 @@
+//! The pods that the command line names, against those this node has: what nobody is must be refused, and not show nothing.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::cli::Host;
+use crate::enrich::{self, PodIndex, names};
+use crate::nearest;
+use crate::pod::{Pod, PodPattern};
+
+/// How long a pod may take from its name to its network: with slow networks some seconds. One of the host's has none.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The pods asked for: those of one of these namespaces that one of these patterns matches. An empty list asks nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodsAsked {
+    /// `-n`.
+    pub namespaces: Vec<String>,
+    /// `--pod`.
+    pub pods: Vec<PodPattern>,
+}
+
+/// One thing asked for that no pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// As in `no pod of namespace "shpo" on this node`.
+    pub what: String,
+    /// What may have been meant, or why no pod is known at all.
+    pub hint: String,
+}
+
+impl Missing {
+    /// What is said while it is waited for.
+    #[must_use]
+    pub fn waited_for(&self, patience: Duration) -> String {
+        let most = if patience.is_zero() {
+            String::new()
+        } else {
+            format!(" for at most {}", humantime::format_duration(patience))
+        };
+        format!("{} yet: waiting for it{most}; Ctrl-C ends it", self.what)
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.hint)
+    }
+}
+
+impl PodsAsked {
+    /// Whether any pod will do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.namespaces.is_empty() && self.pods.is_empty()
+    }
+
+    /// Whether this pod is asked for.
+    #[must_use]
+    pub fn wants(&self, pod: &Pod) -> bool {
+        (self.namespaces.is_empty() || self.namespaces.contains(&pod.namespace))
+            && (self.pods.is_empty() || self.pods.iter().any(|pattern| pattern.matches(pod)))
+    }
+
+    /// The first name that no pod of this node has.
+    #[must_use]
+    pub fn missing(&self, host: &Host, index: &PodIndex) -> Option<Missing> {
+        let pods: Vec<Arc<Pod>> =
+            index.pods().into_iter().filter(|known| !known.gone).map(|known| known.pod).collect();
+        let mut missing = self.missing_of(&pods)?;
+        if pods.is_empty() {
+            missing.hint = format!("no pod is known here: {}", why_none(host));
+        }
+        Some(missing)
+    }
+
+    fn missing_of(&self, pods: &[Arc<Pod>]) -> Option<Missing> {
+        for namespace in &self.namespaces {
+            if !pods.iter().any(|pod| pod.namespace == *namespace) {
+                let known = pods.iter().map(|pod| pod.namespace.as_str());
+                return Some(Missing {
+                    what: format!("no pod of namespace {namespace:?} on this node"),
+                    hint: nearest::hint(namespace, known),
+                });
+            }
+        }
+        let one = |pattern: PodPattern| Self { namespaces: self.namespaces.clone(), pods: vec![pattern] };
+        let missing = self.pods.iter().find(|pattern| {
+            let asked = one((*pattern).clone());
+            !pods.iter().any(|pod| asked.wants(pod))
+        })?;
+        let of = match self.namespaces.as_slice() {
+            [] => String::new(),
+            names => {
+                let names: Vec<&str> = names.iter().take(nearest::MOST).map(String::as_str).collect();
+                format!(" of namespace {}", nearest::one_of(&names))
+            }
+        };
+        Some(Missing {
+            what: format!("no pod {:?}{of} on this node", missing.to_string()),
+            hint: like(missing, pods),
+        })
+    }
+
+    /// Returns once every name is a pod's.
+    ///
+    /// # Errors
+    /// The first that still is not, `patience` later. Zero is for ever.
+    pub async fn come(&self, host: &Host, index: &PodIndex, patience: Duration) -> Result<(), Missing> {
+        let mut version = index.version();
+        let end = (!patience.is_zero()).then(|| Instant::now().checked_add(patience)).flatten();
+        loop {
+            version.borrow_and_update();
+            let Some(missing) = self.missing(host, index) else { return Ok(()) };
+            let Some(end) = end else {
+                // An error is that nobody looks for pods any more: then none will come.
+                version.changed().await.map_err(|_| missing)?;
+                continue;
+            };
+            match timeout_at(end, version.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => {
+                    let after = humantime::format_duration(patience);
+                    return Err(Missing { what: format!("{} within {after}", missing.what), ..missing });
+                }
+            }
+        }
+    }
+
+    /// Returns once each of the pods asked for has a network namespace, or does not seem to get one. A name is there before.
+    pub async fn settle(&self, index: &PodIndex) {
+        let mut version = index.version();
+        let end = Instant::now() + SETTLE;
+        loop {
+            version.borrow_and_update();
+            if self.homeless(index).is_empty()
+                || !matches!(timeout_at(end, version.changed()).await, Ok(Ok(())))
+            {
+                return;
+            }
+        }
+    }
+
+    /// Of the pods asked for those that have no network namespace of their own, as far as is known: no packet is theirs.
+    #[must_use]
+    pub fn homeless(&self, index: &PodIndex) -> Vec<String> {
+        let homes = index.namespaces();
+        let known = index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod));
+        let homeless = known.filter(|known| !homes.iter().any(|home| home.pod == known.pod));
+        homeless.map(|known| full_name(&known.pod)).collect()
+    }
+}
+
+/// `shop/web-0`.
+#[must_use]
+pub fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+/// Names, of which a sentence holds a few.
+#[must_use]
+pub fn few(names: &[String]) -> String {
+    /// More do not help to find out what is wrong.
+    const FEW: usize = 5;
+    let shown = names.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(FEW) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// The pods that are much like a pattern that matches none.
+fn like(pattern: &PodPattern, pods: &[Arc<Pod>]) -> String {
+    let length = pattern.name.chars().count();
+    let cut = |name: &str| -> String {
+        if pattern.begins { name.chars().take(length).collect() } else { name.to_owned() }
+    };
+    match &pattern.namespace {
+        Some(namespace) => {
+            let wanted = format!("{namespace}/{}", pattern.name);
+            let names =
+                pods.iter().map(|pod| (format!("{}/{}", pod.namespace, cut(&pod.name)), full_name(pod)));
+            nearest::hint_by(&wanted, names)
+        }
+        None => nearest::hint_by(&pattern.name, pods.iter().map(|pod| (cut(&pod.name), full_name(pod)))),
+    }
+}
+
+/// Why no pod has a name: what kubelet makes is not where it is looked for.
+fn why_none(host: &Host) -> String {
+    if enrich::cgroups(&host.host_cgroup).kubepods.is_none() {
+        return format!("there is no kubepods in {} (--host-cgroup)", host.host_cgroup.display());
+    }
+    let at = host.pod_logs.display();
+    match has_names(&host.pod_logs) {
+        Err(error) => format!("{at} (--pod-logs): {error}"),
+        Ok(false) => format!("{at} (--pod-logs) has no directory of a pod"),
+        Ok(true) => "kubelet runs none".to_owned(),
+    }
+}
+
+fn has_names(logs: &Path) -> std::io::Result<bool> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut entries = std::fs::read_dir(logs)?.flatten();
+    Ok(entries.any(|entry| names::parse(entry.file_name().as_bytes()).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pods(names: &[&str]) -> Vec<Arc<Pod>> {
+        let pod = |name: &&str| {
+            let (namespace, name) = name.split_once('/').unwrap();
+            Arc::new(Pod { namespace: namespace.into(), name: name.into(), uid: name.into() })
+        };
+        names.iter().map(pod).collect()
+    }
+
+    #[test]
+    fn what_no_pod_is_is_named_with_the_nearest() {
+        let here = pods(&["shop/web", "shop/db-0", "shop/db-1", "pay/api", "kube-system/dns"]);
+        let said = |namespaces: &[&str], patterns: &[&str]| {
+            let asked = PodsAsked {
+                namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
+                pods: patterns.iter().map(|text| text.parse().unwrap()).collect(),
+            };
+            asked.missing_of(&here).map(|missing| missing.to_string()).unwrap_or_default()
+        };
+        for (namespaces, patterns, text) in [
+            (&["shop", "pay"][..], &[][..], ""),
+            (&["shop"], &["web", "db-*"], ""),
+            (&[], &["shop/web", "pay/*"], ""),
+            (&["shpo"], &[], "no pod of namespace \"shpo\" on this node; did you mean shop?"),
+            (&["SHOP"], &[], "no pod of namespace \"SHOP\" on this node; did you mean shop?"),
+            (&["shop", "pya"], &[], "no pod of namespace \"pya\" on this node; did you mean pay?"),
+            (&[], &["wbe"], "no pod \"wbe\" on this node; did you mean shop/web?"),
+            (&[], &["web", "db"], "no pod \"db\" on this node; did you mean shop/db-0 or shop/db-1?"),
+            (&[], &["shpo/web"], "no pod \"shpo/web\" on this node; did you mean shop/web?"),
+            (&[], &["shop/bd-*"], "no pod \"shop/bd-*\" on this node; did you mean shop/db-0 or shop/db-1?"),
+            (&["pay"], &["web"], "no pod \"web\" of namespace pay on this node; did you mean shop/web?"),
+            (&["data"], &[], "no pod of namespace \"data\" on this node; there are: pay, shop, kube-system"),
+        ] {
+            assert_eq!(said(namespaces, patterns), text);
+        }
+    }
+
+    #[test]
+    fn few_names_are_all_named() {
+        let names: Vec<String> = (0..7).map(|number| format!("shop/web-{number}")).collect();
+        assert_eq!(few(&names[..2]), "shop/web-0, shop/web-1");
+        assert!(few(&names).ends_with("shop/web-4 and 2 more"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What the audit says where it finds nothing: what it has looked at, and what it has not. Never more than that.
+
+use std::fmt::Write as _;
+
+use crate::asked::{PodsAsked, few, full_name};
+use crate::links::Namespace;
+
+/// Columns of a line.
+const WIDTH: usize = 80;
+
+/// That what was read fits, of the pods `asked` for; `homeless` are those of them that have no network namespace to be read.
+pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String]) -> String {
+    let (mut of_host, mut of_pods) = (0, 0);
+    let (mut pods, mut unread) = (Vec::new(), Vec::new());
+    for namespace in read {
+        let links = namespace.links.iter().filter(|link| !link.loopback).count();
+        let name = match namespace.owner.as_deref() {
+            None => {
+                of_host += links;
+                "the host".to_owned()
+            }
+            Some(pod) if asked.wants(pod) => {
+                of_pods += links;
+                pods.push(full_name(pod));
+                full_name(pod)
+            }
+            Some(_) => continue,
+        };
+        if !namespace.unread.is_empty() {
+            unread.push(name);
+        }
+    }
+    let mut text =
+        if unread.is_empty() && homeless.is_empty() { "everything" } else { "what was read" }.to_owned();
+    text.push_str(" fits");
+    let links = |count: usize| format!("{count} {}", if count == 1 { "link" } else { "links" });
+    // Writing to a String cannot fail.
+    let _ = match (asked.is_empty(), pods.len()) {
+        (true, 0) => write!(text, ": {} of the host; no pod is known here", links(of_host)),
+        (true, 1) => write!(text, ": {} of the host, {} of one pod", links(of_host), links(of_pods)),
+        (true, all) => write!(text, ": {} of the host, {} of {all} pods", links(of_host), links(of_pods)),
+        (false, 0) => write!(text, ": {} of the host", links(of_host)),
+        (false, all) => {
+            let own = if all == 1 { "its own" } else { "their own" };
+            write!(text, " for {}: {} of {own}, {} of the host", few(&pods), links(of_pods), links(of_host))
+        }
+    };
+    if !unread.is_empty() {
+        let _ = write!(text, "; not read in whole: {}", few(&unread));
+    }
+    if !homeless.is_empty() {
+        let what = "on the host's network, or without one of their own yet";
+        let _ = write!(text, "; {what}: {}", few(homeless));
+    }
+    wrapped(&text)
+}
+
+fn wrapped(text: &str) -> String {
+    let (mut out, mut column) = (String::new(), 0);
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if column > 0 && column + 1 + width > WIDTH {
+            out.push_str("\n   ");
+            column = 3;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += width;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::links::{Link, Unread};
+    use crate::pod::Pod;
+
+    fn namespace(owner: Option<&str>, links: usize) -> Namespace {
+        let owner = owner.map(|name| {
+            let (namespace, name) = name.split_once('/').unwrap();
+            Arc::new(Pod { namespace: namespace.into(), name: name.into(), uid: "u".into() })
+        });
+        let mut all = vec![Link { loopback: true, ..Link::default() }];
+        all.extend((0..links).map(|_| Link::default()));
+        Namespace { owner, links: all, ..Namespace::default() }
+    }
+
+    #[test]
+    fn it_says_what_was_looked_at_and_no_more() {
+        let mut read = vec![
+            namespace(None, 3),
+            namespace(Some("shop/web"), 1),
+            namespace(Some("shop/db"), 2),
+            namespace(Some("pay/api"), 1),
+        ];
+        let asked = |namespaces: &[&str]| PodsAsked {
+            namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
+            pods: Vec::new(),
+        };
+        let said = |read: &[Namespace], names: &[&str]| clear(read, &asked(names), &[]).replace("\n   ", " ");
+        assert_eq!(said(&read, &[]), "everything fits: 3 links of the host, 4 links of 3 pods");
+        assert_eq!(said(&read[..1], &[]), "everything fits: 3 links of the host; no pod is known here");
+        assert_eq!(
+            said(&read, &["pay"]),
+            "everything fits for pay/api: 1 link of its own, 3 links of the host"
+        );
+        assert_eq!(
+            said(&read, &["shop"]),
+            "everything fits for shop/web, shop/db: 3 links of their own, 3 links of the host"
+        );
+        read[1].unread.push(Unread { what: "links", why: "w".to_owned() });
+        assert_eq!(
+            said(&read, &["shop"]),
+            "what was read fits for shop/web, shop/db: 3 links of their own, 3 links of the host; not read in whole: shop/web"
+        );
+        assert!(said(&read, &[]).starts_with("what was read fits: "));
+        assert!(
+            said(&read, &["pay"]).starts_with("everything fits for pay/api: "),
+            "what is not asked for is no matter"
+        );
+        let alone = clear(&read[..1], &asked(&["kube-system"]), &["kube-system/proxy".to_owned()]);
+        assert!(
+            alone.starts_with("what was read fits: 3 links of the host;")
+                && alone.ends_with("kube-system/proxy")
+        );
+        assert!(alone.lines().all(|line| line.chars().count() <= WIDTH), "{alone}");
+    }
+}

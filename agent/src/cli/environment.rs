@@ -1,0 +1,97 @@
+//! Flags by environment: the variable of each, and what counts as set.
+//!
+//! What the command line says goes before what the environment says, and that before a default. A variable that is set but
+//! empty counts as not set, as a manifest's template leaves it: else it would be a name that nothing has. An empty log level
+//! is refused: it would silence everything.
+
+use std::env;
+use std::ffi::OsString;
+
+use clap::builder::{BoolishValueParser, Resettable};
+use clap::{Arg, ArgAction, Command};
+
+/// Variables that manifests set for these flags (by the downward API) in place of their own.
+const OTHERS: [(&str, &str); 3] =
+    [("R2C_NODE_NAME", "NODE_NAME"), ("R2C_POD_NAME", "POD_NAME"), ("R2C_POD_NAMESPACE", "POD_NAMESPACE")];
+
+/// The one whose empty value is refused.
+const LOG_LEVEL: &str = "R2C_LOG_LEVEL";
+
+/// `command` with the variables as they are now.
+pub(super) fn apply(command: Command) -> Command {
+    each(command, &|arg| {
+        let Some(own) = variable(&arg) else { return arg };
+        let is_set =
+            |name: &str| env::var_os(name).is_some_and(|value| !value.is_empty() || name == LOG_LEVEL);
+        let other = OTHERS.iter().find(|(name, _)| *name == own).map(|(_, other)| *other);
+        let arg = match other.filter(|other| !is_set(own) && is_set(other)) {
+            Some(other) => arg.env(other),
+            // Help names a variable only where it is in effect: it says once how all of them are named.
+            None if is_set(own) => arg,
+            None => arg.env(Resettable::Reset),
+        };
+        match arg.get_action() {
+            // A manifest may well have "1".
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            // Else `--duration -1` is taken for a flag `-1`.
+            _ => arg.allow_negative_numbers(true),
+        }
+    })
+}
+
+/// `command` as if no variable were set.
+pub(super) fn without(command: Command) -> Command {
+    each(command, &|arg| if arg.get_env().is_some() { arg.env(Resettable::Reset) } else { arg })
+}
+
+/// The variable that a flag has its value from, or would have.
+pub(super) fn variable(arg: &Arg) -> Option<&str> {
+    arg.get_env().and_then(|name| name.to_str())
+}
+
+/// The flag whose long name this is, in whatever command.
+pub(super) fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
+    let own = command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
+    own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
+}
+
+/// The value of a variable that is no text.
+pub(super) fn not_text(command: &Command) -> Option<(String, OsString)> {
+    let own = command.get_arguments().filter_map(variable).find_map(|name| {
+        let value = env::var_os(name).filter(|value| value.to_str().is_none())?;
+        Some((name.to_owned(), value))
+    });
+    own.or_else(|| command.get_subcommands().find_map(not_text))
+}
+
+fn each(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+    command.mut_args(change).mut_subcommands(|command| each(command, change))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::Cli;
+    use super::*;
+
+    fn walk(command: &Command, found: &mut usize) {
+        for arg in command.get_arguments() {
+            let Some(long) = arg.get_long() else { continue };
+            if ["help", "version"].contains(&long) {
+                continue;
+            }
+            let wanted = format!("R2C_{}", long.replace('-', "_").to_uppercase());
+            assert_eq!(variable(arg), Some(wanted.as_str()), "--{long} of {}", command.get_name());
+            *found += 1;
+        }
+        command.get_subcommands().for_each(|command| walk(command, found));
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_of_its_name() {
+        let mut found = 0;
+        walk(&Cli::command(), &mut found);
+        assert!(found > 40, "{found}");
+    }
+}

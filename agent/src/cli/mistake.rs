@@ -1,0 +1,99 @@
+//! What is wrong with a command line, in one line: the flag or the variable, its value, and what would be right.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory as _};
+
+use super::{Cli, environment};
+use crate::nearest;
+use crate::probes;
+
+/// What is said of a command line that clap refuses.
+pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
+    let command = environment::apply(Cli::command());
+    if let (ErrorKind::InvalidUtf8, Some((name, value))) = (error.kind(), environment::not_text(&command)) {
+        return format!("invalid value {value:?} for {name}: it is no text");
+    }
+    let at = context(error, ContextKind::InvalidArg).map(|flag| origin(error, args, &command, flag));
+    match (error.kind(), at, context(error, ContextKind::InvalidValue)) {
+        (ErrorKind::InvalidValue, Some(at), Some(value)) => {
+            let valid = contexts(error, ContextKind::ValidValue);
+            match (value, valid.is_empty()) {
+                ("", true) => format!("{at} needs a value"),
+                ("", false) => format!("{at} needs a value: {}", nearest::one_of(&valid)),
+                (value, _) if valid.len() <= nearest::MOST => {
+                    format!("invalid value {value:?} for {at}: expected {}", nearest::one_of(&valid))
+                }
+                (value, _) => format!("invalid value {value:?} for {at}; {}", nearest::hint(value, valid)),
+            }
+        }
+        (ErrorKind::ValueValidation, Some(at), Some(value)) => {
+            let why = std::error::Error::source(error).map_or(String::new(), |why| format!(": {why}"));
+            format!("invalid value {value:?} for {at}{why}")
+        }
+        (ErrorKind::InvalidSubcommand, ..) => no_command(error, args, &command),
+        _ => rendered(error),
+    }
+}
+
+/// As clap says it, in one line.
+fn rendered(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// A word where a command should be.
+fn no_command(error: &clap::Error, args: &[OsString], command: &Command) -> String {
+    let word = context(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+    // Where the words before it lead to.
+    let before = args.iter().skip(1).filter_map(|arg| arg.to_str()).take_while(|arg| *arg != word);
+    let at = before.fold(command, |at, arg| at.find_subcommand(arg).unwrap_or(at));
+    let known: Vec<&str> = at.get_subcommands().map(Command::get_name).collect();
+    let no = if at.get_name() == command.get_name() {
+        format!("no command {word:?}")
+    } else {
+        format!("{} has no {word:?}", at.get_name())
+    };
+    if probes::ALL.iter().any(|entry| entry.name == word) {
+        return format!("{no}; there are: {}; {word} is a probe: r2c-agent trace {word}", known.join(", "));
+    }
+    format!("{no}; {}", nearest::hint(word, known))
+}
+
+/// What the value came by: the flag, or the variable if it was not on the command line. Clap names the flag in any case;
+/// without the environment its error would not be there.
+fn origin(error: &clap::Error, args: &[OsString], command: &Command, flag: &str) -> String {
+    // `--wait[=<TIME>]`, `--port <PORT>`
+    let name = flag.split([' ', '[', '=']).next().unwrap_or(flag);
+    let Some(long) = name.strip_prefix("--") else { return name.to_owned() };
+    let again = environment::without(Cli::command()).try_get_matches_from(args);
+    let is_same = |again: &clap::Error| {
+        again.kind() == error.kind()
+            && [ContextKind::InvalidArg, ContextKind::InvalidValue]
+                .iter()
+                .all(|kind| again.get(*kind) == error.get(*kind))
+    };
+    let variable = environment::find(command, long).and_then(environment::variable);
+    match variable.filter(|_| !again.as_ref().is_err_and(is_same)) {
+        Some(variable) => variable.to_owned(),
+        None => name.to_owned(),
+    }
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn contexts(error: &clap::Error, kind: ContextKind) -> Vec<&str> {
+    match error.get(kind) {
+        Some(ContextValue::Strings(texts)) => texts.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
+}

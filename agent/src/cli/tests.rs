@@ -1,0 +1,143 @@
+//! Mistakes on the command line, and what is said of each.
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+/// What is said of this command line; empty if nothing is wrong with it.
+fn mistake(args: &[&str]) -> String {
+    match read([&["r2c-agent"], args].concat()) {
+        Ok(_) => String::new(),
+        Err(Refused::Mistake(line)) => line,
+        Err(Refused::Answer(answer)) => panic!("{answer}"),
+    }
+}
+
+fn trace(args: &[&str]) -> Trace {
+    match read([&["r2c-agent", "trace"], args].concat()) {
+        Ok(Cli { command: Command::Trace(args), .. }) => *args,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+    environment::apply(Cli::command()).debug_assert();
+}
+
+#[test]
+fn a_mistake_is_one_line_that_names_what_is_valid() {
+    for (args, wants) in [
+        (&["trace", "dropz"][..], "invalid value \"dropz\" for <drops|mtu>: expected drops or mtu"),
+        (&["trace", "drops", "--ip", "10.0.0"], "10.0.0.0/8"),
+        (&["trace", "drops", "--ip", ""], "invalid value \"\" for --ip: expected an address"),
+        (&["trace", "drops", "--ip", "10.0.0.1,x"], "invalid value \"x\" for --ip"),
+        (
+            &["trace", "drops", "--port", "http"],
+            "invalid value \"http\" for --port: expected a port's number",
+        ),
+        (&["trace", "drops", "--port", "65536"], "expected a port's number"),
+        (&["trace", "drops", "--port", "-1"], "invalid value \"-1\" for --port"),
+        (&["trace", "drops", "--duration", "soon"], "30s"),
+        (
+            &["trace", "drops", "--duration", "-1"],
+            "invalid value \"-1\" for --duration: expected a time such as 30s",
+        ),
+        (&["trace", "drops", "--max-events", "0"], "for --max-events: expected a number of events from 1 on"),
+        (&["trace", "drops", "--max-events", "-1"], "from 1 on"),
+        (&["trace", "drops", "-n", ""], "invalid value \"\" for --namespace: it is empty"),
+        (&["trace", "drops", "-n", "shop,"], "invalid value \"\" for --namespace: it is empty"),
+        (&["trace", "drops", "--pod", ""], "invalid value \"\" for --pod: expected a pod's name"),
+        (&["trace", "drops", "-i", ""], "invalid value \"\" for --interface: it is empty"),
+        (&["trace", "drops", "--reason", ""], "invalid value \"\" for --reason: it is empty"),
+        (&["audit", "mtu", "-n", ""], "invalid value \"\" for --namespace: it is empty"),
+        (&["audit", "mtu", "--pod", "a/b/c"], "shop/cart-*"),
+        (&["trace", "drops", "-n"], "--namespace needs a value"),
+        (
+            &["trace", "drops", "-o", "xml"],
+            "invalid value \"xml\" for --output: expected table, wide or json",
+        ),
+        (&["trace", "drops", "-o", ""], "--output needs a value: table, wide or json"),
+        (&["trace", "drops", "--ring-kib", "5"], "power of two"),
+        (
+            &["trace", "drops", "--rung", "nosuch"],
+            "invalid value \"nosuch\" for --rung: no hook of drops has it; there are: ",
+        ),
+        (&["trace", "drops", "--rung", "tp_bft"], "did you mean tp_btf?"),
+        (&["run", "--probe", "mtu", "--rung", "nosuch"], "no hook of mtu has it"),
+        (&["metrics", "--rung", "nosuch"], "no hook of drops or mtu has it"),
+        (&["run", "--probe", "mtux"], "invalid value \"mtux\" for --probe: expected drops or mtu"),
+        (&["run", "--listen", "9436"], "for --listen: the host is missing: 127.0.0.1:9436"),
+        (&["doctor", "--log-level", ""], "invalid value \"\" for --log-level: expected one of off, error"),
+        (&["doctor", "--log-level", "loud"], "invalid value \"loud\" for --log-level"),
+        (&["--log-level", "nosuch=...=x", "doctor"], "TARGET=LEVEL"),
+        (&["trace", "mtu", "--to", "a:http"], "10.0.0.1:443"),
+        (&["trace", "mtu", "--to", "a", "--from-pod", "web"], "shop/cart-0"),
+        (&["trace", "mtu", "--to", "a", "--ip", "10.0.0.1"], "--to cannot be used with --ip"),
+        (&["trace", "mtu", "--to", "a", "--duration", "5s"], "--to cannot be used with --duration"),
+        (&["trace", "mtu", "--to", "a", "--ring-kib", "8"], "--to cannot be used with --ring-kib"),
+        (&["trace", "mtu", "--to", "a", "-4", "-6"], "--ipv4 cannot be used with --ipv6"),
+        (
+            &["trace", "mtu", "--to", "a", "--netns", "b", "--from-pod", "a/b"],
+            "--from-pod cannot be used with --netns",
+        ),
+        (&["trace", "mtu", "--from-pod", "a/b"], "--from-pod does nothing without --to"),
+        (&["trace", "mtu", "--netns", "a"], "--netns does nothing without --to"),
+        (&["trace", "mtu", "--timeout", "5s"], "--timeout does nothing without --to"),
+        (&["trace", "mtu", "--timeout", "15s"], "--timeout does nothing without --to"),
+        (&["trace", "mtu", "--max-packets", "200"], "--max-packets does nothing without --to"),
+        (&["trace", "mtu", "-4"], "--ipv4 does nothing without --to"),
+        (&["trace", "drops", "-6"], "--ipv6 does nothing without --to"),
+        (&["trace", "mtu", "--timeout", "5s", "--duration", "3s"], "--timeout does nothing without --to"),
+        (&["trace", "drops", "--wait"], "--wait does nothing without -n or --pod"),
+        (&["trace", "mtu", "--to", "a", "--wait=5s"], "--wait does nothing without --from-pod"),
+        (&["audit", "mtu", "--wait"], "--wait does nothing without -n or --pod"),
+        (&["trace", "drops", "-n", "a", "--wait=soon"], "invalid value \"soon\" for --wait: expected a time"),
+        (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
+        (&["frobnicate"], "no command \"frobnicate\"; there are: "),
+        (&["trcae"], "did you mean trace?"),
+        (&["drops"], "drops is a probe: r2c-agent trace drops"),
+        (&["audit", "nothing"], "audit has no \"nothing\"; there are: mtu"),
+        (
+            &["audit", "drops"],
+            "audit has no \"drops\"; there are: mtu; drops is a probe: r2c-agent trace drops",
+        ),
+        (&["audit"], "mtu"),
+        (&["trace"], "<drops|mtu>"),
+        (&["trace", "drops", "--filter", "x"], "--filter"),
+        (&[], "trace"),
+    ] {
+        let line = mistake(args);
+        assert!(line.contains(wants) && !line.contains('\n'), "{args:?}: {line:?}");
+    }
+}
+
+#[test]
+fn commas_make_lists_in_every_filter() {
+    let args = trace(&[
+        "drops", "-n", "shop,pay", "-n", "data", "--pod", "a,pay/b*", "--ip", "10.0.0.1,fd00::/8", "--port",
+        "80,443", "-i", "eth0,lo", "--reason", "policy,mtu",
+    ]);
+    assert_eq!(args.namespace, ["shop", "pay", "data"]);
+    assert_eq!(args.pod.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a", "pay/b*"]);
+    assert_eq!((args.ip.len(), args.port.as_slice()), (2, &[80, 443][..]));
+    assert_eq!([args.interface, args.reason], [["eth0", "lo"], ["policy", "mtu"]]);
+}
+
+#[test]
+fn waiting_has_a_time_or_none() {
+    assert_eq!(trace(&["drops", "-n", "a"]).wait, None);
+    assert_eq!(trace(&["drops", "-n", "a", "--wait"]).wait, Some(Duration::ZERO));
+    assert_eq!(trace(&["drops", "--wait=5s", "-n", "a"]).wait, Some(Duration::from_secs(5)));
+    assert_eq!(trace(&["--wait", "drops", "-n", "a"]).probe, "drops", "a probe is no time");
+}
+
+#[test]
+fn what_was_named_is_told_from_a_default() {
+    for args in [&["--pod-logs", "/a", "audit", "mtu"][..], &["audit", "mtu", "--pod-logs", "/a"]] {
+        let Ok(cli) = read([&["r2c-agent"], args].concat()) else { panic!("{args:?}") };
+        assert_eq!(cli.host.named.pod_logs.as_deref(), Some("--pod-logs"));
+        assert_eq!(cli.host.named.proc, None);
+    }
+}

@@ -1,0 +1,432 @@
+//! What names something that nothing here has: refused in one line with the nearest there is, before anything is attached.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::agent::{Agent, command, json};
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
+use crate::harness::pod::{Node, Pod};
+use crate::harness::{agent_binary, until};
+
+/// A node with three pods, of two namespaces.
+struct Shop {
+    node: Node,
+    pods: Vec<Pod>,
+}
+
+impl Shop {
+    fn new() -> Self {
+        let node = Node::new();
+        let pods = ["shop/web", "shop/db-0", "pay/api"].map(|name| Pod::start(&node, name, &alone()));
+        Self { node, pods: pods.into() }
+    }
+
+    fn stop(self) {
+        self.pods.into_iter().for_each(Pod::stop);
+    }
+}
+
+fn alone() -> Netns {
+    let netns = Netns::new();
+    netns.ip("link set lo up\n");
+    netns
+}
+
+/// Exit code, data and diagnostics of a command that ends by itself.
+fn ended(command: &mut Command) -> (i32, String, String) {
+    let mut agent = Agent::spawn(command);
+    (agent.ended(), agent.stdout.text(), agent.stderr.text())
+}
+
+/// That a command is refused as usage, in one line that says `wants` and nothing else.
+fn refused(command: &mut Command, wants: &str) {
+    let (code, out, said) = ended(command);
+    assert_eq!((code, out.as_str()), (2, ""), "{command:?}: {said}");
+    assert!(said.lines().count() == 1 && said.contains(wants), "{command:?}: {said:?} has no {wants:?}");
+}
+
+#[test]
+fn a_filter_that_nothing_here_matches_is_refused_with_the_nearest() {
+    let shop = Shop::new();
+    let shpo = "no pod of namespace \"shpo\" on this node; did you mean shop?";
+    let wbe = "no pod \"wbe\" on this node; did you mean shop/web?";
+    for (args, wants) in [
+        (&["audit", "mtu", "-n", "shpo"][..], shpo),
+        (&["audit", "mtu", "-n", "SHOP"], "namespace \"SHOP\" on this node; did you mean shop?"),
+        (&["audit", "mtu", "-n", "shop,pya"], "namespace \"pya\" on this node; did you mean pay?"),
+        (&["audit", "mtu", "-n", "elsewhere"], "there are: shop, pay"),
+        (&["audit", "mtu", "-n", ""], "invalid value \"\" for --namespace: it is empty"),
+        (&["audit", "mtu", "--pod", "wbe"], wbe),
+        (&["audit", "mtu", "--pod", "shop/wbe"], "no pod \"shop/wbe\" on this node; did you mean shop/web?"),
+        (&["audit", "mtu", "--pod", "nosuch*"], "no pod \"nosuch*\" on this node; there are: "),
+        (
+            &["audit", "mtu", "-n", "pay", "--pod", "web"],
+            "\"web\" of namespace pay on this node; did you mean shop/web?",
+        ),
+        (&["trace", "drops", "-n", "shpo"], shpo),
+        (&["trace", "mtu", "-n", "shpo"], shpo),
+        (&["trace", "mtu", "--pod", "wbe"], wbe),
+        (&["trace", "drops", "--pod", "db"], "did you mean shop/db-0?"),
+        (&["trace", "mtu", "--to", "127.0.0.1", "--from-pod", "shop/wbe"], "did you mean shop/web?"),
+        (
+            &["trace", "drops", "-i", "lp"],
+            "no interface \"lp\" in this node's or its pods' network namespaces; did you mean ",
+        ),
+        (
+            &["trace", "drops", "--reason", "polciy"],
+            "no reason \"polciy\" of drops on this kernel; did you mean policy?",
+        ),
+        (
+            &["trace", "mtu", "--reason", "policy"],
+            "policy is a reason of drops: r2c-agent trace drops --reason policy",
+        ),
+        (&["trace", "drops", "--rung", "nosuch"], "for --rung: no hook of drops has it; there are: "),
+        (&["run", "--listen", "127.0.0.1:0", "--rung", "tp_bft"], "did you mean tp_btf?"),
+        (
+            &["audit", "drops"],
+            "audit has no \"drops\"; there are: mtu; drops is a probe: r2c-agent trace drops",
+        ),
+        (&["run", "--listen", "9436"], "the host is missing: 127.0.0.1:9436"),
+    ] {
+        refused(&mut command(&shop.node, args), wants);
+    }
+    // A kernel has 120 reasons: a line names ten.
+    let (code, _, said) = ended(&mut command(&shop.node, &["trace", "drops", "--reason", "WEATHER"]));
+    let named = said.split("there are: ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    assert!(code == 2 && named.matches(", ").count() <= 9, "{said}");
+    shop.stop();
+}
+
+#[test]
+fn what_is_there_is_found_however_it_is_named() {
+    let shop = Shop::new();
+    for (args, pods) in [
+        (&["-n", "shop,pay"][..], &["pay/api", "shop/db-0", "shop/web"][..]),
+        (&["-n", "shop", "-n", "pay"], &["pay/api", "shop/db-0", "shop/web"]),
+        (&["--pod", "shop/web"], &["shop/web"]),
+        (&["--pod", "we*,pay/*"], &["pay/api", "shop/web"]),
+        (&["-n", "shop", "--pod", "db-*"], &["shop/db-0"]),
+    ] {
+        let (code, said, notes) = ended(&mut command(&shop.node, &[&["audit", "mtu"], args].concat()));
+        let said = said.replace("\n   ", " ");
+        let line = said.lines().last().unwrap_or_default();
+        assert_eq!(code, 0, "{notes}");
+        // What else this machine has is not for this test to say; of the pods nothing does not fit.
+        assert!(line.contains(&format!(" for {}: ", pods.join(", "))), "{args:?}: {said}\n{notes}");
+    }
+    shop.stop();
+}
+
+#[test]
+fn where_no_pod_is_known_it_says_why() {
+    let node = Node::new();
+    refused(
+        &mut command(&node, &["audit", "mtu", "-n", "shop"]),
+        "no pod is known here: there is no kubepods in ",
+    );
+    let pod = Pod::start(&node, "shop/web", &alone());
+    let nameless = Node::new();
+    let mut audit = Command::new(agent_binary());
+    audit
+        .args(["audit", "mtu", "-n", "shop", "--host-cgroup"])
+        .arg(&node.cgroup)
+        .arg("--host-proc")
+        .arg(&node.proc);
+    audit.arg("--pod-logs").arg(&nameless.logs);
+    refused(&mut audit, "(--pod-logs) has no directory of a pod");
+    pod.stop();
+}
+
+#[test]
+fn variables_are_flags_and_are_named_where_they_are_wrong() {
+    let shop = Shop::new();
+    for (variable, value, args, wants) in [
+        (
+            "R2C_OUTPUT",
+            "xml",
+            &["audit", "mtu"][..],
+            "invalid value \"xml\" for R2C_OUTPUT: expected table, wide or json",
+        ),
+        ("R2C_NAMESPACE", "shpo", &["audit", "mtu"], "did you mean shop?"),
+        ("R2C_POD", "a/b/c", &["audit", "mtu"], "invalid value \"a/b/c\" for R2C_POD: expected a pod's name"),
+        ("R2C_PROBE", "mtux", &["run"], "invalid value \"mtux\" for R2C_PROBE: expected drops or mtu"),
+        (
+            "R2C_LISTEN",
+            "9436",
+            &["run"],
+            "invalid value \"9436\" for R2C_LISTEN: the host is missing: 127.0.0.1:9436",
+        ),
+        (
+            "R2C_LOG_LEVEL",
+            "loud",
+            &["audit", "mtu"],
+            "invalid value \"loud\" for R2C_LOG_LEVEL: expected one of off, error",
+        ),
+        (
+            "R2C_LOG_LEVEL",
+            "",
+            &["audit", "mtu"],
+            "invalid value \"\" for R2C_LOG_LEVEL: expected one of off, error",
+        ),
+        ("R2C_LOG_LEVEL", "nosuch=...=x", &["run"], "invalid value \"nosuch=...=x\" for R2C_LOG_LEVEL"),
+        (
+            "R2C_MAX_EVENTS",
+            "0",
+            &["trace", "drops"],
+            "for R2C_MAX_EVENTS: expected a number of events from 1 on",
+        ),
+        ("R2C_DURATION", "-1", &["trace", "drops"], "invalid value \"-1\" for R2C_DURATION: expected a time"),
+        ("R2C_ALL", "perhaps", &["trace", "drops"], "invalid value \"perhaps\" for R2C_ALL"),
+        (
+            "R2C_RUNG",
+            "nosuch",
+            &["trace", "drops"],
+            "invalid value \"nosuch\" for R2C_RUNG: no hook of drops has it",
+        ),
+        (
+            "R2C_FROM_POD",
+            "web",
+            &["trace", "mtu", "--to", "127.0.0.1"],
+            "invalid value \"web\" for R2C_FROM_POD",
+        ),
+        ("R2C_OUTPUT", "json", &["audit", "mtu", "-o", "xml"], "invalid value \"xml\" for --output"),
+        ("R2C_PORT", "http", &["trace", "drops", "--port", "https"], "invalid value \"https\" for --port"),
+    ] {
+        refused(command(&shop.node, args).env(variable, value), wants);
+    }
+    for (variables, args) in [
+        // Empty is not set, and what the command line says holds.
+        (
+            &[("R2C_NAMESPACE", ""), ("R2C_POD", ""), ("R2C_WAIT", ""), ("R2C_OUTPUT", "")][..],
+            &["-o", "json"][..],
+        ),
+        (&[("R2C_OUTPUT", "xml"), ("R2C_NAMESPACE", "shpo")], &["-o", "json", "-n", "shop"]),
+        (&[("R2C_OUTPUT", "json"), ("R2C_NAMESPACE", "shop,pay"), ("R2C_FAIL_ON_FINDINGS", "0")], &[]),
+        // Of other commands, and of another errand of this one.
+        (&[("R2C_OUTPUT", "json"), ("R2C_TIMEOUT", "5s"), ("R2C_LISTEN", "9436"), ("R2C_PROBE", "x")], &[]),
+    ] {
+        let mut audit = command(&shop.node, &[&["audit", "mtu"], args].concat());
+        let (code, said, notes) =
+            ended(audit.envs(variables.iter().copied()).env("R2C_NODE_NAME", "another"));
+        let lines: Vec<_> = said.lines().filter_map(|line| json(line.as_bytes())).collect();
+        assert_eq!(code, 0, "{variables:?}: {notes}");
+        assert!(
+            !lines.is_empty() && lines.iter().all(|line| line["node_name"] == "another"),
+            "{variables:?}: {said}"
+        );
+    }
+    let (_, said, _) = ended(command(&shop.node, &["audit", "mtu"]).env("R2C_OUTPUT", "json"));
+    assert!(said.contains("\"node_name\":\"r2c-test\""), "NODE_NAME is read, too: {said}");
+    shop.stop();
+}
+
+/// What asks for a walk by a flag is not in the way of one that waits, and the other way round.
+#[test]
+fn a_variable_of_another_errand_is_not_in_the_way() {
+    let node = Node::new();
+    let walk = ["trace", "mtu", "--to", "127.0.0.1", "-o", "json"];
+    let (code, said, notes) = ended(command(&node, &walk).env("R2C_DURATION", "5s").env("R2C_ALL", "true"));
+    assert!(code == 0 && said.contains("path_clear"), "{said}{notes}");
+    let events = ["trace", "mtu", "--duration", "1s"];
+    let (code, _, notes) = ended(command(&node, &events).env("R2C_TO", "127.0.0.1").env("R2C_TIMEOUT", "5s"));
+    assert!(code == 3 || code == 0 && notes.contains(" events in "), "{notes}");
+    refused(
+        command(&node, &walk).env("R2C_TO", "127.0.0.1").arg("--port").arg("80"),
+        "--to cannot be used with --port",
+    );
+    refused(
+        command(&node, &["trace", "mtu"]).env("R2C_TO", "127.0.0.1").env("R2C_PORT", "80"),
+        "R2C_TO cannot be used with R2C_PORT",
+    );
+}
+
+#[test]
+fn a_path_of_the_hosts_that_is_wrong_is_refused_where_it_was_named() {
+    let node = Node::new();
+    let other = node.logs.with_file_name("other");
+    fs::create_dir(&other).unwrap();
+    let (other, passwd) = (other.to_str().unwrap(), "/etc/passwd");
+    for (flag, variable, value, wants) in [
+        ("--pod-logs", "R2C_POD_LOGS", "/r2c-nowhere", "/r2c-nowhere: does not exist"),
+        ("--pod-logs", "R2C_POD_LOGS", passwd, "/etc/passwd: is no directory"),
+        ("--host-proc", "R2C_HOST_PROC", "/r2c-nowhere", "/r2c-nowhere: does not exist"),
+        ("--host-proc", "R2C_HOST_PROC", other, "is no proc file system"),
+        ("--host-cgroup", "R2C_HOST_CGROUP", "/r2c-nowhere", "/r2c-nowhere: does not exist"),
+        ("--host-cgroup", "R2C_HOST_CGROUP", other, "is no cgroup file system"),
+    ] {
+        for command in [&["audit", "mtu"][..], &["trace", "drops"], &["run"], &["doctor"], &["metrics"]] {
+            let mut bare = Command::new(agent_binary());
+            let by_flag = bare.args(command).args([flag, value]);
+            refused(by_flag, &format!("{flag} {value}: "));
+            refused(Command::new(agent_binary()).args(command).env(variable, value), wants);
+            refused(
+                Command::new(agent_binary()).args(command).env(variable, value),
+                &format!("{variable} {value}: "),
+            );
+        }
+    }
+    // Where nobody has named it, it is one line, and the rest is done.
+    if !Path::new("/var/log/pods").exists() {
+        let mut bare = Command::new(agent_binary());
+        let bare =
+            bare.args(["audit", "mtu", "--host-cgroup"]).arg(&node.cgroup).arg("--host-proc").arg(&node.proc);
+        let (code, _, said) = ended(bare);
+        let lines: Vec<_> = said.lines().filter(|line| line.contains("/var/log/pods")).collect();
+        assert!(code == 0 && lines.len() == 1 && lines[0].contains("warning: "), "{said}");
+    }
+}
+
+#[test]
+fn interfaces_are_those_of_the_hosts_processes() {
+    let host = alone();
+    let peer = Netns::new();
+    host.ip(&format!("link add r2c-typo up type veth peer name far netns {}\n", peer.path()));
+    let node = Node::routing(&host);
+    refused(&mut command(&node, &["trace", "drops", "-i", "r2c-tpyo"]), "did you mean r2c-typo?");
+    let seen = ended(&mut command(&node, &["trace", "drops", "-i", "r2c-typo", "--duration", "1s"]));
+    assert!(seen.0 == 0 && seen.2.contains(" events in "), "{}", seen.2);
+    // Its processes are not those of this machine.
+    let pod = Pod::start(&Node::new(), "shop/web", &alone());
+    pod.netns.ip(&format!("link add r2c-else up type veth peer name far2 netns {}\n", peer.path()));
+    refused(&mut command(&node, &["trace", "drops", "-i", "r2c-else"]), "no interface \"r2c-else\"");
+    pod.stop();
+}
+
+#[test]
+fn why_it_ends_is_said_whatever_the_filter_is() {
+    let node = Node::new();
+    for filter in ["off", "agent=off", "r2c_agent=off", "off,r2c_agent=off"] {
+        refused(
+            command(&node, &["trace", "drops", "-n", "shop"]).env("R2C_LOG_LEVEL", filter),
+            "error: no pod of namespace",
+        );
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let (code, _, said) =
+            ended(command(&node, &["run", "--listen", &address]).env("R2C_LOG_LEVEL", filter));
+        let last =
+            said.lines().last().and_then(|line| json(line.as_bytes())).unwrap_or_else(|| panic!("{said}"));
+        let message = last["message"].as_str().unwrap();
+        assert!(code == 1 && message.contains(&address) && message.contains("in use"), "{said}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_no_success() {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["trace", "--help"],
+        &["completions", "bash"],
+        &["completions", "zsh"],
+    ] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let agent = Command::new(agent_binary()).args(args).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&agent.stderr);
+        assert_eq!(agent.status.code(), Some(1), "{args:?}: {said}");
+        assert!(
+            said.lines().count() == 1 && said.contains("stdout: No space left on device"),
+            "{args:?}: {said}"
+        );
+        // `| head`: the reader has seen enough.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let agent =
+            Command::new(agent_binary()).args(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((agent.status.code(), agent.stderr.as_slice()), (Some(0), &b""[..]), "{args:?}");
+    }
+}
+
+#[test]
+fn a_ready_file_that_can_never_be_is_refused_before_anything_is_attached() {
+    let node = Node::new();
+    let logs = node.logs.to_str().unwrap();
+    for (path, code, wants) in [
+        ("/r2c-nowhere/file", 2, "there is no directory /r2c-nowhere"),
+        (logs, 2, "it is a directory"),
+        ("/dev/null", 2, "no plain file"),
+        ("/proc/r2c-ready", 1, "/proc/r2c-ready"),
+    ] {
+        let (ended, out, said) = ended(&mut command(&node, &["trace", "drops", "--ready-file", path]));
+        assert_eq!((ended, out.as_str()), (code, ""), "{path}: {said}");
+        assert!(said.lines().count() == 1 && said.contains(wants), "{path}: {said}");
+    }
+}
+
+#[test]
+fn an_address_that_nothing_here_has_is_noted() {
+    let host = alone();
+    host.ip("addr add 10.99.77.1/24 dev lo\n");
+    let node = Node::routing(&host);
+    let trace = |address: &str| {
+        let args = ["trace", "drops", "--ip", address, "--duration", "1s"];
+        let (code, _, said) = ended(&mut command(&node, &args));
+        assert_eq!(code, 0, "{said}");
+        said
+    };
+    let said = trace("10.99.77.11");
+    assert!(
+        said.contains(
+            "has 10.99.77.11: only packets to and from elsewhere match it; nearest here: 10.99.77.1 (host)"
+        ),
+        "{said}"
+    );
+    assert!(!trace("10.99.77.1").contains("elsewhere"));
+    assert!(!trace("10.99.0.0/16").contains("elsewhere"));
+}
+
+#[test]
+fn a_pod_that_has_not_started_yet_is_waited_for() {
+    let node = Node::new();
+    let late = alone();
+    let mut trace = Agent::spawn(&mut command(
+        &node,
+        &["trace", "drops", "--all", "-n", "late", "--wait", "--duration", "0", "-o", "json"],
+    ));
+    let said = |agent: &Agent, text: &str| {
+        let found = agent
+            .stderr
+            .wait(0, |lines| String::from_utf8_lossy(&lines.concat()).contains(text).then_some(()));
+        assert!(found.is_some(), "{text}: {}", agent.stderr.text());
+    };
+    said(&trace, "no pod of namespace \"late\" on this node yet: waiting for it; Ctrl-C ends it");
+    said(&trace, "tracing drops");
+    let mut audit = Agent::spawn(&mut command(&node, &["audit", "mtu", "--pod", "late/x", "--wait=10m"]));
+    said(&audit, "no pod \"late/x\" on this node yet: waiting for it for at most 10m");
+    let pod = Pod::start(&node, "late/x", &late);
+    said(&trace, "all pods asked for are here; Ctrl-C ends it");
+    until("an event of the pod", || {
+        late.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9107)), 1, 10));
+        let is_it = |line: &Vec<u8>| json(line).is_some_and(|line| line["destination_port"] == 9107);
+        trace.stdout.since(0).iter().any(is_it).then_some(())
+    });
+    trace.signal(Signal::SIGINT);
+    assert_eq!(trace.ended(), 0, "{}", trace.stderr.text());
+    assert_eq!(audit.ended(), 0, "{}", audit.stderr.text());
+    assert!(audit.stdout.text().contains(" fits for late/x: "), "{}", audit.stdout.text());
+    pod.stop();
+    // In vain, and interrupted.
+    for args in
+        [&["trace", "drops", "-n", "never", "--wait=1s"][..], &["audit", "mtu", "-n", "never", "--wait=1s"]]
+    {
+        let (code, _, said) = ended(&mut command(&node, args));
+        assert!(
+            code == 2 && said.contains("error: no pod of namespace \"never\" on this node within 1s"),
+            "{said}"
+        );
+    }
+    for (args, code) in [
+        (&["trace", "drops", "-n", "never", "--wait"][..], 0),
+        (&["audit", "mtu", "-n", "never", "--wait"], 1),
+    ] {
+        let mut agent = Agent::spawn(&mut command(&node, args));
+        said(&agent, "waiting for it");
+        agent.signal(Signal::SIGINT);
+        assert_eq!(agent.ended(), code, "{}", agent.stderr.text());
+    }
+}
