@@ -19,15 +19,17 @@ pub enum Direction {
 }
 
 impl Direction {
-    /// The direction a record carries; a value this version does not know is [`Direction::Unknown`].
+    /// The direction a record or key carries; `None` for a value this version does not know, which is not
+    /// [`Direction::Unknown`].
     #[must_use]
-    pub const fn from_wire(raw: u8) -> Self {
-        match raw {
+    pub const fn from_wire(raw: u8) -> Option<Self> {
+        Some(match raw {
+            0 => Self::Unknown,
             1 => Self::Received,
             2 => Self::Sent,
             3 => Self::Forwarded,
-            _ => Self::Unknown,
-        }
+            _ => return None,
+        })
     }
 }
 

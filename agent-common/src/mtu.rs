@@ -119,10 +119,10 @@ impl Fate {
         Self::Ordinary,
     ];
 
-    /// The fate a record or key carries; [`Fate::Unknown`] for a value this version does not know.
+    /// The fate a record or key carries; `None` for a value this version does not know, which is not [`Fate::Unknown`].
     #[must_use]
-    pub fn from_wire(raw: u8) -> Self {
-        Self::ALL.into_iter().find(|fate| *fate as u8 == raw).unwrap_or_default()
+    pub fn from_wire(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|fate| *fate as u8 == raw)
     }
 }
 

@@ -1,9 +1,14 @@
 //! Exact counts, and the budget of records each row of them has: one look-up for both.
 
-use agent_common::{Count, Tally};
+use core::mem::offset_of;
+
+use agent_common::Count;
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::PerCpuHashMap;
+
+use crate::tally::{HookTally, add};
 
 /// Records a row and CPU may write in a window.
 #[unsafe(no_mangle)]
@@ -24,10 +29,14 @@ pub fn window() -> u32 {
 
 /// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
 /// described too: it is `wanted`, and the row's budget is not used up.
+///
+/// An interrupt in the middle of this may count another event in the same row (see [`tally`](crate::tally::tally)). The
+/// counts are exact all the same. The budget is not: then one more record is written than it allows, or two records speak for
+/// the same events that were held back. No count is made of what records speak for.
 #[inline(always)]
 pub fn count<K>(
     counts: &PerCpuHashMap<K, Count>,
-    tally: &mut Tally,
+    tally: HookTally,
     key: &K,
     len: u32,
     wanted: impl Fn() -> bool,
@@ -36,43 +45,46 @@ pub fn count<K>(
     // numbers is held back for a second too long.
     #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
     let window = window() as u16;
-    // SAFETY: per-CPU memory; the program does not nest on this CPU.
-    let Some(row) = counts.get_ptr_mut(key).and_then(|row| unsafe { row.as_mut() }) else {
-        let wanted = wanted();
-        let bytes = u64::from(len);
-        let first =
-            Count { events: 1, bytes, limited: 0, limited_before: 0, window, recorded: u16::from(wanted) };
-        // BPF_ANY: if another CPU made the row meanwhile, this sets only our own, still empty, part of it.
-        let counted = counts.insert(key, first, 0).is_ok();
-        if !counted {
-            tally.uncounted += 1;
+    let row = counts.get_ptr_mut(key).or_else(|| make(counts, key));
+    // SAFETY: this CPU's part of the row. No reference is made: an interrupt writes to it as well.
+    unsafe {
+        if let Some(row) = row {
+            add::<{ offset_of!(Count, events) }>(row.cast(), 1);
+            add::<{ offset_of!(Count, bytes) }>(row.cast(), len.into());
+        } else {
+            tally.uncounted();
         }
-        if !wanted {
-            tally.filtered += 1;
-        } else if !counted {
-            tally.limited += 1;
+        if !wanted() {
+            tally.filtered();
+            return None;
         }
-        return if wanted && counted { Some(0) } else { None };
-    };
-    row.events += 1;
-    row.bytes += u64::from(len);
-    if !wanted() {
-        tally.filtered += 1;
-        return None;
+        let Some(row) = row else {
+            tally.limited();
+            return None;
+        };
+        if (*row).window != window {
+            (*row).window = window;
+            (*row).recorded = 0;
+        }
+        if u32::from((*row).recorded) >= RECORDS_PER_WINDOW.load() {
+            tally.limited();
+            add::<{ offset_of!(Count, limited) }>(row.cast(), 1);
+            return None;
+        }
+        (*row).recorded += 1;
+        #[expect(clippy::cast_possible_truncation, reason = "the difference of two lower halves")]
+        let limited = (*row).limited as u32;
+        let held = limited.wrapping_sub((*row).limited_before);
+        (*row).limited_before = limited;
+        Some(held)
     }
-    if row.window != window {
-        row.window = window;
-        row.recorded = 0;
-    }
-    if u32::from(row.recorded) >= RECORDS_PER_WINDOW.load() {
-        tally.limited += 1;
-        row.limited += 1;
-        return None;
-    }
-    row.recorded += 1;
-    #[expect(clippy::cast_possible_truncation, reason = "the difference of two lower halves")]
-    let limited = row.limited as u32;
-    let held = limited.wrapping_sub(row.limited_before);
-    row.limited_before = limited;
-    Some(held)
+}
+
+/// The row of a key that had none; `None` if the map is full or busy.
+#[inline(always)]
+fn make<K>(counts: &PerCpuHashMap<K, Count>, key: &K) -> Option<*mut Count> {
+    let empty = Count { events: 0, bytes: 0, limited: 0, limited_before: 0, window: 0, recorded: 0 };
+    // What an interrupt has made and counted in meanwhile must stay: it is found as well as what is made here.
+    let _ = counts.insert(key, empty, u64::from(BPF_NOEXIST));
+    counts.get_ptr_mut(key)
 }

@@ -1,5 +1,6 @@
 //! What every probe's kernel side needs: reading kernel memory, pod slots, counts and tallies.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
     reason = "a call between BPF functions costs, and an untyped argument loses the BTF type"

@@ -205,12 +205,23 @@ pub type Summary = Box<dyn Fn() -> Vec<String> + Send>;
 
 /// Why a record is not an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a record of {got} bytes where {want} were expected")]
-pub struct DecodeError {
-    /// Bytes in the record.
-    pub got: usize,
-    /// Bytes a record of this probe has.
-    pub want: usize,
+pub enum DecodeError {
+    /// It is of another length than this probe's.
+    #[error("a record of {got} bytes where {want} were expected")]
+    Length {
+        /// Bytes in the record.
+        got: usize,
+        /// Bytes a record of this probe has.
+        want: usize,
+    },
+    /// It says something that this version has no word for.
+    #[error("a record whose {what} is {number}, which this version does not know")]
+    Unknown {
+        /// What it says it of.
+        what: &'static str,
+        /// What it says.
+        number: u8,
+    },
 }
 
 /// One question asked of the kernel.

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use crate::audit::gauges::Gauges;
 use crate::audit::watch::Watch;
 use crate::cli::{Events, Host, Run};
+use crate::digits::counted;
 use crate::failure::Failure;
 use crate::health::{Death, Guard, Health, Loss};
 use crate::http::{self, State};
@@ -102,10 +103,10 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let last_lines = stdout.clone();
     let out = tokio::task::spawn_blocking(move || last_lines.drain(LAST_LINES)).await?;
     if let Some(error) = out.fault {
-        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lost", counted(out.lost, "line")) });
     }
     if out.lost > 0 {
-        warn!("{} lines lost: the reader of stdout stalls, or has stalled", out.lost);
+        warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
     }
     info!("stopped");
     verdict(&health.deaths())

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::asked::Missing;
 use crate::audit::standing;
 use crate::cli::{Host, Output, Trace};
+use crate::digits::counted;
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
@@ -103,7 +104,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         return Err(error.into());
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lines lost", out.lost) });
+        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lost", counted(out.lost, "line")) });
     }
     if let Some(missing) = vain.get() {
         return Err(Failure::usage(missing));
@@ -112,7 +113,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         _ if !args.fail_on_findings => Ok(()),
         (1.., _) => Err(Failure::findings("findings were told (--fail-on-findings)")),
         (0, 1..) => {
-            let message = format!("{} events were not examined (--fail-on-findings)", sums.not_examined());
+            let events = counted(sums.not_examined(), "event");
+            let message = format!("not examined: {events} (--fail-on-findings)");
             Err(Failure { code: 1, message })
         }
         (0, 0) => Ok(()),
@@ -146,7 +148,7 @@ async fn drained(stdout: &Stream) -> Drained {
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
 fn stalled(out: &Drained) -> Option<String> {
     let is_lost = out.lost > 0 && out.fault.is_none();
-    is_lost.then(|| format!("{} lines lost: the reader of stdout stalls", out.lost))
+    is_lost.then(|| format!("{} lost: the reader of stdout stalls", counted(out.lost, "line")))
 }
 
 /// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; what never came of

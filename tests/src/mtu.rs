@@ -16,10 +16,12 @@ mod exit;
 mod forged;
 mod here;
 mod ladder;
+mod nested;
 mod quiet;
 mod silent;
 mod tunnels;
 mod underlay;
+mod unsent;
 mod wireguard;
 
 /// What has been said and counted since a moment.

@@ -141,7 +141,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
         return Ok(());
     }
     let tally = tally(KFREE_SKB).ok_or(0)?;
-    tally.seen += 1;
+    tally.seen();
 
     // SAFETY: `skb` is the tracepoint's own argument, read the way this kind of program may.
     let (key, len) = unsafe { (key::<R>(freed), kernel::field::<R, u32>(freed.skb, &SKB_LEN)) };
@@ -151,7 +151,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
-        tally.ring_full += 1;
+        tally.ring_full();
         debug!(ctx, "ring full: a drop at {:x} is counted, not described", freed.location);
         return Ok(());
     };

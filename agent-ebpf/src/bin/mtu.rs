@@ -38,6 +38,9 @@ mod underway;
 /// 1 where `kfree_skb` has a reason argument (not on 5.10).
 #[unsafe(no_mangle)]
 static HAS_REASON: Global<u32> = Global::new(0);
+/// 1 where `tcp_retransmit_skb` has an error argument: it is called for what was not sent as well.
+#[unsafe(no_mangle)]
+static HAS_ERROR: Global<u32> = Global::new(0);
 
 /// Two programs for one hook on a function's entry: by BTF, and by registers.
 macro_rules! on_entry {
@@ -98,13 +101,14 @@ macro_rules! on_return {
 /// Two programs for the end of a function that works on a packet: by BTF its first argument is still there, else it is what
 /// was noted at the function's entry.
 macro_rules! at_end {
-    ($fexit:ident, $kretprobe:ident: $event:path) => {
+    ($fexit:ident, $kretprobe:ident: $hook:path, $event:path) => {
         #[fexit]
         fn $fexit(ctx: FExitContext) -> i32 {
             use $event as event;
-            if let Some(underway) = underway::take() {
+            let skb = ctx.arg(0);
+            if let Some(underway) = underway::end($hook, skb) {
                 // SAFETY: the function's own argument, and the kernel holds the packet until it is done with it.
-                let _ = unsafe { event::<Typed>(ctx.arg(0), &underway) };
+                let _ = unsafe { event::<Typed>(skb, &underway) };
             }
             0
         }
@@ -112,7 +116,7 @@ macro_rules! at_end {
         #[kretprobe]
         fn $kretprobe(_: RetProbeContext) -> u32 {
             use $event as event;
-            if let Some(underway) = underway::take() {
+            if let Some(underway) = underway::end($hook, core::ptr::null()) {
                 // SAFETY: as above.
                 let _ = unsafe { event::<Probed>(underway.skb(), &underway) };
             }
@@ -127,7 +131,7 @@ on_entry!(icmp_send_fentry, icmp_send_kprobe: message::icmp_send => (0, 1, 2, 3)
 
 // include/linux/icmpv6.h: void icmp6_send(struct sk_buff *skb, u8 type, u8 code, __u32 info, ..)      5.10 to 7.2
 on_begin!(icmp6_send_fentry, icmp6_send_kprobe: message::icmp6_send => (0, 1, 3));
-at_end!(icmp6_send_fexit, icmp6_send_kretprobe: message::icmp6_sent);
+at_end!(icmp6_send_fexit, icmp6_send_kretprobe: hook::ICMP6_SEND, message::icmp6_sent);
 
 // include/net/ipv6.h: int icmpv6_push_pending_frames(struct sock *sk, struct flowi6 *fl6, struct icmp6hdr *thdr, int len)
 // (5.10 to 7.2): called once a message is past all limits and has a route.
@@ -135,11 +139,11 @@ on_begin!(icmpv6_push_fentry, icmpv6_push_kprobe: message::icmpv6_push => (0));
 
 // net/ipv4/icmp.c: bool (later enum skb_drop_reason) icmp_unreach(struct sk_buff *skb)                5.10 to 7.2
 on_begin!(icmp_unreach_fentry, icmp_unreach_kprobe: message::icmp_unreach => (0));
-at_end!(icmp_unreach_fexit, icmp_unreach_kretprobe: message::icmp_unreached);
+at_end!(icmp_unreach_fexit, icmp_unreach_kretprobe: hook::ICMP_UNREACH, message::icmp_unreached);
 
 // net/ipv6/icmp.c: void (later enum) icmpv6_notify(struct sk_buff *skb, u8 type, u8 code, __be32 info) 5.10 to 7.2
 on_begin!(icmpv6_notify_fentry, icmpv6_notify_kprobe: message::icmpv6_notify => (0, 1, 3));
-at_end!(icmpv6_notify_fexit, icmpv6_notify_kretprobe: message::icmpv6_notified);
+at_end!(icmpv6_notify_fexit, icmpv6_notify_kretprobe: hook::ICMPV6_NOTIFY, message::icmpv6_notified);
 
 // net/ipv4/tcp_ipv4.c: int tcp_v4_err(struct sk_buff *skb, u32 info)                                   5.10 to 7.2
 on_return!(tcp_v4_err_fexit, tcp_v4_err_kretprobe: message::judged => 2);
@@ -187,18 +191,20 @@ unsafe fn kfree_skb<R: Read>(skb: *const u8, location: u64, reason: u32) -> Opti
 }
 
 // include/trace/events/tcp.h: tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])  5.10 to 7.2
-// (err from 6.13 on: before, the tracepoint was reached only if the segment was sent)
+// (err on 6.18 and 7.2; on 6.12 and before the tracepoint is reached only if the segment was sent)
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 fn tcp_retransmit_btf(ctx: BtfTracePointContext) -> i32 {
+    let error = if HAS_ERROR.load() == 0 { 0 } else { ctx.arg(2) };
     // SAFETY: the tracepoint's own arguments.
-    let _ = unsafe { stall::retransmit_typed(ctx.arg(0), ctx.arg(1)) };
+    let _ = unsafe { stall::retransmit_typed(ctx.arg(0), ctx.arg(1), error) };
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
 fn tcp_retransmit_raw(ctx: RawTracePointContext) -> i32 {
+    let error = if HAS_ERROR.load() == 0 { 0 } else { ctx.arg(2) };
     // SAFETY: as above.
-    let _ = unsafe { stall::retransmit_probed(ctx.arg(0), ctx.arg(1)) };
+    let _ = unsafe { stall::retransmit_probed(ctx.arg(0), ctx.arg(1), error) };
     0
 }
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use agent_common::Tally;
 
+use super::DecodeError;
+
 /// The user side's half of the identity. One a probe, shared by its pipeline and its metrics.
 #[derive(Debug, Default)]
 pub struct Flow {
@@ -96,6 +98,14 @@ impl Flow {
         counter.fetch_add(1, Relaxed);
     }
 
+    /// A record that is no event of the probe's. Only of the first it is said why: a broken build would make each of them one.
+    pub fn undecoded(&self, probe: &str, why: DecodeError) {
+        if self.undecoded.load(Relaxed) == 0 {
+            tracing::warn!("probe {probe} read {why}; all such are counted as undecoded");
+        }
+        self.ended(Fate::Undecoded);
+    }
+
     /// Both halves together.
     #[must_use]
     pub fn account(&self, tally: Tally) -> Account {
@@ -123,6 +133,17 @@ pub type ReadTallies = Arc<dyn Fn() -> Vec<Tally> + Send + Sync>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_that_is_no_event_is_counted() {
+        let flow = Flow::default();
+        for number in [9, 10] {
+            flow.read();
+            flow.undecoded("mtu", DecodeError::Unknown { what: "kind", number });
+        }
+        let account = flow.account(Tally { seen: 2, ..Tally::default() });
+        assert_eq!((account.undecoded, account.in_ring), (2, 0));
+    }
 
     #[test]
     fn the_identity_holds_while_records_are_in_the_ring() {

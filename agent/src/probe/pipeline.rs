@@ -91,9 +91,12 @@ impl<P: Probe> Path<P> {
 
     fn carry(&mut self, record: &[u8]) -> io::Result<Written> {
         self.flow.read();
-        let Ok(event) = self.probe.decode(record) else {
-            self.flow.ended(Fate::Undecoded);
-            return Ok(Written::Filtered);
+        let event = match self.probe.decode(record) {
+            Ok(event) => event,
+            Err(error) => {
+                self.flow.undecoded(P::NAME, error);
+                return Ok(Written::Filtered);
+            }
         };
         let pods = self.enrich(&event);
         let cause = event.cause(&pods);

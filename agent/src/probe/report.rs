@@ -118,7 +118,7 @@ impl Collector for Reports {
         counters(
             &mut encoder,
             "events_missed",
-            "Events the kernel did not hand to the probe because its program was already running on that CPU; in no other count",
+            "Events the kernel did not hand to the probe because a program was already running on that CPU; in no other count. 0 where none are missed (tp_btf and raw_tp up to 5.15) and where the kernel does not count them (kprobe and tracepoint before 6.7)",
             self.up().map(|(report, up)| ([("probe", report.name)], up.attached.missed())),
         )?;
         let mut in_ring = encoder.encode_descriptor(

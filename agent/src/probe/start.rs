@@ -235,7 +235,10 @@ impl Attached {
     }
 
     /// Events the kernel did not hand to a program because it was already running on that CPU (an interrupt in the
-    /// middle of it). They are in no other number. Zero where the kernel does not tell (before 5.12).
+    /// middle of it). They are in no other number. Zero where there are none, since the program is run again (raw and typed
+    /// tracepoints up to 5.15), and where the kernel does not count them: breakpoints and classic tracepoints before 6.7,
+    /// which miss what comes while any program of such a kind runs on that CPU, or a map is read there. What a kretprobe
+    /// has no instance left for no kernel counts here.
     #[must_use]
     pub fn missed(&self) -> u64 {
         let programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);

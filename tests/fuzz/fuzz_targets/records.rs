@@ -44,7 +44,9 @@ fn drop_record(record: &[u8], pods: &Pods) {
     let event = match KERNEL.0.decode(record) {
         Ok(event) => event,
         Err(error) => {
-            assert_eq!((error.got, error.want), (record.len(), size_of::<DropRecord>()));
+            let direction = DropRecord::from_bytes(record)
+                .and_then(|record| drops::Direction::from_wire(record.direction));
+            assert_eq!(direction, None, "a record of its length and a known direction is an event: {error}");
             return;
         }
     };
@@ -60,8 +62,10 @@ fn drop_record(record: &[u8], pods: &Pods) {
 
 fn mtu_record(record: &[u8], pods: &Pods) {
     let Ok(event) = KERNEL.1.decode(record) else {
-        let kind = MtuRecord::from_bytes(record).and_then(|record| mtu::Kind::from_wire(record.kind));
-        assert_eq!(kind, None, "a record of its length and a known kind is an event");
+        let known = MtuRecord::from_bytes(record).and_then(|record| {
+            mtu::Kind::from_wire(record.kind).zip(mtu::Fate::from_wire(record.fate))
+        });
+        assert_eq!(known, None, "a record of its length, of a known kind and fate, is an event");
         return;
     };
     told::<Mtu>(&event, pods);

@@ -19,7 +19,7 @@ use super::{Watch, forget, pod, v4, v6};
 const PASSES: u32 = 1372;
 
 /// The way to the tip, with nothing on it that takes less than the rest, and nothing known of it from before.
-fn way(lab: &Lab) -> Underlay<'_> {
+pub(super) fn way(lab: &Lab) -> Underlay<'_> {
     let underlay = Underlay::routed(lab);
     underlay.hop.ip("link set hb mtu 1500\n");
     forget(lab);
@@ -27,7 +27,7 @@ fn way(lab: &Lab) -> Underlay<'_> {
 }
 
 /// Lets the hop swallow what is too long for it.
-fn swallow(hop: &Netns) -> Meanwhile {
+pub(super) fn swallow(hop: &Netns) -> Meanwhile {
     hop.meanwhile(
         "nft",
         &format!(

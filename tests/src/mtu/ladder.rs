@@ -15,6 +15,8 @@ use super::{knows_veth, of, sees_messages, v4};
 /// `trace mtu`, attached.
 pub(super) fn trace(lab: &Lab, args: &[&str]) -> Agent {
     let ready = lab.node.logs.with_file_name(format!("ready-{}", args.join("")));
+    // Of a trace before with the same arguments.
+    let _ = fs::remove_file(&ready);
     let args = [&["trace", "mtu", "--duration", "0", "--ready-file", ready.to_str().unwrap()], args].concat();
     let agent = Agent::spawn(&mut command(&lab.node, &args));
     until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));

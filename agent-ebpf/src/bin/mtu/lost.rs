@@ -282,13 +282,8 @@ pub(crate) fn conntrack_judged(verdict: i32) -> Option<()> {
     Some(())
 }
 
-/// Whether conntrack has just found no connection for this packet. Its address may be another's later, but an interrupt may
-/// have come in between.
+/// Whether conntrack has just found no connection for this packet.
 #[inline(always)]
 fn is_invalid(skb: *const u8) -> bool {
-    /// Jiffies: 25 to 250 ms.
-    const JUST: u64 = 25;
-    // SAFETY: no argument.
-    let now = unsafe { bpf_jiffies64() };
-    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && now.wrapping_sub(tracked.at) <= JUST)
+    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && underway::is_just(tracked.at))
 }

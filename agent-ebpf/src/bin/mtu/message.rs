@@ -52,10 +52,10 @@ pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info
 #[inline(always)]
 pub(crate) fn icmp6_send(skb: *const u8, kind: u8, info: u32) -> Option<()> {
     if kind != ICMPV6_PKT_TOOBIG {
-        underway::begin(core::ptr::null(), 0);
+        underway::begin_other(hook::ICMP6_SEND, skb);
         return passed(hook::ICMP6_SEND);
     }
-    underway::begin(skb, info)
+    underway::begin(hook::ICMP6_SEND, skb, info)
 }
 
 /// A message of this CPU's is past all limits.
@@ -74,7 +74,7 @@ pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) ->
 /// What it is about is looked at once, at its end.
 #[inline(always)]
 pub(crate) fn icmp_unreach(skb: *const u8) -> Option<()> {
-    underway::begin(skb, 0)
+    underway::begin(hook::ICMP_UNREACH, skb, 0)
 }
 
 #[inline(always)]
@@ -92,10 +92,10 @@ pub(crate) unsafe fn icmp_unreached<R: Read>(skb: *const u8, underway: &Underway
 #[inline(always)]
 pub(crate) fn icmpv6_notify(skb: *const u8, kind: u8, info: u32) -> Option<()> {
     if kind != ICMPV6_PKT_TOOBIG {
-        underway::begin(core::ptr::null(), 0);
+        underway::begin_other(hook::ICMPV6_NOTIFY, skb);
         return passed(hook::ICMPV6_NOTIFY);
     }
-    underway::begin(skb, u32::from_be(info))
+    underway::begin(hook::ICMPV6_NOTIFY, skb, u32::from_be(info))
 }
 
 #[inline(always)]

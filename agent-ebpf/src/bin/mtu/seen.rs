@@ -43,7 +43,7 @@ impl Seen {
     #[inline(always)]
     pub(crate) unsafe fn admit(&self) -> Option<Entry> {
         let tally = tally(self.hook)?;
-        tally.seen += 1;
+        tally.seen();
         let zero = kernel::zero();
         let here = Here::of(self.netns);
         let (mut source, mut destination) = (u16::from(zero), u16::from(zero));
@@ -64,7 +64,7 @@ impl Seen {
         // Conversations in tunnels are looked into by the user side alone, and so are its filters.
         let held = count(&COUNTS, tally, &key, self.len, || true)?;
         let Some(mut entry) = RECORDS.reserve::<MtuRecord>(0) else {
-            tally.ring_full += 1;
+            tally.ring_full();
             return None;
         };
         let record = entry.as_mut_ptr();

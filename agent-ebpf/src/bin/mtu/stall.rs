@@ -24,7 +24,10 @@ static MTU_PROBING_ENABLED: Global<u32> = Global::new(0);
 
 /// By typed pointers: the socket's as TCP has it is asked for, since the tracepoint's is of any socket's type.
 #[inline(always)]
-pub(crate) unsafe fn retransmit_typed(sk: *const u8, skb: *const u8) -> Option<()> {
+pub(crate) unsafe fn retransmit_typed(sk: *const u8, skb: *const u8, error: i32) -> Option<()> {
+    if error != 0 {
+        return not_sent();
+    }
     // SAFETY: the verifier knows the type of `sk`; the helper gives NULL for what is no TCP socket.
     unsafe {
         let tcp: *const u8 = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
@@ -34,9 +37,19 @@ pub(crate) unsafe fn retransmit_typed(sk: *const u8, skb: *const u8) -> Option<(
 
 /// By helper.
 #[inline(always)]
-pub(crate) unsafe fn retransmit_probed(sk: *const u8, skb: *const u8) -> Option<()> {
+pub(crate) unsafe fn retransmit_probed(sk: *const u8, skb: *const u8, error: i32) -> Option<()> {
+    if error != 0 {
+        return not_sent();
+    }
     // SAFETY: the caller's.
     unsafe { retransmit::<Probed>(sk, sk, skb) }
+}
+
+/// The segment did not leave this host (a rule, a full queue, no route, no memory): that it is not acknowledged says nothing
+/// of the path, and it is no copy that was lost.
+#[inline(always)]
+fn not_sent() -> Option<()> {
+    passed(hook::TCP_RETRANSMIT)
 }
 
 #[inline(always)]

@@ -1,18 +1,24 @@
-//! The message that a CPU is working on, from a function's entry to its end: what happens in between is its fate.
+//! The messages that a CPU is working on, from a function's entry to its end: what happens in between is their fate.
 
 use agent_common::mtu::Fate;
+use agent_ebpf::tally::unseen;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 
-/// A message that is being worked on. Softirqs do not interrupt each other, so there is one a CPU at a time.
+/// A message that is being worked on, or something else by the same function.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Underway {
+    /// NULL in an empty slot.
     skb: u64,
+    /// Whose function works on it: an [`agent_common::mtu::hook`].
+    hook: u32,
     /// The MTU that it tells, if that is known before its end: of ICMPv6.
     pub(crate) mtu: u32,
     /// Bits: what has happened to it so far.
     done: u32,
+    zero: u32,
 }
 
 /// The route cache learned from it.
@@ -23,46 +29,96 @@ pub(crate) const TAKEN: u32 = 1 << 1;
 pub(crate) const STRAY: u32 = 1 << 2;
 /// It was handed to the device.
 pub(crate) const PUSHED: u32 = 1 << 3;
+/// It is not about a packet's size: it only keeps what happens in it from the message around it.
+const OTHER: u32 = 1 << 31;
+
+/// What a CPU works on, the innermost first. Two, because one message can be worked on inside another: `ip6ip6_err`, which
+/// `icmpv6_notify` calls, sends one of its own (`icmp6_send`), and a softirq may receive one while a task sends one.
+///
+/// A third pushes the outermost out. So does, in time, whatever fills a slot whose end never came (a kretprobe that had no
+/// instance left, a task that went on on another CPU).
+#[repr(C)]
+struct Nested {
+    inner: Underway,
+    outer: Underway,
+}
 
 #[map]
-static UNDERWAY: PerCpuArray<Underway> = PerCpuArray::with_max_entries(1, 0);
+static UNDERWAY: PerCpuArray<Nested> = PerCpuArray::with_max_entries(1, 0);
 
 /// The last packet-too-big message on this CPU that has come to whom it is for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Delivered {
+    skb: u64,
+    /// When, in jiffies.
+    at: u64,
+}
+
 #[map]
-static DELIVERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static DELIVERED: PerCpuArray<Delivered> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether that was a moment ago, in jiffies. An skb's address may be another's later, but an interrupt may have come in
+/// between.
+#[inline(always)]
+pub(crate) fn is_just(at: u64) -> bool {
+    /// Jiffies: 25 to 250 ms.
+    const JUST: u64 = 25;
+    // SAFETY: no argument.
+    let now = unsafe { bpf_jiffies64() };
+    now.wrapping_sub(at) <= JUST
+}
 
 /// It has come to whom it is for.
 #[inline(always)]
 pub(crate) fn delivered(skb: *const u8) {
     if let Some(last) = DELIVERED.get_ptr_mut(0) {
-        // SAFETY: per-CPU memory: this CPU's alone while the program runs.
-        unsafe { *last = skb as u64 };
+        // SAFETY: per-CPU memory; `bpf_jiffies64` has no argument.
+        unsafe { *last = Delivered { skb: skb as u64, at: bpf_jiffies64() } };
     }
 }
 
 /// Whether this is the message that has just come to whom it is for: up to 6.1 `icmpv6_rcv` then frees it like one that is
-/// lost, with no reason given.
+/// lost, with no reason given. Later kernels do not, and the address stays until another message's takes its place.
 #[inline(always)]
 pub(crate) fn was_delivered(skb: *const u8) -> bool {
-    // SAFETY: as above.
+    // SAFETY: per-CPU memory.
     let Some(last) = DELIVERED.get_ptr_mut(0).and_then(|last| unsafe { last.as_mut() }) else { return false };
-    let is_it = *last == skb as u64;
+    let is_it = last.skb == skb as u64 && is_just(last.at);
     if is_it {
-        *last = 0;
+        last.skb = 0;
     }
     is_it
 }
 
 #[inline(always)]
-fn slot() -> Option<&'static mut Underway> {
-    // SAFETY: per-CPU memory: this CPU's alone while the program runs.
+fn nested() -> Option<&'static mut Nested> {
+    // SAFETY: per-CPU memory. A softirq that interrupts this leaves it as it was.
     unsafe { UNDERWAY.get_ptr_mut(0)?.as_mut() }
 }
 
-/// Work on a message begins; with NULL, on something that is none.
+/// Work on a message about a packet's size begins, or on one that may be about it.
 #[inline(always)]
-pub(crate) fn begin(skb: *const u8, mtu: u32) -> Option<()> {
-    *slot()? = Underway { skb: skb as u64, mtu, done: 0 };
+pub(crate) fn begin(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
+    push(Underway { skb: skb as u64, hook, mtu, done: 0, zero: 0 })
+}
+
+/// Work on something else begins.
+#[inline(always)]
+pub(crate) fn begin_other(hook: u32, skb: *const u8) {
+    push(Underway { skb: skb as u64, hook, mtu: 0, done: OTHER, zero: 0 });
+}
+
+#[inline(always)]
+fn push(begun: Underway) -> Option<()> {
+    let nested = nested()?;
+    let (hook, mtu) = (nested.outer.hook, nested.outer.mtu);
+    nested.outer = nested.inner;
+    nested.inner = begun;
+    // Its end will find nothing. Of what is known to be a message that must be said.
+    if mtu != 0 {
+        unseen(hook);
+    }
     Some(())
 }
 
@@ -70,24 +126,40 @@ pub(crate) fn begin(skb: *const u8, mtu: u32) -> Option<()> {
 /// the middle of none: softirqs end before it goes on.
 #[inline(always)]
 pub(crate) fn note(done: u32) -> Option<()> {
-    let slot = slot()?;
-    if slot.skb == 0 {
+    let inner = &mut nested()?.inner;
+    if inner.skb == 0 {
         return None;
     }
-    slot.done |= done;
+    inner.done |= done;
     Some(())
 }
 
-/// The message whose work ends now; `None` if it is none.
+/// The message whose work by the function of `hook` ends now; `None` if it is none. `skb` is NULL where it cannot be told any
+/// more: then it is the innermost of that function's.
 #[inline(always)]
-pub(crate) fn take() -> Option<Underway> {
-    let slot = slot()?;
-    let ended = *slot;
-    slot.skb = 0;
-    (ended.skb != 0).then_some(ended)
+pub(crate) fn end(hook: u32, skb: *const u8) -> Option<Underway> {
+    let nested = nested()?;
+    let ended = if nested.inner.is_of(hook, skb) {
+        let ended = nested.inner;
+        nested.inner = nested.outer;
+        ended
+    } else if nested.outer.is_of(hook, skb) {
+        // The inner one's end never came, or it is another task's that was preempted.
+        nested.outer
+    } else {
+        return None;
+    };
+    nested.outer = Underway { skb: 0, hook: 0, mtu: 0, done: 0, zero: 0 };
+    (!ended.has(OTHER)).then_some(ended)
 }
 
 impl Underway {
+    /// Whether this is the function's work on `skb`, or its work on anything if that is NULL.
+    #[inline(always)]
+    fn is_of(&self, hook: u32, skb: *const u8) -> bool {
+        self.skb != 0 && self.hook == hook && (skb.is_null() || self.skb == skb as u64)
+    }
+
     #[inline(always)]
     pub(crate) const fn skb(&self) -> *const u8 {
         self.skb as *const u8

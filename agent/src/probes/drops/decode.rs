@@ -1,6 +1,6 @@
 //! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
 
-use agent_common::drops::{DropRecord, flags};
+use agent_common::drops::{Direction, DropRecord, flags};
 
 use super::PacketDrop;
 use super::class::classify;
@@ -27,10 +27,12 @@ impl Decoder {
     /// The event in a record, whatever its bytes are.
     ///
     /// # Errors
-    /// It is not exactly one record long.
+    /// It is not exactly one record long, or its direction is one that this version does not know.
     pub fn decode(&self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
         let want = size_of::<DropRecord>();
-        let record = DropRecord::from_bytes(record).ok_or(DecodeError { got: record.len(), want })?;
+        let record = DropRecord::from_bytes(record).ok_or(DecodeError::Length { got: record.len(), want })?;
+        let unknown = DecodeError::Unknown { what: "direction", number: record.direction };
+        let direction = Direction::from_wire(record.direction).ok_or(unknown)?;
         let place = self.places.at(record.location);
         let reason = self.reasons.name(record.reason);
         let function = place.as_ref().map_or("", |place| place.function.as_ref());
@@ -44,7 +46,27 @@ impl Decoder {
             reason: reason.map(|reason| reason.as_ref().into()),
             place,
             verdict,
+            direction,
             record,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Roots;
+
+    #[test]
+    fn a_record_of_an_unknown_direction_says_so() {
+        let decoder = Decoder::new(&Kernel::load_from(Roots::under("/nonexistent".as_ref())));
+        let mut record = [0; size_of::<DropRecord>()];
+        assert!(decoder.decode(&record).is_ok_and(|event| event.direction == Direction::Unknown));
+        record[std::mem::offset_of!(DropRecord, direction)] = 4;
+        let unknown = DecodeError::Unknown { what: "direction", number: 4 };
+        assert_eq!(decoder.decode(&record).err(), Some(unknown));
+        let want = record.len();
+        let short = DecodeError::Length { got: want - 1, want };
+        assert_eq!(decoder.decode(&record[1..]).err(), Some(short));
     }
 }

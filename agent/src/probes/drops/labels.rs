@@ -24,14 +24,15 @@ pub const NO_REASON: &str = "NONE";
 pub struct Labels {
     reason: String,
     verdict: Verdict,
-    direction: Direction,
+    /// `None` for one that this version does not know.
+    direction: Option<Direction>,
 }
 
 impl Labels {
     /// The series an event belongs to.
     #[must_use]
     pub fn new(reason: &str, verdict: Verdict, direction: Direction) -> Self {
-        Self { reason: reason.to_owned(), verdict, direction }
+        Self { reason: reason.to_owned(), verdict, direction: Some(direction) }
     }
 }
 
@@ -41,7 +42,7 @@ impl EncodeLabelSet for Labels {
             ("reason", self.reason.as_str()),
             ("class", self.verdict.class.name()),
             ("harm", self.verdict.harm.name()),
-            ("direction", direction_name(self.direction)),
+            ("direction", self.direction.map_or("other", direction_name)),
         ]
         .encode(encoder)
     }
@@ -153,7 +154,7 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
         .take(SUMMARY_ROWS)
         .map(|((Labels { reason, verdict, direction }, place), packets)| {
             let benign = if verdict.harm == Harm::Benign { " (benign)" } else { "" };
-            let (class, direction) = (verdict.class.name(), direction_name(*direction));
+            let (class, direction) = (verdict.class.name(), direction.map_or("other", direction_name));
             format!("{packets:>6} {class}{benign}: {reason}{place}, {direction}")
         })
         .collect();

@@ -35,7 +35,7 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
     let texts: [Cow<'a, str>; 11] = [
         time_of_day(event.at).into(),
         event.verdict.class.name().into(),
-        short(event.direction()).into(),
+        short(event.direction).into(),
         "".into(),
         "".into(),
         event.interface().unwrap_or("-".into()),
@@ -63,7 +63,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
     let small = |number: Option<u8>| number.map_or(Value::Absent, |number| Value::Number(number.into()));
     let has_ip = event.has(flags::HAS_IP);
     fields.extend([
-        ("direction", Value::Text(direction_name(event.direction()).into())),
+        ("direction", Value::Text(direction_name(event.direction).into())),
         ("class", Value::Reason(event.verdict.class.name().into())),
         ("harm", Value::Text(event.verdict.harm.name().into())),
         ("reason", event.reason.as_deref().map_or(Value::Absent, |reason| Value::Reason(reason.into()))),
@@ -95,7 +95,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
 
 /// `UDP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:53`, as far as it is known.
 pub fn flow(event: &PacketDrop, pods: &Pods, text: &mut String) {
-    match event.direction() {
+    match event.direction {
         Direction::Unknown => {}
         direction => text.extend([direction_name(direction), " "]),
     }

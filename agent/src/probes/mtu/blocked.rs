@@ -39,10 +39,10 @@ fn culprit(lost: &TooBig) -> (String, String) {
     }
     let place = place(lost);
     let hook = lost.stage().map_or("unknown", stage_name);
-    let accept = if lost.record.ip_version == 4 {
-        "icmp type destination-unreachable accept"
-    } else {
-        "icmpv6 type packet-too-big accept"
+    let accept = match lost.record.ip_version {
+        4 => "icmp type destination-unreachable accept",
+        6 => "icmpv6 type packet-too-big accept",
+        _ => "meta l4proto { icmp, icmpv6 } accept",
     };
     match lost.fate {
         Fate::Invalid => (

@@ -45,11 +45,13 @@ impl Decoder {
     /// The event in a record.
     ///
     /// # Errors
-    /// It is of another length, or of a kind that this version does not know.
+    /// It is of another length, or of a kind or fate that this version does not know.
     pub fn decode(&self, record: &[u8]) -> Result<TooBig, DecodeError> {
-        let wrong = DecodeError { got: record.len(), want: size_of::<MtuRecord>() };
+        let wrong = DecodeError::Length { got: record.len(), want: size_of::<MtuRecord>() };
         let record = MtuRecord::from_bytes(record).ok_or(wrong)?;
-        let kind = Kind::from_wire(record.kind).ok_or(wrong)?;
+        let unknown = |what, number| DecodeError::Unknown { what, number };
+        let kind = Kind::from_wire(record.kind).ok_or(unknown("kind", record.kind))?;
+        let fate = Fate::from_wire(record.fate).ok_or(unknown("fate", record.fate))?;
         let header = record.header.get(..usize::from(record.header_len)).unwrap_or_default();
         let function = (record.location != 0).then(|| {
             self.symbols.find(|symbols| symbols.resolve(record.location).map(|place| place.function().into()))
@@ -58,7 +60,7 @@ impl Decoder {
         Ok(TooBig {
             at: self.clock.to_wall(record.ktime_ns),
             kind,
-            fate: Fate::from_wire(record.fate),
+            fate,
             quote: Quote::parse(header),
             function: function.flatten(),
             reason: reason.map(|reason| reason.as_ref().into()),
@@ -180,7 +182,8 @@ impl TooBig {
         self.quote?;
         let length = match header.first()? >> 4 {
             4 => half_word(2)?,
-            _ => half_word(4)? + 40,
+            6 => half_word(4)? + 40,
+            _ => return None,
         };
         (length > 40).then_some(length)
     }
@@ -272,14 +275,19 @@ impl TooBig {
     }
 
     /// What the kernel takes any smaller number for: `net.ipv4.route.min_pmtu` as it is unless somebody sets it, and the least
-    /// of IPv6.
-    pub(super) const fn least_taken(&self) -> u32 {
-        if self.record.ip_version == 4 { 552 } else { 1280 }
+    /// of IPv6. `None` of a family that is not known.
+    pub(super) const fn least_taken(&self) -> Option<u32> {
+        match self.record.ip_version {
+            4 => Some(552),
+            6 => Some(1280),
+            _ => None,
+        }
     }
 
     /// Why the number cannot be a router's; `None` if it can.
     pub(super) fn absurd(&self) -> Option<Absurd> {
         let (mtu, device) = (self.record.mtu, self.record.device.mtu);
+        let least_taken = self.least_taken()?;
         // RFC 791, RFC 8200.
         let least = if self.record.ip_version == 4 { 68 } else { 1280 };
         if self.kind != Kind::Received {
@@ -288,8 +296,8 @@ impl TooBig {
         if mtu < least {
             return Some(Absurd::NoLink(least));
         }
-        if mtu < self.least_taken() {
-            return Some(Absurd::NoPath(self.least_taken()));
+        if mtu < least_taken {
+            return Some(Absurd::NoPath(least_taken));
         }
         let fits = self.quoted_length().filter(|length| *length <= mtu).map(Absurd::Fits);
         // Where packets leave by a larger device the message is news to the route cache.

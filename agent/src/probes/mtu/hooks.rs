@@ -26,7 +26,7 @@ macro_rules! on_functions {
                 },
                 Rung {
                     name: "kprobe",
-                    loses: "costs more per call",
+                    loses: "costs more per call, and may miss some, uncounted before 6.7",
                     attach: &[$(Attach { program: $by_breakpoint, target: by_breakpoint!($kind $function) }),+],
                 },
             ],
@@ -127,13 +127,13 @@ const UDPV6_ERR: Hook = Hook {
         },
         Rung {
             name: "kprobe",
-            loses: "costs more per call",
+            loses: "costs more per call, and may miss some, uncounted before 6.7",
             attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("udpv6_err") }],
         },
         // Before 7 it is inline, and not traced; what it calls has more arguments than fexit takes on some of those.
         Rung {
             name: "kretprobe",
-            loses: "costs more per call",
+            loses: "costs more per call, and may miss some, uncounted before 6.7",
             attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("__udp6_lib_err") }],
         },
     ],
@@ -270,6 +270,8 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let args = kernel.tracepoint_args("kfree_skb");
     let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));
     globals.set("HAS_REASON", has_reason.into());
+    let has_error = has_error(&kernel.tracepoint_args("tcp_retransmit_skb"));
+    globals.set("HAS_ERROR", has_error.into());
     let reasons = kernel.enum_values("skb_drop_reason", None);
     for (constant, name) in REASONS {
         let number = reasons.iter().find(|(_, known)| known.strip_prefix("SKB_DROP_REASON_") == Some(name));
@@ -280,6 +282,11 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     let probing = kernel.bits("inet_connection_sock", "icsk_mtup.enabled");
     globals.set_offset("ICSK_MTU_PROBING", probing.map(|bits| bits.offset_bits / 32 * 4));
     globals.set("MTU_PROBING_ENABLED", probing.map_or(0, |bits| mask(bits.offset_bits % 32, bits.size_bits)));
+}
+
+/// Whether `tcp_retransmit_skb`, with these arguments, says that a segment was not sent.
+pub(super) fn has_error(args: &[String]) -> bool {
+    args.get(2).is_some_and(|arg| arg == "int")
 }
 
 /// Has the kernel side told where certain functions are, as soon as the symbols are read.

@@ -14,8 +14,9 @@ use crate::probe::counts::{Counts, Families, Rows};
 /// What an event is counted under, node-wide. All from closed sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels {
+    /// `None` for one that this version does not know, as below.
     kind: Option<Kind>,
-    fate: Fate,
+    fate: Option<Fate>,
     ip_version: u8,
 }
 
@@ -23,7 +24,13 @@ impl Labels {
     /// The series an event belongs to.
     #[must_use]
     pub fn of(kind: Kind, fate: Fate, ip_version: u8) -> Self {
-        Self { kind: Some(kind), fate, ip_version }
+        Self { kind: Some(kind), fate: Some(fate), ip_version }
+    }
+}
+
+impl Labels {
+    fn fate_name(&self) -> &'static str {
+        self.kind.zip(self.fate).map_or("other", |(kind, fate)| fate_name(kind, fate))
     }
 }
 
@@ -31,7 +38,7 @@ impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         [
             ("event", self.kind.map_or("other", kind_name)),
-            ("fate", self.kind.map_or("other", |kind| fate_name(kind, self.fate))),
+            ("fate", self.fate_name()),
             ("family", family_name(self.ip_version)),
         ]
         .encode(encoder)
@@ -73,9 +80,10 @@ impl Rows for MtuRows {
     }
 
     fn matters(&self, (kind, fate, _): &(u8, u8, u8)) -> (Level, Vec<String>) {
-        let level = |kind| level(kind, Fate::from_wire(*fate));
         let kind = Kind::from_wire(*kind);
-        (kind.map_or(Level::Warn, level), kind.map(|kind| kind_name(kind).to_owned()).into_iter().collect())
+        // What is not known is not hidden.
+        let level = kind.zip(Fate::from_wire(*fate)).map_or(Level::Warn, |(kind, fate)| level(kind, fate));
+        (level, kind.map(|kind| kind_name(kind).to_owned()).into_iter().collect())
     }
 
     fn slots(key: &MtuKey) -> Ends<u16> {
@@ -153,8 +161,8 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
             None => "of another kind",
         };
         let fate = match labels.fate {
-            Fate::Unknown => String::new(),
-            fate => format!(" ({})", labels.kind.map_or("other", |kind| fate_name(kind, fate))),
+            Some(Fate::Unknown) => String::new(),
+            _ => format!(" ({})", labels.fate_name()),
         };
         format!("{events:>6} {what}{fate}, {}", family_name(labels.ip_version))
     };

@@ -10,6 +10,8 @@ use super::verdict::Findings;
 use crate::kernel::{Kernel, Roots};
 use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
+mod unknown;
+
 fn device(name: &str, kind: &str, mtu: u32) -> Device {
     let bytes = |text: &str| {
         let mut bytes = [0; IFNAMSIZ];

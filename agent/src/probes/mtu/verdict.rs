@@ -252,7 +252,7 @@ impl Findings {
         if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
         }
-        let mut judgement = words::judge(event, pods, self.longest);
+        let mut judgement = words::judge(event, pods, self.longest)?;
         if judgement.finding == Finding::SmallHop && self.is_disbelieved(event) {
             judgement.confidence = Confidence::Low;
             judgement.what.push_str(", but TCP has not acted on it: the message may be forged");

@@ -30,13 +30,13 @@ impl Ends {
     }
 }
 
-/// What the event that says most comes to.
-pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Judgement {
+/// What the event that says most comes to; `None` of one that says nothing of the cause.
+pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Option<Judgement> {
     let Ends { who, to } = &Ends::of(event, pods);
     let (finding, what, fix) = match event.kind {
         Kind::Oversize => silent(event, who),
         Kind::Made => made(event, who, to, longest),
-        Kind::Received | Kind::Lost => received(event, who, to),
+        Kind::Received => received(event, who, to),
         Kind::Refused => (
             Finding::LargeDatagrams,
             format!(
@@ -48,7 +48,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Judgement {
                 event.record.mtu
             )),
         ),
-        Kind::Learned | Kind::Stalled => (
+        Kind::Learned => (
             Finding::PathLearned,
             format!(
                 "the path from {who} to {to} by {} takes {} bytes, and the route cache knows it",
@@ -57,8 +57,10 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Judgement {
             ),
             None,
         ),
+        // They have judges of their own.
+        Kind::Lost | Kind::Stalled => return None,
     };
-    Judgement { finding, confidence: confidence(event, finding), what, fix }
+    Some(Judgement { finding, confidence: confidence(event, finding), what, fix })
 }
 
 fn confidence(event: &TooBig, finding: Finding) -> Confidence {
@@ -258,17 +260,21 @@ fn taken(event: &TooBig) -> (String, Option<String>) {
     if !event.is_taken() {
         return Default::default();
     }
-    let family = if event.record.ip_version == 4 { "" } else { " -6" };
+    let family = match event.record.ip_version {
+        4 => Some(""),
+        6 => Some(" -6"),
+        _ => None,
+    };
     let place = if event.has(flags::IN_POD) {
         "the pod's network namespace"
     } else {
         "the network namespace that got it"
     };
     let said = match event.least_taken() {
-        least if event.record.mtu < least => format!(". The route cache took it for {least}"),
+        Some(least) if event.record.mtu < least => format!(". The route cache took it for {least}"),
         _ => ". The route cache took it".to_owned(),
     };
-    (said, Some(format!("`ip{family} route flush cache` in {place} forgets it")))
+    (said, family.map(|family| format!("`ip{family} route flush cache` in {place} forgets it")))
 }
 
 fn full_name(pod: &Pod) -> String {

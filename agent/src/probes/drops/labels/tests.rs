@@ -231,3 +231,14 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
         "and the gone pod's are gone, with those that only shared its rows"
     );
 }
+
+/// What is counted under such a number is counted, and not as one of which the kernel does not say.
+#[test]
+fn an_unknown_direction_is_another() {
+    let kernel = Kernel::load_from(Roots::under("/nonexistent".as_ref()));
+    let rows = DropRows { reasons: Reasons::load(&kernel), places: Places::of(&kernel) };
+    let labels = |direction| rows.labels(&DropRows::kind(&DropKey { direction, ..DropKey::default() }));
+    assert_eq!(labels(0).direction, Some(Direction::Unknown));
+    assert_eq!(labels(4).direction, None);
+    assert_ne!(labels(0), labels(4));
+}
