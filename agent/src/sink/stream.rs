@@ -437,7 +437,7 @@ mod tests {
             0
         );
         let stream = stream(writer);
-        let all = [b'x'; 200_000].map(|_| b'\n');
+        let all = vec![b'\n'; 200_000];
         assert!(stream.put(&all));
         let reading = thread::spawn(move || {
             let mut bytes = Vec::new();
