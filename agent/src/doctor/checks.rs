@@ -278,7 +278,7 @@ fn memlock(limit: Option<u64>, attached: bool) -> Check {
         ID,
         Status::Unknown,
         found,
-        "kernels before 5.11 count BPF maps against it: ulimit -l unlimited, or add CAP_SYS_RESOURCE",
+        &format!("kernels before 5.11 count BPF maps against it; {}", rights::cure_of_memlock()),
     )
 }
 

@@ -288,7 +288,7 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
     context.loader.load(P::object(), globals, context.settings).map_err(|error| {
-        let refused = errno(&error).and_then(|errno| rights::why(Act::Bpf, errno, false));
+        let refused = errno(&error).and_then(|errno| rights::why(Act::CreateMap, errno, false));
         StartError::Load { probe: P::NAME, why: Why { text: one_line(&error), refused } }
     })
 }
