@@ -14,6 +14,7 @@ use super::Act;
 
 /// This process's rights and limits. All but [`Process::paranoid`] stay what they are for its life.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that the kernel tells")]
 pub struct Process {
     /// Its effective capabilities, a bit each.
     pub(super) effective: u64,
@@ -136,6 +137,7 @@ fn is_context(label: &str) -> bool {
 
 impl Process {
     /// This one.
+    #[must_use]
     pub fn own() -> &'static Self {
         static OWN: LazyLock<Process> = LazyLock::new(Process::read);
         &OWN
