@@ -15,7 +15,8 @@ const _: () = assert!(size_of::<Pattern>() == 32);
 
 impl Pattern {
     /// Whether these sixteen bytes fit.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a BPF program may not call it: old kernels panic of such programs")]
     #[must_use]
     pub const fn fits(&self, words: [u64; 2]) -> bool {
         ((words[0] & self.mask[0]) ^ self.value[0]) | ((words[1] & self.mask[1]) ^ self.value[1]) == 0

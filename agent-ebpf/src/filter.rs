@@ -1,5 +1,7 @@
 //! The user's filter on packets: what it does not want is counted, and takes nothing of the budget of records.
 
+use core::mem::MaybeUninit;
+
 use agent_common::IFNAMSIZ;
 use agent_common::filter::{INTERFACES, MAX_PATTERNS, NETWORKS, PORT_WORDS, Pattern};
 use aya_ebpf::Global;
@@ -47,9 +49,10 @@ unsafe fn wants_interface<R: Read>(skb: *const u8) -> bool {
         if dev.is_null() {
             return false;
         }
-        let mut name = [0_u64; 2];
-        packet::copy_field::<R, IFNAMSIZ>((&raw mut name).cast(), dev, &DEV_NAME);
-        name
+        // Not zeroed first: for that the compiler would call a function.
+        let mut name = MaybeUninit::<[u64; 2]>::uninit();
+        packet::copy_field::<R, IFNAMSIZ>(name.as_mut_ptr().cast(), dev, &DEV_NAME);
+        name.assume_init()
     };
     any(INTERFACES, FILTER_INTERFACES.load(), [name, name])
 }

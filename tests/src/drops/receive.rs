@@ -136,7 +136,7 @@ fn what_a_closed_socket_left_unread() {
 }
 
 /// In a queue of UDP's a packet's device is a number of UDP's own, and no address: to follow it must not be the machine's end.
-/// It was on 5.10, where a program that calls another function has nothing that mends such a load.
+/// It was on 5.10, not every time: where a program calls another function, what mends such a load may not be found.
 #[test]
 fn what_many_closed_sockets_left_unread() {
     const SOCKETS: u64 = 20;
