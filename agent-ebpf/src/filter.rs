@@ -22,7 +22,7 @@ static FILTER_INTERFACES: Global<u32> = Global::new(0);
 static FILTER_PORTS: Global<u32> = Global::new(0);
 
 #[map]
-static PATTERNS: Array<Pattern> = Array::with_max_entries(2 * MAX_PATTERNS as u32, 0);
+static PATTERNS: Array<Pattern> = Array::with_max_entries(2 * MAX_PATTERNS, 0);
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 
@@ -109,12 +109,12 @@ fn as_ipv6(version: u8, address: &Address) -> [u64; 2] {
 /// Whether one of `count` patterns fits one of `values`. Each that fits leaves at once: an answer that is gathered would be
 /// another one on each way through, and the verifier would walk them all.
 #[inline(always)]
-fn any(begin: usize, count: u32, values: [[u64; 2]; 2]) -> bool {
+fn any(begin: u32, count: u32, values: [[u64; 2]; 2]) -> bool {
     for at in 0..MAX_PATTERNS {
-        if at as u32 >= count {
+        if at >= count {
             break;
         }
-        let Some(pattern) = PATTERNS.get((begin + at) as u32) else { break };
+        let Some(pattern) = PATTERNS.get(begin + at) else { break };
         if pattern.fits(values[0]) || pattern.fits(values[1]) {
             return true;
         }

@@ -286,6 +286,10 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).ip_version = version;
         // `flags` and `zero`: for them the compiler would call a function.
         const { assert!(offset_of!(DropRecord, flags) == 96 && offset_of!(DropRecord, zero) == 97) };
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the offset is a multiple of eight, as is the record's address"
+        )]
         (&raw mut (*record).flags).cast::<u64>().write_volatile(0);
 
         // Each pointer that is loaded from a trusted one (a tracepoint's argument) has the verifier look through all of the
@@ -338,6 +342,8 @@ unsafe fn record_site<R: Read>(record: *mut DropRecord, freed: &Freed) {
         (*record).flags = if foreign { flags::FOREIGN } else { 0 };
         if site.dev.is_null() {
             (*record).mtu = 0;
+            const { assert!(offset_of!(DropRecord, ifname).is_multiple_of(8)) };
+            #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
             kernel::clear((&raw mut (*record).ifname).cast::<[u64; 2]>());
         } else {
             (*record).mtu = kernel::field::<R, _>(site.dev, &DEV_MTU);

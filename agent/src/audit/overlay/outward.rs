@@ -1,6 +1,6 @@
 //! Which of the host's devices lead to other nodes: those that a route in use sends by, and behind which others can be.
 //!
-//! Most of a node's devices lead nowhere: a dummy that holds an address (NodeLocal DNS, IPVS), a bridge that only
+//! Most of a node's devices lead nowhere: a dummy that holds an address (`NodeLocal` DNS, IPVS), a bridge that only
 //! containers of this node are on, a tunnel that is down. What fits through those hurts nobody.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -50,8 +50,9 @@ fn without_carrier(link: Link) -> Link {
     Link { carrier: false, ..link }
 }
 
-fn linkdown(route: Route) -> Route {
-    Route { linkdown: true, ..route }
+fn linkdown(mut route: Route) -> Route {
+    route.linkdown = true;
+    route
 }
 
 #[test]
