@@ -44,11 +44,13 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let asked = PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() };
     present(host, &pods, &asked, args.wait).await?;
     let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&pods) };
+    let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !homeless.is_empty());
     let places = places(&host.host_proc, &pods);
     let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
     let read = read.await?.map_err(Failure::unsupported)?;
     let judgement = overlay::judge(&read);
-    let shown = Shown { read: &read, judgement: &judgement, args: &args, asked: &asked, homeless: &homeless };
+    let (asked, homeless) = (&asked, homeless.as_slice());
+    let shown = Shown { read: &read, judgement: &judgement, args: &args, asked, homeless, hidden };
     let findings = match shown.print(host) {
         // `audit mtu | head`: the reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.findings.len(),
@@ -119,6 +121,8 @@ struct Shown<'a> {
     asked: &'a PodsAsked,
     /// Pods asked for that have no network namespace of their own.
     homeless: &'a [String],
+    /// Network namespaces of pods could not be seen.
+    hidden: bool,
 }
 
 impl Shown<'_> {
@@ -152,7 +156,7 @@ impl Shown<'_> {
         }
         sink.flush()?;
         if findings == 0 && !json {
-            writeln!(io::stdout(), "{}", clear::clear(self.read, self.asked, self.homeless))?;
+            writeln!(io::stdout(), "{}", clear::clear(self.read, self.asked, self.homeless, self.hidden))?;
         }
         Ok(findings)
     }
@@ -166,8 +170,11 @@ impl Shown<'_> {
         let is_blind = |namespace: &&Namespace| {
             let mut unread = namespace.unread.iter();
             self.wants(namespace.owner.as_deref())
-                && unread.any(|unread| unread.what == links::LINKS && !unread.why.ends_with("gone"))
+                && unread.any(|unread| unread.what != links::ROUTES && !unread.why.ends_with("gone"))
         };
+        if self.hidden {
+            return Some(format!("nothing was found, but {}", clear::HIDDEN));
+        }
         let blind = self.read.iter().filter(is_blind).map(place);
         let blind: Vec<String> = blind.collect();
         (!blind.is_empty())

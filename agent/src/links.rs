@@ -20,7 +20,7 @@ mod tunnel;
 mod tests;
 
 pub use netns::{Place, Unread};
-pub use read::{LINKS, ReadError, Wants, read};
+pub use read::{LINKS, ROUTES, ReadError, Wants, read};
 
 /// The device that an `RTM_NEWLINK` tells of, by what is behind its netlink header; `None` if it has no number.
 #[must_use]

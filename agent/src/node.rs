@@ -194,6 +194,11 @@ pub fn interfaces(proc: &Path) -> Interfaces {
     let processes = fs::read_dir(proc).into_iter().flatten().flatten().filter(is_process);
     for process in processes {
         let netns = match fs::read_link(process.path().join("ns/net")) {
+            // 5.10 gives an empty name where it refuses.
+            Ok(netns) if netns.as_os_str().is_empty() => {
+                found.hidden = true;
+                continue;
+            }
             Ok(netns) => netns,
             Err(error) => {
                 found.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied;

@@ -53,7 +53,14 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let listeners = listen(&args, &state)?;
     let server = http::start(listeners, drain.clone(), health.part("http", Loss::Fatal))?;
 
-    let mut node = Node::look(host, drain.clone()).await;
+    let mut node = tokio::select! {
+        node = Node::look(host, drain.clone()) => node,
+        // A file of the host's that does not answer must not hold up the end.
+        () = signals.first() => {
+            info!("asked to end while starting");
+            return Ok(());
+        }
+    };
     if let Some(follower) = node.follower.take() {
         tokio::spawn(pods.over(follower, drain.clone()));
     }

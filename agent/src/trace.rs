@@ -57,7 +57,12 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     };
     // Before anything is attached: whoever waits for it would wait for nothing.
     let ready = args.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
-    let mut node = Node::look(host, drain.clone()).await;
+    let mut node = tokio::select! {
+        node = Node::look(host, drain.clone()) => node,
+        () = signals.first() => {
+            return Err(Failure { code: 1, message: "interrupted before anything was attached".to_owned() });
+        }
+    };
     let is_early = names::check(entry, &node, host, &args)?;
     let filter = filter(&args);
     check_packets(&node, &filter)?;
@@ -112,7 +117,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     if let Some(missing) = vain.get() {
         return Err(Failure::usage(missing));
     }
-    match (told.load(Relaxed), sums.not_examined()) {
+    match (told.load(Relaxed) + sums.harmful_counted(), sums.not_examined()) {
         _ if !args.fail_on_findings => Ok(()),
         (1.., _) => Err(Failure::findings("findings were told (--fail-on-findings)")),
         (0, 1..) => {
@@ -124,9 +129,17 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
 }
 
-/// Where no address and no port can be read, a filter by them would hide all there is.
+/// Where what a filter looks at cannot be read, it would hide all there is.
 fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
-    if filter.ip.is_empty() && filter.port.is_empty() {
+    let by_packet = !(filter.ip.is_empty() && filter.port.is_empty());
+    let by_place = !filter.interface.is_empty() || filter.is_about_pods();
+    if by_place && node.kernel.btf().is_none() {
+        return Err(Failure::unsupported(
+            "-i, -n and --pod would hide everything: the kernel's types (BTF) are missing, so neither the device nor the \
+             pod of a packet is known here; leave them out",
+        ));
+    }
+    if !by_packet {
         return Ok(());
     }
     let why = if node.kernel.btf().is_none() {

@@ -8,8 +8,12 @@ use crate::links::Namespace;
 /// Columns of a line.
 const WIDTH: usize = 80;
 
-/// That what was read fits, of the pods `asked` for; `homeless` are those of them that have no network namespace to be read.
-pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String]) -> String {
+/// What keeps the audit from saying that all fits.
+pub(super) const HIDDEN: &str = "the network namespaces of pods could not be seen";
+
+/// That what was read fits, of the pods `asked` for; `homeless` are those of them that have no network namespace to be read,
+/// which may be since namespaces are `hidden` from this process.
+pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String], hidden: bool) -> String {
     let (mut of_host, mut of_pods) = (0, 0);
     let (mut pods, mut unread) = (Vec::new(), Vec::new());
     for namespace in read {
@@ -31,11 +35,13 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String]) 
         }
     }
     let mut text =
-        if unread.is_empty() && homeless.is_empty() { "everything" } else { "what was read" }.to_owned();
+        if unread.is_empty() && homeless.is_empty() && !hidden { "everything" } else { "what was read" }
+            .to_owned();
     text.push_str(" fits");
     let links = |count: usize| format!("{count} {}", if count == 1 { "link" } else { "links" });
     // Writing to a String cannot fail.
     let _ = match (asked.is_empty(), pods.len()) {
+        (true, 0) if hidden => write!(text, ": {} of the host", links(of_host)),
         (true, 0) => write!(text, ": {} of the host; no pod is known here", links(of_host)),
         (true, 1) => write!(text, ": {} of the host, {} of one pod", links(of_host), links(of_pods)),
         (true, all) => write!(text, ": {} of the host, {} of {all} pods", links(of_host), links(of_pods)),
@@ -48,7 +54,12 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String]) 
     if !unread.is_empty() {
         let _ = write!(text, "; not read in whole: {}", few(&unread));
     }
-    if !homeless.is_empty() {
+    if hidden {
+        let _ = write!(text, "; {HIDDEN}");
+        if !homeless.is_empty() {
+            let _ = write!(text, ": {}", few(homeless));
+        }
+    } else if !homeless.is_empty() {
         let what = "on the host's network, or without one of their own yet";
         let _ = write!(text, "; {what}: {}", few(homeless));
     }
@@ -102,7 +113,10 @@ mod tests {
             namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
             pods: Vec::new(),
         };
-        let said = |read: &[Namespace], names: &[&str]| clear(read, &asked(names), &[]).replace("\n   ", " ");
+        let said =
+            |read: &[Namespace], names: &[&str]| clear(read, &asked(names), &[], false).replace("\n   ", " ");
+        let hidden = clear(&read[..1], &asked(&[]), &[], true).replace("\n   ", " ");
+        assert_eq!(hidden, format!("what was read fits: 3 links of the host; {HIDDEN}"));
         assert_eq!(said(&read, &[]), "everything fits: 3 links of the host, 4 links of 3 pods");
         assert_eq!(said(&read[..1], &[]), "everything fits: 3 links of the host; no pod is known here");
         assert_eq!(
@@ -123,7 +137,7 @@ mod tests {
             said(&read, &["pay"]).starts_with("everything fits for pay/api: "),
             "what is not asked for is no matter"
         );
-        let alone = clear(&read[..1], &asked(&["kube-system"]), &["kube-system/proxy".to_owned()]);
+        let alone = clear(&read[..1], &asked(&["kube-system"]), &["kube-system/proxy".to_owned()], false);
         assert!(
             alone.starts_with("what was read fits: 3 links of the host;")
                 && alone.ends_with("kube-system/proxy")

@@ -120,6 +120,13 @@ impl PodIndex {
         &self.0.stats
     }
 
+    /// Whether network namespaces of pods could not be seen: then pods that have one seem to have none.
+    #[must_use]
+    pub fn has_hidden_namespaces(&self) -> bool {
+        let PodStats { pids_hidden, netns_refused, .. } = &self.0.stats;
+        [pids_hidden, netns_refused].iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
     /// A number that changes whenever the index has been told something: for those who must wait for a pod.
     #[must_use]
     pub fn version(&self) -> watch::Receiver<u64> {

@@ -22,7 +22,8 @@ const MAX_EXCEPTIONS: usize = 4096;
 const NAMESPACE: &str = "network namespace";
 /// What [`Unread`] calls devices.
 pub const LINKS: &str = "links";
-const ROUTES: &str = "routes and PMTU exceptions";
+/// What [`Unread`] calls routes.
+pub const ROUTES: &str = "routes and PMTU exceptions";
 
 /// Why nothing could be read.
 #[derive(Debug, thiserror::Error)]

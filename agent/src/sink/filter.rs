@@ -35,9 +35,20 @@ pub struct Filter {
 /// A sentence that says what would have been right.
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpAddr>()
-        .map(IpNet::from)
-        .or_else(|_| text.parse::<IpNet>())
+        .map(|address| IpNet::from(address.to_canonical()))
+        .or_else(|_| text.parse::<IpNet>().map(unmapped))
         .map_err(|_| "expected an address or a network such as 10.0.0.1, 10.0.0.0/8 or fd00::/8".to_owned())
+}
+
+/// A network of IPv4 addresses as IPv6 writes them (`::ffff:10.0.0.0/104`) is that network: lines have IPv4 addresses as such.
+fn unmapped(network: IpNet) -> IpNet {
+    let length = network.prefix_len().checked_sub(96);
+    match (network.addr().to_canonical(), length) {
+        (address @ IpAddr::V4(_), Some(length)) if network.addr().is_ipv6() => {
+            IpNet::new(address, length).unwrap_or(network)
+        }
+        _ => network,
+    }
 }
 
 impl Filter {

@@ -40,7 +40,17 @@ pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Re
         (None, _) => false,
     };
     let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&node.pods) };
-    if !homeless.is_empty() {
+    if !homeless.is_empty() && node.pods.has_hidden_namespaces() {
+        let why = format!(
+            "the network namespaces of pods cannot be seen here, so packets may not be known to be theirs: {}",
+            few(&homeless)
+        );
+        // To say that nothing was found would be untrue.
+        if args.fail_on_findings {
+            return Err(Failure::unsupported(why));
+        }
+        note(&why);
+    } else if !homeless.is_empty() {
         note(&format!(
             "on the host's network, or without one of their own yet: {}; no packet is known to be theirs",
             few(&homeless)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::digits::counted;
+use crate::probe::Level;
 use crate::probe::counts::Limited;
 use crate::probe::flow::Account;
 use crate::sink::filter::Filter;
@@ -19,8 +20,12 @@ pub(super) struct Sums {
     merged: u64,
     /// Wanted, and of a kind that was shown.
     only_counted: u64,
-    /// It is not known whether they were wanted: there were more of them than the budget of records allows.
+    /// Of these, those that hurt somebody.
+    harmful: u64,
+    /// It is not known whether they were wanted: the user side looks at each, and there were too many of one kind.
     over_budget: u64,
+    /// The same, for no row was free to count them by.
+    no_row: u64,
     /// The same, for the ring had no room.
     ring_full: u64,
     /// The same, for the kernel did not hand them over, or the record was not understood.
@@ -61,19 +66,27 @@ impl Sums {
             } else if !filter.wants_pods(pods.map(|pod| &**pod)) {
                 &mut sums.filtered
             } else {
+                if *level >= Level::Warn {
+                    sums.harmful += events;
+                }
                 &mut sums.only_counted
             };
             *sum += events;
         }
         // In no row: the map was full, or the pod of the row is gone.
         let in_rows: u64 = limited.iter().map(|limited| limited.events).sum();
-        sums.over_budget += account.limited.saturating_sub(in_rows);
+        sums.no_row += account.limited.saturating_sub(in_rows);
         sums
     }
 
     /// Events that nobody has looked at and that may be findings.
     pub(super) const fn not_examined(&self) -> u64 {
-        self.over_budget + self.ring_full + self.missed
+        self.over_budget + self.no_row + self.ring_full + self.missed
+    }
+
+    /// Events that were wanted, hurt somebody, and were counted only.
+    pub(super) const fn harmful_counted(&self) -> u64 {
+        self.harmful
     }
 
     /// In lines for a person: the events, `counts` of the whole node, every loss, and a hint if nothing of what was `asked`
@@ -107,7 +120,10 @@ impl Sums {
     fn losses(&self) -> String {
         let mut losses = Vec::new();
         if self.over_budget > 0 {
-            losses.push(format!("{} not examined; raise --events-per-second", self.over_budget));
+            losses.push(format!("{} not examined: too many of one kind a second", self.over_budget));
+        }
+        if self.no_row > 0 {
+            losses.push(format!("{} not examined as no row was free to count them by", self.no_row));
         }
         if self.ring_full > 0 {
             losses.push(format!("{} not examined as the ring was full; raise --ring-kib", self.ring_full));
@@ -129,6 +145,7 @@ impl Sums {
             }
             (_, 1..) => "nothing of what was examined is shown; what was not may hold what you look for",
             _ if self.unwritten > 0 => return None,
+            _ if self.only_counted > 0 => "all that matched was only counted; raise --events-per-second",
             _ if !all && self.benign > 0 && self.filtered == 0 => {
                 "all of it was benign; --all shows what a healthy node drops, too"
             }
@@ -149,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::pod::Pod;
-    use crate::probe::{Ends, Level};
+    use crate::probe::Ends;
 
     fn limited(level: Level, reason: &str, pod: Option<&str>, events: u64) -> Limited {
         let pod =
@@ -182,6 +199,7 @@ mod tests {
     fn what_was_counted_only_is_sorted_by_what_is_known_of_it() {
         let early = sums(false, 0);
         assert_eq!((early.benign, early.filtered, early.only_counted), (1, 110, 1_000));
+        assert_eq!(early.harmful_counted(), 1_000);
         assert_eq!(early.not_examined(), 0, "kernel and key have told all that the filter asks for");
         let late = sums(true, 0);
         assert_eq!((late.benign, late.filtered, late.only_counted), (1, 10, 0));
@@ -194,7 +212,10 @@ mod tests {
         let took = Duration::from_millis(1_500);
         let lines = sums(true, 0).lines(took, &[], false, "--pod web");
         assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
-        assert_eq!(lines[1], "1100 not examined; raise --events-per-second");
+        assert_eq!(lines[1], "1100 not examined: too many of one kind a second");
+        // With a budget of none there is no event to be shown.
+        let counted = Sums { produced: 9, only_counted: 9, ..Sums::default() };
+        assert!(counted.lines(took, &[], false, "")[2].contains("raise --events-per-second"));
         let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
         let lines = silent.lines(took, &[], false, "--pod web");
         assert!(lines[1].contains("--ring-kib"), "{lines:?}");
