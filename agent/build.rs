@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya_build::{Package, Toolchain};
 use sha2::{Digest as _, Sha256};
 
@@ -105,6 +105,10 @@ fn write_objects(sources: &Path, out_dir: &Path) -> Result<()> {
         let path = out_dir.join(&name);
         let bytes = fs::read(&path).with_context(|| format!("no object {}", path.display()))?;
         let bytes = strip::debug_info(&bytes).with_context(|| format!("{}", path.display()))?;
+        let callers = strip::callers(&bytes).with_context(|| format!("{}", path.display()))?;
+        // What hooks of functions are given are good pointers; `kfree_skb` is given packets that died halfway.
+        let caller = callers.iter().find(|caller| caller.starts_with("tp_btf"));
+        ensure!(caller.is_none(), "{name} calls a function in {caller:?}: old kernels panic of that");
         fs::write(&path, &bytes)?;
         let mut digest = String::new();
         for byte in Sha256::digest(&bytes) {

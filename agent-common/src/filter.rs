@@ -15,7 +15,11 @@ const _: () = assert!(size_of::<Pattern>() == 32);
 
 impl Pattern {
     /// Whether these sixteen bytes fit.
-    #[inline]
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "a BPF program may not call it: old kernels panic of such programs"
+    )]
     #[must_use]
     pub const fn fits(&self, words: [u64; 2]) -> bool {
         ((words[0] & self.mask[0]) ^ self.value[0]) | ((words[1] & self.mask[1]) ^ self.value[1]) == 0
@@ -23,13 +27,13 @@ impl Pattern {
 }
 
 /// Patterns of each kind. The kernel side walks through them for each event.
-pub const MAX_PATTERNS: usize = 16;
+pub const MAX_PATTERNS: u32 = 16;
 
 /// Where the patterns of addresses begin in the map: an IPv4 address is compared as IPv6 writes it, `::ffff:10.0.0.1`.
-pub const NETWORKS: usize = 0;
+pub const NETWORKS: u32 = 0;
 
 /// Where those of interfaces' names begin: the terminating zero is part of what is compared, what is behind it is not.
-pub const INTERFACES: usize = MAX_PATTERNS;
+pub const INTERFACES: u32 = MAX_PATTERNS;
 
 /// Words of the map of ports, of which each bit is one.
 pub const PORT_WORDS: u32 = 65_536 / u64::BITS;

@@ -1,6 +1,6 @@
 //! Exact counts, and the budget of records each row of them has: one look-up for both.
 
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 
 use agent_common::Count;
 use aya_ebpf::Global;
@@ -8,6 +8,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::maps::PerCpuHashMap;
 
+use crate::kernel;
 use crate::tally::{HookTally, add};
 
 /// Records a row and CPU may write in a window.
@@ -83,7 +84,12 @@ pub fn count<K>(
 /// The row of a key that had none; `None` if the map is full or busy.
 #[inline(always)]
 fn make<K>(counts: &PerCpuHashMap<K, Count>, key: &K) -> Option<*mut Count> {
-    let empty = Count { events: 0, bytes: 0, limited: 0, limited_before: 0, window: 0, recorded: 0 };
+    let mut empty = MaybeUninit::<Count>::uninit();
+    // SAFETY: all of it is cleared, and zeroes are a valid count.
+    let empty = unsafe {
+        kernel::clear(empty.as_mut_ptr());
+        empty.assume_init_ref()
+    };
     // What an interrupt has made and counted in meanwhile must stay: it is found as well as what is made here.
     let _ = counts.insert(key, empty, u64::from(BPF_NOEXIST));
     counts.get_ptr_mut(key)

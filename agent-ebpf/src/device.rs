@@ -28,9 +28,7 @@ static BRIDGE: Global<u32> = Global::new(0);
 pub unsafe fn is_portless_bridge<R: Read>(dev: *const u8) -> bool {
     // SAFETY: integers are valid for any bytes, helpers check addresses.
     unsafe {
-        if DEV_LOWER.load() == ABSENT
-            || kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE.load() == 0
-        {
+        if DEV_LOWER.load() == ABSENT || kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE.load() == 0 {
             return false;
         }
         // An empty list is a head that points at itself. By helper, where that may be: few packets come as far, and for a

@@ -1,5 +1,7 @@
 //! The user's filter on packets: what it does not want is counted, and takes nothing of the budget of records.
 
+use core::mem::MaybeUninit;
+
 use agent_common::IFNAMSIZ;
 use agent_common::filter::{INTERFACES, MAX_PATTERNS, NETWORKS, PORT_WORDS, Pattern};
 use aya_ebpf::Global;
@@ -20,7 +22,7 @@ static FILTER_INTERFACES: Global<u32> = Global::new(0);
 static FILTER_PORTS: Global<u32> = Global::new(0);
 
 #[map]
-static PATTERNS: Array<Pattern> = Array::with_max_entries(2 * MAX_PATTERNS as u32, 0);
+static PATTERNS: Array<Pattern> = Array::with_max_entries(2 * MAX_PATTERNS, 0);
 #[map]
 static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
 
@@ -47,9 +49,10 @@ unsafe fn wants_interface<R: Read>(skb: *const u8) -> bool {
         if dev.is_null() {
             return false;
         }
-        let mut name = [0_u64; 2];
-        packet::copy_field::<R, IFNAMSIZ>((&raw mut name).cast(), dev, &DEV_NAME);
-        name
+        // Not zeroed first: for that the compiler would call a function.
+        let mut name = MaybeUninit::<[u64; 2]>::uninit();
+        packet::copy_field::<R, IFNAMSIZ>(name.as_mut_ptr().cast(), dev, &DEV_NAME);
+        name.assume_init()
     };
     any(INTERFACES, FILTER_INTERFACES.load(), [name, name])
 }
@@ -106,12 +109,12 @@ fn as_ipv6(version: u8, address: &Address) -> [u64; 2] {
 /// Whether one of `count` patterns fits one of `values`. Each that fits leaves at once: an answer that is gathered would be
 /// another one on each way through, and the verifier would walk them all.
 #[inline(always)]
-fn any(begin: usize, count: u32, values: [[u64; 2]; 2]) -> bool {
+fn any(begin: u32, count: u32, values: [[u64; 2]; 2]) -> bool {
     for at in 0..MAX_PATTERNS {
-        if at as u32 >= count {
+        if at >= count {
             break;
         }
-        let Some(pattern) = PATTERNS.get((begin + at) as u32) else { break };
+        let Some(pattern) = PATTERNS.get(begin + at) else { break };
         if pattern.fits(values[0]) || pattern.fits(values[1]) {
             return true;
         }

@@ -38,7 +38,11 @@ pub unsafe fn copy<T: Copy>(at: *const T) -> T {
     // SAFETY: the helper checks the address and writes all of `value`, for which any bytes are valid.
     unsafe {
         if !reads() {
-            return MaybeUninit::zeroed().assume_init();
+            if size_of::<T>() <= size_of::<u64>() {
+                return MaybeUninit::zeroed().assume_init();
+            }
+            clear_bytes(value.as_mut_ptr());
+            return value.assume_init();
         }
         #[expect(clippy::cast_possible_truncation, reason = "a field or a header of some bytes")]
         let size = size_of::<T>() as u32;
@@ -56,7 +60,7 @@ pub unsafe fn copy_to<T: Copy>(to: *mut T, at: *const T) {
     // SAFETY: the helper checks the address and writes all of `to`.
     unsafe {
         if !reads() {
-            to.write_bytes(0, 1);
+            clear_bytes(to);
             return;
         }
         #[expect(clippy::cast_possible_truncation, reason = "a field or a header of some bytes")]
@@ -76,6 +80,22 @@ pub unsafe fn clear<T>(to: *mut T) {
     for word in 0..size_of::<T>() / size_of::<u64>() {
         // SAFETY: the caller's. Volatile, so that it does not become a loop over bytes again.
         unsafe { to.cast::<u64>().add(word).write_volatile(0) };
+    }
+}
+
+/// As [`clear`], byte by byte.
+///
+/// Of `write_bytes` the compiler makes a call of its own `memset`, and of a program that calls another function kernels
+/// before 6.4 lose the table of what a load through a wild pointer is to be mended by (`aux->extable` of the main program,
+/// `jit_subprogs`): the first such load is then a panic. UDP's receive path leaves wild pointers in `skb->dev`.
+///
+/// # Safety
+/// As for [`clear`].
+#[inline(always)]
+pub unsafe fn clear_bytes<T>(to: *mut T) {
+    for byte in 0..size_of::<T>() {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<u8>().add(byte).write_volatile(0) };
     }
 }
 

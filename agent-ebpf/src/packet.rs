@@ -272,7 +272,7 @@ pub unsafe fn copy_field<R: Read, const N: usize>(to: *mut [u8; N], base: *const
     // SAFETY: the caller's; bytes are valid whatever they are.
     unsafe {
         if offset == kernel::ABSENT {
-            to.write_bytes(0, 1);
+            kernel::clear_bytes(to);
         } else if kernel::reads() {
             kernel::copy_to(to, base.wrapping_add(offset as usize).cast());
         } else {

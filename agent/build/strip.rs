@@ -53,6 +53,36 @@ pub(crate) fn debug_info(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
+/// The sections of programs that call a function of the object's own, as the compiler makes it of a `memset` that nobody wrote.
+///
+/// Kernels before 6.4 (and stable ones without `bpf: ensure main program has an extable`) then mend no load through a wild
+/// pointer, and there are such: the first one is a panic, seen on 5.10.
+pub(crate) fn callers(elf: &[u8]) -> Result<Vec<String>> {
+    /// `SHT_REL`, whose entries are an offset and what to do there: the lower half of that is the kind.
+    const RELOCATIONS: u32 = 9;
+    /// `R_BPF_64_32`: a call.
+    const CALL: u32 = 10;
+    let (table, count) = (usize::try_from(long(elf, SECTIONS_AT)?)?, usize::from(half(elf, SECTIONS)?));
+    let headers = part(elf, table, count * HEADER)?;
+    let names = bytes(elf, headers, usize::from(half(elf, NAMES)?))?;
+    let mut callers = Vec::new();
+    for section in 0..count {
+        let header = section * HEADER;
+        if word(headers, header + KIND)? != RELOCATIONS {
+            continue;
+        }
+        let entries = bytes(elf, headers, section)?;
+        let kinds = (0..entries.len() / 16).map(|entry| word(entries, 16 * entry + 8));
+        if kinds.collect::<Result<Vec<_>>>()?.contains(&CALL) {
+            let name =
+                names.get(usize::try_from(word(headers, header + NAME)?)?..).context("a section's name")?;
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            callers.push(String::from_utf8_lossy(name).trim_start_matches(".rel").to_owned());
+        }
+    }
+    Ok(callers)
+}
+
 /// A section's bytes, by what the file's own table of headers says.
 fn bytes<'a>(elf: &'a [u8], headers: &[u8], section: usize) -> Result<&'a [u8]> {
     let at = |field| usize::try_from(long(headers, section * HEADER + field)?).context("an offset");

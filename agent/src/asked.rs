@@ -121,12 +121,9 @@ impl PodsAsked {
                 version.changed().await.map_err(|_| missing)?;
                 continue;
             };
-            match timeout_at(end, version.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => {
-                    let after = humantime::format_duration(patience);
-                    return Err(Missing { what: format!("{} within {after}", missing.what), ..missing });
-                }
+            if !matches!(timeout_at(end, version.changed()).await, Ok(Ok(()))) {
+                let after = humantime::format_duration(patience);
+                return Err(Missing { what: format!("{} within {after}", missing.what), ..missing });
             }
         }
     }

@@ -76,13 +76,13 @@ async fn present(
     let Some(patience) = wait else { return Err(Failure::usage(missing)) };
     let mut signals = Signals::listen()?;
     note(&missing.waited_for(patience));
-    let come = async {
+    let present = async {
         asked.come(host, pods, patience).await.map_err(Failure::usage)?;
         asked.settle(pods).await;
         Ok(())
     };
     tokio::select! {
-        came = come => came,
+        came = present => came,
         () = signals.first() => Err(Failure { code: 1, message: "interrupted".to_owned() }),
     }
 }
@@ -168,7 +168,7 @@ impl Shown<'_> {
             self.wants(namespace.owner.as_deref())
                 && unread.any(|unread| unread.what == links::LINKS && !unread.why.ends_with("gone"))
         };
-        let blind = self.read.iter().filter(is_blind).map(|namespace| place(namespace));
+        let blind = self.read.iter().filter(is_blind).map(place);
         let blind: Vec<String> = blind.collect();
         (!blind.is_empty())
             .then(|| format!("nothing was found, but links could not be read: {}", few(&blind)))

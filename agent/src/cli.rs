@@ -255,7 +255,7 @@ pub struct Doctor {
     #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
     pub output: Report,
     /// Exit with 3 if anything is degraded
-    #[arg(long)]
+    #[arg(long, env = "R2C_FAIL_ON_DEGRADED")]
     pub fail_on_degraded: bool,
 }
 

@@ -135,7 +135,7 @@ pub fn fatal(message: &str) {
 fn to_stderr(line: &[u8]) {
     if let Some(stderr) = STDERR.get() {
         // It counts what it loses.
-        stderr.put(line);
+        let _ = stderr.put(line);
     } else if io::stderr().lock().write_all(line).is_err() {
         LOST.fetch_add(1, Ordering::Relaxed);
     }

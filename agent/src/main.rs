@@ -61,9 +61,8 @@ fn check_paths(cli: &Cli) -> Result<(), Failure> {
     let reads = match &cli.command {
         Command::Run(_) | Command::Metrics(_) | Command::Audit(_) => true,
         Command::Trace(args) => args.walk.to.is_none() || args.walk.from_pod.is_some(),
-        // It has lines of its own for them.
-        Command::Doctor(_) => false,
-        Command::Selftest(_) | Command::Completions { .. } => false,
+        // `doctor` has lines of its own for them.
+        Command::Doctor(_) | Command::Selftest(_) | Command::Completions { .. } => false,
     };
     for line in missing.iter().filter(|_| reads) {
         tracing::warn!("{line}");

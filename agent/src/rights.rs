@@ -84,8 +84,10 @@ impl Right {
 /// What the kernel was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// To load a BPF program or map, or to attach by bpf(2).
+    /// To load a BPF program, or to attach by bpf(2).
     Bpf,
+    /// To create a BPF map.
+    CreateMap,
     /// To open a perf event: what kprobes and classic tracepoints attach by.
     PerfEvent,
     /// To see another process's network namespace, below `/proc/<pid>/ns`.
@@ -100,7 +102,7 @@ impl Act {
     /// The capabilities that it takes.
     const fn takes(self) -> &'static [Right] {
         match self {
-            Self::Bpf => &[Right::Bpf, Right::Perfmon],
+            Self::Bpf | Self::CreateMap => &[Right::Bpf, Right::Perfmon],
             Self::PerfEvent => &[Right::Perfmon],
             Self::SeeNetns => &[Right::SysPtrace],
             Self::EnterNetns => &[Right::SysAdmin],
@@ -120,6 +122,8 @@ pub enum Cause {
     Lockdown,
     /// A seccomp filter.
     Seccomp,
+    /// `RLIMIT_MEMLOCK`: kernels before 5.11 count BPF maps against it.
+    Memlock,
     /// Capabilities of a user namespace, which count for nothing outside of it.
     UserNamespace,
     /// The security module that confines this process.
@@ -209,6 +213,12 @@ pub fn cure_of_network() -> &'static str {
     }
 }
 
+/// How this process is let lock more memory.
+#[must_use]
+pub fn cure_of_memlock() -> String {
+    Process::own().cure(&Cause::Memlock).unwrap_or_default()
+}
+
 /// How this process is given a capability.
 #[must_use]
 pub fn cure_of(right: Right) -> String {
@@ -264,6 +274,9 @@ impl Process {
             ),
             Cause::Lockdown => "kernel lockdown (confidentiality) refuses it".to_owned(),
             Cause::Seccomp => "a seccomp filter refuses it".to_owned(),
+            Cause::Memlock => {
+                "the limit of locked memory (RLIMIT_MEMLOCK) is too low for this kernel".to_owned()
+            }
             Cause::UserNamespace => {
                 "this process runs in a user namespace, whose capabilities do not reach the host".to_owned()
             }
@@ -299,6 +312,10 @@ impl Process {
         if self.filtered && (self.refuses)(act) {
             return Cause::Seccomp;
         }
+        // Whatever else refuses a map asks not for its size.
+        if act == Act::CreateMap && error == Errno::EPERM && (self.creates_small_maps)() {
+            return Cause::Memlock;
+        }
         if traces && lockdown && error == Errno::EPERM {
             return Cause::Lockdown;
         }
@@ -326,6 +343,11 @@ impl Process {
             (Cause::Seccomp, false) => {
                 "run it without that filter (docker: --security-opt seccomp=unconfined)"
             }
+            (Cause::Memlock, true) => {
+                "add SYS_RESOURCE to securityContext.capabilities.add, or give the node's container runtime \
+                 LimitMEMLOCK=infinity"
+            }
+            (Cause::Memlock, false) => "ulimit -l unlimited, or run it as root",
             (Cause::UserNamespace, true) => "set hostUsers: true in the pod's spec",
             (Cause::UserNamespace, false) => "run it in the host's user namespace",
             (Cause::Module(module), in_pod) => return Some(module.cure(in_pod)),

@@ -103,7 +103,10 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let last_lines = stdout.clone();
     let out = tokio::task::spawn_blocking(move || last_lines.drain(LAST_LINES)).await?;
     if let Some(error) = out.fault {
-        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lost", counted(out.lost, "line")) });
+        return Err(Failure {
+            code: 1,
+            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
+        });
     }
     if out.lost > 0 {
         warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
@@ -117,7 +120,9 @@ fn stdout(guard: Guard) -> std::io::Result<Stream> {
     guard.up();
     Stream::stdout(move |error| {
         let _with_the_thread = &guard;
-        error!("stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried");
+        error!(
+            "stdout refuses lines: {error}; r2c_log_lines_lost_total counts them, and the next ones are tried"
+        );
     })
 }
 

@@ -104,7 +104,10 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         return Err(error.into());
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-        return Err(Failure { code: 1, message: format!("stdout: {error}; {} lost", counted(out.lost, "line")) });
+        return Err(Failure {
+            code: 1,
+            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
+        });
     }
     if let Some(missing) = vain.get() {
         return Err(Failure::usage(missing));

@@ -95,7 +95,10 @@ struct Flannel {
 
 /// A node's `eth0`, as a node has it that is a container itself.
 fn uplink(host: &Netns, switch: &Netns, mtu: u32) {
-    host.ip(&format!("link add eth0 up mtu {mtu} type veth peer name eth0 mtu 9216 netns {}\n", switch.path()));
+    host.ip(&format!(
+        "link add eth0 up mtu {mtu} type veth peer name eth0 mtu 9216 netns {}\n",
+        switch.path()
+    ));
     switch.ip("link set eth0 up\n");
 }
 

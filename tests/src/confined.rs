@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde_json::Value;
 
 use crate::harness::agent::{FIVE, Running, command, json, only_capabilities};
@@ -20,7 +22,7 @@ const PROFILE: &str = "r2c-test-containerd";
 /// Said to the kernel, it has the next exec enter it.
 const ENTER: &str = "exec r2c-test-containerd";
 
-/// Whether this machine's own kernel is under test, which has no AppArmor, kprobes, or patches of Debian's.
+/// Whether this machine's own kernel is under test, which has no `AppArmor`, kprobes, or patches of Debian's.
 fn is_here() -> bool {
     std::env::var("R2C_GUEST").is_ok_and(|guest| guest == "here")
 }
@@ -30,7 +32,7 @@ fn is_here() -> bool {
 struct Profile;
 
 impl Profile {
-    /// Loads it; `None` where the kernel under test has no AppArmor, which no guest may lack.
+    /// Loads it; `None` where the kernel under test has no `AppArmor`, which no guest may lack.
     fn load() -> Option<Self> {
         let enabled = fs::read_to_string("/sys/module/apparmor/parameters/enabled");
         if !enabled.is_ok_and(|enabled| enabled.trim() == "Y") {
@@ -54,7 +56,7 @@ impl Profile {
     }
 
     /// Has `command` enter it.
-    fn confine(&self, command: &mut Command) {
+    fn confine(command: &mut Command) {
         // SAFETY: between fork and exec only system calls are made.
         unsafe {
             command.pre_exec(|| fs::write("/proc/self/attr/apparmor/exec", ENTER));
@@ -68,10 +70,23 @@ impl Drop for Profile {
     }
 }
 
-/// As in a pod of the DaemonSet.
+/// As in a pod of the DaemonSet, whose runtime sets no limit on locked memory.
 fn in_pod(command: &mut Command) {
+    locking(command, RLIM_INFINITY);
     command.env("POD_NAME", "r2c-agent-x");
     only_capabilities(command, FIVE);
+}
+
+/// Lets it lock so many bytes of memory. This machine's root may not raise the limit, and its kernel does not count by it.
+fn locking(command: &mut Command, bytes: u64) {
+    let is_here = is_here();
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe {
+        command.pre_exec(move || match setrlimit(Resource::RLIMIT_MEMLOCK, bytes, bytes) {
+            Err(Errno::EPERM) if is_here => Ok(()),
+            set => Ok(set?),
+        });
+    }
 }
 
 /// A check of the doctor's.
@@ -106,14 +121,14 @@ fn a_profile_that_hides_namespaces_is_named_with_the_field_that_cures_it() {
     let netns = Netns::new();
     netns.ip("link set lo up\n");
     let pod = Pod::start(&node, "shop/web-0", &netns);
-    let Some(profile) = Profile::load() else {
+    let Some(_profile) = Profile::load() else {
         let (report, ..) = doctor(&node, &[], |_| ());
         assert_eq!(check(&report, "rights.module")["found"], "no security module confines it");
         return;
     };
     let confined = |command: &mut Command| {
         in_pod(command);
-        profile.confine(command);
+        Profile::confine(command);
     };
 
     let (name, said) = hurt(&node, &pod, 9511, confined);
@@ -226,6 +241,25 @@ fn a_seccomp_filter_is_told_from_missing_capabilities() {
     {
         assert!(rung["why"].as_str().unwrap().contains("a seccomp filter refuses it"), "{rung:#}");
         assert!(rung["cure"].as_str().unwrap().contains("securityContext.seccompProfile"), "{rung:#}");
+    }
+}
+
+/// Before 5.11 a map that is too large for the limit is refused with EPERM, as if a right were missing.
+#[test]
+fn the_limit_of_locked_memory_is_told_from_missing_rights() {
+    const LITTLE: u64 = 64 * 1024;
+    let (report, code, said) = doctor(&Node::new(), &[], |command| {
+        in_pod(command);
+        locking(command, LITTLE);
+    });
+    if code == Some(0) {
+        assert_eq!(check(&report, "rights.memlock")["status"], "ok", "{said}");
+        return;
+    }
+    let rungs = report["hooks"].as_array().unwrap().iter().flat_map(|hook| hook["rungs"].as_array().unwrap());
+    for rung in rungs {
+        assert!(rung["why"].as_str().unwrap().contains("RLIMIT_MEMLOCK"), "{rung:#}");
+        assert!(rung["cure"].as_str().unwrap().contains("SYS_RESOURCE"), "{rung:#}");
     }
 }
 

@@ -101,7 +101,8 @@ fn a_filter_that_is_too_long_for_the_kernel_still_hides_nothing() {
 fn what_was_not_examined_is_no_all_clear() {
     let (node, netns) = (Node::new(), Netns::new());
     netns.ip("link set lo up\n");
-    let args = ["--events-per-second", "65535", "--ring-kib", "4", "--reason", "policy", "--fail-on-findings"];
+    let args =
+        ["--events-per-second", "65535", "--ring-kib", "4", "--reason", "policy", "--fail-on-findings"];
     let mut agent = trace(&node, &args);
     // It reads nothing for as long as it is stopped.
     agent.signal(Signal::SIGSTOP);

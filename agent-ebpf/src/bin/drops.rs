@@ -7,6 +7,8 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros hand the context over")]
 
+use core::mem::offset_of;
+
 use agent_common::drops::{Direction, DropKey, DropRecord, flags};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
@@ -282,7 +284,13 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).destination_slot = key.destination;
         (*record).direction = key.direction;
         (*record).ip_version = version;
-        (*record).zero = [0; 7];
+        // `flags` and `zero`: for them the compiler would call a function.
+        const { assert!(offset_of!(DropRecord, flags) == 96 && offset_of!(DropRecord, zero) == 97) };
+        #[expect(
+            clippy::cast_ptr_alignment,
+            reason = "the offset is a multiple of eight, as is the record's address"
+        )]
+        (&raw mut (*record).flags).cast::<u64>().write_volatile(0);
 
         // Each pointer that is loaded from a trusted one (a tracepoint's argument) has the verifier look through all of the
         // kernel's types, again for each way to the load (`btf_nested_type_is_trusted`, seen on 6.12).
@@ -334,7 +342,9 @@ unsafe fn record_site<R: Read>(record: *mut DropRecord, freed: &Freed) {
         (*record).flags = if foreign { flags::FOREIGN } else { 0 };
         if site.dev.is_null() {
             (*record).mtu = 0;
-            (*record).ifname = [0; 16];
+            const { assert!(offset_of!(DropRecord, ifname).is_multiple_of(8)) };
+            #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
+            kernel::clear((&raw mut (*record).ifname).cast::<[u64; 2]>());
         } else {
             (*record).mtu = kernel::field::<R, _>(site.dev, &DEV_MTU);
             packet::copy_field::<R, _>(&raw mut (*record).ifname, site.dev, &DEV_NAME);

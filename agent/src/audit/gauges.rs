@@ -148,7 +148,15 @@ mod tests {
     use crate::metrics::{Format, Metrics};
 
     fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
-        Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, carrier: true, ..Link::default() }
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            mtu,
+            up: true,
+            carrier: true,
+            ..Link::default()
+        }
     }
 
     fn reading() -> Vec<Namespace> {

@@ -13,7 +13,7 @@ use crate::probes;
 pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
     let command = environment::apply(Cli::command());
     if let (ErrorKind::InvalidUtf8, Some((name, value))) = (error.kind(), environment::not_text(&command)) {
-        return format!("invalid value {value:?} for {name}: it is no text");
+        return format!("invalid value {} for {name}: it is no text", value.display());
     }
     let at = context(error, ContextKind::InvalidArg).map(|flag| origin(error, args, &command, flag));
     match (error.kind(), at, context(error, ContextKind::InvalidValue)) {

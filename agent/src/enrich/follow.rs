@@ -57,16 +57,16 @@ pub(super) struct Follower {
     plans: HashMap<Uid, Plan>,
     last_full: Instant,
     next_full: Instant,
-    told: Told,
+    told: HashSet<Once>,
 }
 
-/// What has been said once and need not be said again.
-#[derive(Debug, Default)]
-struct Told {
-    blind: bool,
-    host: bool,
-    hidden: bool,
-    refused: bool,
+/// What is said once, and need not be said again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Once {
+    Blind,
+    Host,
+    Hidden,
+    Refused,
 }
 
 impl Follower {
@@ -83,7 +83,7 @@ impl Follower {
             plans: HashMap::new(),
             last_full: now,
             next_full: now,
-            told: Told::default(),
+            told: HashSet::new(),
         }
     }
 
@@ -287,13 +287,13 @@ impl Follower {
         PodStats::add(&stats.pids_hidden, tally.hidden);
         PodStats::add(&stats.addresses_of_host, tally.of_host);
         PodStats::add(&stats.netns_refused, tally.refused);
-        if tally.hidden > 0 && !std::mem::replace(&mut self.told.hidden, true) {
+        if tally.hidden > 0 && self.told.insert(Once::Hidden) {
             tracing::warn!(
                 "processes of pods are in another pid namespace than the agent's: no pod has an address; {}",
                 rights::cure_of_pids()
             );
         }
-        if tally.refused > 0 && !std::mem::replace(&mut self.told.refused, true) {
+        if tally.refused > 0 && self.told.insert(Once::Refused) {
             tracing::warn!(
                 "network namespaces of pods cannot be seen, their events carry no pod: {}",
                 unseen(Errno::EACCES)
@@ -323,7 +323,7 @@ impl Follower {
     }
 
     fn tell(&mut self, blind: bool) {
-        if blind && !std::mem::replace(&mut self.told.blind, true) {
+        if blind && self.told.insert(Once::Blind) {
             tracing::warn!(
                 "inotify refused a watch (fs.inotify.max_user_instances or max_user_watches): \
                  pods are looked for every {} s instead",
@@ -332,7 +332,7 @@ impl Follower {
         }
         if let Err(error) = self.host
             && !self.pods.is_empty()
-            && !std::mem::replace(&mut self.told.host, true)
+            && self.told.insert(Once::Host)
         {
             tracing::warn!(
                 "the host's network namespace cannot be seen, no pod has an address: {}",

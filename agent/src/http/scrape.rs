@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::places::{Placed, Places, Reading};
 use crate::metrics::{Format, Metrics};
@@ -73,8 +73,8 @@ impl AsRef<[u8]> for Read {
 pub(super) struct Scrapes {
     metrics: OnceLock<Metrics>,
     waiting: Mutex<Vec<(Format, oneshot::Sender<Outcome>)>>,
-    /// Held by the one who makes a text: the moment before which none is to be made.
-    making: tokio::sync::Mutex<Instant>,
+    /// Held by the one who makes a text: when the last was made, and for how long is rested after it.
+    making: tokio::sync::Mutex<(Instant, Duration)>,
     room: Arc<Semaphore>,
 }
 
@@ -89,7 +89,7 @@ impl Default for Scrapes {
         Self {
             metrics: OnceLock::new(),
             waiting: Mutex::default(),
-            making: tokio::sync::Mutex::new(Instant::now()),
+            making: tokio::sync::Mutex::new((Instant::now(), Duration::ZERO)),
             room: Arc::new(Semaphore::new(MAX_TEXTS)),
         }
     }
@@ -112,15 +112,16 @@ impl Scrapes {
             waiting.push((format, tell));
         }
         // Whoever has the lock makes the text for all who wait for one of that format. If it leaves before, the next does.
-        let mut not_before = tokio::select! {
+        let mut last = tokio::select! {
             biased;
             text = &mut told => return text.unwrap_or(Err(Refusal::Failed)),
-            not_before = self.making.lock() => not_before,
+            last = self.making.lock() => last,
         };
         if let Ok(text) = told.try_recv() {
             return text;
         }
-        sleep_until(*not_before).await;
+        let (ended, rest) = *last;
+        sleep(rest.saturating_sub(ended.elapsed())).await;
         let room = self.room(places, evicted).await;
         // From here on nothing waits.
         let begun = Instant::now();
@@ -130,7 +131,7 @@ impl Scrapes {
             let bytes = text.ok().and_then(Result::ok).ok_or(Refusal::Failed)?;
             Ok(Arc::new(Text { bytes, made: begun, _room: room }))
         });
-        *not_before = Instant::now() + begun.elapsed().min(MAX_REST);
+        *last = (Instant::now(), begun.elapsed().min(MAX_REST));
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, tell) in waiting.extract_if(.., |(wanted, _)| *wanted == format) {
             let _ = tell.send(made.clone());

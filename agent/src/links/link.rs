@@ -1,8 +1,8 @@
 //! A device out of the kernel's `RTM_NEWLINK`: only what an MTU depends on.
 
 use nix::libc::{
-    IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINK, IFLA_LINK_NETNSID,
-    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
+    IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINK,
+    IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
 };
 
 use super::attributes::{all, find, number, put_number, signed, text};

@@ -111,7 +111,7 @@ mod tests {
             match said {
                 None => assert_eq!(wants, ""),
                 Some((code, line)) => {
-                    assert!(code == 2 && !wants.is_empty() && line.contains(wants), "{line}")
+                    assert!(code == 2 && !wants.is_empty() && line.contains(wants), "{line}");
                 }
             }
         }

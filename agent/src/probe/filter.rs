@@ -24,9 +24,10 @@ impl PacketFilter {
     /// Networks of addresses, ports, and names of interfaces.
     #[must_use]
     pub fn new(networks: &[IpNet], ports: &[u16], interfaces: &[String]) -> Self {
-        let fits = |length: usize| length <= MAX_PATTERNS;
+        let fits = |length: usize| length <= MAX_PATTERNS as usize;
         let is_whole = fits(networks.len()) && fits(interfaces.len());
-        let (networks, interfaces) = (networks.iter().map(network), interfaces.iter().map(interface));
+        let (networks, interfaces) =
+            (networks.iter().map(network), interfaces.iter().map(|name| interface(name)));
         Self {
             networks: if fits(networks.len()) { networks.collect() } else { Vec::new() },
             ports: ports.to_vec(),
@@ -63,9 +64,8 @@ impl PacketFilter {
         const PATTERNS: &str = "PATTERNS";
         const PORTS: &str = "PORTS";
         let mut patterns: Array<MapData, Pattern> = maps.take(PATTERNS)?;
-        let at = |begin: usize| (begin..).zip(if begin == NETWORKS { &self.networks } else { &self.interfaces });
-        for (at, pattern) in at(NETWORKS).chain(at(INTERFACES)) {
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
+        let wanted = (NETWORKS..).zip(&self.networks).chain((INTERFACES..).zip(&self.interfaces));
+        for (at, pattern) in wanted {
             patterns.set(at, pattern, 0).map_err(|error| MapError::refused(PATTERNS, &error))?;
         }
         let mut words: Array<MapData, u64> = maps.take(PORTS)?;
@@ -113,7 +113,7 @@ fn network(network: &IpNet) -> Pattern {
 }
 
 /// The name and its terminating zero: what is behind that is left from another name.
-fn interface(name: &String) -> Pattern {
+fn interface(name: &str) -> Pattern {
     let (mut value, mut mask) = ([0; IFNAMSIZ], [0; IFNAMSIZ]);
     for (to, byte) in value.iter_mut().zip(name.bytes()) {
         *to = byte;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_a_name_is_not_compared() {
-        let pattern = interface(&"eth0".to_owned());
+        let pattern = interface("eth0");
         assert!(pattern.fits(words(*b"eth0\0left-behind")));
         assert!(!pattern.fits(words(*b"eth01\0\0\0\0\0\0\0\0\0\0\0")));
         assert!(!pattern.fits(words(*b"eth\0\0\0\0\0\0\0\0\0\0\0\0\0")));
@@ -171,7 +171,7 @@ mod tests {
     fn a_list_that_is_too_long_is_the_user_sides() {
         let ports: Vec<u16> = (0..1_000).collect();
         assert!(PacketFilter::new(&[], &ports, &[]).is_whole(), "ports are bits");
-        let networks = vec!["10.0.0.0/8".parse().unwrap(); MAX_PATTERNS + 1];
+        let networks = vec!["10.0.0.0/8".parse().unwrap(); MAX_PATTERNS as usize + 1];
         let filter = PacketFilter::new(&networks, &[7], &[]);
         assert!(!filter.is_whole() && !filter.is_empty() && filter.networks.is_empty());
         assert!(PacketFilter::new(&[], &[], &[]).is_empty());

@@ -154,7 +154,7 @@ pub enum StartError {
         /// The probe.
         probe: &'static str,
         /// The kernel's reason.
-        why: Why,
+        why: Box<Why>,
     },
     /// A map is not what the code expects.
     #[error("probe {probe}: {source}")]
@@ -184,6 +184,7 @@ pub enum StartError {
 
 impl StartError {
     /// The refusals of rights that it comes of.
+    #[must_use]
     pub fn refused(&self) -> Vec<&Refused> {
         match self {
             Self::Load { why, .. } => why.refused.iter().collect(),
@@ -338,8 +339,8 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("WINDOW_SHIFT", window_shift(clock::jiffies_a_second()));
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
     context.loader.load(P::object(), globals, &settings).map_err(|error| {
-        let refused = errno(&error).and_then(|errno| rights::why(Act::Bpf, errno, false));
-        StartError::Load { probe: P::NAME, why: Why { text: one_line(&error), refused } }
+        let refused = errno(&error).and_then(|errno| rights::why(Act::CreateMap, errno, false));
+        StartError::Load { probe: P::NAME, why: Box::new(Why { text: one_line(&error), refused }) }
     })
 }
 

@@ -285,8 +285,7 @@ impl Event for PacketDrop {
         let here = |is_here: bool| if is_here { netns } else { None };
         let source =
             slot(self.record.source_slot).or(here(self.direction == Direction::Sent)).filter(|_| trusted);
-        let destination =
-            slot(self.record.destination_slot).or(here(self.direction == Direction::Received));
+        let destination = slot(self.record.destination_slot).or(here(self.direction == Direction::Received));
         Ends {
             source: [source, told(self.source()).filter(|_| trusted)],
             destination: [destination, told(self.destination())],

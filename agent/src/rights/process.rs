@@ -3,6 +3,7 @@
 use std::env;
 use std::fmt;
 use std::fs;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -13,6 +14,7 @@ use super::Act;
 
 /// This process's rights and limits. All but [`Process::paranoid`] stay what they are for its life.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that the kernel tells")]
 pub struct Process {
     /// Its effective capabilities, a bit each.
     pub(super) effective: u64,
@@ -32,6 +34,8 @@ pub struct Process {
     pub(super) paranoid: fn() -> Option<i32>,
     /// Whether the call behind an act is refused before it reaches the kernel.
     pub(super) refuses: fn(Act) -> bool,
+    /// Whether a map that takes next to no memory can be created.
+    pub(super) creates_small_maps: fn() -> bool,
 }
 
 /// A security module, and what it calls this process.
@@ -133,6 +137,7 @@ fn is_context(label: &str) -> bool {
 
 impl Process {
     /// This one.
+    #[must_use]
     pub fn own() -> &'static Self {
         static OWN: LazyLock<Process> = LazyLock::new(Process::read);
         &OWN
@@ -165,6 +170,7 @@ impl Process {
             in_pod: is_pod(|name| env::var_os(name).is_some(), &cgroup),
             paranoid,
             refuses,
+            creates_small_maps,
         }
     }
 }
@@ -192,7 +198,7 @@ pub(super) fn is_pod(has: impl Fn(&str) -> bool, cgroup: &str) -> bool {
 fn refuses(act: Act) -> bool {
     const INVALID: libc::c_long = 0x7fff_ffff;
     let status = match act {
-        Act::Bpf => {
+        Act::Bpf | Act::CreateMap => {
             // SAFETY: no pointer is passed, and there is no such command.
             unsafe { libc::syscall(libc::SYS_bpf, INVALID, 0, 0) }
         }
@@ -208,4 +214,21 @@ fn refuses(act: Act) -> bool {
         Act::SeeNetns | Act::ListLinks => return false,
     };
     status == -1 && matches!(Errno::last(), Errno::EPERM | Errno::ENOSYS)
+}
+
+/// Creates a map of one element, and closes it.
+fn creates_small_maps() -> bool {
+    // enum bpf_cmd and enum bpf_map_type of include/uapi/linux/bpf.h.
+    const BPF_MAP_CREATE: libc::c_long = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    // The head of union bpf_attr: map_type, key_size, value_size, max_entries; what is not passed is zero.
+    let attributes: [u32; 4] = [BPF_MAP_TYPE_ARRAY, 4, 8, 1];
+    // SAFETY: the kernel reads as many bytes as it is told there are, during the call.
+    let map = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, attributes.as_ptr(), size_of_val(&attributes))
+    };
+    let Ok(map @ 0..) = i32::try_from(map) else { return false };
+    // SAFETY: the kernel has just given it to us, and nobody else knows of it.
+    drop(unsafe { OwnedFd::from_raw_fd(map) });
+    true
 }

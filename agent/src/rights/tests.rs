@@ -17,6 +17,7 @@ fn process() -> Process {
         in_pod: true,
         paranoid: || Some(2),
         refuses: |_| false,
+        creates_small_maps: || false,
     }
 }
 
@@ -106,6 +107,12 @@ fn lockdown_seccomp_and_sandboxes_are_told_apart() {
     let refusing = Process { refuses: |act| act == Act::Bpf, ..filtered };
     assert_eq!(why(&refusing, true).cause, Cause::Seccomp);
     assert!(why(&refusing, true).cure.unwrap().contains("seccompProfile: {type: Unconfined}"));
+    // A map that is refused for its size alone; a program is not.
+    let limited = Process { creates_small_maps: || true, module: Some(containerd()), ..process() };
+    let map = refused(&limited, Act::CreateMap, Errno::EPERM);
+    assert_eq!(map.cause, Cause::Memlock);
+    assert!(map.cure.unwrap().contains("SYS_RESOURCE"));
+    assert_eq!(why(&limited, false).cause, Cause::Module(containerd()));
     let inside = Process { user_namespace: true, ..process() };
     assert_eq!(why(&inside, false).cause, Cause::UserNamespace);
 }
@@ -146,8 +153,8 @@ fn modules_are_told_apart_by_their_labels() {
         confines(None, Some("system_u:system_r:container_t:s0:c1,c2\0"), false),
         told(&format!("SELinux domain {container}"), true)
     );
-    assert_eq!(confines(None, Some(container), true).unwrap().1, false);
-    assert_eq!(confines(None, Some("system_u:system_r:spc_t:s0"), false).unwrap().1, false);
+    assert!(!confines(None, Some(container), true).unwrap().1);
+    assert!(!confines(None, Some("system_u:system_r:spc_t:s0"), false).unwrap().1);
     let selinux = Module::parse(Some(""), Some(container), false).unwrap();
     assert_eq!(selinux.cure(true), "set securityContext.seLinuxOptions: {type: spc_t}");
 }

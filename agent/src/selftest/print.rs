@@ -134,7 +134,10 @@ fn differences(run: &Run) -> Vec<String> {
         ));
     }
     if run.uncounted != 0 {
-        lines.push(format!("     {} of this node found no row in the kernel's map", counted(run.uncounted, "drop")));
+        lines.push(format!(
+            "     {} of this node found no row in the kernel's map",
+            counted(run.uncounted, "drop")
+        ));
     }
     lines
 }

@@ -127,6 +127,7 @@ impl Stream {
     }
 
     /// Queues one or more whole lines; `false` if there is no room, and then they are lost and counted.
+    #[must_use]
     pub fn put(&self, lines: &[u8]) -> bool {
         let count = count_lines(lines);
         let mut state = self.shared.state();
@@ -306,7 +307,8 @@ mod tests {
     fn lines_come_out_in_order_and_whole() {
         let (mut reader, writer) = io::pipe().unwrap();
         let stream = stream(writer);
-        let expected: String = (0..5_000).map(|number| format!("line {number}\n")).collect();
+        let lines: Vec<String> = (0..5_000).map(|number| format!("line {number}\n")).collect();
+        let expected = lines.concat();
         let reading = thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text)
@@ -432,12 +434,10 @@ mod tests {
     fn a_descriptor_that_does_not_block_is_waited_for() {
         let (mut reader, writer) = io::pipe().unwrap();
         // SAFETY: the descriptor is open, and only its flags change.
-        assert_eq!(
-            unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETFL, nix::libc::O_NONBLOCK) },
-            0
-        );
+        let set = unsafe { nix::libc::fcntl(writer.as_raw_fd(), nix::libc::F_SETFL, nix::libc::O_NONBLOCK) };
+        assert_eq!(set, 0);
         let stream = stream(writer);
-        let all = [b'x'; 200_000].map(|_| b'\n');
+        let all = vec![b'\n'; 200_000];
         assert!(stream.put(&all));
         let reading = thread::spawn(move || {
             let mut bytes = Vec::new();

@@ -108,7 +108,8 @@ impl<W: Write> TableSink<W> {
         // In a wide table nothing is cut: what is longer moves what is behind it.
         let room = if self.style.wide { 0 } else { self.style.width };
         let widths = spread(&shown, room);
-        let titles: Vec<Cell<'_>> = shown.into_iter().map(|column| Cell::whole(column, column.title)).collect();
+        let titles: Vec<Cell<'_>> =
+            shown.into_iter().map(|column| Cell::whole(column, column.title)).collect();
         self.put(&titles, &widths, None);
         self.headed.push((probe, widths));
     }

@@ -133,7 +133,9 @@ impl Sums {
                 "all of it was benign; --all shows what a healthy node drops, too"
             }
             _ if !all && self.benign > 0 => {
-                return Some(format!("nothing matched {asked}, or all that did was benign: --all shows that, too"));
+                return Some(format!(
+                    "nothing matched {asked}, or all that did was benign: --all shows that, too"
+                ));
             }
             _ => return Some(format!("nothing matched {asked}")),
         };
@@ -150,9 +152,8 @@ mod tests {
     use crate::probe::{Ends, Level};
 
     fn limited(level: Level, reason: &str, pod: Option<&str>, events: u64) -> Limited {
-        let pod = pod.map(|name| {
-            Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() })
-        });
+        let pod =
+            pod.map(|name| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() }));
         let pods = Ends { source: None, destination: pod };
         Limited { level, reasons: vec![reason.to_owned()], pods, events }
     }
@@ -197,15 +198,24 @@ mod tests {
         let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
         let lines = silent.lines(took, &[], false, "--pod web");
         assert!(lines[1].contains("--ring-kib"), "{lines:?}");
-        assert!(!lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")), "{lines:?}");
+        assert!(
+            !lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")),
+            "{lines:?}"
+        );
     }
 
     #[test]
     fn silence_says_what_it_means() {
         let hint = |sums: Sums, all| sums.lines(Duration::ZERO, &[], all, "--port 7").pop().unwrap();
         assert!(hint(Sums::default(), false).contains("doctor"));
-        assert!(hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false).starts_with("all of it was benign;"));
-        assert_eq!(hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false), "nothing matched --port 7");
+        assert!(
+            hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false)
+                .starts_with("all of it was benign;")
+        );
+        assert_eq!(
+            hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false),
+            "nothing matched --port 7"
+        );
         let one = Sums { produced: 1, shown: 1, ..Sums::default() }.lines(Duration::ZERO, &[], false, "");
         assert_eq!(one, ["1 event in 0.0 s: 1 shown", "nothing lost"]);
     }

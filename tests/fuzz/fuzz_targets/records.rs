@@ -62,9 +62,8 @@ fn drop_record(record: &[u8], pods: &Pods) {
 
 fn mtu_record(record: &[u8], pods: &Pods) {
     let Ok(event) = KERNEL.1.decode(record) else {
-        let known = MtuRecord::from_bytes(record).and_then(|record| {
-            mtu::Kind::from_wire(record.kind).zip(mtu::Fate::from_wire(record.fate))
-        });
+        let known = MtuRecord::from_bytes(record)
+            .and_then(|record| mtu::Kind::from_wire(record.kind).zip(mtu::Fate::from_wire(record.fate)));
         assert_eq!(known, None, "a record of its length, of a known kind and fate, is an event");
         return;
     };

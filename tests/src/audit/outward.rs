@@ -7,7 +7,7 @@ use crate::harness::pod::{Node, Pod};
 
 use super::{Said, WEB, has_devices, uplink};
 
-/// NodeLocal DNS's and IPVS's dummies, and docker's bridge before and after it has had a container, are 1500 bytes small and
+/// The dummies of `NodeLocal` DNS and IPVS, and docker's bridge before and after it has had a container, are 1500 bytes small and
 /// lead nowhere. The uplink does.
 #[test]
 fn only_the_uplink_leads_to_other_nodes() {
@@ -45,7 +45,10 @@ fn only_the_uplink_leads_to_other_nodes() {
     host.ip("link set eth0 mtu 1500\n");
     let said = Said::json(&node);
     let finding = said.only("pod_larger_than_path");
-    assert_eq!(json!([finding["fits"], finding["interface_mtu"], finding["hurt_pods"]]), json!([1500, 9000, 1]));
+    assert_eq!(
+        json!([finding["fits"], finding["interface_mtu"], finding["hurt_pods"]]),
+        json!([1500, 9000, 1])
+    );
     assert!(finding["message"].as_str().unwrap().contains("fit through eth0"), "{finding:#}");
     pod.stop();
 }

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, VsockAddr, accept, bind, connect, listen, recv, send, socket,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, VsockAddr, accept, bind, connect, listen, recv,
+    send, socket,
 };
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ fn a_bridge_without_ports() {
          route add 239.0.0.0/8 dev docker0\n");
     for (port, carrier) in [(7601, true), (7602, false)] {
         if !carrier {
-            netns.ip("link add d0 up type dummy\nlink set d0 master docker0\nlink set d0 nomaster\n");
+            netns.ip("link add d0 up type veth peer name d1\nlink set d1 up\nlink set d0 master docker0\nlink set d0 nomaster\n");
             // It has forgotten nobody.
             netns.ip("neigh flush dev docker0\n");
         }
@@ -41,17 +42,25 @@ fn a_bridge_without_ports() {
         });
         lab.barrier();
         let events = watch.events();
-        let sent: Vec<_> =
-            events.iter().filter(|event| event["interface"] == "docker0" && event["direction"] == "sent").collect();
+        let sent: Vec<_> = events
+            .iter()
+            .filter(|event| event["interface"] == "docker0" && event["direction"] == "sent")
+            .collect();
         let is = |what: &str, is: &dyn Fn(&Value) -> bool| {
             let found: Vec<_> = sent.iter().filter(|event| is(event)).collect();
             assert!(!found.is_empty(), "no {what}, carrier {carrier}: {sent:#?}");
             for event in found {
-                assert_eq!((&event["harm"], &event["class"]), (&json!("benign"), &json!("other")), "{event:#}");
+                assert_eq!(
+                    (&event["harm"], &event["class"]),
+                    (&json!("benign"), &json!("other")),
+                    "{event:#}"
+                );
                 assert!(event["message"].as_str().unwrap().contains("the bridge has no ports"), "{event:#}");
             }
         };
-        is("broadcast", &|event| event["destination_ip"] == "10.77.0.255" && event["destination_port"] == port);
+        is("broadcast", &|event| {
+            event["destination_ip"] == "10.77.0.255" && event["destination_port"] == port
+        });
         is("group", &|event| event["destination_ip"] == "239.1.2.3" && event["destination_port"] == port);
         is("ARP", &|event| event["protocol"] == "ARP");
         assert!(benign(&lab) >= before + 3, "they are counted as what they are told as");
@@ -74,10 +83,9 @@ fn a_bridge_without_ports() {
 
 /// Packets counted that went out and that nobody misses.
 fn benign(lab: &Lab) -> u64 {
-    lab.agent.scrape().sum(
-        "r2c_drop_packets_total",
-        &[("class", "other"), ("harm", "benign"), ("direction", "sent")],
-    )
+    lab.agent
+        .scrape()
+        .sum("r2c_drop_packets_total", &[("class", "other"), ("harm", "benign"), ("direction", "sent")])
 }
 
 /// A stream of vsock to this machine itself.
@@ -113,13 +121,19 @@ fn a_virtual_machines_socket() {
     lab.barrier();
     let events = watch.events();
     let of_vsock = |event: &&Value| {
-        ["function", "module"].iter().any(|key| event[*key].as_str().is_some_and(|name| {
-            name.contains("vsock") || name.contains("virtio_transport")
-        }))
+        ["function", "module"].iter().any(|key| {
+            event[*key]
+                .as_str()
+                .is_some_and(|name| name.contains("vsock") || name.contains("virtio_transport"))
+        })
     };
     let ours: Vec<_> = events.iter().filter(of_vsock).collect();
     for event in &ours {
-        assert_eq!((&event["harm"], &event["class"]), (&json!("benign"), &json!("local_socket")), "{event:#}");
+        assert_eq!(
+            (&event["harm"], &event["class"]),
+            (&json!("benign"), &json!("local_socket")),
+            "{event:#}"
+        );
     }
     if symbols.contains(" virtio_transport_purge_skbs") {
         assert!(!ours.is_empty(), "this kernel's vsock has buffers like the network's: {events:#?}");

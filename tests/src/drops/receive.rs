@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use nix::libc;
 
 use crate::harness::packet::{ipv4, send_on_wire, send_routed, set, tcp_segment, udp, udp_segment};
-use crate::harness::{DEADLINE, UDP4_RCV, UDP6_RCV};
+use crate::harness::{DEADLINE, UDP4_RCV, UDP6_RCV, until};
 
 use super::{Lab, RECEIVED, RECEIVED_BY_TCP, Want, db4, db6, to_port};
 
@@ -133,6 +133,28 @@ fn what_a_closed_socket_left_unread() {
         ..RECEIVED
     };
     watch.expect(3, &to_port(7108), &want);
+}
+
+/// In a queue of UDP's a packet's device is a number of UDP's own, and no address: to follow it must not be the machine's end.
+/// It was on 5.10, not every time: where a program calls another function, what mends such a load may not be found.
+#[test]
+fn what_many_closed_sockets_left_unread() {
+    const SOCKETS: u64 = 20;
+    let lab = Lab::lock();
+    let counted = || {
+        let labels = [("class", "teardown"), ("harm", "benign"), ("direction", "received")];
+        lab.agent.scrape().sum("r2c_drop_packets_total", &labels)
+    };
+    let before = counted();
+    lab.router.inside(|| {
+        for _ in 0..SOCKETS {
+            let socket = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+            udp(socket.local_addr().unwrap(), 3, 100);
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket.peek(&mut [0; 4]).unwrap();
+        }
+    });
+    until("all are counted", || (counted() >= before + 3 * SOCKETS).then_some(()));
 }
 
 #[test]

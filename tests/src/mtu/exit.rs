@@ -14,7 +14,7 @@ const TRACES: [(&[&str], bool); 6] = [
     (&["-n", "shop", "--fail-on-findings"], true),
     (&["-o", "json", "--fail-on-findings", "--pod", "web-0"], true),
     (&["-o", "wide", "-n", "shop"], false),
-    (&["-n", "edge", "--fail-on-findings"], false),
+    (&["-n", "nowhere", "--wait", "--fail-on-findings"], false),
     (&["-o", "json", "--fail-on-findings", "--ip", "192.0.2.1"], false),
     (&["--fail-on-findings", "--port", "9", "--all"], false),
 ];

@@ -1,6 +1,6 @@
 //! Which of the host's devices lead to other nodes: those that a route in use sends by, and behind which others can be.
 //!
-//! Most of a node's devices lead nowhere: a dummy that holds an address (NodeLocal DNS, IPVS), a bridge that only
+//! Most of a node's devices lead nowhere: a dummy that holds an address (`NodeLocal` DNS, IPVS), a bridge that only
 //! containers of this node are on, a tunnel that is down. What fits through those hurts nobody.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -56,9 +56,11 @@ pub(super) fn is_sink(link: &Link) -> bool {
 impl<'a> Nets<'a> {
     /// The host's routes that are in use and lead to other nodes.
     pub(super) fn outward(&self) -> Outward<'a> {
-        let carries = |index| self.link(At { namespace: HOST, index }).is_some_and(|link| link.up && link.carrier);
+        let carries =
+            |index| self.link(At { namespace: HOST, index }).is_some_and(|link| link.up && link.carrier);
         let is_used = |route: &&Route| !route.dead && !route.linkdown && !is_on_link(&route.destination);
-        let used: Vec<&Route> = self.routes(HOST).filter(is_used).filter(|route| carries(route.device)).collect();
+        let used: Vec<&Route> =
+            self.routes(HOST).filter(is_used).filter(|route| carries(route.device)).collect();
         // Of those to the same network only the ones of the lowest metric: the others wait for those to go.
         let mut lowest: HashMap<IpNet, u32> = HashMap::new();
         for route in &used {
@@ -96,12 +98,14 @@ impl<'a> Nets<'a> {
         match link.kind.as_str() {
             "physical" => Leads::Out,
             "bridge" | "bond" | "team" => self.ports_lead(at, seen),
-            "vlan" | "macsec" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap" => match (self.below(at, link), link.lower) {
-                (Some(HOST), Some(index)) => self.leads(At { namespace: HOST, index }, seen),
-                // It was moved in, as a container's are: what it is on is not to be seen.
-                (None, _) => Leads::Out,
-                (Some(_), _) => Leads::Nowhere,
-            },
+            "vlan" | "macsec" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap" => {
+                match (self.below(at, link), link.lower) {
+                    (Some(HOST), Some(index)) => self.leads(At { namespace: HOST, index }, seen),
+                    // It was moved in, as a container's are: what it is on is not to be seen.
+                    (None, _) => Leads::Out,
+                    (Some(_), _) => Leads::Nowhere,
+                }
+            }
             "veth" | "netkit" => self.pair_leads(at, link, seen),
             _ if link.tunnel.is_some() => Leads::Out,
             _ => Leads::ToNetwork,

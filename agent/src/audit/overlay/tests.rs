@@ -11,7 +11,15 @@ use crate::sink::Confidence;
 mod outward;
 
 fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
-    Link { index, name: name.to_owned(), kind: kind.to_owned(), mtu, up: true, carrier: true, ..Link::default() }
+    Link {
+        index,
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        mtu,
+        up: true,
+        carrier: true,
+        ..Link::default()
+    }
 }
 
 fn tunnel(encapsulation: Encapsulation) -> Tunnel {

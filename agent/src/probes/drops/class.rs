@@ -210,8 +210,8 @@ const LOCAL: [&str; 16] = [
     "unix_", "netlink_", "nfnetlink_", "scm_", "pfkey_",
     // vsock: since 6.3 its packets are buffers like the network's, and it frees those that it has used in this way, each
     // answer to a connection among them. Not all of `vhost_`: what a virtual machine's network device drops is lost.
-    "vsock_", "__vsock_", "virtio_transport_", "virtio_vsock_", "vhost_vsock_", "vhost_transport_", "vmci_transport_",
-    // Bluetooth frees each event it has dealt with.
+    "vsock_", "__vsock_", "virtio_transport_", "virtio_vsock_", "vhost_vsock_", "vhost_transport_",
+    "vmci_transport_", // Bluetooth frees each event it has dealt with.
     "hci_", "l2cap_", "sco_", "rfcomm_",
 ];
 

@@ -13,8 +13,8 @@ use super::may_be_forged;
 use super::place::Places;
 use crate::digits::counted;
 use crate::kernel::reasons::Reasons;
-use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
+use crate::probe::{Ends, Level};
 
 /// The label of a drop for which the kernel gives no reason (5.10).
 pub const NO_REASON: &str = "NONE";

@@ -8,8 +8,8 @@ use agent_common::mtu::{Fate, Kind, MtuKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
 use super::event::level;
-use crate::probe::{Ends, Level};
 use crate::probe::counts::{Counts, Families, Rows};
+use crate::probe::{Ends, Level};
 
 /// What an event is counted under, node-wide. All from closed sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

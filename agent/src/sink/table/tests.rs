@@ -115,7 +115,10 @@ fn hostile_cells_cannot_make_a_row() {
 #[test]
 fn a_row_is_bounded() {
     let long = "\x1b".repeat(1 << 20);
-    let text = table(Style { wide: true, colour: true, ..Style::default() }, &[(Level::Error, [&long, &long, &long, &long])]);
+    let text = table(
+        Style { wide: true, colour: true, ..Style::default() },
+        &[(Level::Error, [&long, &long, &long, &long])],
+    );
     assert!(text.lines().nth(1).unwrap().len() <= MAX_LINE);
     assert!(text.ends_with("…\x1b[0m\n"));
 }
@@ -210,13 +213,18 @@ fn names_have_the_room_that_is_there() {
     let at = |width| row(Style { width, ..Style::default() }, &cells);
     assert_eq!(at(34), "t         kube-s…x2x9z  w");
     assert_eq!(at(20), at(34), "less than all columns take changes nothing");
-    assert_eq!(at(44), "t         kube-syst…c9-x2x9z  w", "by turns with the last one, up to what that may have");
+    assert_eq!(
+        at(44),
+        "t         kube-syst…c9-x2x9z  w",
+        "by turns with the last one, up to what that may have"
+    );
     assert_eq!(at(500), format!("t         {}  w", cut_middle(pod.into(), 30)), "as far as it may");
 }
 
 #[test]
 fn an_incident_is_folded_to_the_width() {
-    let says = Saying { message: "a bb ccc dddd eeeee ffffff ggggggg hhhhhhhh iiiiiiiii", fields: &[], cells: &[] };
+    let says =
+        Saying { message: "a bb ccc dddd eeeee ffffff ggggggg hhhhhhhh iiiiiiiii", fields: &[], cells: &[] };
     let lines = |style: Style| {
         let mut out = Vec::new();
         let mut sink = TableSink::new(&mut out, style);
@@ -243,7 +251,8 @@ fn the_width_is_the_terminals_or_what_is_said_of_it() {
     let (mut ends, null) = ([-1; 2], std::ptr::null_mut());
     let [master, slave] = &mut ends;
     // SAFETY: two numbers are written, which outlive the call; of name and settings nothing is asked.
-    let opened = unsafe { nix::libc::openpty(master, slave, null, std::ptr::null_mut(), std::ptr::null_mut()) };
+    let opened =
+        unsafe { nix::libc::openpty(master, slave, null, std::ptr::null_mut(), std::ptr::null_mut()) };
     assert_eq!(opened, 0, "a terminal");
     // SAFETY: just opened, and nobody else's.
     let [master, slave] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });

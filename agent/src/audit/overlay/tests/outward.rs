@@ -50,8 +50,9 @@ fn without_carrier(link: Link) -> Link {
     Link { carrier: false, ..link }
 }
 
-fn linkdown(route: Route) -> Route {
-    Route { linkdown: true, ..route }
+fn linkdown(mut route: Route) -> Route {
+    route.linkdown = true;
+    route
 }
 
 #[test]
@@ -76,7 +77,8 @@ fn a_bridge_leads_where_its_ports_lead() {
     quiet("no ports, no carrier", vec![without_carrier(docker0())], vec![linkdown(network())]);
     quiet("never had a port", vec![docker0()], vec![network()]);
     // A container's end is in a namespace that was not read.
-    let foreign = |of| Link { lower: Some(2), lower_netns: Some(NetnsId(77)), ..port(10, "veth1", "veth", of) };
+    let foreign =
+        |of| Link { lower: Some(2), lower_netns: Some(NetnsId(77)), ..port(10, "veth1", "veth", of) };
     quiet("containers", vec![docker0(), foreign(9)], vec![network()]);
     quiet("virbr0", vec![docker0(), port(10, "vnet0", "tun", 9)], vec![network()]);
     quiet("lxcbr0", vec![docker0(), port(10, "d0", "dummy", 9)], vec![network()]);
@@ -90,7 +92,8 @@ fn a_bridge_leads_where_its_ports_lead() {
     let uplink = || port(10, "eth1", "physical", 9);
     let out = [(1500, "docker0".to_owned())];
     assert_eq!(said(&node(vec![docker0(), uplink()], vec![network()])), out, "a port that leads out");
-    let joined = vec![docker0(), other(), pair(11, 12, 9), pair(12, 11, 20), port(10, "eth1", "physical", 20)];
+    let joined =
+        vec![docker0(), other(), pair(11, 12, 9), pair(12, 11, 20), port(10, "eth1", "physical", 20)];
     assert_eq!(said(&node(joined, vec![network()])), out, "by way of the other bridge");
     let read = node(vec![docker0(), without_carrier(uplink())], vec![network()]);
     assert!(said(&read).is_empty(), "an unplugged one");
@@ -134,7 +137,11 @@ fn of_routes_to_one_network_the_lowest_metric_is_used() {
     let default = |metric| Route { metric, ..route("0.0.0.0/0", 9, Some("192.168.1.1")) };
     let wlan0 = || link(9, "wlan0", "physical", 1500);
     quiet("a way that waits", vec![wlan0()], vec![default(600)]);
-    assert_eq!(said(&node(vec![wlan0()], vec![default(0)])), [(1500, "wlan0".to_owned())], "both of one route");
+    assert_eq!(
+        said(&node(vec![wlan0()], vec![default(0)])),
+        [(1500, "wlan0".to_owned())],
+        "both of one route"
+    );
     // The better one is not to be had: the other is used.
     let mut read = node(vec![wlan0()], vec![default(600)]);
     read[0].routes.as_mut().unwrap()[0].linkdown = true;
@@ -151,7 +158,9 @@ fn what_is_on_another_device_leads_where_that_leads() {
         quiet(kind, vec![dummy(), on(kind, 8)], vec![route("172.30.0.0/16", 9, None)]);
         assert_eq!(said(&node(vec![on(kind, 1)], default())), [(1500, "x0".to_owned())], "{kind}");
     }
-    let bond = || vec![link(9, "bond0", "bond", 1500), port(10, "eth1", "physical", 9), port(11, "eth2", "physical", 9)];
+    let bond = || {
+        vec![link(9, "bond0", "bond", 1500), port(10, "eth1", "physical", 9), port(11, "eth2", "physical", 9)]
+    };
     assert_eq!(said(&node(bond(), default())), [(1500, "bond0".to_owned())], "its members have no routes");
 }
 

@@ -35,10 +35,20 @@ fn what_a_healthy_node_drops_is_benign() {
 #[test]
 fn what_passes_between_a_machine_and_its_virtual_ones_is_no_packet_of_the_network() {
     for function in [
-        "virtio_transport_recv_pkt", "virtio_transport_recv_connected", "virtio_transport_recv_enqueue",
-        "virtio_transport_seqpacket_do_dequeue", "virtio_transport_send_pkt", "virtio_transport_rx_work",
-        "virtio_vsock_rx_fill", "vhost_transport_send_pkt", "vhost_vsock_handle_tx_kick", "__vsock_release",
-        "vsock_loopback_work", "vmci_transport_recv_dgram_cb", "hci_rx_work", "pfkey_broadcast",
+        "virtio_transport_recv_pkt",
+        "virtio_transport_recv_connected",
+        "virtio_transport_recv_enqueue",
+        "virtio_transport_seqpacket_do_dequeue",
+        "virtio_transport_send_pkt",
+        "virtio_transport_rx_work",
+        "virtio_vsock_rx_fill",
+        "vhost_transport_send_pkt",
+        "vhost_vsock_handle_tx_kick",
+        "__vsock_release",
+        "vsock_loopback_work",
+        "vmci_transport_recv_dgram_cb",
+        "hci_rx_work",
+        "pfkey_broadcast",
     ] {
         for reason in ["", "NOT_SPECIFIED"] {
             assert_eq!(classify(reason, function), benign(Class::LocalSocket), "{function}");
@@ -53,8 +63,11 @@ fn what_passes_between_a_machine_and_its_virtual_ones_is_no_packet_of_the_networ
 #[test]
 fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
     let drops = [
-        ("NOT_SPECIFIED", "br_dev_xmit"), ("", "br_flood"), ("NO_TX_TARGET", "br_flood"),
-        ("QDISC_DROP", "__dev_queue_xmit"), ("", "__dev_queue_xmit"),
+        ("NOT_SPECIFIED", "br_dev_xmit"),
+        ("", "br_flood"),
+        ("NO_TX_TARGET", "br_flood"),
+        ("QDISC_DROP", "__dev_queue_xmit"),
+        ("", "__dev_queue_xmit"),
     ];
     for (reason, function) in drops {
         let verdict = classify(reason, function);
@@ -62,8 +75,11 @@ fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
         assert_eq!(verdict.by_portless_bridge(reason), NOBODY, "{reason} in {function}");
     }
     for (reason, function) in [
-        ("NETFILTER_DROP", "nft_do_chain"), ("NEIGH_FAILED", "arp_error_report"), ("PKT_TOO_BIG", ""),
-        ("IP_OUTNOROUTES", ""), ("NOMEM", "br_flood"),
+        ("NETFILTER_DROP", "nft_do_chain"),
+        ("NEIGH_FAILED", "arp_error_report"),
+        ("PKT_TOO_BIG", ""),
+        ("IP_OUTNOROUTES", ""),
+        ("NOMEM", "br_flood"),
     ] {
         let verdict = classify(reason, function);
         assert_eq!(verdict.by_portless_bridge(reason), verdict, "{reason} in {function}");

@@ -3,8 +3,10 @@
 //! That an interrupt loses a count between the load and the store of a plain addition cannot be provoked in a guest: an
 //! emulated processor takes interrupts between blocks of instructions, and both are in one. So it is read off the code.
 
-use super::{drops, mtu};
-use crate::probe::Probe as _;
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its object has failed")]
+
+use agent::probe::Probe as _;
+use agent::probes::{drops, mtu};
 
 /// An instruction, as `struct bpf_insn` has it (`linux/bpf.h`).
 #[derive(Clone, Copy)]
@@ -85,7 +87,10 @@ fn what_is_counted_is_added_in_one_instruction() {
         for code in programs {
             let atomic: Vec<_> = code.iter().filter(|instruction| instruction.code == ATOMIC).collect();
             assert!(atomic.len() >= least, "{name}: {} atomic additions", atomic.len());
-            assert!(atomic.iter().all(|add| add.immediate == 0), "{name}: 5.10 has only additions, without a result");
+            assert!(
+                atomic.iter().all(|add| add.immediate == 0),
+                "{name}: 5.10 has only additions, without a result"
+            );
             assert_eq!(plain_additions(&code), 0, "{name}: an interrupt would make it lose counts");
         }
     }

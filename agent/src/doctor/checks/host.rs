@@ -1,0 +1,175 @@
+//! What of the node can be seen: its processes, kubelet's cgroups and logs, its pods.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use crate::cli::Host;
+use crate::doctor::{Check, Status};
+use crate::enrich::{self, PodIndex};
+use crate::rights::{self, Act, Cause, Right};
+
+/// What of the node can be seen.
+pub(in crate::doctor) fn host(host: &Host, pods: &PodIndex) -> Vec<Check> {
+    vec![
+        pids(&host.host_proc),
+        hidepid(&host.host_proc, Right::SysPtrace.held()),
+        cgroups(&host.host_cgroup),
+        pod_logs(&host.pod_logs),
+        known_pods(pods),
+    ]
+}
+
+/// Whose pid namespace a proc file system shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pids {
+    Host,
+    Container,
+}
+
+/// Whose processes `proc` shows, as the namespaces of the first of them tell.
+pub(super) fn namespaces(proc: &Path) -> Result<Pids, Errno> {
+    // `PROC_PID_INIT_INO` (include/linux/proc_ns.h): the same on every kernel.
+    const INITIAL: &str = "pid:[4026531836]";
+    let first = proc.join("1/ns");
+    let link = |name: &str| match fs::read_link(first.join(name)) {
+        // So Linux 5.10 refuses.
+        Ok(link) if link.as_os_str().is_empty() => Err(Errno::EACCES),
+        Ok(link) => Ok(link),
+        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
+    };
+    link("net")?;
+    Ok(if link("pid")?.as_os_str() == INITIAL { Pids::Host } else { Pids::Container })
+}
+
+fn pids(proc: &Path) -> Check {
+    const ID: &str = "host.pids";
+    let error = match namespaces(proc) {
+        Ok(Pids::Host) => return Check::ok(ID, "the host's; network namespaces can be seen"),
+        Ok(Pids::Container) => {
+            let advice = format!("lost: the pods of events; {}", rights::cure_of_pids());
+            return Check::not_ok(ID, Status::Degraded, "a container's pid namespace", &advice);
+        }
+        Err(error) => error,
+    };
+    let first = proc.join("1/ns");
+    let Some(refused) = rights::why(Act::SeeNetns, error, false) else {
+        return Check::not_ok(
+            ID,
+            Status::Degraded,
+            format!("{}: {}", first.display(), error.desc()),
+            "lost: the pods of events; --host-proc must be a proc file system of the host's pid namespace",
+        );
+    };
+    let advice = match (&refused.cause, &refused.cure) {
+        (Cause::Module(_), _) => "lost: the pods of events; see rights.module".to_owned(),
+        (_, Some(cure)) => format!("lost: the pods of events; {cure}"),
+        (_, None) => "lost: the pods of events".to_owned(),
+    };
+    let found = format!("{} cannot be seen: {}", first.display(), refused.why);
+    Check::not_ok(ID, Status::Degraded, found, &advice)
+}
+
+fn hidepid(proc: &Path, sees_all: bool) -> Check {
+    const ID: &str = "host.hidepid";
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match (hidden_by(&mounts, proc), sees_all) {
+        (None, _) => Check::ok(ID, "processes are not hidden"),
+        (Some(option), true) => Check::ok(ID, format!("{option}; CAP_SYS_PTRACE sees past it")),
+        (Some(option), false) => {
+            let advice = format!("lost: the pods of events; {}", rights::cure_of(Right::SysPtrace));
+            Check::not_ok(ID, Status::Degraded, option, &advice)
+        }
+    }
+}
+
+/// The option of the proc file system mounted last at `proc` that hides other users' processes (proc(5)).
+fn hidden_by(mountinfo: &str, proc: &Path) -> Option<String> {
+    let at_proc = |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == proc);
+    let (_, file_system) = mountinfo.lines().rfind(at_proc)?.split_once(" - ")?;
+    let options = file_system.rsplit(' ').next()?;
+    let hides =
+        |option: &&str| option.starts_with("hidepid=") && !matches!(*option, "hidepid=0" | "hidepid=off");
+    options.split(',').find(hides).map(str::to_owned)
+}
+
+fn cgroups(root: &Path) -> Check {
+    const ID: &str = "host.cgroup";
+    let found = enrich::cgroups(root);
+    let version = if found.v2 { "version 2" } else { "version 1" };
+    match found.kubepods {
+        Some(kubepods) => Check::ok(ID, format!("{version}, pods in {}", kubepods.display())),
+        None => Check::not_ok(
+            ID,
+            Status::Degraded,
+            format!("{version}, no kubepods in {}", root.display()),
+            "lost: the pods of events; --host-cgroup names the host's cgroups",
+        ),
+    }
+}
+
+/// Without the number that no operator looks up.
+fn described(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |code| Errno::from_raw(code).desc().to_owned())
+}
+
+fn pod_logs(dir: &Path) -> Check {
+    const ID: &str = "host.pod_logs";
+    match fs::read_dir(dir) {
+        Ok(entries) => Check::ok(ID, format!("{}: {} entries", dir.display(), entries.count())),
+        Err(error) => Check::not_ok(
+            ID,
+            Status::Degraded,
+            format!("{}: {}", dir.display(), described(&error)),
+            "lost: names of pods; --pod-logs names kubelet's log directory",
+        ),
+    }
+}
+
+fn known_pods(pods: &PodIndex) -> Check {
+    let known: Vec<_> = pods.pods().into_iter().filter(|known| !known.gone).collect();
+    let own = known.iter().filter(|known| known.slot.is_some()).count();
+    let found = format!("{} by name, {own} with a network of their own", known.len());
+    if known.is_empty() {
+        return Check::not_ok(
+            "host.pods",
+            Status::Degraded,
+            found,
+            "lost: the pods of events until there are some",
+        );
+    }
+    Check::ok("host.pods", found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidepid_is_read_of_the_mount_that_counts() {
+        let line = |point: &str, options: &str| {
+            format!("22 1 0:21 / {point} rw,nosuid shared:5 - proc proc {options}\n")
+        };
+        let hidden = line("/proc", "rw,gid=4,hidepid=invisible");
+        assert_eq!(hidden_by(&hidden, Path::new("/proc")).as_deref(), Some("hidepid=invisible"));
+        assert_eq!(hidden_by(&hidden, Path::new("/host/proc")), None);
+        assert_eq!(hidden_by(&(hidden + &line("/proc", "rw,hidepid=0")), Path::new("/proc")), None);
+        assert_eq!(hidden_by("nonsense\n1 2 3 4 /proc\n", Path::new("/proc")), None);
+    }
+
+    #[test]
+    fn a_proc_that_is_none_and_a_cgroup_that_is_none_are_degraded() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(pids(dir.path()).status, Status::Degraded);
+        assert_eq!(cgroups(dir.path()).status, Status::Degraded);
+        assert_eq!(pod_logs(&dir.path().join("none")).status, Status::Degraded);
+        assert_eq!(known_pods(&PodIndex::new()).status, Status::Degraded);
+        fs::create_dir_all(dir.path().join("kubepods.slice")).unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu").unwrap();
+        let found = cgroups(dir.path());
+        assert_eq!(found.status, Status::Ok);
+        assert!(found.found.starts_with("version 2, pods in "), "{found:?}");
+    }
+}

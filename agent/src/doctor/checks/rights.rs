@@ -1,0 +1,97 @@
+//! What this process may do, and what confines it.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use super::host::{Pids, namespaces};
+use crate::doctor::{Check, Status};
+use crate::rights::{self, Act, Cause, Process, Right};
+
+/// What this process may do. `attached`: some hook could be attached to. `proc`: where the host's processes are.
+pub(in crate::doctor) fn rights(attached: bool, proc: &Path) -> Vec<Check> {
+    let mut checks: Vec<Check> = Right::ALL.into_iter().map(|right| of_right(right, right.held())).collect();
+    checks.push(module(Process::own(), namespaces(proc)));
+    checks.push(memlock(getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft), attached));
+    checks
+}
+
+fn of_right(right: Right, held: bool) -> Check {
+    let (id, status, lost) = match right {
+        Right::Bpf => ("rights.bpf", Status::Failed, "everything"),
+        Right::Perfmon => ("rights.perfmon", Status::Failed, "everything"),
+        Right::NetAdmin => ("rights.net_admin", Status::Degraded, "the MTUs of pods' interfaces (audit mtu)"),
+        Right::SysPtrace => (
+            "rights.sys_ptrace",
+            Status::Degraded,
+            "which pod a network namespace is, and so the pod of most events",
+        ),
+        Right::Syslog => ("rights.syslog", Status::Degraded, "kernel symbols (see kernel.symbols)"),
+        Right::SysAdmin => ("rights.sys_admin", Status::Degraded, "routes and learned path MTUs of pods"),
+    };
+    if held {
+        return Check::ok(id, format!("{} held", right.name()));
+    }
+    let advice = format!("lost: {lost}; {}", rights::cure_of(right));
+    Check::not_ok(id, status, format!("no {}", right.name()), &advice)
+}
+
+/// What confines this process; `seen`: what came of looking at the host's namespaces.
+fn module(own: &Process, seen: Result<Pids, Errno>) -> Check {
+    const ID: &str = "rights.module";
+    let found = own.module.as_ref().map_or("no security module confines it".to_owned(), ToString::to_string);
+    let refused = seen.err().and_then(|error| rights::why(Act::SeeNetns, error, false));
+    match refused {
+        Some(refused) if matches!(refused.cause, Cause::Module(_)) => Check::not_ok(
+            ID,
+            Status::Degraded,
+            format!("{found} refuses to show the host's namespaces"),
+            &format!("lost: the pods of events; {}", refused.cure.unwrap_or_default()),
+        ),
+        _ => Check::ok(ID, found),
+    }
+}
+
+/// Kernels before 5.11 count BPF maps against the limit of locked memory; where a probe attached it cannot matter.
+fn memlock(limit: Option<u64>, attached: bool) -> Check {
+    const ID: &str = "rights.memlock";
+    let found = match limit {
+        Some(RLIM_INFINITY) => "unlimited".to_owned(),
+        Some(bytes) => format!("{} KiB", bytes / 1024),
+        None => "cannot be read".to_owned(),
+    };
+    if attached || limit == Some(RLIM_INFINITY) {
+        return Check::ok(ID, found);
+    }
+    Check::not_ok(
+        ID,
+        Status::Unknown,
+        found,
+        &format!("kernels before 5.11 count BPF maps against it; {}", rights::cure_of_memlock()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_rights_to_bpf_are_vital() {
+        for right in Right::ALL {
+            let (held, lacking) = (of_right(right, true), of_right(right, false));
+            assert_eq!((held.status, held.id), (Status::Ok, lacking.id));
+            let vital = matches!(right, Right::Bpf | Right::Perfmon);
+            assert_eq!(lacking.status == Status::Failed, vital, "{lacking:?}");
+            assert!(lacking.found.contains(right.name()));
+        }
+    }
+
+    #[test]
+    fn the_memory_limit_matters_only_where_nothing_attached() {
+        assert_eq!(memlock(Some(65536), true).status, Status::Ok);
+        assert_eq!(memlock(Some(RLIM_INFINITY), false).status, Status::Ok);
+        let check = memlock(Some(65536), false);
+        assert_eq!((check.status, check.found.as_str()), (Status::Unknown, "64 KiB"));
+    }
+}
