@@ -96,6 +96,18 @@ fn what_is_counted_is_added_in_one_instruction() {
     }
 }
 
+/// On 5.10 a fault in a program that calls a function can panic the kernel (see `agent-ebpf/build.rs`): a typed load of what
+/// is no pointer is such a fault, and `skb->dev` is none where UDP has put its own numbers there.
+#[test]
+fn no_program_calls_a_function() {
+    /// `BPF_JMP | BPF_CALL`, of another function of the object (`BPF_PSEUDO_CALL`).
+    const CALL: (u8, u8) = (0x85, 1);
+    for (name, object) in [("drops", drops::Drops::object()), ("mtu", mtu::Mtu::object())] {
+        let calls = programs(object).concat().into_iter().filter(|call| (call.code, call.from) == CALL).count();
+        assert_eq!(calls, 0, "{name}");
+    }
+}
+
 /// And what it looks for is what a plain addition is.
 #[test]
 fn a_plain_addition_is_found() {
