@@ -101,7 +101,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let took = began.elapsed();
     let sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
     let lines = sums.lines(took, &summary(), args.all, &asked(&args));
-    let out = drained(&stdout).await;
+    // Nothing else is left to do for this thread.
+    let out = stdout.drain(PATIENCE);
     for line in lines.iter().chain(&stalled(&out)) {
         note(line);
     }
@@ -152,13 +153,6 @@ fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
     Err(Failure::unsupported(format!(
         "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
     )))
-}
-
-/// What became of the lines, once the last of them had their time to leave.
-async fn drained(stdout: &Stream) -> Drained {
-    let stream = stdout.clone();
-    let waited = tokio::task::spawn_blocking(move || stream.drain(PATIENCE)).await;
-    waited.unwrap_or_else(|_| stdout.drain(Duration::ZERO))
 }
 
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
