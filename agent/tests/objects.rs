@@ -103,7 +103,8 @@ fn no_program_calls_a_function() {
     /// `BPF_JMP | BPF_CALL`, of another function of the object (`BPF_PSEUDO_CALL`).
     const CALL: (u8, u8) = (0x85, 1);
     for (name, object) in [("drops", drops::Drops::object()), ("mtu", mtu::Mtu::object())] {
-        let calls = programs(object).concat().into_iter().filter(|call| (call.code, call.from) == CALL).count();
+        let calls =
+            programs(object).concat().into_iter().filter(|call| (call.code, call.from) == CALL).count();
         assert_eq!(calls, 0, "{name}");
     }
 }

@@ -152,7 +152,20 @@ fn a_profile_that_hides_namespaces_is_named_with_the_field_that_cures_it() {
     let pids = check(&report, "host.pids");
     assert!(pids["advice"].as_str().unwrap().contains("see rights.module"), "{pids:#}");
 
+    let audited = |limit: &dyn Fn(&mut Command)| {
+        let mut audit = command(&node, &["audit", "mtu", "--fail-on-findings"]);
+        limit(&mut audit);
+        let ended = audit.output().unwrap();
+        (String::from_utf8_lossy(&ended.stdout).replace("\n   ", " "), ended.status.code())
+    };
+    // A pod that was not read may not fit.
+    let (text, code) = audited(&confined);
+    assert!(text.contains("what was read fits") && text.contains("could not be seen"), "{text}");
+    assert_eq!(code, Some(3), "{text}");
+
     // The cure, with the same five capabilities.
+    let (text, _) = audited(&in_pod);
+    assert!(text.contains("shop/web-0") && !text.contains("could not be seen"), "{text}");
     let (name, said) = hurt(&node, &pod, 9512, in_pod);
     assert_eq!(name, "web-0", "{said}");
     let (report, ..) = doctor(&node, &[], in_pod);

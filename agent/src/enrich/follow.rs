@@ -295,7 +295,7 @@ impl Follower {
         }
         if tally.refused > 0 && self.told.insert(Once::Refused) {
             tracing::warn!(
-                "network namespaces of pods cannot be seen, their events carry no pod: {}",
+                "network namespaces of pods cannot be seen, so events carry no pod and the audit leaves these pods out: {}",
                 unseen(Errno::EACCES)
             );
         }
@@ -329,6 +329,10 @@ impl Follower {
                  pods are looked for every {} s instead",
                 RESYNC_BLIND.as_secs()
             );
+        }
+        if self.host.is_err() {
+            let unseen = u64::try_from(self.pods.len()).unwrap_or(u64::MAX);
+            PodStats::add(&self.index.stats().netns_refused, unseen);
         }
         if let Err(error) = self.host
             && !self.pods.is_empty()
