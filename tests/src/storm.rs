@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::harness::agent::{Agent, command, json};
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
-use crate::harness::pod::Node;
+use crate::harness::pod::{Node, Pod};
 use crate::harness::{lines_of, until};
 
 const STORM: u64 = 10_000;
@@ -71,6 +71,8 @@ fn what_is_asked_for_is_shown_whatever_else_is_dropped() {
 fn no_interface_but_the_one_that_is_asked_for() {
     let (node, netns) = (Node::new(), Netns::new());
     netns.ip("link set lo up\nlink add lo2 type veth peer name lo3\n");
+    // The agent knows interfaces by the processes that live beside them.
+    let _pod = Pod::start(&node, "shop/web-0", &netns);
     // The name that is asked for begins like the other, and one that is longer does not fit.
     let mut agent = trace(&node, &["-i", "lo2", "--all"]);
     storm(&netns, loopback(1, NEEDLE));
