@@ -12,8 +12,8 @@ pub mod slots;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Calls of the hook that were no event of the probe. Where such calls can be many they are counted only for who asks
-    /// (`doctor`): all that they show is that the hook *fires*.
+    /// Calls of the hook that were no event of the probe. Where such calls can be many they are counted only where the loader
+    /// asks (`doctor`): all that they show is that the hook *fires*.
     pub passed: u64,
     /// Events the hook was called for and that the probe counts.
     pub seen: u64,

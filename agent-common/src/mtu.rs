@@ -260,7 +260,7 @@ pub struct MtuRecord {
     pub zero: u32,
     /// What the socket of a stalled segment knows; zero for any other event.
     pub stall: Stall,
-    /// The packet in question from its IP header on, as far as it was to be had; zero behind that.
+    /// The packet in question from its IP header on, as far as it could be read; zero behind that.
     pub header: [u8; HEADER],
 }
 

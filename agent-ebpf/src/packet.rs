@@ -76,7 +76,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Of a packet of which nothing is known; `zero` is [`kernel::zero`].
+    /// A packet before anything of it was read; `zero` is [`kernel::zero`].
     #[inline(always)]
     #[must_use]
     pub fn none(zero: u8) -> Self {
@@ -84,7 +84,7 @@ impl Flow {
         Self { version: zero, source: none, destination: none }
     }
 
-    /// Of a packet of which nothing is known but where it was to go.
+    /// A packet of which only the destination is known.
     #[inline(always)]
     #[must_use]
     pub const fn to(version: u8, destination: Address) -> Self {

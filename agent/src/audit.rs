@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
+use crate::answer;
 use crate::asked::{PodsAsked, few, full_name};
 use crate::cli::{AuditMtu, Host, Output};
 use crate::digits::counted;
@@ -28,68 +30,78 @@ mod row;
 pub mod standing;
 pub mod watch;
 
-use overlay::{Finding, Judgement};
+use overlay::{Finding, Judgement, Subnet};
 use row::Verdict;
 
 /// What lines of the audit have where an event's have their probe.
 const ORIGIN: &str = "audit";
 
-/// Reads, judges, prints.
+/// Reads, judges, prints; Ctrl-C ends all of that.
 ///
 /// # Errors
 /// Unsupported: the host's links cannot be read. Findings: there are some, and `--fail-on-findings` was given.
 pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let read = tokio::select! {
+        read = read(host, &args) => read?,
+        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+    };
+    let shown = Shown { judgement: overlay::judge(&read.read), of: read, args };
+    let (text, findings) = shown.print(host)?;
+    answer::write(text, signals.first()).await?;
+    shown.notes();
+    if shown.args.fail_on_findings && findings > 0 {
+        let findings = counted(u64::try_from(findings).unwrap_or(u64::MAX), "finding");
+        return Err(Failure::findings(findings));
+    }
+    match shown.blind() {
+        Some(why) if shown.args.fail_on_findings => Err(Failure::unsupported(why)),
+        _ => Ok(()),
+    }
+}
+
+/// What was read, and for whom.
+struct Reading {
+    /// The host's namespace, then the pods'.
+    read: Vec<Namespace>,
+    asked: PodsAsked,
+    /// Pods asked for that have no network namespace of their own.
+    homeless: Vec<String>,
+    /// Network namespaces of pods could not be seen.
+    hidden: bool,
+}
+
+/// Reads everything, once the pods asked for are there.
+async fn read(host: &Host, args: &AuditMtu) -> Result<Reading, Failure> {
     let (_stop, drain) = shutdown::channel();
     let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
     let asked = PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() };
-    present(host, &pods, &asked, args.wait).await?;
+    match (asked.missing(host, &pods), args.wait) {
+        (None, _) => {}
+        (Some(missing), None) => return Err(Failure::usage(missing)),
+        (Some(missing), Some(patience)) => {
+            note(&missing.waited_for(patience));
+            asked.come(host, &pods, patience).await.map_err(Failure::usage)?;
+            asked.settle(&pods).await;
+        }
+    }
     let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&pods) };
     let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !homeless.is_empty());
     let places = places(&host.host_proc, &pods);
     let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
     let read = read.await?.map_err(Failure::unsupported)?;
-    let judgement = overlay::judge(&read);
-    let (asked, homeless) = (&asked, homeless.as_slice());
-    let shown = Shown { read: &read, judgement: &judgement, args: &args, asked, homeless, hidden };
-    let findings = match shown.print(host) {
-        // `audit mtu | head`: the reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => judgement.findings.len(),
-        other => other?,
-    };
-    shown.notes();
-    if args.fail_on_findings && findings > 0 {
-        let findings = counted(u64::try_from(findings).unwrap_or(u64::MAX), "finding");
-        return Err(Failure::findings(findings.to_string()));
-    }
-    match shown.blind() {
-        Some(why) if args.fail_on_findings => Err(Failure::unsupported(why)),
-        _ => Ok(()),
-    }
+    Ok(Reading { read, asked, homeless, hidden })
 }
 
-/// Makes sure that the pods asked for are there, or waits for them.
-async fn present(
-    host: &Host,
-    pods: &PodIndex,
-    asked: &PodsAsked,
-    wait: Option<Duration>,
-) -> Result<(), Failure> {
-    let Some(missing) = asked.missing(host, pods) else { return Ok(()) };
-    let Some(patience) = wait else { return Err(Failure::usage(missing)) };
-    let mut signals = Signals::listen()?;
-    note(&missing.waited_for(patience));
-    let present = async {
-        asked.come(host, pods, patience).await.map_err(Failure::usage)?;
-        asked.settle(pods).await;
-        Ok(())
-    };
-    tokio::select! {
-        came = present => came,
-        () = signals.first() => Err(Failure { code: 1, message: "interrupted".to_owned() }),
-    }
+/// The network of pods of this node alone that an address is in; `None` where that is not known. Reads netlink: not for long on
+/// an async thread.
+#[must_use]
+pub fn subnet_of_pods(proc: &Path, pods: &PodIndex, address: IpAddr) -> Option<Subnet> {
+    let read = links::read(&places(proc, pods), Wants { pod_exceptions: false }).ok()?;
+    overlay::subnet_of_pods(&read, address)
 }
 
-/// Where the host's and the pods' network namespaces are to be had.
+/// Where the host's and the pods' network namespaces are.
 fn places(proc: &Path, pods: &PodIndex) -> Vec<Place> {
     let mut places = vec![of_host(proc)];
     places.extend(pods.namespaces().into_iter().map(|home| Place {
@@ -114,30 +126,27 @@ fn of_host(proc: &Path) -> Place {
 }
 
 /// What is printed of one reading.
-struct Shown<'a> {
-    read: &'a [Namespace],
-    judgement: &'a Judgement,
-    args: &'a AuditMtu,
-    asked: &'a PodsAsked,
-    /// Pods asked for that have no network namespace of their own.
-    homeless: &'a [String],
-    /// Network namespaces of pods could not be seen.
-    hidden: bool,
+struct Shown {
+    of: Reading,
+    judgement: Judgement,
+    args: AuditMtu,
 }
 
-impl Shown<'_> {
-    /// Prints it; how many findings that were asked for there are.
-    fn print(&self, host: &Host) -> io::Result<usize> {
+impl Shown {
+    /// Prints it; the text, and how many findings that were asked for there are.
+    fn print(&self, host: &Host) -> io::Result<(Vec<u8>, usize)> {
+        let Reading { read, asked, homeless, hidden } = &self.of;
+        let mut text = Vec::new();
         let json = self.args.output == Output::Json;
-        let mut sink: Box<dyn Sink> = if json {
-            Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host)))
+        let mut sink: Box<dyn Sink + '_> = if json {
+            Box::new(JsonSink::new(&mut text, node::identity(host)))
         } else {
-            Box::new(TableSink::on_stdout(self.args.output == Output::Wide))
+            Box::new(TableSink::like_stdout(&mut text, self.args.output == Output::Wide))
         };
         let (at, span) = (SystemTime::now(), Span::root());
-        let wanted = (0..self.read.len()).filter(|at| self.wants(self.read[*at].owner.as_deref()));
+        let wanted = (0..read.len()).filter(|at| self.wants(read[*at].owner.as_deref()));
         let all = self.args.output != Output::Table;
-        let rows = wanted.flat_map(|at| row::rows(self.read, at, self.judgement, all));
+        let rows = wanted.flat_map(|at| row::rows(read, at, &self.judgement, all));
         let mut rows: Vec<_> = rows.collect();
         if !json {
             // One table after the other; each keeps the order of its namespaces.
@@ -155,14 +164,15 @@ impl Shown<'_> {
             findings += 1;
         }
         sink.flush()?;
+        drop(sink);
         if findings == 0 && !json {
-            writeln!(io::stdout(), "{}", clear::clear(self.read, self.asked, self.homeless, self.hidden))?;
+            writeln!(text, "{}", clear::clear(read, asked, homeless, *hidden))?;
         }
-        Ok(findings)
+        Ok((text, findings))
     }
 
     fn wants(&self, pod: Option<&Pod>) -> bool {
-        self.asked.is_empty() || pod.is_some_and(|pod| self.asked.wants(pod))
+        self.of.asked.is_empty() || pod.is_some_and(|pod| self.of.asked.wants(pod))
     }
 
     /// Whose links were to be read and could not be: that nothing was found of them says nothing.
@@ -172,10 +182,10 @@ impl Shown<'_> {
             self.wants(namespace.owner.as_deref())
                 && unread.any(|unread| unread.what != links::ROUTES && !unread.why.ends_with("gone"))
         };
-        if self.hidden {
+        if self.of.hidden {
             return Some(format!("nothing was found, but {}", clear::HIDDEN));
         }
-        let blind = self.read.iter().filter(is_blind).map(place);
+        let blind = self.of.read.iter().filter(is_blind).map(place);
         let blind: Vec<String> = blind.collect();
         (!blind.is_empty())
             .then(|| format!("nothing was found, but links could not be read: {}", few(&blind)))
@@ -188,7 +198,7 @@ impl Shown<'_> {
 
     /// What could not be read, on stderr.
     fn notes(&self) {
-        for line in unread(self.read) {
+        for line in unread(&self.of.read) {
             note(&line);
         }
         if self.judgement.left_out > 0 {

@@ -10,11 +10,9 @@ use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 
 use crate::pod::PodPattern;
 use crate::probes;
-use crate::sink::filter::parse_network;
 
 mod environment;
 mod mistake;
@@ -22,6 +20,7 @@ pub mod to;
 mod together;
 mod values;
 
+pub use values::IpAsked;
 use values::{duration, events, listen, log_level, name, number, port, ring_kib};
 
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
@@ -197,8 +196,8 @@ pub struct Trace {
     #[arg(long, env = "R2C_POD", value_name = "POD", value_delimiter = ',', help_heading = "Filters")]
     pub pod: Vec<PodPattern>,
     /// Only these addresses or networks, at either end
-    #[arg(long, env = "R2C_IP", value_name = "IP[/LEN]", value_delimiter = ',', value_parser = parse_network, help_heading = "Filters")]
-    pub ip: Vec<IpNet>,
+    #[arg(long, env = "R2C_IP", value_name = "IP[/LEN]", value_delimiter = ',', help_heading = "Filters")]
+    pub ip: Vec<IpAsked>,
     /// Only these ports, at either end
     #[arg(long, env = "R2C_PORT", value_name = "PORT", value_delimiter = ',', value_parser = port, help_heading = "Filters")]
     pub port: Vec<u16>,

@@ -72,7 +72,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct State {
     health: Health,
-    /// None where there are no metrics to be had.
+    /// None where metrics are not served.
     scrapes: Option<Scrapes>,
     places: Places,
     evicted: Counter,

@@ -1,5 +1,6 @@
 //! r2c-agent's rooms: a straight path from a kernel hook to an operator's eyes.
 
+pub mod answer;
 pub mod asked;
 pub mod audit;
 pub mod cli;

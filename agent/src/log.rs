@@ -109,7 +109,7 @@ pub fn start(style: Style, filter: &str, identity: Arc<Identity>, root: Span) ->
     let subscriber = Registry::default().with(wanted).with(diagnostics);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| StartError::Again)?;
     LogTracer::builder().with_max_level(most).init().map_err(|_| StartError::Again)?;
-    // Without a thread to be had, lines are written where they are made.
+    // Where no thread can be started, lines are written where they are made.
     if let Ok(stderr) = Stream::stderr() {
         // It was started once: the subscriber above is the only one.
         let _ = STDERR.set(stderr);

@@ -46,7 +46,8 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Command::Run(_) => (Style::Json, "info"),
         _ => (Style::Plain, "warn"),
     };
-    let mut level = cli.log_level.clone().unwrap_or_else(|| level.to_owned());
+    // A level for all comes later, and holds; targets alone leave the rest as it is: a target that is misspelt silences nothing.
+    let mut level = cli.log_level.as_ref().map_or(level.to_owned(), |asked| format!("{level},{asked}"));
     if cli.command.limits().is_some_and(|limits| limits.bpf_log) {
         // The programs' diagnostics are of level debug, and their target is their object: the probe's name. What the user
         // says of that comes later, and holds.

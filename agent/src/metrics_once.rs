@@ -1,8 +1,6 @@
 //! `r2c-agent metrics`: attach, wait, print one scrape. For a look without a Prometheus, and for CI.
 
-use std::io::{ErrorKind, Write};
-use std::time::Duration;
-
+use crate::answer;
 use crate::audit::gauges::Gauges;
 use crate::audit::watch;
 use crate::cli::{Format, Host, Metrics as Args};
@@ -12,9 +10,6 @@ use crate::node::{self, Node};
 use crate::probe::report::{Report, Reports};
 use crate::probes;
 use crate::shutdown::{self, Signals};
-
-/// How long a reader may take once the command is interrupted.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints one scrape of every probe the kernel allows.
 ///
@@ -62,22 +57,10 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
         Format::Openmetrics => metrics::Format::OpenMetrics,
     };
     let text = metrics.encode(format)?;
-    // On a thread of its own: a reader that stalls must not hold up the end.
-    let written = tokio::task::spawn_blocking(move || std::io::stdout().write_all(text.as_bytes()));
-    let stalled = async {
+    answer::write(text, async {
         if !interrupted {
             signals.first().await;
         }
-        tokio::time::sleep(PATIENCE).await;
-    };
-    tokio::select! {
-        written = written => match written? {
-            // `metrics | head`: the reader has seen enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            written => Ok(written?),
-        },
-        () = stalled => {
-            Err(Failure { code: 1, message: "interrupted: the reader of stdout stalls, and has not seen all".to_owned() })
-        }
-    }
+    })
+    .await
 }

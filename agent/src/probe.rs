@@ -53,6 +53,16 @@ pub struct Rung {
     pub attach: &'static [Attach],
 }
 
+impl Rung {
+    /// Whether the arguments of all its programs have types: these may be read where memory may not (lockdown).
+    #[must_use]
+    pub fn is_typed(&self) -> bool {
+        self.attach.iter().all(|attach| {
+            matches!(attach.target, Target::BtfTracepoint(_) | Target::Fentry(_) | Target::Fexit(_))
+        })
+    }
+}
+
 /// One program of the probe's object and what it attaches to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attach {

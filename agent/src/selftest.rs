@@ -1,6 +1,6 @@
 //! `r2c-agent selftest`: makes known drops in network namespaces of its own and compares every count.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::answer;
 use crate::cli::{Host, Report as Output, Selftest};
 use crate::failure::Failure;
 use crate::kernel::Kernel;
@@ -76,13 +77,8 @@ pub async fn selftest(host: &Host, args: &Selftest) -> Result<(), Failure> {
         interrupted,
     };
     let report = bench.runs(host, args).await?;
-    if args.output == Output::Json {
-        let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        writeln!(io::stdout(), "{}", report.verdict())?;
-    }
+    let said = if args.output == Output::Json { serde_json::to_string(&report)? } else { report.verdict() };
+    bench.say(said).await?;
     match (report.runs.len(), report.exact()) {
         (done, exact) if exact < done => Err(Failure { code: 1, message: report.verdict() }),
         (done, _) if done < report.wanted as usize => {
@@ -140,18 +136,22 @@ impl Bench {
                 );
                 self.announce(&report);
                 if table {
-                    writeln!(io::stdout(), "{}", print::heading())?;
+                    self.say(print::heading()).await?;
                 }
             }
             let Some(run) = self.run(host, run, args, started).await? else { break };
             if table {
-                for line in print::lines(&run) {
-                    writeln!(io::stdout(), "{line}")?;
-                }
+                self.say(print::lines(&run).join("\n")).await?;
             }
             report.runs.push(run);
         }
         Ok(report)
+    }
+
+    /// Lines on stdout.
+    async fn say(&self, lines: impl Into<String>) -> Result<(), Failure> {
+        let mut interrupted = self.interrupted.clone();
+        answer::write(lines.into() + "\n", interrupted.wait()).await
     }
 
     fn announce(&self, report: &Report) {

@@ -254,7 +254,7 @@ pub trait Sink: Send {
     fn flush(&mut self) -> io::Result<()>;
 }
 
-impl Sink for Box<dyn Sink> {
+impl Sink for Box<dyn Sink + '_> {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
         self.as_mut().write(line)
     }

@@ -72,6 +72,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         ..node::settings(&args.limits)
     };
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
+    check_rungs(&node, &filter, &started)?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     ready.map_or(Ok(()), ReadyFile::publish)?;
@@ -155,6 +156,24 @@ fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
     )))
 }
 
+/// Where no program may read memory, only arguments that have types tell the device and the pod.
+fn check_rungs(node: &Node, filter: &Filter, started: &Started) -> Result<(), Failure> {
+    let by_place = !filter.interface.is_empty() || filter.is_about_pods();
+    let untyped = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?)));
+    let untyped: Vec<String> = untyped
+        .filter(|(_, rung)| !rung.is_typed())
+        .map(|(hook, rung)| format!("{hook} ({})", rung.name))
+        .collect();
+    if !by_place || untyped.is_empty() || may_read(&node.kernel) {
+        return Ok(());
+    }
+    Err(Failure::unsupported(format!(
+        "-i, -n and --pod would hide everything of {}: the kernel is locked down (confidentiality), so there neither the \
+         device nor the pod of a packet is known; leave them out, or leave out --rung",
+        untyped.join(", ")
+    )))
+}
+
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
 fn stalled(out: &Drained) -> Option<String> {
     let is_lost = out.lost > 0 && out.fault.is_none();
@@ -192,7 +211,7 @@ fn filter(args: &Trace) -> Filter {
         level: if args.all { Level::Info } else { Level::Warn },
         namespace: args.namespace.clone(),
         pod: args.pod.clone(),
-        ip: args.ip.clone(),
+        ip: args.ip.iter().map(|asked| asked.network).collect(),
         port: args.port.clone(),
         interface: args.interface.clone(),
         reason: args.reason.clone(),
@@ -262,7 +281,7 @@ fn asked(args: &Trace) -> String {
     let filters = [
         ("-n", list(&mut args.namespace.iter().cloned())),
         ("--pod", list(&mut args.pod.iter().map(ToString::to_string))),
-        ("--ip", list(&mut args.ip.iter().map(ToString::to_string))),
+        ("--ip", list(&mut args.ip.iter().map(|asked| asked.network.to_string()))),
         ("--port", list(&mut args.port.iter().map(ToString::to_string))),
         ("-i", list(&mut args.interface.iter().cloned())),
         ("--reason", list(&mut args.reason.iter().cloned())),

@@ -13,7 +13,7 @@ mod sums;
 mod unequal;
 
 /// Whether this kernel makes the devices that a node is built of here; a guest's must.
-fn has_devices() -> bool {
+pub(crate) fn has_devices() -> bool {
     let made = Netns::new().tries("ip", "link add eth0 type dummy\n");
     assert!(made || std::env::var("R2C_GUEST").is_ok_and(|guest| guest == "here"), "no device of kind dummy");
     made

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,20 +11,8 @@ use nix::sys::signal::Signal;
 
 use crate::harness::agent::{Agent, Running, command, json, without_capabilities};
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp;
 use crate::harness::pod::Node;
 use crate::harness::{UDP4_RCV, lines_of, reason, until};
-
-/// A namespace in which packets can be dropped on the loopback device.
-fn alone() -> Netns {
-    let netns = Netns::new();
-    netns.ip("link set lo up\n");
-    netns
-}
-
-fn knock(netns: &Netns, port: u16, count: u64) {
-    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
-}
 
 /// Time to end in: issue 3's two seconds, and ten times that where the processor is emulated.
 fn patience() -> Duration {
@@ -35,13 +22,13 @@ fn patience() -> Duration {
 
 #[test]
 fn sigterm_leaves_nothing_behind_and_loses_nothing() {
-    let netns = alone();
+    let netns = Netns::looped();
     let mut running = Running::start(&Node::new(), &["--events", "all", "--events-per-second", "100"]);
     let kept = running.agent.kernel_objects();
     assert!(kept.iter().any(|(kind, _)| *kind == "prog"), "{kept:?}");
     assert!(kept.iter().any(|(kind, _)| *kind == "link"), "{kept:?}");
     assert!(kept.iter().all(|(kind, id)| exists(kind, *id)), "{kept:?}");
-    knock(&netns, 9101, 5);
+    netns.knock(9101, 5);
     let (took, code) = running.terminate();
     assert_eq!(code, 0, "{}", running.agent.stderr.text());
     assert!(took <= patience(), "{took:?}");
@@ -108,10 +95,10 @@ fn trace(args: &[&str]) -> (Agent, Node) {
 
 #[test]
 fn ctrl_c_ends_a_trace_with_a_summary_as_a_closed_terminal_does() {
-    let netns = alone();
+    let netns = Netns::looped();
     for (output, signal) in [("json", Signal::SIGINT), ("table", Signal::SIGHUP), ("wide", Signal::SIGTERM)] {
         let (mut agent, _node) = trace(&["--all", "--duration", "0", "-o", output]);
-        knock(&netns, 9102, 3);
+        netns.knock(9102, 3);
         agent.stdout.wait(0, |lines| {
             (lines.iter().filter(|line| String::from_utf8_lossy(line).contains("9102")).count() >= 3)
                 .then_some(())
@@ -130,10 +117,10 @@ fn ctrl_c_ends_a_trace_with_a_summary_as_a_closed_terminal_does() {
 
 #[test]
 fn a_trace_stops_by_itself_after_so_many_events() {
-    let netns = alone();
+    let netns = Netns::looped();
     let (mut agent, _node) = trace(&["--duration", "0", "-o", "json", "--port", "9103", "--max-events", "2"]);
-    knock(&netns, 9104, 3);
-    knock(&netns, 9103, 3);
+    netns.knock(9104, 3);
+    netns.knock(9103, 3);
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
     assert_eq!(agent.stdout.count(), 2, "{}", agent.stdout.text());
     assert_eq!(lines_of(&agent.stdout, 9103), 2);
@@ -141,14 +128,14 @@ fn a_trace_stops_by_itself_after_so_many_events() {
 
 #[test]
 fn a_reader_that_has_seen_enough() {
-    let netns = alone();
+    let netns = Netns::looped();
     let node = Node::new();
     let mut trace = command(&node, &["trace", "drops", "--all", "--duration", "0", "-o", "json"]);
     let mut child = trace.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut port = 9200;
     let mut more = || {
-        knock(&netns, port, 1);
+        netns.knock(port, 1);
         port += 1;
     };
     until("attached", || {

@@ -76,3 +76,23 @@ fn the_doctor_says_what_is_lost() {
         assert!(kprobe["why"].as_str().unwrap().contains("kernel lockdown (confidentiality)"), "{kprobe:#}");
     }
 }
+
+/// On a hook whose arguments have no types a filter by place would hide everything, and look like an all-clear.
+#[test]
+#[ignore = "needs a kernel started with lockdown=confidentiality"]
+fn a_filter_by_place_is_refused_where_no_place_is_known() {
+    is_locked_down();
+    let node = Node::new();
+    for (args, code) in [
+        (&["-i", "lo", "--rung", "raw_tp"][..], 3),
+        (&["--port", "53"], 3),
+        (&["-i", "lo"], 0),
+        (&["--rung", "raw_tp"], 0),
+    ] {
+        let args = [&["trace", "drops", "--duration", "1s"], args].concat();
+        let ended = command(&node, &args).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{args:?}: {said}");
+        assert_eq!(said.contains("would hide everything"), code == 3, "{args:?}: {said}");
+    }
+}

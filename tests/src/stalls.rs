@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,9 +11,8 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::agent::{command, free_address, kernel_objects};
+use crate::harness::agent::{command, free_address};
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp;
 use crate::harness::pod::Node;
 use crate::harness::scrape::{CLASSIC, Scrape, get};
 use crate::harness::{reason, until};
@@ -67,17 +66,6 @@ fn patience(seconds: u64) -> Duration {
     Duration::from_secs(if slow { 10 * seconds } else { seconds })
 }
 
-/// A namespace in which packets can be dropped on the loopback device.
-fn alone() -> Netns {
-    let netns = Netns::new();
-    netns.ip("link set lo up\n");
-    netns
-}
-
-fn knock(netns: &Netns, port: u16, count: u64) {
-    netns.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
-}
-
 /// `run`, ready, that describes all it sees.
 fn run(node: &Node, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> (Muted, SocketAddr) {
     let address = free_address();
@@ -107,13 +95,13 @@ fn lost(scrape: &Scrape) -> u64 {
 #[test]
 fn run_counts_and_serves_and_ends_behind_a_reader_that_stalls() {
     const KNOCKS: u64 = 6_000;
-    let (node, netns) = (Node::new(), alone());
+    let (node, netns) = (Node::new(), Netns::looped());
     let (reader, writer) = full_pipe();
     // A container runtime reads both by one process.
     let (mut agent, address) = run(&node, writer.try_clone().unwrap(), writer.try_clone().unwrap());
     drop(writer);
     let before = dropped(&scrape(address));
-    knock(&netns, 9401, KNOCKS);
+    netns.knock(9401, KNOCKS);
     let after = until("lines are lost for want of room, and counted", || {
         assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
         Some(scrape(address)).filter(|scrape| lost(scrape) > 0)
@@ -129,12 +117,12 @@ fn run_counts_and_serves_and_ends_behind_a_reader_that_stalls() {
 
 #[test]
 fn run_goes_on_with_a_full_disk_and_does_not_end_as_if_all_were_well() {
-    let (node, netns) = (Node::new(), alone());
+    let (node, netns) = (Node::new(), Netns::looped());
     let full = File::options().write(true).open("/dev/full").unwrap();
     let (mut agent, address) = run(&node, full, Stdio::null());
-    knock(&netns, 9402, 5);
+    netns.knock(9402, 5);
     let first = until("lines are lost", || Some(lost(&scrape(address))).filter(|lost| *lost > 0));
-    knock(&netns, 9402, 5);
+    netns.knock(9402, 5);
     until("and more are", || Some(lost(&scrape(address))).filter(|lost| *lost > first));
     assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
     let (took, code) = agent.end(Signal::SIGTERM);
@@ -144,11 +132,11 @@ fn run_goes_on_with_a_full_disk_and_does_not_end_as_if_all_were_well() {
 
 #[test]
 fn run_goes_on_after_its_reader_is_gone() {
-    let (node, netns) = (Node::new(), alone());
+    let (node, netns) = (Node::new(), Netns::looped());
     let (reader, writer) = io::pipe().unwrap();
     let (mut agent, address) = run(&node, writer, Stdio::null());
     drop(reader);
-    knock(&netns, 9403, 5);
+    netns.knock(9403, 5);
     until("lines are lost", || Some(lost(&scrape(address))).filter(|lost| *lost > 0));
     assert_eq!(get(address, "/healthz", "*/*").unwrap().0, 200);
     assert_eq!(agent.end(Signal::SIGTERM).1, Some(1));
@@ -157,7 +145,7 @@ fn run_goes_on_after_its_reader_is_gone() {
 #[test]
 fn a_trace_keeps_its_duration_behind_a_reader_that_stalls() {
     for (duration, signal) in [("1s", None), ("0", Some(Signal::SIGINT)), ("0", Some(Signal::SIGTERM))] {
-        let (node, netns) = (Node::new(), alone());
+        let (node, netns) = (Node::new(), Netns::looped());
         let ready = node.logs.with_file_name("ready");
         let (reader, writer) = full_pipe();
         let args =
@@ -167,7 +155,7 @@ fn a_trace_keeps_its_duration_behind_a_reader_that_stalls() {
         drop(writer);
         until("attached", || ready.exists().then_some(()));
         let begun = Instant::now();
-        knock(&netns, 9404, 20);
+        netns.knock(9404, 20);
         let (took, code) = match signal {
             Some(signal) => agent.end(signal),
             None => agent.ended(begun),
@@ -196,13 +184,28 @@ fn a_trace_ends_at_once_when_its_reader_is_gone_or_the_disk_is_full() {
 }
 
 #[test]
-fn metrics_can_be_interrupted_behind_a_reader_that_stalls() {
-    let node = Node::new();
-    let (reader, writer) = full_pipe();
-    let mut agent = Muted::start(command(&node, &["metrics"]), writer, Stdio::null());
-    until("attached", || kernel_objects(agent.0.id()).iter().any(|(kind, _)| *kind == "link").then_some(()));
-    let (took, code) = agent.end(Signal::SIGINT);
-    assert!(took <= patience(5), "{took:?}");
-    assert_eq!(code, Some(1));
-    drop(reader);
+fn what_prints_once_can_be_interrupted_behind_a_reader_that_stalls() {
+    let is_writing = |pid: u32| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let waits = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("wchan"));
+        tasks.filter_map(|task| waits(task).ok()).any(|wchan| wchan.contains("pipe_write"))
+    };
+    for args in [
+        &["metrics"][..],
+        &["audit", "mtu"],
+        &["audit", "mtu", "-o", "json"],
+        &["trace", "mtu", "--to", "127.0.0.1"],
+        &["selftest", "--drops", "1000", "--runs", "1"],
+        &["doctor"],
+    ] {
+        let node = Node::new();
+        let (reader, writer) = full_pipe();
+        let mut agent = Muted::start(command(&node, args), writer, Stdio::null());
+        until(&format!("{args:?} writes"), || is_writing(agent.0.id()).then_some(()));
+        let (took, code) = agent.end(Signal::SIGINT);
+        assert!(took <= patience(5), "{args:?}: {took:?}");
+        // `doctor` leaves the signal to the system: that it ended so is what a shell wants to know.
+        assert_eq!(code, (args[0] != "doctor").then_some(1), "{args:?}");
+        drop(reader);
+    }
 }

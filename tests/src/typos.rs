@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
+use crate::audit::has_devices;
 use crate::harness::agent::{Agent, command, json};
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
@@ -23,19 +24,13 @@ struct Shop {
 impl Shop {
     fn new() -> Self {
         let node = Node::new();
-        let pods = ["shop/web", "shop/db-0", "pay/api"].map(|name| Pod::start(&node, name, &alone()));
+        let pods = ["shop/web", "shop/db-0", "pay/api"].map(|name| Pod::start(&node, name, &Netns::looped()));
         Self { node, pods: pods.into() }
     }
 
     fn stop(self) {
         self.pods.into_iter().for_each(Pod::stop);
     }
-}
-
-fn alone() -> Netns {
-    let netns = Netns::new();
-    netns.ip("link set lo up\n");
-    netns
 }
 
 /// Exit code, data and diagnostics of a command that ends by itself.
@@ -130,7 +125,7 @@ fn where_no_pod_is_known_it_says_why() {
         &mut command(&node, &["audit", "mtu", "-n", "shop"]),
         "no pod is known here: there is no kubepods in ",
     );
-    let pod = Pod::start(&node, "shop/web", &alone());
+    let pod = Pod::start(&node, "shop/web", &Netns::looped());
     let nameless = Node::new();
     let mut audit = Command::new(agent_binary());
     audit
@@ -145,7 +140,7 @@ fn where_no_pod_is_known_it_says_why() {
 
 #[test]
 fn interfaces_are_those_of_the_hosts_processes() {
-    let host = alone();
+    let host = Netns::looped();
     let peer = Netns::new();
     host.ip(&format!("link add r2c-typo up type veth peer name far netns {}\n", peer.path()));
     let node = Node::routing(&host);
@@ -153,7 +148,7 @@ fn interfaces_are_those_of_the_hosts_processes() {
     let seen = ended(&mut command(&node, &["trace", "drops", "-i", "r2c-typo", "--duration", "1s"]));
     assert!(seen.0 == 0 && seen.2.contains(" events in "), "{}", seen.2);
     // Its processes are not those of this machine.
-    let pod = Pod::start(&Node::new(), "shop/web", &alone());
+    let pod = Pod::start(&Node::new(), "shop/web", &Netns::looped());
     pod.netns.ip(&format!("link add r2c-else up type veth peer name far2 netns {}\n", peer.path()));
     refused(&mut command(&node, &["trace", "drops", "-i", "r2c-else"]), "no interface \"r2c-else\"");
     pod.stop();
@@ -222,7 +217,7 @@ fn a_ready_file_that_can_never_be_is_refused_before_anything_is_attached() {
 
 #[test]
 fn an_address_that_nothing_here_has_is_noted() {
-    let host = alone();
+    let host = Netns::looped();
     host.ip("addr add 10.99.77.1/24 dev lo\n");
     let node = Node::routing(&host);
     let trace = |address: &str| {
@@ -242,10 +237,51 @@ fn an_address_that_nothing_here_has_is_noted() {
     assert!(!trace("10.99.0.0/16").contains("elsewhere"));
 }
 
+/// A node whose pods are on a bridge of its own, as most network plugins make it: nobody else can have an address of theirs.
+#[test]
+fn an_address_that_only_a_pod_of_this_node_could_have_is_refused() {
+    if !has_devices() {
+        return;
+    }
+    let [host, web, stranger] = std::array::from_fn(|_| Netns::looped());
+    let join = |pod: &Netns, port: &str| {
+        host.ip(&format!(
+            "link add {port} up type veth peer name eth0 netns {}\nlink set {port} master cni0\n",
+            pod.path()
+        ));
+    };
+    host.ip("link add cni0 type bridge\nlink set cni0 up\naddr add 10.99.78.1/24 dev cni0\n");
+    join(&web, "va");
+    web.ip("link set eth0 up\naddr add 10.99.78.30/24 dev eth0\n");
+    let node = Node::routing(&host);
+    let pod = Pod::start(&node, "shop/web", &web);
+    let trace = |address: &str| {
+        let args = ["trace", "drops", "--ip", address, "--duration", "1s"];
+        ended(&mut command(&node, &args))
+    };
+    let (code, out, said) = trace("10.99.78.29");
+    assert_eq!((code, out.as_str()), (2, ""), "{said}");
+    assert_eq!(
+        said,
+        "r2c-agent: error: no pod of this node has 10.99.78.29, and 10.99.78.0/24 (cni0) is its pods' alone; \
+         nearest: 10.99.78.30 (shop/web), 10.99.78.1 (host); to trace who still sends there: --ip 10.99.78.29/32\n"
+    );
+    for address in ["10.99.78.30", "10.99.78.29/32", "10.99.79.29"] {
+        let (code, _, said) = trace(address);
+        assert_eq!(code, 0, "{address}: {said}");
+        assert_eq!(said.contains("elsewhere"), address == "10.99.79.29", "{said}");
+    }
+    // A container that is no pod is on the bridge, too: what addresses it has is not known.
+    join(&stranger, "vb");
+    let (code, _, said) = trace("10.99.78.29");
+    assert!(code == 0 && said.contains("has 10.99.78.29: only packets to and from elsewhere"), "{said}");
+    pod.stop();
+}
+
 #[test]
 fn a_pod_that_has_not_started_yet_is_waited_for() {
     let node = Node::new();
-    let late = alone();
+    let late = Netns::looped();
     let mut trace = Agent::spawn(&mut command(
         &node,
         &["trace", "drops", "--all", "-n", "late", "--wait", "--duration", "0", "-o", "json"],

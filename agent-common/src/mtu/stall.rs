@@ -51,7 +51,7 @@ pub struct Stall {
 const _: () = assert!(size_of::<Stall>() == 72);
 
 /// Timeouts after which small segments that arrive may prove something. Where one packet in twenty is lost, each way, a copy
-/// comes to nothing one time in ten, and there were four: what was sent first, again for SACK, and at each timeout but the
+/// fails one time in ten, and there were four: what was sent first, again for SACK, and at each timeout but the
 /// last, whose copy is on its way now.
 pub const TIMEOUTS: u32 = 3;
 

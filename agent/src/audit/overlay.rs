@@ -18,6 +18,7 @@ mod ports;
 mod tests;
 
 pub use finding::{Finding, Name};
+pub use outward::Subnet;
 
 /// A device: the number of its namespace in the reading, and its own in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +89,13 @@ pub fn judge(namespaces: &[Namespace]) -> Judgement {
     });
     let left_out = found - findings.len();
     Judgement { sums: nets.sums, findings, left_out }
+}
+
+/// The network of pods of this node alone that an address is in, as far as the reading tells; the host's namespace is the
+/// first.
+#[must_use]
+pub fn subnet_of_pods(namespaces: &[Namespace], address: IpAddr) -> Option<Subnet> {
+    Nets::new(namespaces).subnet_of_pods(address)
 }
 
 /// Findings kept of one pod: one with `NET_ADMIN` may make thousands of devices that do not fit.

@@ -131,7 +131,7 @@ impl Line<'_> {
         }
     }
 
-    /// Whether `id` goes before `than`, where both are not to be had at once: it is on the command line, and that is not.
+    /// Whether `id` goes before `than`, where only one of them can hold: it is on the command line, and that is not.
     fn outranks(&self, than: &str, id: &str) -> Result<bool, String> {
         let (Some(one), Some(other)) = (self.given(than), self.given(id)) else { return Ok(false) };
         // A switch that is off asks for nothing.

@@ -2,7 +2,29 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
+use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::sink::filter::parse_network;
+
+/// A value of `--ip`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpAsked {
+    /// The addresses that are wanted.
+    pub network: IpNet,
+    /// It was written with a length: `10.0.0.1/32` is meant whoever has that address.
+    pub as_network: bool,
+}
+
+impl FromStr for IpAsked {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self { network: parse_network(text)?, as_network: text.contains('/') })
+    }
+}
 
 /// Any text but none at all: an empty name would match nothing, silently.
 pub(super) fn name(text: &str) -> Result<String, &'static str> {

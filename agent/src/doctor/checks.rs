@@ -127,7 +127,7 @@ fn lockdown(mode: Lockdown, reads: bool) -> Check {
 }
 
 fn kprobes(kernel: &Kernel) -> Check {
-    // The hooks below say what that costs: nothing where fentry is to be had.
+    // The hooks below say what that costs: nothing where fentry works.
     let found = if kernel.has_kprobes() { "built in" } else { "not seen; functions need fentry then" };
     Check::ok("kernel.kprobes", found)
 }

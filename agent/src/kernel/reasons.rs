@@ -25,7 +25,7 @@ pub struct Reasons {
 }
 
 impl Reasons {
-    /// From the kernel's BTF, else from the tracepoint's own format; empty where neither is to be had.
+    /// From the kernel's BTF, else from the tracepoint's own format; empty where neither can be read.
     #[must_use]
     pub fn load(kernel: &Kernel) -> Self {
         let mut names = BTreeMap::new();

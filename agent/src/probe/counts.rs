@@ -70,7 +70,7 @@ pub struct Families {
     pub uncounted: Family,
     /// Pods' rows that went into the overflow series.
     pub folded: Family,
-    /// The labels of the overflow series beside namespace, pod and end: its sum is right, its names are not to be had.
+    /// The labels of the overflow series beside namespace, pod and end: its sum is right, its names are not kept.
     pub other: &'static [(&'static str, &'static str)],
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 
 use super::{Cell, Column, Level, Line, Sink, Told, Written, escape, json::MAX_LINE};
@@ -54,14 +54,6 @@ pub struct TableSink<W: Write> {
     row: String,
     /// Whole rows that are to be written.
     text: String,
-}
-
-impl TableSink<BufWriter<Stdout>> {
-    /// On this process's stdout, which may make it wait.
-    #[must_use]
-    pub fn on_stdout(wide: bool) -> Self {
-        Self::like_stdout(BufWriter::new(io::stdout()), wide)
-    }
 }
 
 impl<W: Write> TableSink<W> {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::asked::{PodsAsked, few};
-use crate::cli::{Host, Trace};
+use crate::audit::{self, overlay::Subnet};
+use crate::cli::{Host, IpAsked, Trace};
 use crate::enrich::{self, PodIndex};
 use crate::failure::Failure;
 use crate::log::note;
@@ -13,6 +14,7 @@ use crate::nearest;
 use crate::node::{self, Node};
 use crate::probe::start::Entry;
 use crate::probes;
+use crate::sink::escape;
 
 /// Addresses that a note names.
 const NEAREST: usize = 3;
@@ -29,7 +31,7 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
     reasons(entry, node, &args.reason)?;
     interfaces(host, &args.interface)?;
-    addresses(host, &node.pods, &args.ip);
+    addresses(host, &node.pods, &args.ip)?;
     let asked = pods(args);
     let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
@@ -95,18 +97,23 @@ fn interfaces(host: &Host, asked: &[String]) -> Result<(), Failure> {
     Err(Failure::usage(format!("{no}; {hint}")))
 }
 
-/// Notes each single address that nothing here has. It may well be that of a peer elsewhere.
-fn addresses(host: &Host, pods: &PodIndex, asked: &[IpNet]) {
-    let single = asked.iter().filter(|network| network.prefix_len() == network.max_prefix_len());
-    let single: Vec<IpAddr> =
-        single.map(|network| network.addr().to_canonical()).filter(is_somebodys).collect();
+/// Refuses an address that nothing has and that only a pod of this node could have, and notes one that nothing here has: it may
+/// well be that of a peer elsewhere.
+fn addresses(host: &Host, pods: &PodIndex, asked: &[IpAsked]) -> Result<(), Failure> {
+    // A network is one of many addresses, or meant to hold for an address whoever has it.
+    let single = asked.iter().filter(|asked| !asked.as_network);
+    let single: Vec<IpAddr> = single.map(|asked| asked.network.addr()).filter(is_somebodys).collect();
     if single.is_empty() {
-        return;
+        return Ok(());
     }
     let there = enrich::addresses(&host.host_proc, pods);
     for address in single.iter().filter(|address| !there.iter().any(|(known, _)| known == *address)) {
+        if let Some(subnet) = audit::subnet_of_pods(&host.host_proc, pods, *address) {
+            return Err(Failure::usage(nobodys(*address, &subnet, &there)));
+        }
         note(&elsewhere(*address, &there));
     }
+    Ok(())
 }
 
 fn is_somebodys(address: &IpAddr) -> bool {
@@ -117,6 +124,26 @@ fn is_somebodys(address: &IpAddr) -> bool {
 }
 
 fn elsewhere(address: IpAddr, there: &[(IpAddr, String)]) -> String {
+    let no = format!(
+        "neither this node nor one of its pods has {address}: only packets to and from elsewhere match it"
+    );
+    let named = nearest_to(address, there);
+    if named.is_empty() { no } else { format!("{no}; nearest here: {}", named.join(", ")) }
+}
+
+fn nobodys(address: IpAddr, subnet: &Subnet, there: &[(IpAddr, String)]) -> String {
+    let Subnet { network, bridge } = subnet;
+    format!(
+        "no pod of this node has {address}, and {network} ({}) is its pods' alone; nearest: {}; to trace who still sends \
+         there: --ip {}",
+        escape::text(bridge),
+        nearest_to(address, there).join(", "),
+        IpNet::from(address),
+    )
+}
+
+/// Those of the addresses that are nearest by number, with whose they are.
+fn nearest_to(address: IpAddr, there: &[(IpAddr, String)]) -> Vec<String> {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => u128::from(address.to_bits()),
         IpAddr::V6(address) => address.to_bits(),
@@ -125,12 +152,7 @@ fn elsewhere(address: IpAddr, there: &[(IpAddr, String)]) -> String {
     let mut nearest: Vec<_> =
         of_family.map(|(known, whose)| (bits(*known).abs_diff(bits(address)), *known, whose)).collect();
     nearest.sort_unstable();
-    let named = nearest.iter().take(NEAREST).map(|(_, known, whose)| format!("{known} ({whose})"));
-    let named: Vec<String> = named.collect();
-    let no = format!(
-        "neither this node nor one of its pods has {address}: only packets to and from elsewhere match it"
-    );
-    if named.is_empty() { no } else { format!("{no}; nearest here: {}", named.join(", ")) }
+    nearest.iter().take(NEAREST).map(|(_, known, whose)| format!("{known} ({whose})")).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `r2c-agent trace mtu --to`: a walk along one path, from a network namespace of the user's choice.
 
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
+use crate::answer;
 use crate::asked::PodsAsked;
 use crate::cli::to::{FromPod, To, Walk};
 use crate::cli::{Host, Output, Trace};
@@ -89,7 +90,15 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     let (out, about) =
         walked.map_err(|_| Failure { code: 1, message: "the walk broke off".to_owned() })??;
     let verdict = judge(&out, &about);
-    print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
+    let text = print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
+    // After a first Ctrl-C, which ends the walk, the reader has a moment for what it found.
+    let is_asked = stop.load(Ordering::Relaxed);
+    answer::write(text, async {
+        if !is_asked {
+            signals.first().await;
+        }
+    })
+    .await?;
     match &out.halt {
         Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
         _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
@@ -282,10 +291,11 @@ fn print(
     about: &About,
     verdict: &Verdict,
     pod: Option<&Pod>,
-) -> Result<(), Failure> {
-    let mut sink: Box<dyn Sink> = match output {
-        Output::Json => Box::new(JsonSink::new(io::BufWriter::new(io::stdout()), node::identity(host))),
-        Output::Table | Output::Wide => Box::new(TableSink::on_stdout(output == Output::Wide)),
+) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut sink: Box<dyn Sink + '_> = match output {
+        Output::Json => Box::new(JsonSink::new(&mut text, node::identity(host))),
+        Output::Table | Output::Wide => Box::new(TableSink::like_stdout(&mut text, output == Output::Wide)),
     };
     let Span { trace_id, .. } = Span::root();
     let at = SystemTime::now();
@@ -293,15 +303,12 @@ fn print(
         let span = Span { trace_id, span_id: SpanId::random() };
         sink.write(&Line { told, at, level, probe: PROBE, span, pod, says })
     };
-    let mut written = Ok(());
     for row in rows(out, about) {
-        written = written.and_then(|()| write(Told::Event, Level::Info, &row).map(drop));
+        write(Told::Event, Level::Info, &row)?;
     }
     let line = VerdictLine { verdict, out, about };
-    written = written.and_then(|()| write(Told::Incident, line.level(), &line).map(drop));
-    match written.and_then(|()| sink.flush()) {
-        // `| head`: the reader has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    write(Told::Incident, line.level(), &line)?;
+    sink.flush()?;
+    drop(sink);
+    Ok(text)
 }

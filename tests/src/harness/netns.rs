@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
@@ -11,6 +12,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::gettid;
 
+use super::packet::udp;
 use super::tool;
 
 /// A network namespace, held open.
@@ -29,6 +31,18 @@ impl Netns {
         netns.sysctl("ipv6/conf/default/accept_dad", "0");
         netns.sysctl("ipv6/conf/all/accept_dad", "0");
         netns
+    }
+
+    /// A new one in which packets can be dropped on the loopback device.
+    pub(crate) fn looped() -> Self {
+        let netns = Self::new();
+        netns.ip("link set lo up\n");
+        netns
+    }
+
+    /// Sends UDP packets to a port of its loopback address that nobody listens on.
+    pub(crate) fn knock(&self, port: u16, count: u64) {
+        self.inside(|| udp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, 10));
     }
 
     /// This process's own: the host's.

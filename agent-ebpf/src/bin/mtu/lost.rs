@@ -56,7 +56,7 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// A packet as an ICMP error, of which nothing is known yet.
+/// A packet as an ICMP error, before anything of it was read.
 struct Message {
     header: Header,
     version: u8,

@@ -195,7 +195,7 @@ unsafe fn received<R: Read>(
         let dev: *const u8 = kernel::field::<R, _>(skb, &SKB_DEV);
         let version = quoted.version();
         let quote = u32::from(packet::transport_offset::<R>(skb)) + ICMP_HEADER;
-        // IPv6 has no such setting, and UDP's word may not be to be had there. What is cut off nobody is asked about
+        // IPv6 has no such setting, and UDP's handler may not be hooked there. The kernel asks no handler about what is cut off
         // (`icmp_socket_deliver` wants eight bytes behind the header).
         let is_heard = version == 4
             && matches!(quoted.protocol(version), TCP | UDP)

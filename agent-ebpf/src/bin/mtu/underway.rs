@@ -46,7 +46,7 @@ struct Nested {
 #[map]
 static UNDERWAY: PerCpuArray<Nested> = PerCpuArray::with_max_entries(1, 0);
 
-/// The last packet-too-big message on this CPU that has come to whom it is for.
+/// The last packet-too-big message on this CPU that reached its receiver.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Delivered {
@@ -69,7 +69,7 @@ pub(crate) fn is_just(at: u64) -> bool {
     now.wrapping_sub(at) <= JUST
 }
 
-/// It has come to whom it is for.
+/// It reached its receiver.
 #[inline(always)]
 pub(crate) fn delivered(skb: *const u8) {
     if let Some(last) = DELIVERED.get_ptr_mut(0) {
@@ -78,7 +78,7 @@ pub(crate) fn delivered(skb: *const u8) {
     }
 }
 
-/// Whether this is the message that has just come to whom it is for: up to 6.1 `icmpv6_rcv` then frees it like one that is
+/// Whether this is the message that has just reached its receiver: up to 6.1 `icmpv6_rcv` then frees it like one that is
 /// lost, with no reason given. Later kernels do not, and the address stays until another message's takes its place.
 #[inline(always)]
 pub(crate) fn was_delivered(skb: *const u8) -> bool {

@@ -53,7 +53,32 @@ pub(super) fn is_sink(link: &Link) -> bool {
     link.loopback || matches!(link.kind.as_str(), "dummy" | "ifb" | "nlmon" | "can" | "vcan" | "vxcan")
 }
 
+/// A network of this node whose addresses are its pods' alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its addresses.
+    pub network: IpNet,
+    /// The bridge that leads to it.
+    pub bridge: String,
+}
+
 impl<'a> Nets<'a> {
+    /// The network that `address` is in, if the host sends to it by a bridge that has pods of the reading on its ports and
+    /// nothing else: an uplink, a virtual machine or another container may have addresses that are not known here.
+    pub(super) fn subnet_of_pods(&self, address: IpAddr) -> Option<Subnet> {
+        let route = self.lookup(HOST, address, 0).filter(|route| route.gateway.is_none())?;
+        let bridge = self.link(At { namespace: HOST, index: route.device })?;
+        let host = self.namespaces.get(HOST)?;
+        let mut ports = host.links.iter().filter(|port| port.master == Some(bridge.index)).peekable();
+        ports.peek()?;
+        let is_pods = |port: &Link| {
+            let peer = self.peer(At { namespace: HOST, index: port.index }, port);
+            peer.is_some_and(|(at, _)| self.namespaces[at.namespace].owner.is_some())
+        };
+        (bridge.kind == "bridge" && host.unread.is_empty() && ports.all(is_pods))
+            .then(|| Subnet { network: route.destination, bridge: bridge.name.clone() })
+    }
+
     /// The host's routes that are in use and lead to other nodes.
     pub(super) fn outward(&self) -> Outward<'a> {
         let carries =

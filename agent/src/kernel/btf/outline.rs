@@ -10,7 +10,7 @@ pub(super) fn outline(kept: &[(u32, Kind, &str)]) -> Vec<u8> {
     let count = kept.iter().map(|(id, ..)| *id as usize).max().unwrap_or(0);
     let names: usize = kept.iter().map(|(_, _, name)| name.len() + 1).sum();
     let strings = HEADER + count * TYPE_HEADER;
-    // In one piece: it has a megabyte and more, and each copy of that is as much to be had from the kernel, and cleared.
+    // In one piece: it has a megabyte and more, and each copy of that is as much memory to get from the kernel and clear.
     let mut bytes = vec![0; strings + 1 + names];
     let (mut at, mut name_at) = (strings + 1, 1);
     let types = bytes.get_mut(HEADER..strings).unwrap_or_default().as_chunks_mut::<TYPE_HEADER>().0;

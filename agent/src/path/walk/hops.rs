@@ -24,7 +24,7 @@ enum Sight {
 }
 
 impl Walker<'_> {
-    /// Gives each hop that said what it takes its number. Ends there: of the hops behind it nothing is to be had.
+    /// Gives each hop that said what it takes its number. Ends there: the hops behind it cannot be measured.
     pub(super) fn name_tellers(&mut self) -> Result<(), Halt> {
         let mut size = self.out.first;
         let mut quiet = 0;

@@ -77,7 +77,7 @@ pub struct TooBig {
     pub(super) kind: Kind,
     pub(super) fate: Fate,
     pub(super) record: MtuRecord,
-    /// The packet in question, as far as it was to be had.
+    /// The packet in question, as far as it could be read.
     pub(super) quote: Option<Quote>,
     /// Where an oversize packet or a message was freed; `None` where symbols are hidden.
     pub(super) function: Option<Arc<str>>,
@@ -174,7 +174,7 @@ impl TooBig {
         (self.kind == Kind::Stalled).then_some(&self.record.stall)
     }
 
-    /// Bytes of the packet in question by its own header; `None` if that is not to be had or makes no sense.
+    /// Bytes of the packet in question by its own header; `None` if that could not be read or makes no sense.
     pub(super) fn quoted_length(&self) -> Option<u32> {
         let header = self.record.header.get(..usize::from(self.record.header_len))?;
         let half_word =

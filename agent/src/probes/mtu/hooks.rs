@@ -315,7 +315,7 @@ pub fn tell_places(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<(), MapError>
     Ok(())
 }
 
-/// Where a veth's `net_device` is followed by the pointer to its other end; `None` where veth's types are not to be had
+/// Where a veth's `net_device` is followed by the pointer to its other end; `None` where the kernel gives no types of veth
 /// (5.10's modules have none, and a module that is not loaded neither).
 fn veth_peer(kernel: &Kernel) -> Option<u32> {
     /// `NETDEV_ALIGN` (include/linux/netdevice.h): `netdev_priv` begins there.

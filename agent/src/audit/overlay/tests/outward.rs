@@ -142,7 +142,7 @@ fn of_routes_to_one_network_the_lowest_metric_is_used() {
         [(1500, "wlan0".to_owned())],
         "both of one route"
     );
-    // The better one is not to be had: the other is used.
+    // The better one is down: the other is used.
     let mut read = node(vec![wlan0()], vec![default(600)]);
     read[0].routes.as_mut().unwrap()[0].linkdown = true;
     read[0].links[0].carrier = false;

@@ -1,0 +1,38 @@
+//! What a command has to say, written to stdout on a thread of its own: a reader that stalls does not keep Ctrl-C from ending it.
+
+use std::future::Future;
+use std::io::{self, ErrorKind, Write as _};
+use std::time::Duration;
+
+use crate::failure::Failure;
+
+/// How long a reader may take once the command is interrupted.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Writes `text` whole, or as much as the reader takes until a second after `interrupted`. A reader that closes its end
+/// (`| head`) has seen enough.
+///
+/// # Errors
+/// Stdout's, or that the reader has not seen all.
+pub async fn write(text: impl Into<Vec<u8>>, interrupted: impl Future<Output = ()>) -> Result<(), Failure> {
+    let text = text.into();
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&text)?;
+        stdout.flush()
+    });
+    let stalled = async {
+        interrupted.await;
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        written = written => match written? {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(Failure { code: 1, message: format!("stdout: {error}") }),
+            Ok(()) => Ok(()),
+        },
+        () = stalled => {
+            Err(Failure { code: 1, message: "interrupted: the reader of stdout stalls, and has not seen all".to_owned() })
+        }
+    }
+}
