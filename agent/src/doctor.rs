@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::cli::{Doctor, Host, Report as Output};
 use crate::failure::Failure;
 use crate::node::{self, Node};
+use crate::sink::table::width_of_stdout;
 use crate::{rights, shutdown};
 
 mod checks;
@@ -98,7 +99,7 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
         hooks,
     };
     let text = match args.output {
-        Output::Table => print::table(&report),
+        Output::Table => print::table(&report, width_of_stdout()),
         Output::Json => serde_json::to_string(&report)? + "\n",
     };
     match io::stdout().write_all(text.as_bytes()) {

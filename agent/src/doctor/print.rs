@@ -1,4 +1,4 @@
-//! How the doctor's report looks to a person: 80 columns, the last one wrapped.
+//! How the doctor's report looks to a person: as wide as the terminal, the last column wrapped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,26 +7,35 @@ use super::hooks::{HookReport, RungReport, RungStatus};
 use super::{Check, Report, Status};
 use crate::sink::escape;
 
-const WIDTH: usize = 80;
+/// Widths that it is laid out for: in less the last column is no text, and longer lines are hard to read.
+const LEAST: usize = 60;
+const MOST: usize = 120;
 /// `CHECK  STATUS  FOUND`
 const CHECK: [usize; 2] = [19, 8];
 /// `PROBE  RUNG  FIRED  HOOKS`
 const HOOKS: [usize; 3] = [5, 10, 5];
 
-/// The whole report. What is the same of many is said once: a kernel without fentry and kprobes is to fit a screen.
-pub(super) fn table(report: &Report) -> String {
-    let mut out = String::new();
-    row(&mut out, &CHECK, &["CHECK", "STATUS"], "FOUND");
+/// The whole report on a terminal of `width`. What is the same of many is said once: a kernel without fentry and kprobes is to
+/// fit a screen.
+pub(super) fn table(report: &Report, width: usize) -> String {
+    let mut out = Page { text: String::new(), width: width.clamp(LEAST, MOST) };
+    out.row(&CHECK, &["CHECK", "STATUS"], "FOUND");
     for check in held_as_one(&report.checks) {
-        row(&mut out, &CHECK, &[check.id, check.status.name()], &check.found);
+        out.row(&CHECK, &[check.id, check.status.name()], &check.found);
         if let Some(advice) = &check.advice {
-            row(&mut out, &CHECK, &["", ""], &format!("-> {advice}"));
+            out.row(&CHECK, &["", ""], &format!("-> {advice}"));
         }
     }
-    out.push('\n');
+    out.text.push('\n');
     hooks(&mut out, &report.hooks);
-    let _ = writeln!(out, "\n{}", verdict(report));
-    out
+    let _ = writeln!(out.text, "\n{}", verdict(report));
+    out.text
+}
+
+/// What is written so far, and the characters of a line.
+struct Page {
+    text: String,
+    width: usize,
 }
 
 /// The checks, with capabilities that are held in one row.
@@ -39,7 +48,7 @@ fn held_as_one(checks: &[Check]) -> Vec<Check> {
 }
 
 /// Hooks that are alike in all but their names are one row; each reason is told once, below.
-fn hooks(out: &mut String, hooks: &[HookReport]) {
+fn hooks(out: &mut Page, hooks: &[HookReport]) {
     let mut reasons = Reasons::default();
     let mut rows: Vec<([&str; 3], Vec<&str>, String)> = Vec::new();
     for hook in hooks {
@@ -51,17 +60,17 @@ fn hooks(out: &mut String, hooks: &[HookReport]) {
             None => rows.push((cells, vec![hook.hook], beside)),
         }
     }
-    row(out, &HOOKS, &["PROBE", "RUNG", "FIRED"], "HOOKS");
+    out.row(&HOOKS, &["PROBE", "RUNG", "FIRED"], "HOOKS");
     for (cells, names, beside) in rows {
         let names = names.join(", ");
         let text = if beside.is_empty() { names } else { format!("{names} ({beside})") };
-        row(out, &HOOKS, &cells, &text);
+        out.row(&HOOKS, &cells, &text);
     }
     for (at, (why, cure)) in reasons.0.iter().enumerate() {
         let number = format!("[{}]", at + 1);
-        row(out, &[3], &[&number], why);
+        out.row(&[3], &[&number], why);
         if let Some(cure) = cure {
-            row(out, &[3], &[""], &format!("-> {cure}"));
+            out.row(&[3], &[""], &format!("-> {cure}"));
         }
     }
 }
@@ -144,30 +153,32 @@ impl Status {
     }
 }
 
-/// One row: its cells under their headings, its text beside them in as many lines as it takes.
-fn row(out: &mut String, widths: &[usize], cells: &[&str], text: &str) {
-    let mut head = String::new();
-    for (cell, width) in cells.iter().zip(widths) {
-        let _ = write!(head, "{cell:<width$}  ");
-    }
-    let indent = head.chars().count();
-    let text = escape::text(text);
-    let mut line = head;
-    let mut used = indent;
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let length = word.chars().count();
-        if used > indent && used + length >= WIDTH {
-            let _ = writeln!(out, "{}", line.trim_end());
-            (line, used) = (" ".repeat(indent), indent);
+impl Page {
+    /// One row: its cells under their headings, its text beside them in as many lines as it takes.
+    fn row(&mut self, widths: &[usize], cells: &[&str], text: &str) {
+        let mut head = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            let _ = write!(head, "{cell:<width$}  ");
         }
-        if used > indent {
-            line.push(' ');
-            used += 1;
+        let indent = head.chars().count();
+        let text = escape::text(text);
+        let mut line = head;
+        let mut used = indent;
+        for word in text.split(' ').filter(|word| !word.is_empty()) {
+            let length = word.chars().count();
+            if used > indent && used + length >= self.width {
+                let _ = writeln!(self.text, "{}", line.trim_end());
+                (line, used) = (" ".repeat(indent), indent);
+            }
+            if used > indent {
+                line.push(' ');
+                used += 1;
+            }
+            line.push_str(word);
+            used += length;
         }
-        line.push_str(word);
-        used += length;
+        let _ = writeln!(self.text, "{}", line.trim_end());
     }
-    let _ = writeln!(out, "{}", line.trim_end());
 }
 
 #[cfg(test)]
@@ -210,12 +221,20 @@ mod tests {
     }
 
     #[test]
-    fn it_fits_80_columns_and_hostile_text_keeps_to_its_row() {
-        let text = table(&report(&"refused\x1b[31m for\nthis ".repeat(20)));
-        for line in text.lines().filter(|line| !line.starts_with("doctor:")) {
-            assert!(line.chars().count() <= WIDTH, "{line}");
-            assert!(!line.chars().any(char::is_control), "{line}");
-        }
+    fn it_fits_the_terminal_and_hostile_text_keeps_to_its_row() {
+        let report = report(&"refused\x1b[31m for\nthis ".repeat(20));
+        let lines = |width: usize| {
+            let text = table(&report, width);
+            // A word is not cut.
+            for line in text.lines().filter(|line| !line.starts_with("doctor:") && !line.contains("xxx")) {
+                assert!(line.chars().count() <= width.clamp(60, 120), "{line}");
+                assert!(!line.chars().any(char::is_control), "{line}");
+            }
+            text.lines().count()
+        };
+        assert!(lines(120) < lines(80) && lines(80) < lines(60));
+        assert_eq!((lines(40), lines(500)), (lines(60), lines(120)));
+        let text = table(&report, 80);
         assert!(text.contains("kernel.drop_reasons  degraded  xxx"), "{text}");
         assert!(
             text.contains("drops  raw_tp      NO     kfree_skb (costs more; tracepoint holds; refused:\n"),
@@ -227,12 +246,12 @@ mod tests {
     #[test]
     fn a_word_longer_than_the_column_is_not_cut() {
         let long = "y".repeat(200);
-        assert!(table(&report(&format!("a {long} b"))).contains(&long));
+        assert!(table(&report(&format!("a {long} b")), 80).contains(&long));
     }
 
     #[test]
     fn the_last_line_names_what_is_taken_and_what_is_silent() {
-        let text = table(&report("no"));
+        let text = table(&report("no"), 80);
         let last = text.lines().last().unwrap();
         assert_eq!(
             last,
@@ -248,10 +267,10 @@ mod tests {
             fentry.cure = Some("add it".to_owned());
             hook("mtu", name, vec![fentry, rung("kprobe", RungStatus::Refused, "no kprobes", None)])
         };
-        let mut out = String::new();
+        let mut out = Page { text: String::new(), width: 80 };
         hooks(&mut out, &NAMES.map(refused));
         assert_eq!(
-            out,
+            out.text,
             "PROBE  RUNG        FIRED  HOOKS\n\
              mtu    NONE        -      a1, a2, a3, a4, a5, a6, a7, a8, a9, b1, b2, b3\n\
              \x20                         (refused: fentry [1], kprobe [2])\n\
@@ -263,10 +282,10 @@ mod tests {
         let mut others = NAMES.map(refused);
         others[0].probe = "drops";
         others[1].module_absent = Some("nf_conntrack");
-        let mut out = String::new();
+        let mut out = Page { text: String::new(), width: 80 };
         hooks(&mut out, &others);
-        assert!(out.contains("drops  NONE        -      a1 (refused: fentry [1]"), "{out}");
-        assert!(out.contains("a2 (module nf_conntrack is not loaded)"), "{out}");
+        assert!(out.text.contains("drops  NONE        -      a1 (refused: fentry [1]"), "{}", out.text);
+        assert!(out.text.contains("a2 (module nf_conntrack is not loaded)"), "{}", out.text);
     }
 
     #[test]

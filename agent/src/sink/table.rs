@@ -56,6 +56,12 @@ pub struct TableSink<W: Write> {
     text: String,
 }
 
+/// Characters of a line on stdout: the terminal's, else those of the variable COLUMNS, else 80.
+#[must_use]
+pub fn width_of_stdout() -> usize {
+    width::terminal(io::stdout().as_fd(), std::env::var_os("COLUMNS").as_deref())
+}
+
 impl<W: Write> TableSink<W> {
     /// On `out`, which leads to stdout: as wide as that is, in colour if it is a terminal that can do it and nobody objects.
     #[must_use]
@@ -63,7 +69,7 @@ impl<W: Write> TableSink<W> {
         let stdout = io::stdout();
         let (no_color, term) = (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"));
         let colour = wants_colour(stdout.is_terminal(), no_color.as_deref(), term.as_deref());
-        let width = width::terminal(stdout.as_fd(), std::env::var_os("COLUMNS").as_deref());
+        let width = width_of_stdout();
         Self::new(out, Style { wide, colour, width })
     }
 
