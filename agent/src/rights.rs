@@ -175,11 +175,13 @@ pub fn open_namespace(file: &Path) -> io::Result<File> {
     File::open(file)
 }
 
-/// What of the capabilities that tracing takes this process lacks, and how to give it; `None` if it lacks none.
+/// What of the capabilities that tracing takes this process lacks, or that those it has are of a user namespace alone, and how
+/// to mend that; `None` if it lacks none.
 #[must_use]
 pub fn lacking() -> Option<Refused> {
     let own = Process::own();
-    own.missing(Act::Bpf).map(|missing| own.lacks(missing))
+    let outside = || own.user_namespace.then(|| own.refused(Act::Bpf, Cause::UserNamespace));
+    own.missing(Act::Bpf).map(|missing| own.lacks(missing)).or_else(outside)
 }
 
 /// What cures all of these, each said once; `None` if nothing is to be set.
@@ -265,9 +267,13 @@ impl Process {
         if let Some(missing) = self.missing(act) {
             return Some(self.lacks(missing));
         }
-        let cause = self.cause(act, error, lockdown);
+        Some(self.refused(act, self.cause(act, error, lockdown)))
+    }
+
+    /// A refusal in words.
+    fn refused(&self, act: Act, cause: Cause) -> Refused {
         let why = match &cause {
-            // Handled above.
+            // [`Process::lacks`] has words for it.
             Cause::Capability(_) => String::new(),
             Cause::Paranoid(level) => format!(
                 "kernel.perf_event_paranoid={level} refuses kprobes and tracepoints to those without CAP_SYS_ADMIN"
@@ -291,7 +297,7 @@ impl Process {
             _ => why,
         };
         let cure = self.cure(&cause);
-        Some(Refused { cause, why, cure })
+        Refused { cause, why, cure }
     }
 
     /// What refuses one who has the capabilities.

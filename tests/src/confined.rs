@@ -257,6 +257,48 @@ fn a_seccomp_filter_is_told_from_missing_capabilities() {
     }
 }
 
+/// A pod with `hostUsers: false`, or a rootless container: all capabilities are held, and none of them reaches the host.
+#[test]
+fn capabilities_of_a_user_namespace_are_told_from_those_of_the_host() {
+    let node = Node::new();
+    let (report, code, said) = doctor(&node, &[], |command| {
+        in_pod(command);
+        in_user_namespace(command);
+    });
+    assert_eq!(code, Some(3), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("whose capabilities do not reach the host") && said.contains("hostUsers: true"),
+        "{said}"
+    );
+    let check = check(&report, "rights.user_ns");
+    assert_eq!(check["status"], "failed", "{check:#}");
+    for rung in report["hooks"].as_array().unwrap().iter().flat_map(|hook| hook["rungs"].as_array().unwrap())
+    {
+        assert!(rung["cure"].is_null() || rung["cure"].as_str().unwrap().contains("hostUsers"), "{rung:#}");
+        // No map is named: all rungs have one reason.
+        assert!(!rung["why"].as_str().unwrap().contains('`'), "{rung:#}");
+    }
+    let mut trace = command(&node, &["trace", "drops"]);
+    in_user_namespace(&mut trace);
+    let said = trace.output().unwrap().stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.lines().count() == 1 && said.ends_with("; run it in the host's user namespace\n"), "{said}");
+}
+
+/// Root there, and nobody on the host.
+fn in_user_namespace(command: &mut Command) {
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?;
+            let map = std::fs::OpenOptions::new().write(true).open("/proc/self/uid_map")?;
+            nix::unistd::write(&map, b"0 0 1")?;
+            Ok(())
+        });
+    }
+}
+
 /// Before 5.11 a map that is too large for the limit is refused with EPERM, as if a right were missing.
 #[test]
 fn the_limit_of_locked_memory_is_told_from_missing_rights() {

@@ -340,7 +340,11 @@ fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
     globals.set("COUNT_PASSED", context.settings.count_passed.into());
     context.loader.load(P::object(), globals, &settings).map_err(|error| {
         let refused = errno(&error).and_then(|errno| rights::why(Act::CreateMap, errno, false));
-        StartError::Load { probe: P::NAME, why: Box::new(Why { text: one_line(&error), refused }) }
+        // Which map came first is chance: hooks that were refused alike are to be told together.
+        let text = errno(&error)
+            .filter(|_| refused.is_some())
+            .map_or_else(|| one_line(&error), |errno| errno.desc().to_owned());
+        StartError::Load { probe: P::NAME, why: Box::new(Why { text, refused }) }
     })
 }
 

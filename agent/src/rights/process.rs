@@ -24,8 +24,8 @@ pub struct Process {
     pub(super) root: bool,
     /// A seccomp filter is in force.
     pub(super) filtered: bool,
-    /// It is not in the first user namespace.
-    pub(super) user_namespace: bool,
+    /// It is not in the first user namespace: its capabilities do not reach the host.
+    pub user_namespace: bool,
     /// What a security module says of it.
     pub module: Option<Module>,
     /// It runs in a pod.

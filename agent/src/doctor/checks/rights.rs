@@ -7,11 +7,12 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use super::host::{Pids, namespaces};
 use crate::doctor::{Check, Status};
-use crate::rights::{self, Act, Cause, Process, Right};
+use crate::rights::{self, Act, Cause, Process, Refused, Right};
 
 /// What this process may do. `attached`: some hook could be attached to. `proc`: where the host's processes are.
 pub(in crate::doctor) fn rights(attached: bool, proc: &Path) -> Vec<Check> {
     let mut checks: Vec<Check> = Right::ALL.into_iter().map(|right| of_right(right, right.held())).collect();
+    checks.extend(user_namespace(rights::lacking()));
     checks.push(module(Process::own(), namespaces(proc)));
     checks.push(memlock(getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft), attached));
     checks
@@ -35,6 +36,13 @@ fn of_right(right: Right, held: bool) -> Check {
     }
     let advice = format!("lost: {lost}; {}", rights::cure_of(right));
     Check::not_ok(id, status, format!("no {}", right.name()), &advice)
+}
+
+/// Whether the capabilities are held where they are needed. `lacking`: what tracing takes and this process does not have.
+fn user_namespace(lacking: Option<Refused>) -> Option<Check> {
+    let refused = lacking.filter(|refused| refused.cause == Cause::UserNamespace)?;
+    let advice = format!("lost: everything; {}", refused.cure.unwrap_or_default());
+    Some(Check::not_ok("rights.user_ns", Status::Failed, refused.why, &advice))
 }
 
 /// What confines this process; `seen`: what came of looking at the host's namespaces.
