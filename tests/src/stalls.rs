@@ -189,8 +189,8 @@ fn what_prints_once_can_be_interrupted_behind_a_reader_that_stalls() {
     let writes = format!("{} 0x1 ", libc::SYS_write);
     let is_writing = |pid: u32| {
         let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let calls = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("syscall")).ok());
-        calls.into_iter().any(|call| call.starts_with(&writes))
+        let mut calls = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("syscall")).ok());
+        calls.any(|call| call.starts_with(&writes))
     };
     for args in [
         &["metrics"][..],
