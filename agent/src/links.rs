@@ -73,6 +73,15 @@ pub struct Link {
     pub tunnel: Option<Tunnel>,
 }
 
+#[cfg(test)]
+impl Link {
+    /// A device that carries, for readings made by hand.
+    pub(crate) fn up(index: u32, name: &str, kind: &str, mtu: u32) -> Self {
+        let (name, kind) = (name.to_owned(), kind.to_owned());
+        Self { index, name, kind, mtu, up: true, carrier: true, ..Self::default() }
+    }
+}
+
 /// What a device wraps around each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {

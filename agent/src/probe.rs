@@ -15,6 +15,7 @@ pub use crate::incident::{PATIENCE, SOON, Span, State, TraceId};
 pub use crate::sink::{Cell, Column, Confidence, Field, Level, Value, time_of_day};
 
 pub mod attach;
+pub mod attached;
 pub mod counts;
 pub mod filter;
 pub mod flow;

@@ -147,18 +147,6 @@ mod tests {
     use crate::links::{Encapsulation, Exception, Link, NetnsId, Tunnel};
     use crate::metrics::{Format, Metrics};
 
-    fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
-        Link {
-            index,
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            mtu,
-            up: true,
-            carrier: true,
-            ..Link::default()
-        }
-    }
-
     fn reading() -> Vec<Namespace> {
         let tunnel = Tunnel {
             encapsulation: Encapsulation::Vxlan,
@@ -170,18 +158,18 @@ mod tests {
         };
         let learned = Exception { destination: [10, 0, 0, 1].into(), device: 1, mtu: 1400, expires: None };
         let mut links = vec![
-            link(1, "eth0", "physical", 1400),
-            Link { tunnel: Some(tunnel), ..link(2, "v\x1b\"", "vxlan", 1450) },
-            link(3, "cali1", "veth", 1500),
+            Link::up(1, "eth0", "physical", 1400),
+            Link { tunnel: Some(tunnel), ..Link::up(2, "v\x1b\"", "vxlan", 1450) },
+            Link::up(3, "cali1", "veth", 1500),
         ];
-        links.extend((0..127).map(|index| link(10 + index, &format!("d{index}"), "dummy", 1500)));
+        links.extend((0..127).map(|index| Link::up(10 + index, &format!("d{index}"), "dummy", 1500)));
         let host = Namespace { links, exceptions: Some(vec![learned]), ..Namespace::default() };
         let owner = Pod { namespace: "shop".to_owned(), name: "web-0".to_owned(), uid: "u".to_owned() };
-        let lo = Link { loopback: true, ..link(1, "lo", "loopback", 1000) };
+        let lo = Link { loopback: true, ..Link::up(1, "lo", "loopback", 1000) };
         let pod = Namespace {
             owner: Some(Arc::new(owner)),
             id: Some(NetnsId(1)),
-            links: vec![lo, link(2, "eth0", "veth", 1500), link(3, "net1", "macvlan", 1400)],
+            links: vec![lo, Link::up(2, "eth0", "veth", 1500), Link::up(3, "net1", "macvlan", 1400)],
             ..Namespace::default()
         };
         vec![host, pod]

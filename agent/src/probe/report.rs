@@ -8,8 +8,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
+use super::attached::Attached;
 use super::flow::{Account, ReadTallies};
-use super::start::{Attached, ReadAccount, Started};
+use super::start::{ReadAccount, Started};
 use super::{Hook, attach::Climb};
 
 /// What is kept of a started probe for its report, and of one that is not up.

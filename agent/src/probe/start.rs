@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use agent_common::Tally;
 use aya::Ebpf;
@@ -12,6 +12,7 @@ use prometheus_client::collector::Collector;
 use tokio::io::unix::AsyncFd;
 
 use super::attach::{Climb, Ground, MapError, Maps, Refusal, Why, climb, may_read};
+use super::attached::Attached;
 use super::counts::ReadLimited;
 use super::filter::PacketFilter;
 use super::flow::{Account, Flow, ReadTallies};
@@ -217,59 +218,6 @@ fn refusals(climbs: &[Climb]) -> String {
     reasons.into_iter().map(of_hooks).collect::<Vec<_>>().join("; ")
 }
 
-/// A probe's loaded object. Its links die with it.
-pub struct Attached(Mutex<Programs>);
-
-struct Programs {
-    bpf: Option<Ebpf>,
-    missed: u64,
-}
-
-impl Attached {
-    /// Detaches every program, once and for all. What they saw is in the ring and in the counts when this returns.
-    pub fn detach(&self) {
-        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(bpf) = programs.bpf.take() else { return };
-        programs.missed = missed(Some(&bpf));
-        drop(bpf);
-        wait_for_programs();
-    }
-
-    /// Events the kernel did not hand to a program because it was already running on that CPU (an interrupt in the
-    /// middle of it). They are in no other number. Zero where there are none, since the program is run again (raw and typed
-    /// tracepoints up to 5.15), and where the kernel does not count them: breakpoints and classic tracepoints before 6.7,
-    /// which miss what comes while any program of such a kind runs on that CPU, or a map is read there. What a kretprobe
-    /// has no instance left for no kernel counts here.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        let programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if programs.bpf.is_some() { missed(programs.bpf.as_ref()) } else { programs.missed }
-    }
-}
-
-/// Waits until no CPU is in the middle of a program that was detached before: its record would come too late to be read.
-fn wait_for_programs() {
-    // Detaching does not wait for it; `MEMBARRIER_CMD_GLOBAL` does (membarrier(2): it is `synchronize_rcu`, and programs
-    // run with preemption off). Where the kernel refuses it (nohz_full) a record may be missed, as it always may be.
-    // SAFETY: takes no pointer.
-    unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, nix::libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-}
-
-/// `recursion_misses` of every loaded program, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
-fn missed(bpf: Option<&Ebpf>) -> u64 {
-    use std::os::fd::{AsFd, AsRawFd};
-    let Some(bpf) = bpf else { return 0 };
-    bpf.programs()
-        .filter_map(|(_, program)| program.fd().ok())
-        .filter_map(|fd| {
-            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()
-        })
-        .filter_map(|text| {
-            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        })
-        .sum()
-}
-
 fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let probe_name = P::NAME;
     let mut bpf = load::<P>(context)?;
@@ -299,7 +247,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     };
     let (summary, limited) = (probe.summary(), probe.limited_reader());
     let collector = probe.collector(Arc::clone(&context.pods));
-    let attached = Arc::new(Attached(Mutex::new(Programs { bpf: Some(bpf), missed: 0 })));
+    let attached = Arc::new(Attached::of(bpf));
     let carry: Carry = {
         let (attached, pods) = (Arc::clone(&attached), Arc::clone(&context.pods));
         Box::new(move |sink, drain| {

@@ -10,18 +10,6 @@ use crate::sink::Confidence;
 
 mod outward;
 
-fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        kind: kind.to_owned(),
-        mtu,
-        up: true,
-        carrier: true,
-        ..Link::default()
-    }
-}
-
 fn tunnel(encapsulation: Encapsulation) -> Tunnel {
     Tunnel { encapsulation, local: None, remote: None, underlay: None, external: false, extra: 0 }
 }
@@ -52,7 +40,7 @@ fn host(links: Vec<Link>, routes: Vec<Route>) -> Namespace {
 /// A pod whose `eth0` is the other end of the host's device `near`.
 fn pod(number: i32, near: u32, mtu: u32) -> Namespace {
     let name = format!("p{number}");
-    let eth0 = Link { lower: Some(near), lower_netns: Some(NetnsId(0)), ..link(2, "eth0", "veth", mtu) };
+    let eth0 = Link { lower: Some(near), lower_netns: Some(NetnsId(0)), ..Link::up(2, "eth0", "veth", mtu) };
     Namespace {
         owner: Some(Arc::new(Pod { namespace: "shop".to_owned(), uid: name.clone(), name })),
         id: Some(NetnsId(number)),
@@ -67,7 +55,7 @@ fn near(index: u32, number: i32, mtu: u32) -> Link {
     Link {
         lower: Some(2),
         lower_netns: Some(NetnsId(number)),
-        ..link(index, &format!("cali{number}"), "veth", mtu)
+        ..Link::up(index, &format!("cali{number}"), "veth", mtu)
     }
 }
 
@@ -81,8 +69,8 @@ fn calico(tunnel_mtu: u32, pod_mtu: u32) -> Vec<Namespace> {
     vec![
         host(
             vec![
-                link(1, "eth0", "physical", 1500),
-                over(link(2, "tunl0", "ipip", tunnel_mtu), tunnel(Encapsulation::Ipip)),
+                Link::up(1, "eth0", "physical", 1500),
+                over(Link::up(2, "tunl0", "ipip", tunnel_mtu), tunnel(Encapsulation::Ipip)),
                 near(3, 1, pod_mtu),
                 near(4, 2, pod_mtu),
             ],
@@ -153,7 +141,7 @@ fn a_tunnel_that_leads_elsewhere_is_no_way_of_pods() {
     let mut read = calico(1480, 1500);
     read[0].routes.as_mut().unwrap().retain(|route| route.device != 2);
     // An operator's VPN.
-    read[0].links.push(over(link(9, "wg0", "wireguard", 1420), tunnel(Encapsulation::Wireguard)));
+    read[0].links.push(over(Link::up(9, "wg0", "wireguard", 1420), tunnel(Encapsulation::Wireguard)));
     read[0].routes.as_mut().unwrap().push(route("10.200.0.0/16", 9, None));
     assert!(told(&read).is_empty(), "{:?}", told(&read));
 }
@@ -164,7 +152,7 @@ fn ways_of_ipv6_are_ways_too() {
     let routes = read[0].routes.as_mut().unwrap();
     routes.retain(|route| route.device != 2);
     routes.push(route("fd00:10:244:1::5/128", 3, None));
-    read[0].links.push(Link { mtu: 1400, ..link(9, "eth1", "physical", 1400) });
+    read[0].links.push(Link { mtu: 1400, ..Link::up(9, "eth1", "physical", 1400) });
     read[0].routes.as_mut().unwrap().push(route("fd00:10:244:2::/64", 9, Some("fe80::9")));
     let found = judge(&read).findings;
     assert_eq!((found.len(), found[0].fits, found[0].pods.len()), (1, 1400, 1));
@@ -174,15 +162,15 @@ fn ways_of_ipv6_are_ways_too() {
 
 #[test]
 fn what_is_not_known_is_not_judged() {
-    let eth0 = || link(1, "eth0", "physical", 1400);
+    let eth0 = || Link::up(1, "eth0", "physical", 1400);
     let external = Tunnel { external: true, ..tunnel(Encapsulation::Vxlan) };
     let to = |remote: &str| Tunnel { remote: Some(remote.parse().unwrap()), ..tunnel(Encapsulation::Vxlan) };
     for tunnel in [external, tunnel(Encapsulation::Vxlan), to("10.9.9.9"), to("239.1.1.1")] {
-        let read = [host(vec![eth0(), over(link(2, "v", "vxlan", 1500), tunnel)], Vec::new())];
+        let read = [host(vec![eth0(), over(Link::up(2, "v", "vxlan", 1500), tunnel)], Vec::new())];
         assert!(told(&read).is_empty(), "{tunnel:?}");
     }
     let on = Tunnel { underlay: Some(1), ..tunnel(Encapsulation::Vxlan) };
-    let vxlan = || over(link(2, "v", "vxlan", 1500), on);
+    let vxlan = || over(Link::up(2, "v", "vxlan", 1500), on);
     assert_eq!(told(&[host(vec![eth0(), vxlan()], Vec::new())]).len(), 1);
     let down = |link: Link| Link { up: false, ..link };
     assert!(told(&[host(vec![down(eth0()), vxlan()], Vec::new())]).is_empty());
@@ -196,7 +184,7 @@ fn what_is_not_known_is_not_judged() {
 fn of_tunnels_in_a_circle_nothing_is_said() {
     let on = |underlay| Tunnel { underlay: Some(underlay), ..tunnel(Encapsulation::Ipip) };
     let read = [host(
-        vec![over(link(1, "a", "ipip", 1480), on(2)), over(link(2, "b", "ipip", 1480), on(1))],
+        vec![over(Link::up(1, "a", "ipip", 1480), on(2)), over(Link::up(2, "b", "ipip", 1480), on(1))],
         Vec::new(),
     )];
     let judged = judge(&read);
@@ -208,7 +196,7 @@ fn of_tunnels_in_a_circle_nothing_is_said() {
 fn tunnels_that_lead_into_each_other_end_soon() {
     let ends = || 1_u8..=16;
     let tunnels =
-        ends().map(|n| over(link(n.into(), &format!("t{n}"), "ipip", 1480), tunnel(Encapsulation::Ipip)));
+        ends().map(|n| over(Link::up(n.into(), &format!("t{n}"), "ipip", 1480), tunnel(Encapsulation::Ipip)));
     let routes = ends()
         .flat_map(|n| ends().map(move |end| route("10.9.0.0/16", n.into(), Some(&format!("10.{end}.0.1")))));
     let to_ends = ends().map(|end| route(&format!("10.{end}.0.0/24"), end.into(), None));
@@ -231,7 +219,9 @@ fn a_number_that_only_looks_like_the_other_end_is_none() {
 fn one_pod_cannot_fill_the_list() {
     let mut noisy = pod(1, 3, 1500);
     let on = Tunnel { underlay: Some(2), ..tunnel(Encapsulation::Vxlan) };
-    noisy.links.extend((100..600).map(|index| over(link(index, &format!("v{index}"), "vxlan", 1500), on)));
+    noisy
+        .links
+        .extend((100..600).map(|index| over(Link::up(index, &format!("v{index}"), "vxlan", 1500), on)));
     let judged = judge(&[host(vec![near(3, 1, 1500)], Vec::new()), noisy]);
     assert_eq!((judged.findings.len(), judged.left_out), (MAX_OF_POD, MAX_TUNNELS_OF_POD - MAX_OF_POD));
 }

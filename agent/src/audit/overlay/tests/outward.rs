@@ -4,7 +4,7 @@ use super::*;
 
 /// A cluster by its own routing, pods of 9000 behind `eth0` of 9001; and `more` devices and routes.
 fn node(more: Vec<Link>, routes: Vec<Route>) -> Vec<Namespace> {
-    let mut links = vec![link(1, "eth0", "physical", 9001), near(3, 1, 9000)];
+    let mut links = vec![Link::up(1, "eth0", "physical", 9001), near(3, 1, 9000)];
     let mut all = vec![
         route("0.0.0.0/0", 1, Some("172.18.0.1")),
         route("172.18.0.0/16", 1, None),
@@ -43,7 +43,7 @@ fn quiet(what: &str, more: Vec<Link>, routes: Vec<Route>) {
 }
 
 fn port(index: u32, name: &str, kind: &str, of: u32) -> Link {
-    Link { master: Some(of), ..link(index, name, kind, 1500) }
+    Link { master: Some(of), ..Link::up(index, name, kind, 1500) }
 }
 
 fn without_carrier(link: Link) -> Link {
@@ -65,14 +65,14 @@ fn a_dummy_that_holds_an_address_leads_nowhere() {
             route("169.254.20.0/24", 9, None),
             route("172.20.0.0/24", 9, None),
         ];
-        quiet(name, vec![link(9, name, "dummy", 1500)], routes);
+        quiet(name, vec![Link::up(9, name, "dummy", 1500)], routes);
     }
-    quiet("ifb", vec![link(9, "ifb0", "ifb", 1500)], vec![route("172.20.0.0/24", 9, None)]);
+    quiet("ifb", vec![Link::up(9, "ifb0", "ifb", 1500)], vec![route("172.20.0.0/24", 9, None)]);
 }
 
 #[test]
 fn a_bridge_leads_where_its_ports_lead() {
-    let docker0 = || link(9, "docker0", "bridge", 1500);
+    let docker0 = || Link::up(9, "docker0", "bridge", 1500);
     let network = || route("172.17.0.0/16", 9, None);
     quiet("no ports, no carrier", vec![without_carrier(docker0())], vec![linkdown(network())]);
     quiet("never had a port", vec![docker0()], vec![network()]);
@@ -86,7 +86,7 @@ fn a_bridge_leads_where_its_ports_lead() {
     quiet("cni0", vec![docker0(), foreign(9)], vec![route("172.20.2.0/24", 9, None)]);
     // A pair into another bridge, and back: a circle.
     let pair = |index, other, of| Link { lower: Some(other), ..port(index, "p", "veth", of) };
-    let other = || link(20, "br1", "bridge", 1500);
+    let other = || Link::up(20, "br1", "bridge", 1500);
     quiet("joined", vec![docker0(), other(), pair(10, 11, 9), pair(11, 10, 20)], vec![network()]);
 
     let uplink = || port(10, "eth1", "physical", 9);
@@ -103,8 +103,8 @@ fn a_bridge_leads_where_its_ports_lead() {
 fn a_pair_of_the_host_leads_nowhere() {
     // As Cilium routes to other nodes' pods, which a program sends by another device.
     let cilium = vec![
-        Link { lower: Some(9), ..link(8, "cilium_net", "veth", 1500) },
-        Link { lower: Some(8), ..link(9, "cilium_host", "veth", 1500) },
+        Link { lower: Some(9), ..Link::up(8, "cilium_net", "veth", 1500) },
+        Link { lower: Some(8), ..Link::up(9, "cilium_host", "veth", 1500) },
     ];
     quiet("cilium_host", cilium, vec![route("172.20.2.0/24", 9, Some("172.20.1.7"))]);
     // A pod of this node whose routes were read, and one that could not be found.
@@ -115,14 +115,14 @@ fn a_pair_of_the_host_leads_nowhere() {
 #[test]
 fn a_pair_to_a_gateway_is_an_uplink() {
     let mut read = node(Vec::new(), Vec::new());
-    let eth0 = Link { lower: Some(40), lower_netns: Some(NetnsId(77)), ..link(1, "eth0", "veth", 1500) };
+    let eth0 = Link { lower: Some(40), lower_netns: Some(NetnsId(77)), ..Link::up(1, "eth0", "veth", 1500) };
     read[0].links[0] = eth0;
     assert_eq!(said(&read), [(1500, "eth0".to_owned())]);
 }
 
 #[test]
 fn what_is_down_leads_nowhere() {
-    let tunl0 = || over(link(9, "tunl0", "ipip", 1480), tunnel(Encapsulation::Ipip));
+    let tunl0 = || over(Link::up(9, "tunl0", "ipip", 1480), tunnel(Encapsulation::Ipip));
     let to = || route("172.20.2.0/24", 9, Some("172.18.0.7"));
     quiet("no route", vec![tunl0()], Vec::new());
     quiet("down", vec![Link { up: false, ..tunl0() }], vec![to()]);
@@ -135,7 +135,7 @@ fn what_is_down_leads_nowhere() {
 #[test]
 fn of_routes_to_one_network_the_lowest_metric_is_used() {
     let default = |metric| Route { metric, ..route("0.0.0.0/0", 9, Some("192.168.1.1")) };
-    let wlan0 = || link(9, "wlan0", "physical", 1500);
+    let wlan0 = || Link::up(9, "wlan0", "physical", 1500);
     quiet("a way that waits", vec![wlan0()], vec![default(600)]);
     assert_eq!(
         said(&node(vec![wlan0()], vec![default(0)])),
@@ -152,14 +152,18 @@ fn of_routes_to_one_network_the_lowest_metric_is_used() {
 #[test]
 fn what_is_on_another_device_leads_where_that_leads() {
     let default = || vec![route("172.30.0.0/16", 9, Some("172.30.0.1"))];
-    let on = |kind: &str, lower| Link { lower: Some(lower), ..link(9, "x0", kind, 1500) };
+    let on = |kind: &str, lower| Link { lower: Some(lower), ..Link::up(9, "x0", kind, 1500) };
     for kind in ["vlan", "macvlan", "ipvlan"] {
-        let dummy = || link(8, "d0", "dummy", 1500);
+        let dummy = || Link::up(8, "d0", "dummy", 1500);
         quiet(kind, vec![dummy(), on(kind, 8)], vec![route("172.30.0.0/16", 9, None)]);
         assert_eq!(said(&node(vec![on(kind, 1)], default())), [(1500, "x0".to_owned())], "{kind}");
     }
     let bond = || {
-        vec![link(9, "bond0", "bond", 1500), port(10, "eth1", "physical", 9), port(11, "eth2", "physical", 9)]
+        vec![
+            Link::up(9, "bond0", "bond", 1500),
+            port(10, "eth1", "physical", 9),
+            port(11, "eth2", "physical", 9),
+        ]
     };
     assert_eq!(said(&node(bond(), default())), [(1500, "bond0".to_owned())], "its members have no routes");
 }
@@ -167,7 +171,7 @@ fn what_is_on_another_device_leads_where_that_leads() {
 #[test]
 fn a_host_beside_is_no_other_node() {
     // A virtual machine's device, and a tunnel by a program of a user (flannel's `udp`).
-    let tun = || link(9, "tap0", "tun", 1500);
+    let tun = || Link::up(9, "tap0", "tun", 1500);
     quiet("tap0", vec![tun()], vec![route("172.20.1.77/32", 9, None)]);
     assert_eq!(said(&node(vec![tun()], vec![route("172.20.0.0/16", 9, None)])), [(1500, "tap0".to_owned())]);
 }
@@ -175,7 +179,38 @@ fn a_host_beside_is_no_other_node() {
 #[test]
 fn a_tunnels_own_address_on_a_dummy_says_nothing() {
     let local = Tunnel { local: Some([10, 9, 0, 1].into()), ..tunnel(Encapsulation::Ipip) };
-    let links = |kind| vec![link(8, "lo1", kind, 1400), over(link(9, "t0", "ipip", 1480), local)];
+    let links = |kind| vec![Link::up(8, "lo1", kind, 1400), over(Link::up(9, "t0", "ipip", 1480), local)];
     let sums = |kind| judge(&[host(links(kind), vec![route("10.9.0.0/24", 8, None)])]).sums.len();
     assert_eq!([sums("dummy"), sums("physical")], [0, 1]);
+}
+
+/// The addresses of a bridge are pods' alone where every port leads into a pod that was read.
+#[test]
+fn a_subnet_is_pods_alone_only_where_nobody_else_can_be_on_it() {
+    let cni0 = || vec![Link::up(9, "cni0", "bridge", 1500), Link { master: Some(9), ..near(10, 1, 1500) }];
+    let routes = || vec![route("10.244.1.0/24", 9, None), route("fd00:1::/64", 9, None)];
+    let read = |more: Vec<Link>, routes: Vec<Route>| {
+        let links = cni0().into_iter().chain(more).collect();
+        vec![host(links, routes), pod(1, 10, 1500)]
+    };
+    let of = |read: &[Namespace], address: &str| {
+        subnet_of_pods(read, address.parse().unwrap()).map(|subnet| subnet.network.to_string())
+    };
+    let clear = read(Vec::new(), routes());
+    assert_eq!(of(&clear, "10.244.1.9").as_deref(), Some("10.244.1.0/24"));
+    assert_eq!(of(&clear, "fd00:1::9").as_deref(), Some("fd00:1::/64"));
+    assert_eq!(of(&clear, "10.244.2.9"), None);
+    // A virtual machine, the uplink, a container that is no pod, a port whose other end was not read.
+    for (name, kind) in [("tap0", "tun"), ("eth0", "physical"), ("veth0", "veth")] {
+        assert_eq!(of(&read(vec![port(11, name, kind, 9)], routes()), "10.244.1.9"), None, "{name}");
+    }
+    let unread = Link { master: Some(9), ..near(11, 7, 1500) };
+    assert_eq!(of(&read(vec![unread], routes()), "10.244.1.9"), None);
+    // Behind a gateway is another node; a longer route goes elsewhere.
+    assert_eq!(of(&read(Vec::new(), vec![route("10.244.1.0/24", 9, Some("10.0.0.2"))]), "10.244.1.9"), None);
+    let longer = [routes(), vec![route("10.244.1.8/29", 12, None)]].concat();
+    assert_eq!(of(&read(vec![Link::up(12, "eth1", "physical", 1500)], longer), "10.244.1.9"), None);
+    let mut part = clear;
+    part[0].unread.push(Unread { what: "links", why: "there are too many".to_owned() });
+    assert_eq!(of(&part, "10.244.1.9"), None);
 }
