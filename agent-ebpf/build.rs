@@ -1,9 +1,9 @@
-//! Has the linker put memory to zero in place, where it would call a function for it.
+//! Makes the linker clear memory inline instead of calling a function.
 
 fn main() {
-    // A program that calls a function is two programs to the kernel, and up to 5.15.119, and on 5.10 to this day, only one of
-    // the two knows where a load through a typed pointer may fault ("bpf: ensure main program has an extable"). If the fault
-    // looks into the other one, the kernel panics.
+    // To the kernel a program that calls a function is two programs. Before the fix "bpf: ensure main program has an extable"
+    // (2023; 5.10.262 does not have it) only one of the two knows where a load through a typed pointer may fault. If the
+    // fault looks into the other one, the kernel panics.
     println!("cargo::rustc-link-arg-bins=--disable-expand-memcpy-in-order");
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -87,7 +87,7 @@ pub fn tally(hook: u32) -> Option<HookTally> {
     TALLY.get_ptr_mut(hook).map(HookTally)
 }
 
-/// The hook was called for something that is no event of the probe: `None`, for who says so and leaves.
+/// The hook was called for something that is no event of the probe: `None`, so that the caller can return it.
 #[inline(always)]
 #[must_use]
 pub fn passed(hook: u32) -> Option<()> {

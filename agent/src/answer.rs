@@ -1,10 +1,11 @@
 //! What a command has to say, written to stdout on a thread of its own: a reader that stalls does not keep Ctrl-C from ending it.
 
 use std::future::Future;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::sink::stream;
 
 /// How long a reader may take once the command is interrupted.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -16,11 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Stdout's, or that the reader has not seen all.
 pub async fn write(text: impl Into<Vec<u8>>, interrupted: impl Future<Output = ()>) -> Result<(), Failure> {
     let text = text.into();
-    let written = tokio::task::spawn_blocking(move || {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(&text)?;
-        stdout.flush()
-    });
+    let written = tokio::task::spawn_blocking(move || stream::write_stdout(&text));
     let stalled = async {
         interrupted.await;
         tokio::time::sleep(PATIENCE).await;

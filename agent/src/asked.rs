@@ -1,4 +1,4 @@
-//! The pods that the command line names, against those this node has: what nobody is must be refused, and not show nothing.
+//! The pods that the command line names, against those this node has: a name that no pod has is refused, since it would show nothing.
 
 use std::fmt;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cli::Host;
-use crate::enrich::{self, PodIndex, names};
+use crate::enrich::{self, KnownPod, Network, PodIndex, names};
 use crate::nearest;
 use crate::pod::{Pod, PodPattern};
 
@@ -93,12 +93,22 @@ impl PodsAsked {
             let asked = one((*pattern).clone());
             !pods.iter().any(|pod| asked.wants(pod))
         })?;
+        if let Some(of) = &missing.namespace
+            && !self.namespaces.is_empty()
+            && !self.namespaces.contains(of)
+        {
+            return Some(Missing {
+                what: format!(
+                    "no pod {:?} of namespace {} on this node",
+                    missing.to_string(),
+                    one_of(&self.namespaces)
+                ),
+                hint: "--pod and -n exclude each other".to_owned(),
+            });
+        }
         let of = match self.namespaces.as_slice() {
             [] => String::new(),
-            names => {
-                let names: Vec<&str> = names.iter().take(nearest::MOST).map(String::as_str).collect();
-                format!(" of namespace {}", nearest::one_of(&names))
-            }
+            names => format!(" of namespace {}", one_of(names)),
         };
         Some(Missing {
             what: format!("no pod {:?}{of} on this node", missing.to_string()),
@@ -128,13 +138,13 @@ impl PodsAsked {
         }
     }
 
-    /// Returns once each of the pods asked for has a network namespace, or does not seem to get one. A name is there before.
+    /// Returns once each of the pods asked for has a network, or does not seem to get one. A name is there before.
     pub async fn settle(&self, index: &PodIndex) {
         let mut version = index.version();
         let end = Instant::now() + SETTLE;
         loop {
             version.borrow_and_update();
-            if self.homeless(index).is_empty()
+            if self.homeless(index).unseen.is_empty()
                 || !matches!(timeout_at(end, version.changed()).await, Ok(Ok(())))
             {
                 return;
@@ -142,20 +152,41 @@ impl PodsAsked {
         }
     }
 
-    /// Of the pods asked for those that have no network namespace of their own, as far as is known: no packet is theirs.
+    /// The pods asked for that have no network namespace of their own, as far as is known: no packet is theirs.
     #[must_use]
-    pub fn homeless(&self, index: &PodIndex) -> Vec<String> {
+    pub fn homeless(&self, index: &PodIndex) -> Homeless {
         let homes = index.namespaces();
         let known = index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod));
         let homeless = known.filter(|known| !homes.iter().any(|home| home.pod == known.pod));
-        homeless.map(|known| full_name(&known.pod)).collect()
+        let (on_host, unseen): (Vec<KnownPod>, _) =
+            homeless.partition(|known| known.network == Network::Host);
+        let names = |pods: Vec<KnownPod>| -> Vec<String> {
+            let mut names: Vec<String> = pods.iter().map(|known| full_name(&known.pod)).collect();
+            names.sort_unstable();
+            names
+        };
+        Homeless { on_host: names(on_host), unseen: names(unseen) }
     }
+}
+
+/// Pods without a network namespace of their own, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Homeless {
+    /// They live in the host's.
+    pub on_host: Vec<String>,
+    /// Whether they have one is not known: no process of them was seen, or not alone in its namespace.
+    pub unseen: Vec<String>,
 }
 
 /// `shop/web-0`.
 #[must_use]
 pub fn full_name(pod: &Pod) -> String {
     format!("{}/{}", pod.namespace, pod.name)
+}
+
+fn one_of(names: &[String]) -> String {
+    let names: Vec<&str> = names.iter().take(nearest::MOST).map(String::as_str).collect();
+    nearest::one_of(&names)
 }
 
 /// Names, of which a sentence holds a few.
@@ -240,6 +271,11 @@ mod tests {
             (&[], &["shpo/web"], "no pod \"shpo/web\" on this node; did you mean shop/web?"),
             (&[], &["shop/bd-*"], "no pod \"shop/bd-*\" on this node; did you mean shop/db-0 or shop/db-1?"),
             (&["pay"], &["web"], "no pod \"web\" of namespace pay on this node; did you mean shop/web?"),
+            (
+                &["pay"],
+                &["shop/web"],
+                "no pod \"shop/web\" of namespace pay on this node; --pod and -n exclude each other",
+            ),
             (&["data"], &[], "no pod of namespace \"data\" on this node; there are: pay, shop, kube-system"),
         ] {
             assert_eq!(said(namespaces, patterns), text);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::answer;
-use crate::asked::{PodsAsked, few, full_name};
+use crate::asked::{Homeless, PodsAsked, few, full_name};
 use crate::cli::{AuditMtu, Host, Output};
 use crate::digits::counted;
 use crate::enrich::{self, PodIndex};
@@ -30,6 +30,7 @@ mod row;
 pub mod standing;
 pub mod watch;
 
+use clear::Unseen;
 use overlay::{Finding, Judgement, Subnet};
 use row::Verdict;
 
@@ -49,7 +50,7 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let shown = Shown { judgement: overlay::judge(&read.read), of: read, args };
     let (text, findings) = shown.print(host)?;
     answer::write(text, signals.first()).await?;
-    shown.notes();
+    shown.notes(findings);
     if shown.args.fail_on_findings && findings > 0 {
         let findings = counted(u64::try_from(findings).unwrap_or(u64::MAX), "finding");
         return Err(Failure::findings(findings));
@@ -65,10 +66,7 @@ struct Reading {
     /// The host's namespace, then the pods'.
     read: Vec<Namespace>,
     asked: PodsAsked,
-    /// Pods asked for that have no network namespace of their own.
-    homeless: Vec<String>,
-    /// Network namespaces of pods could not be seen.
-    hidden: bool,
+    unseen: Unseen,
 }
 
 /// Reads everything, once the pods asked for are there.
@@ -85,20 +83,22 @@ async fn read(host: &Host, args: &AuditMtu) -> Result<Reading, Failure> {
             asked.settle(&pods).await;
         }
     }
-    let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&pods) };
-    let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !homeless.is_empty());
+    let Homeless { on_host, unseen } = asked.homeless(&pods);
+    let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !unseen.is_empty());
+    // Whose names were asked for is known by name.
+    let nameless = if asked.is_empty() { pods.nameless() } else { 0 };
+    let unseen = Unseen { on_host, pods: unseen, nameless, hidden };
     let places = places(&host.host_proc, &pods);
     let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
     let read = read.await?.map_err(Failure::unsupported)?;
-    Ok(Reading { read, asked, homeless, hidden })
+    Ok(Reading { read, asked, unseen })
 }
 
-/// The network of pods of this node alone that an address is in; `None` where that is not known. Reads netlink: not for long on
-/// an async thread.
+/// For each address the network of this node's pods alone that it is in; `None` where that is not known. Blocks on netlink.
 #[must_use]
-pub fn subnet_of_pods(proc: &Path, pods: &PodIndex, address: IpAddr) -> Option<Subnet> {
-    let read = links::read(&places(proc, pods), Wants { pod_exceptions: false }).ok()?;
-    overlay::subnet_of_pods(&read, address)
+pub fn subnets_of_pods(proc: &Path, pods: &PodIndex, addresses: &[IpAddr]) -> Vec<Option<Subnet>> {
+    let read = links::read(&places(proc, pods), Wants { pod_exceptions: false }).unwrap_or_default();
+    addresses.iter().map(|address| overlay::subnet_of_pods(&read, *address)).collect()
 }
 
 /// Where the host's and the pods' network namespaces are.
@@ -135,7 +135,7 @@ struct Shown {
 impl Shown {
     /// Prints it; the text, and how many findings that were asked for there are.
     fn print(&self, host: &Host) -> io::Result<(Vec<u8>, usize)> {
-        let Reading { read, asked, homeless, hidden } = &self.of;
+        let Reading { read, asked, unseen } = &self.of;
         let mut text = Vec::new();
         let json = self.args.output == Output::Json;
         let mut sink: Box<dyn Sink + '_> = if json {
@@ -166,7 +166,7 @@ impl Shown {
         sink.flush()?;
         drop(sink);
         if findings == 0 && !json {
-            writeln!(text, "{}", clear::clear(read, asked, homeless, *hidden))?;
+            writeln!(text, "{}", clear::clear(read, asked, unseen))?;
         }
         Ok((text, findings))
     }
@@ -182,8 +182,9 @@ impl Shown {
             self.wants(namespace.owner.as_deref())
                 && unread.any(|unread| unread.what != links::ROUTES && !unread.why.ends_with("gone"))
         };
-        if self.of.hidden {
-            return Some(format!("nothing was found, but {}", clear::HIDDEN));
+        let unseen = self.of.unseen.words();
+        if !unseen.is_empty() {
+            return Some(format!("nothing was found, but {}", unseen.join("; ")));
         }
         let blind = self.of.read.iter().filter(is_blind).map(place);
         let blind: Vec<String> = blind.collect();
@@ -196,8 +197,11 @@ impl Shown {
         self.wants(None) || about.any(|pod| self.wants(Some(pod)))
     }
 
-    /// What could not be read, on stderr.
-    fn notes(&self) {
+    /// What could not be read, on stderr; where nothing was found the table's last line has said a part of that.
+    fn notes(&self, findings: usize) {
+        if findings > 0 || self.args.output == Output::Json {
+            self.of.unseen.words().iter().for_each(|line| note(line));
+        }
         for line in unread(&self.of.read) {
             note(&line);
         }

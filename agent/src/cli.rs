@@ -1,7 +1,7 @@
 //! The command line: what a person may ask for, and what each default is.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use crate::pod::PodPattern;
 use crate::probes;
+use crate::sink::stream;
 
 mod environment;
 mod mistake;
@@ -21,7 +22,7 @@ mod together;
 mod values;
 
 pub use values::IpAsked;
-use values::{duration, events, listen, log_level, name, number, port, ring_kib};
+use values::{drops, duration, events, listen, log_level, name, number, port, ring_kib, runs};
 
 /// Names the cause behind a Kubernetes node's network and storage failures, on the node, while they happen.
 #[derive(Debug, Parser)]
@@ -330,10 +331,10 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct Selftest {
     /// Drops to make in each run, shared by all causes
-    #[arg(long, env = "R2C_DROPS", default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=100_000_000))]
+    #[arg(long, env = "R2C_DROPS", default_value_t = 100_000, value_name = "N", value_parser = drops)]
     pub drops: u64,
     /// Runs
-    #[arg(long, env = "R2C_RUNS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "R2C_RUNS", default_value_t = 1, value_name = "N", value_parser = runs)]
     pub runs: u32,
     /// How to print
     #[arg(short, long, env = "R2C_OUTPUT", default_value = "table", value_enum)]
@@ -386,8 +387,7 @@ pub fn read(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, 
 /// # Errors
 /// stdout's.
 pub fn answer(text: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+    match stream::write_stdout(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }

@@ -1,13 +1,13 @@
 //! `r2c-agent doctor`: what this kernel, these rights and this node allow, and each hook's ladder rung by rung.
 
-use std::io::{self, Write};
+use std::io;
 
 use serde::Serialize;
 
 use crate::cli::{Doctor, Host, Report as Output};
 use crate::failure::Failure;
 use crate::node::{self, Node};
-use crate::sink::table::width_of_stdout;
+use crate::sink::{stream, table::width_of_stdout};
 use crate::{rights, shutdown};
 
 mod checks;
@@ -102,7 +102,7 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
         Output::Table => print::table(&report, width_of_stdout()),
         Output::Json => serde_json::to_string(&report)? + "\n",
     };
-    match io::stdout().write_all(text.as_bytes()) {
+    match stream::write_stdout(text.as_bytes()) {
         // `doctor | head`: the reader has seen enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}

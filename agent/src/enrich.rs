@@ -24,7 +24,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use pods::{KnownPod, PodIndex, PodNetns, PodStats};
+pub use pods::{KnownPod, Network, PodIndex, PodNetns, PodStats};
 
 /// Where the host's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,17 +75,35 @@ pub fn hold_netns(roots: &Roots, uid: &str) -> nix::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// The addresses of the host and of the pods whose namespaces can be seen, each with whose it is. Reads files: not for long on
-/// an async thread.
+/// The addresses of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Each with whose it is: `host`, or a pod's full name.
+    pub known: Vec<(IpAddr, String)>,
+    /// Some could not be seen, or were too many to keep: an address that is not in the list may still be of this node.
+    pub in_part: bool,
+}
+
+/// Reads the addresses of the host and of its pods. Blocks on files.
 #[must_use]
-pub fn addresses(proc: &Path, index: &PodIndex) -> Vec<(IpAddr, String)> {
+pub fn addresses(proc: &Path, index: &PodIndex) -> Addresses {
     let homes = index.namespaces();
-    let pods = homes.iter().map(|home| (home.pid, format!("{}/{}", home.pod.namespace, home.pod.name)));
-    let mut found = Vec::new();
-    for (pid, whose) in pods.chain([(1, "host".to_owned())]) {
+    let mut found = Addresses { known: Vec::new(), in_part: index.has_hidden_namespaces() };
+    let pods = homes.iter().map(|home| (Some(home), home.pid));
+    for (home, pid) in pods.chain([(None, 1)]) {
         let process = netns::Process::open(proc, pid).ok();
-        let addresses = process.and_then(|process| process.addresses());
-        found.extend(addresses.into_iter().flatten().map(|address| (address.to_canonical(), whose.clone())));
+        let read = process.and_then(|process| match home {
+            Some(_) => process.addresses_of_pod(),
+            None => process.addresses_of_host(),
+        });
+        let whose =
+            home.map_or("host".to_owned(), |home| format!("{}/{}", home.pod.namespace, home.pod.name));
+        let Some((addresses, whole)) = read else {
+            found.in_part = true;
+            continue;
+        };
+        found.in_part |= whole == netns::Whole::No;
+        found.known.extend(addresses.into_iter().map(|address| (address.to_canonical(), whose.clone())));
     }
     found
 }

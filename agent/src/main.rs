@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use agent::cli::{self, AuditOf, Cli, Command, Refused};
@@ -13,7 +14,28 @@ use agent::probes;
 use agent::{audit, doctor, metrics_once, run, selftest, trace};
 use clap::CommandFactory as _;
 
+/// Stdout was closed when the process started.
+static IS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Looks before the standard library does: that opens `/dev/null` in its place, and all that is written would be lost in
+/// silence.
+#[used]
+// SAFETY: the C library calls what is in this section before `main`, on the only thread; it needs nothing that is not there yet.
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: takes no pointer.
+    let closed = unsafe { nix::libc::fcntl(nix::libc::STDOUT_FILENO, nix::libc::F_GETFD) } == -1;
+    IS_CLOSED.store(closed, Ordering::Relaxed);
+}
+
 fn main() -> ExitCode {
+    if IS_CLOSED.load(Ordering::Relaxed) {
+        let message =
+            "stdout is closed: nothing of what is told would be seen; if that is meant, send it to /dev/null";
+        return end(Err(Failure { code: 1, message: message.to_owned() }));
+    }
     let cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refused::Answer(help)) => return end(print(&help)),
@@ -46,7 +68,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Command::Run(_) => (Style::Json, "info"),
         _ => (Style::Plain, "warn"),
     };
-    // A level for all comes later, and holds; targets alone leave the rest as it is: a target that is misspelt silences nothing.
+    // A level without a target overrides the default. Targets alone leave the rest as it is: a misspelt one silences nothing.
     let mut level = cli.log_level.as_ref().map_or(level.to_owned(), |asked| format!("{level},{asked}"));
     if cli.command.limits().is_some_and(|limits| limits.bpf_log) {
         // The programs' diagnostics are of level debug, and their target is their object: the probe's name. What the user
@@ -92,7 +114,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 }
 
 /// How long the last diagnostics may take to leave: a reader of stderr that stalls must not hold up the end.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(250);
 
 fn end(result: Result<(), Failure>) -> ExitCode {
     let code = result.map_or_else(

@@ -18,7 +18,11 @@ use crate::shutdown::{self, Signals};
 pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let (_stop, drain) = shutdown::channel();
-    let mut node = Node::look(host, drain).await;
+    let interrupted = || Failure { code: 1, message: "interrupted".to_owned() };
+    let mut node = tokio::select! {
+        node = Node::look(host, drain) => node,
+        () = signals.first() => return Err(interrupted()),
+    };
     let mut metrics = Metrics::default();
     metrics.registry().register_collector(Box::new(crate::version::Build));
     let (mut reports, mut refused, mut attached) = (Vec::new(), Vec::new(), Vec::new());
@@ -45,10 +49,14 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     metrics.registry().register_collector(Box::new(gauges.clone()));
     let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
     let audit = tokio::task::spawn_blocking(move || watch::once(&proc, &pods, &gauges));
-    if let Err(error) = audit.await? {
+    let audit = tokio::select! {
+        audit = audit => audit?,
+        () = signals.first() => return Err(interrupted()),
+    };
+    if let Err(error) = audit {
         tracing::warn!("no audit of MTUs: {error}");
     }
-    let interrupted = tokio::select! {
+    let is_over = tokio::select! {
         () = tokio::time::sleep(args.wait) => false,
         () = signals.first() => true,
     };
@@ -58,7 +66,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     };
     let text = metrics.encode(format)?;
     answer::write(text, async {
-        if !interrupted {
+        if !is_over {
             signals.first().await;
         }
     })

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -172,16 +173,18 @@ pub fn open_namespace(file: &Path) -> io::Result<File> {
     if fs::read_link(file).is_ok_and(|name| name.as_os_str().is_empty()) {
         return Err(io::Error::from(Errno::EACCES));
     }
-    File::open(file)
+    // A pipe in its place, which the user may name, would keep the agent waiting for a writer.
+    File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(file)
 }
 
-/// What of the capabilities that tracing takes this process lacks, or that those it has are of a user namespace alone, and how
-/// to mend that; `None` if it lacks none.
+/// Which capabilities for tracing are missing, or hold only inside a user namespace, and the cure; `None` if all are there.
 #[must_use]
 pub fn lacking() -> Option<Refused> {
     let own = Process::own();
-    let outside = || own.user_namespace.then(|| own.refused(Act::Bpf, Cause::UserNamespace));
-    own.missing(Act::Bpf).map(|missing| own.lacks(missing)).or_else(outside)
+    if own.user_namespace {
+        return Some(own.refused(Act::Bpf, Cause::UserNamespace));
+    }
+    own.missing(Act::Bpf).map(|missing| own.lacks(missing))
 }
 
 /// What cures all of these, each said once; `None` if nothing is to be set.
@@ -261,8 +264,14 @@ impl Process {
     }
 
     fn why(&self, act: Act, error: Errno, lockdown: bool) -> Option<Refused> {
-        if !matches!(error, Errno::EPERM | Errno::EACCES) {
+        // A filter may answer as if the kernel did not know the call.
+        let is_filtered = error == Errno::ENOSYS && self.filtered && (self.refuses)(act);
+        if !matches!(error, Errno::EPERM | Errno::EACCES) && !is_filtered {
             return None;
+        }
+        // First: a capability that was added there would not reach the host either.
+        if self.user_namespace && !is_filtered {
+            return Some(self.refused(act, Cause::UserNamespace));
         }
         if let Some(missing) = self.missing(act) {
             return Some(self.lacks(missing));
@@ -311,9 +320,6 @@ impl Process {
             && !Right::SysAdmin.is_in(self.effective)
         {
             return Cause::Paranoid(level);
-        }
-        if self.user_namespace {
-            return Cause::UserNamespace;
         }
         if self.filtered && (self.refuses)(act) {
             return Cause::Seccomp;

@@ -28,8 +28,9 @@ use crate::sink::json::JsonSink;
 use crate::sink::stream::Stream;
 use crate::sink::{Level, Nowhere, Sink};
 
-/// Time the paths have to carry what is left after SIGTERM; Kubernetes gives 30 s, an operator less.
-const DRAIN: Duration = Duration::from_secs(2);
+/// Time the paths have to carry what is left after SIGTERM. With what the last lines and the last diagnostics may take it is
+/// below 2 s in all: Kubernetes gives 30 s, an operator less.
+const DRAIN: Duration = Duration::from_millis(1400);
 
 /// Time the last lines have to leave: a reader that stalls must not hold up the end.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -101,9 +102,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     info!("draining");
     stop.start();
     let drained = async { while paths.join_next().await.is_some() {} };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
-        warn!("a path did not end in {DRAIN:?}; its last events may be missing");
-    }
+    let hangs = tokio::time::timeout(DRAIN, drained).await.is_err();
     // Its thread ends within a second of being asked to, which was before.
     let _ = server.join();
     // On this thread, which has nothing else left to do: the system may refuse another one.
@@ -116,6 +115,12 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     }
     if out.lost > 0 {
         warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
+    }
+    if hangs {
+        return Err(Failure {
+            code: 1,
+            message: format!("a path did not end in {DRAIN:?}: its last events may be missing"),
+        });
     }
     info!("stopped");
     verdict(&health.deaths())

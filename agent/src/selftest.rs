@@ -36,6 +36,9 @@ use ground::{GroundError, Lane, Netns};
 use pods::TestPods;
 use print::{Held, Report};
 
+/// The probe that it tests.
+pub const PROBE: &str = Drops::NAME;
+
 /// Threads that make drops, each on a CPU of its own where there are two.
 const THREADS: usize = 2;
 

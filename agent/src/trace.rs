@@ -32,8 +32,9 @@ mod to;
 
 use summary::Sums;
 
-/// How long the last lines may take to leave: a reader that stalls must not hold up the end.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the last lines may take to leave if none of them does, and in all: a reader that stalls must not hold up the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
@@ -59,11 +60,12 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let ready = args.ready_file.as_deref().map(ReadyFile::prepare).transpose()?;
     let mut node = tokio::select! {
         node = Node::look(host, drain.clone()) => node,
-        () = signals.first() => {
-            return Err(Failure { code: 1, message: "interrupted before anything was attached".to_owned() });
-        }
+        () = signals.first() => return Err(interrupted()),
     };
-    let is_early = names::check(entry, &node, host, &args)?;
+    let is_early = tokio::select! {
+        is_early = names::check(entry, &node, host, &args) => is_early?,
+        () = signals.first() => return Err(interrupted()),
+    };
     let filter = filter(&args);
     check_packets(&node, &filter)?;
     let settings = Settings {
@@ -72,7 +74,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         ..node::settings(&args.limits)
     };
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
-    check_rungs(&node, &filter, &started)?;
+    check_rungs(&node, &filter, &started, args.limits.rung.is_some())?;
     node.settle();
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     ready.map_or(Ok(()), ReadyFile::publish)?;
@@ -84,13 +86,13 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         async move { asked.come(&host, &pods, patience).await }
     });
     // Why the pods that were waited for have not come.
-    let vain: Arc<OnceLock<Missing>> = Arc::default();
+    let vain: Arc<OnceLock<Failure>> = Arc::default();
     let told_vain = Arc::clone(&vain);
     let duration = args.duration;
     tokio::spawn(async move {
-        let missing = ended_by_user(&mut signals, waits, duration).await;
+        let failure = ended_by_user(&mut signals, waits, duration).await;
         // It is set once, here.
-        let _ = missing.map(|missing| told_vain.set(missing));
+        let _ = failure.map(|failure| told_vain.set(failure));
         stop.start();
     });
     if entry.name == to::PROBE {
@@ -100,11 +102,16 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let Started { carry, account, attached, summary, limited, filters_late, .. } = started;
     let carried = carry(sink, drain).await;
     let took = began.elapsed();
-    let sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
-    let lines = sums.lines(took, &summary(), args.all, &asked(&args));
     // Nothing else is left to do for this thread.
-    let out = stdout.drain(PATIENCE);
-    for line in lines.iter().chain(&stalled(&out)) {
+    let out = stdout.drain_while_read(PATIENCE, MOST_PATIENCE);
+    let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
+    sums.take_back(out.taken);
+    if matches!(carried, Ended::Last) {
+        sums.end_at_last();
+    }
+    // What is said below of pods that never came says more.
+    let hint = sums.hint(args.all, &asked(&args)).filter(|_| vain.get().is_none());
+    for line in sums.lines(took, &summary()).iter().chain(&hint).chain(&stalled(&out)) {
         note(line);
     }
     if let Ended::Failed(error) = carried {
@@ -116,8 +123,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
             message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
         });
     }
-    if let Some(missing) = vain.get() {
-        return Err(Failure::usage(missing));
+    if let Some(Failure { code, message }) = vain.get() {
+        return Err(Failure { code: *code, message: message.clone() });
     }
     match (told.load(Relaxed) + sums.harmful_counted(), sums.not_examined()) {
         _ if !args.fail_on_findings => Ok(()),
@@ -129,6 +136,10 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         }
         (0, 0) => Ok(()),
     }
+}
+
+fn interrupted() -> Failure {
+    Failure { code: 1, message: "interrupted before anything was attached".to_owned() }
 }
 
 /// Where what a filter looks at cannot be read, it would hide all there is.
@@ -157,7 +168,7 @@ fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
 }
 
 /// Where no program may read memory, only arguments that have types tell the device and the pod.
-fn check_rungs(node: &Node, filter: &Filter, started: &Started) -> Result<(), Failure> {
+fn check_rungs(node: &Node, filter: &Filter, started: &Started, is_asked: bool) -> Result<(), Failure> {
     let by_place = !filter.interface.is_empty() || filter.is_about_pods();
     let untyped = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?)));
     let untyped: Vec<String> = untyped
@@ -169,8 +180,9 @@ fn check_rungs(node: &Node, filter: &Filter, started: &Started) -> Result<(), Fa
     }
     Err(Failure::unsupported(format!(
         "-i, -n and --pod would hide everything of {}: the kernel is locked down (confidentiality), so there neither the \
-         device nor the pod of a packet is known; leave them out, or leave out --rung",
-        untyped.join(", ")
+         device nor the pod of a packet is known; leave them out{}",
+        untyped.join(", "),
+        if is_asked { ", or leave out --rung" } else { "" }
     )))
 }
 
@@ -180,20 +192,24 @@ fn stalled(out: &Drained) -> Option<String> {
     is_lost.then(|| format!("{} lost: the reader of stdout stalls", counted(out.lost, "line")))
 }
 
-/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; what never came of
-/// these.
+/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; why these never
+/// came.
 async fn ended_by_user(
     signals: &mut Signals,
     waits: Option<impl Future<Output = Result<(), Missing>>>,
     duration: Duration,
-) -> Option<Missing> {
+) -> Option<Failure> {
     if let Some(waits) = waits {
         tokio::select! {
             came = waits => match came {
                 Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
-                Err(missing) => return Some(missing),
+                Err(missing) => return Some(Failure::usage(missing)),
             },
-            () = signals.first() => return None,
+            // No packet of theirs was looked at.
+            () = signals.first() => {
+                let message = "interrupted while it waited for pods: none of their packets was seen".to_owned();
+                return Some(Failure { code: 1, message });
+            }
         }
     }
     if duration.is_zero() {

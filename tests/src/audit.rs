@@ -11,6 +11,7 @@ mod outward;
 mod rights;
 mod sums;
 mod unequal;
+mod unseen;
 
 /// Whether this kernel makes the devices that a node is built of here; a guest's must.
 pub(crate) fn has_devices() -> bool {

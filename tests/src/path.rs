@@ -142,7 +142,8 @@ fn a_destination_that_answers_nothing() {
             ("fits", Value::Null),
             ("reached", json!(false)),
         ]);
-        assert_eq!(walk.code, 0);
+        // Nothing was found, and that is no all-clear.
+        assert_eq!(walk.code, 1);
         assert!(
             walk.verdict["message"].as_str().unwrap().contains("1500 bytes come as far as hop 5"),
             "{walk:#?}"

@@ -1,6 +1,6 @@
 //! Readers of the agent's output that stall, a disk that is full, a pipe that is closed: none of them stops it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -185,12 +185,17 @@ fn a_trace_ends_at_once_when_its_reader_is_gone_or_the_disk_is_full() {
 
 #[test]
 fn what_prints_once_can_be_interrupted_behind_a_reader_that_stalls() {
-    // The system call that a thread is in, and its first argument.
-    let writes = format!("{} 0x1 ", libc::SYS_write);
+    // A thread is in write(2) to what stdout leads to. The file has the system call's number, then its arguments.
     let is_writing = |pid: u32| {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let mut calls = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("syscall")).ok());
-        calls.any(|call| call.starts_with(&writes))
+        let leads = |fd: u64| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let mut calls = tasks.filter_map(|task| fs::read_to_string(task.path().join("syscall")).ok());
+        calls.any(|call| {
+            let mut words = call.split(' ');
+            let is_write = words.next() == Some(&libc::SYS_write.to_string());
+            let fd = words.next().and_then(|fd| u64::from_str_radix(fd.trim_start_matches("0x"), 16).ok());
+            is_write && fd.is_some_and(|fd| leads(fd).is_some() && leads(fd) == leads(1))
+        })
     };
     for args in [
         &["metrics"][..],

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -199,6 +200,34 @@ fn an_answer_that_cannot_be_written_is_no_success() {
     }
 }
 
+/// `>&-`: the standard library would open /dev/null in its place.
+#[test]
+fn a_closed_stdout_is_no_success_either() {
+    let node = Node::new();
+    for args in [
+        &["--help"][..],
+        &["completions", "bash"],
+        &["doctor"],
+        &["audit", "mtu"],
+        &["metrics"],
+        &["trace", "drops", "--duration", "1s"],
+        &["run", "--listen", "127.0.0.1:0"],
+    ] {
+        let mut closed = command(&node, args);
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe {
+            closed.pre_exec(|| {
+                nix::libc::close(1);
+                Ok(())
+            });
+        }
+        let agent = closed.stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&agent.stderr);
+        assert_eq!(agent.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.lines().count() == 1 && said.contains("stdout is closed"), "{args:?}: {said}");
+    }
+}
+
 #[test]
 fn a_ready_file_that_can_never_be_is_refused_before_anything_is_attached() {
     let node = Node::new();
@@ -319,7 +348,7 @@ fn a_pod_that_has_not_started_yet_is_waited_for() {
         );
     }
     for (args, code) in [
-        (&["trace", "drops", "-n", "never", "--wait"][..], 0),
+        (&["trace", "drops", "-n", "never", "--wait"][..], 1),
         (&["audit", "mtu", "-n", "never", "--wait"], 1),
     ] {
         let mut agent = Agent::spawn(&mut command(&node, args));

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::asked::{PodsAsked, few, full_name};
+use crate::digits::counted;
 use crate::links::Namespace;
 
 /// Columns of a line.
@@ -11,11 +12,43 @@ const WIDTH: usize = 80;
 /// What keeps the audit from saying that all fits.
 pub(super) const HIDDEN: &str = "the network namespaces of pods could not be seen";
 
-/// That what was read fits, of the pods `asked` for; `homeless` are those of them that have no network namespace to be read,
-/// which may be since namespaces are `hidden` from this process.
-pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String], hidden: bool) -> String {
+/// What was to be looked at and is not in the reading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unseen {
+    /// Pods that live in the host's network: it was read, but none of it is theirs alone.
+    pub(super) on_host: Vec<String>,
+    /// Pods no process of which was seen.
+    pub(super) pods: Vec<String>,
+    /// Pods that have no name here.
+    pub(super) nameless: usize,
+    /// Namespaces of pods are hidden from this process.
+    pub(super) hidden: bool,
+}
+
+impl Unseen {
+    /// What was not read, in words; empty if nothing is missing.
+    pub(super) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        match (self.hidden, self.pods.is_empty()) {
+            (true, true) => words.push(HIDDEN.to_owned()),
+            (true, false) => words.push(format!("{HIDDEN}: {}", few(&self.pods))),
+            (false, true) => {}
+            (false, false) => {
+                words.push(format!("not read, since no process of them was seen: {}", few(&self.pods)));
+            }
+        }
+        if self.nameless > 0 {
+            let pods = counted(u64::try_from(self.nameless).unwrap_or(u64::MAX), "pod");
+            words.push(format!("not read, since --pod-logs has no name for them: {pods}"));
+        }
+        words
+    }
+}
+
+/// That what was read fits, of the pods `asked` for, and what was not read.
+pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen) -> String {
     let (mut of_host, mut of_pods) = (0, 0);
-    let (mut pods, mut unread) = (Vec::new(), Vec::new());
+    let (mut pods, mut unread, missing) = (Vec::new(), Vec::new(), unseen.words());
     for namespace in read {
         let links = namespace.links.iter().filter(|link| !link.loopback).count();
         let name = match namespace.owner.as_deref() {
@@ -34,14 +67,15 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String], 
             unread.push(name);
         }
     }
-    let mut text =
-        if unread.is_empty() && homeless.is_empty() && !hidden { "everything" } else { "what was read" }
-            .to_owned();
+    let is_whole = unread.is_empty() && missing.is_empty();
+    let mut text = if is_whole { "everything" } else { "what was read" }.to_owned();
     text.push_str(" fits");
     let links = |count: usize| format!("{count} {}", if count == 1 { "link" } else { "links" });
     // Writing to a String cannot fail.
     let _ = match (asked.is_empty(), pods.len()) {
-        (true, 0) if hidden => write!(text, ": {} of the host", links(of_host)),
+        (true, 0) if !(missing.is_empty() && unseen.on_host.is_empty()) => {
+            write!(text, ": {} of the host", links(of_host))
+        }
         (true, 0) => write!(text, ": {} of the host; no pod is known here", links(of_host)),
         (true, 1) => write!(text, ": {} of the host, {} of one pod", links(of_host), links(of_pods)),
         (true, all) => write!(text, ": {} of the host, {} of {all} pods", links(of_host), links(of_pods)),
@@ -54,14 +88,11 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, homeless: &[String], 
     if !unread.is_empty() {
         let _ = write!(text, "; not read in whole: {}", few(&unread));
     }
-    if hidden {
-        let _ = write!(text, "; {HIDDEN}");
-        if !homeless.is_empty() {
-            let _ = write!(text, ": {}", few(homeless));
-        }
-    } else if !homeless.is_empty() {
-        let what = "on the host's network, or without one of their own yet";
-        let _ = write!(text, "; {what}: {}", few(homeless));
+    if !unseen.on_host.is_empty() && !asked.is_empty() {
+        let _ = write!(text, "; on the host's network: {}", few(&unseen.on_host));
+    }
+    for missing in missing {
+        let _ = write!(text, "; {missing}");
     }
     wrapped(&text)
 }
@@ -113,10 +144,26 @@ mod tests {
             namespaces: namespaces.iter().map(|name| (*name).to_owned()).collect(),
             pods: Vec::new(),
         };
-        let said =
-            |read: &[Namespace], names: &[&str]| clear(read, &asked(names), &[], false).replace("\n   ", " ");
-        let hidden = clear(&read[..1], &asked(&[]), &[], true).replace("\n   ", " ");
+        let said = |read: &[Namespace], names: &[&str]| {
+            clear(read, &asked(names), &Unseen::default()).replace("\n   ", " ")
+        };
+        let but =
+            |names: &[&str], unseen: Unseen| clear(&read[..1], &asked(names), &unseen).replace("\n   ", " ");
+        let hidden = but(&[], Unseen { hidden: true, ..Unseen::default() });
         assert_eq!(hidden, format!("what was read fits: 3 links of the host; {HIDDEN}"));
+        // A pod that has not started, and one that has no name, were not read; one on the host's network was.
+        let early = but(&[], Unseen { pods: vec!["shop/late".to_owned()], nameless: 2, ..Unseen::default() });
+        assert_eq!(
+            early,
+            "what was read fits: 3 links of the host; not read, since no process of them was seen: shop/late; \
+             not read, since --pod-logs has no name for them: 2 pods"
+        );
+        let on_host = || Unseen { on_host: vec!["kube-system/proxy".to_owned()], ..Unseen::default() };
+        assert_eq!(but(&[], on_host()), "everything fits: 3 links of the host");
+        assert_eq!(
+            but(&["kube-system"], on_host()),
+            "everything fits: 3 links of the host; on the host's network: kube-system/proxy"
+        );
         assert_eq!(said(&read, &[]), "everything fits: 3 links of the host, 4 links of 3 pods");
         assert_eq!(said(&read[..1], &[]), "everything fits: 3 links of the host; no pod is known here");
         assert_eq!(
@@ -137,11 +184,12 @@ mod tests {
             said(&read, &["pay"]).starts_with("everything fits for pay/api: "),
             "what is not asked for is no matter"
         );
-        let alone = clear(&read[..1], &asked(&["kube-system"]), &["kube-system/proxy".to_owned()], false);
+        let unseen =
+            Unseen { pods: vec!["kube-system/a-name-of-some-length".to_owned()], ..Unseen::default() };
+        let alone = clear(&read[..1], &asked(&["kube-system"]), &unseen);
         assert!(
-            alone.starts_with("what was read fits: 3 links of the host;")
-                && alone.ends_with("kube-system/proxy")
+            alone.lines().count() > 1 && alone.lines().all(|line| line.chars().count() <= WIDTH),
+            "{alone}"
         );
-        assert!(alone.lines().all(|line| line.chars().count() <= WIDTH), "{alone}");
     }
 }

@@ -30,7 +30,14 @@ pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
         }
         (ErrorKind::ValueValidation, Some(at), Some(value)) => {
             let why = std::error::Error::source(error).map_or(String::new(), |why| format!(": {why}"));
+            // Clap's own words for a switch's variable.
+            let why = why.replace("value was not a boolean", "expected true or false");
             format!("invalid value {value:?} for {at}{why}")
+        }
+        (ErrorKind::UnknownArgument, Some(at), _)
+            if at.starts_with('-') && at.contains(|c: char| c.is_ascii_digit()) =>
+        {
+            format!("unexpected {at}: no flag is called so, and no number and no time is negative")
         }
         (ErrorKind::InvalidSubcommand, ..) => no_command(error, args, &command),
         _ => rendered(error),

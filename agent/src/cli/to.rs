@@ -28,7 +28,7 @@ pub struct Walk {
     #[arg(long, env = "R2C_TIMEOUT", default_value = "15s", value_parser = time, value_name = "TIME")]
     pub timeout: Duration,
     /// Packets in all, answers not counted
-    #[arg(long, env = "R2C_MAX_PACKETS", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=1000), value_name = "N")]
+    #[arg(long, env = "R2C_MAX_PACKETS", default_value_t = 200, value_parser = super::values::packets, value_name = "N")]
     pub max_packets: u32,
 }
 
@@ -69,8 +69,15 @@ impl FromStr for To {
             Some(Ok(0) | Err(_)) => return Err(EXPECTED),
             Some(Ok(port)) => Some(port),
         };
-        let is_whole = !host.is_empty() && !host.chars().any(|c| c.is_whitespace() || c.is_control());
-        if is_whole { Ok(Self { host: host.to_owned(), port }) } else { Err(EXPECTED) }
+        // Of a name whatever a resolver may know; `10.0.0.0/24` and `-` are neither a name nor an address.
+        let is_of_host = |c: char| c.is_alphanumeric() || ['.', '-', '_', ':', '%'].contains(&c);
+        if host.starts_with(|c: char| c.is_alphanumeric() || c == ':' || c == '_')
+            && host.chars().all(is_of_host)
+        {
+            Ok(Self { host: host.to_owned(), port })
+        } else {
+            Err(EXPECTED)
+        }
     }
 }
 
@@ -112,7 +119,10 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(To { host: host.to_owned(), port }), "{text}");
         }
-        for text in ["", ":80", "a:", "a:0", "a:65536", "a:http", "[::1", "[::1]443", "[]:1", "a b", "a\nb"] {
+        for text in [
+            "", ":80", "a:", "a:0", "a:65536", "a:http", "[::1", "[::1]443", "[]:1", "a b", "a\nb",
+            "10.0.0.0/24", "-", "http://a",
+        ] {
             assert!(text.parse::<To>().is_err(), "{text}");
         }
     }

@@ -8,6 +8,7 @@ use super::{Cli, Command, Limits, Named, Trace};
 use crate::nearest;
 use crate::probe::start::Entry;
 use crate::probes;
+use crate::selftest;
 
 /// Flags of `trace` that wait for events, which a walk does not.
 const OF_EVENTS: [&str; 14] = [
@@ -53,6 +54,7 @@ pub(super) fn check(cli: &mut Cli, matches: &ArgMatches) -> Result<(), String> {
     let entries: Vec<&Entry> = match &cli.command {
         Command::Run(args) if !args.probes.is_empty() => named(&args.probes),
         Command::Trace(args) => named(std::slice::from_ref(&args.probe)),
+        Command::Selftest(_) => named(&[selftest::PROBE.to_owned()]),
         _ => probes::ALL.iter().collect(),
     };
     cli.command.limits().map_or(Ok(()), |limits| rung(limits, &entries, &line))

@@ -14,7 +14,7 @@ use crate::sink::filter::parse_network;
 pub struct IpAsked {
     /// The addresses that are wanted.
     pub network: IpNet,
-    /// It was written with a length: `10.0.0.1/32` is meant whoever has that address.
+    /// It was written with a length: `10.0.0.1/32` skips the check that somebody has the address.
     pub as_network: bool,
 }
 
@@ -55,6 +55,22 @@ pub(super) fn events(text: &str) -> Result<NonZeroU64, &'static str> {
 /// A number from none on.
 pub(super) fn number(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "expected a number from 0 to 4294967295")
+}
+
+/// Drops of a self-test's run.
+pub(super) fn drops(text: &str) -> Result<u64, &'static str> {
+    let drops = text.parse().ok().filter(|drops| (100..=100_000_000).contains(drops));
+    drops.ok_or("expected a number from 100 to 100000000")
+}
+
+/// Runs of a self-test.
+pub(super) fn runs(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|runs| (1..=1000).contains(runs)).ok_or("expected a number from 1 to 1000")
+}
+
+/// Packets of a walk.
+pub(super) fn packets(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|packets| (2..=1000).contains(packets)).ok_or("expected a number from 2 to 1000")
 }
 
 /// Size of a ring.

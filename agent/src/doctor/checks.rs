@@ -86,12 +86,18 @@ fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
             Status::Degraded,
             format!("{}; kptr_restrict {restrict}", why(kernel, Part::Symbols)),
             &format!(
-                "lost: the function a packet died in, and all that follows from it; {}, and set \
-                 kernel.kptr_restrict below 2",
-                cure_of(Right::Syslog)
+                "lost: the function a packet died in, and all that follows from it; {}",
+                cure_of_symbols(&restrict)
             ),
         ),
     }
+}
+
+/// What shows the symbols' addresses, where the kernel's `kptr_restrict` is this.
+fn cure_of_symbols(restrict: &str) -> String {
+    let right = (!Right::Syslog.held()).then(|| cure_of(Right::Syslog));
+    let setting = (!matches!(restrict, "0" | "1")).then(|| "set kernel.kptr_restrict below 2".to_owned());
+    [right, setting].into_iter().flatten().collect::<Vec<_>>().join(", and ")
 }
 
 fn tracefs(kernel: &Kernel) -> Check {

@@ -7,7 +7,7 @@ use super::hooks::{HookReport, RungReport, RungStatus};
 use super::{Check, Report, Status};
 use crate::sink::escape;
 
-/// Widths that it is laid out for: in less the last column is no text, and longer lines are hard to read.
+/// Widths that it is laid out for. Below 60 the last column is unreadable; lines longer than 120 are hard to read.
 const LEAST: usize = 60;
 const MOST: usize = 120;
 /// `CHECK  STATUS  FOUND`

@@ -23,6 +23,13 @@ const MAX_HOST_FILE: u64 = 16 * 1024 * 1024;
 /// Addresses kept of one pod. Dual stack with a few secondary networks needs less than ten.
 pub(super) const MAX_ADDRESSES: usize = 64;
 
+/// Whether a list has all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    Yes,
+    No,
+}
+
 /// One process, held by its directory: when it ends, every read fails, even if its pid is given to another.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -64,15 +71,34 @@ impl Process {
         parse_started(&self.read("stat", MAX_FILE)?)
     }
 
-    /// The addresses that are local in its network namespace.
-    pub(super) fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
-        let mut addresses = BTreeSet::new();
-        local_v4(&self.read("net/fib_trie", MAX_FILE)?, |address| keep(&mut addresses, address.into()));
+    /// The addresses that are local in the host's network namespace, of which this is a process.
+    pub(super) fn addresses_of_host(&self) -> Option<(BTreeSet<IpAddr>, Whole)> {
+        self.addresses_within(MAX_HOST_FILE, usize::MAX)
+    }
+
+    /// The addresses that are local in a pod's network namespace, at most [`MAX_ADDRESSES`].
+    pub(super) fn addresses_of_pod(&self) -> Option<(BTreeSet<IpAddr>, Whole)> {
+        self.addresses_within(MAX_FILE, MAX_ADDRESSES)
+    }
+
+    fn addresses_within(&self, bytes: u64, most: usize) -> Option<(BTreeSet<IpAddr>, Whole)> {
+        let (mut addresses, mut whole) = (BTreeSet::new(), Whole::Yes);
+        let mut keep = |address| {
+            if addresses.len() < most {
+                addresses.insert(address);
+            } else if !addresses.contains(&address) {
+                whole = Whole::No;
+            }
+        };
+        let trie = self.read("net/fib_trie", bytes)?;
+        local_v4(&trie, |address| keep(address.into()));
         // Not there on a kernel without IPv6.
-        if let Some(listing) = self.read("net/if_inet6", MAX_FILE) {
-            global_v6(&listing, |address| keep(&mut addresses, address.into()));
+        let listing = self.read("net/if_inet6", bytes).unwrap_or_default();
+        global_v6(&listing, |address| keep(address.into()));
+        if [trie, listing].iter().any(|file| file.len() as u64 >= bytes) {
+            whole = Whole::No;
         }
-        Some(addresses)
+        Some((addresses, whole))
     }
 
     fn read(&self, name: &str, limit: u64) -> Option<Vec<u8>> {
@@ -101,14 +127,8 @@ impl Host {
         let first = Process::open(proc, 1)?;
         let mut netns = BTreeSet::from([host_netns(proc)?]);
         netns.extend(Process::open_dir(&proc.join("self")).and_then(|own| own.netns()));
-        let mut addresses = HashSet::new();
-        local_v4(&first.read("net/fib_trie", MAX_HOST_FILE).unwrap_or_default(), |address| {
-            addresses.insert(address.into());
-        });
-        global_v6(&first.read("net/if_inet6", MAX_HOST_FILE).unwrap_or_default(), |address| {
-            addresses.insert(address.into());
-        });
-        Ok(Self { netns, addresses })
+        let addresses = first.addresses_of_host().map(|(addresses, _)| addresses).unwrap_or_default();
+        Ok(Self { netns, addresses: addresses.into_iter().collect() })
     }
 
     pub(super) fn has_netns(&self, netns: u32) -> bool {
@@ -138,12 +158,6 @@ fn host_netns(proc: &Path) -> nix::Result<u32> {
 pub fn is_hosts(proc: &Path) -> Option<bool> {
     let inode = |path: &Path| fs::metadata(path).ok().map(|file| file.ino());
     Some(inode(&proc.join("1/net/dev"))? == inode(Path::new("/proc/self/net/dev"))?)
-}
-
-fn keep(addresses: &mut BTreeSet<IpAddr>, address: IpAddr) {
-    if addresses.len() < MAX_ADDRESSES {
-        addresses.insert(address);
-    }
 }
 
 /// The inode in `net:[4026531840]`.
@@ -285,11 +299,11 @@ fe8000000000000000fc00fffe000001 04 40 20 80     eth0
     fn this_process_is_the_hosts() {
         let own = Process::open(Path::new("/proc"), std::process::id()).unwrap();
         assert!(own.started().is_some());
-        assert!(own.addresses().is_some());
+        assert!(own.addresses_of_pod().is_some());
         let netns = own.netns().unwrap();
         if let Ok(host) = Host::read(Path::new("/proc")) {
             assert!(host.has_netns(netns));
-            assert!(own.addresses().unwrap().iter().all(|address| host.has_address(*address)));
+            assert!(own.addresses_of_pod().unwrap().0.iter().all(|address| host.has_address(*address)));
         }
     }
 

@@ -64,8 +64,21 @@ pub struct KnownPod {
     pub pod: Arc<Pod>,
     /// Its slot. `None` for a pod that never had an address or namespace of its own.
     pub slot: Option<Slot>,
+    /// Where it lived at the last look.
+    pub network: Network,
     /// Its cgroup is gone; its slot is not yet retired.
     pub gone: bool,
+}
+
+/// The network of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// A namespace of its own.
+    Own,
+    /// The host's (`hostNetwork`).
+    Host,
+    /// No process of it was seen: it has not started yet, or its namespace is hidden from this process.
+    Unseen,
 }
 
 /// A pod's network namespace as [`PodIndex::namespaces`] tells it.
@@ -101,7 +114,7 @@ impl PodIndex {
     #[must_use]
     pub fn pods(&self) -> Vec<KnownPod> {
         let table = self.read();
-        table.named().map(|(pod, slot, gone)| KnownPod { pod: Arc::clone(pod), slot, gone }).collect()
+        table.named().collect()
     }
 
     /// The network namespaces of the pods that have one to themselves, in order of the pods' names.
@@ -112,6 +125,12 @@ impl PodIndex {
         let mut homes: Vec<PodNetns> = homes.collect();
         homes.sort_unstable_by(|one, other| one.pod.cmp(&other.pod));
         homes
+    }
+
+    /// Pods whose cgroup is there and whose name is not known.
+    #[must_use]
+    pub fn nameless(&self) -> usize {
+        self.read().alive().filter(|(_, named)| !named).count()
     }
 
     /// What was left out.

@@ -195,7 +195,7 @@ impl Member {
         if host.has_netns(netns) {
             return self.is_still_here(netns).then_some(Net::Host);
         }
-        let mut addresses = self.process.addresses()?;
+        let (mut addresses, _) = self.process.addresses_of_pod()?;
         if !self.is_still_here(netns) {
             return None;
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::enrich::cgroup::Uid;
 use crate::enrich::holds::{GRACE, Holds, Key};
+use crate::enrich::pods::{KnownPod, Network};
 use crate::pod::{MAX_SLOTS, Pod, Slot, SlotKey, Subject};
 
 /// Pods known at once, those of the last minute included. Kubelet's default limit is 110 running.
@@ -72,6 +73,8 @@ struct Entry {
     gone: Option<SystemTime>,
     /// Its network namespace, and a process in it, at the last look.
     home: Option<(u32, u32)>,
+    /// It lived in the host's network namespace then.
+    on_host: bool,
 }
 
 /// See the module.
@@ -115,6 +118,7 @@ impl Table {
             Net::Own { netns, pid, .. } => Some((netns, pid)),
             Net::Unknown | Net::Host => None,
         };
+        entry.on_host = seen.net == Net::Host;
         let wanted = seen.keys();
         let before = std::mem::replace(&mut entry.keys, wanted.clone());
         let net_born = entry.net_seen.unwrap_or(seen.born);
@@ -219,11 +223,17 @@ impl Table {
         alive.map(|(uid, entry)| (uid, entry.pod.is_some()))
     }
 
-    /// Every pod with a name: its slot, and whether it is gone.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&Arc<Pod>, Option<Slot>, bool)> {
-        self.pods
-            .values()
-            .filter_map(|entry| entry.pod.as_ref().map(|pod| (pod, entry.slot, entry.gone.is_some())))
+    /// Every pod with a name.
+    pub(super) fn named(&self) -> impl Iterator<Item = KnownPod> {
+        self.pods.values().filter_map(|entry| {
+            let pod = Arc::clone(entry.pod.as_ref()?);
+            let network = match (entry.on_host, entry.home) {
+                (true, _) => Network::Host,
+                (false, Some(_)) => Network::Own,
+                (false, None) => Network::Unseen,
+            };
+            Some(KnownPod { pod, slot: entry.slot, network, gone: entry.gone.is_some() })
+        })
     }
 
     /// Every pod with a name and a network namespace that it alone lives in: that, and a process in it.
@@ -267,7 +277,15 @@ impl Table {
 
 impl Entry {
     fn new() -> Self {
-        Self { pod: None, slot: None, keys: HashSet::new(), net_seen: None, gone: None, home: None }
+        Self {
+            pod: None,
+            slot: None,
+            keys: HashSet::new(),
+            net_seen: None,
+            gone: None,
+            home: None,
+            on_host: false,
+        }
     }
 }
 

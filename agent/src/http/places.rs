@@ -1,6 +1,6 @@
 //! The places of a listener: who holds one, what each does with it, and who has to leave when there is no room.
 //!
-//! Nobody is refused. When all places are taken, the one that makes us wait loses its own to who comes: so connections
+//! Nobody is refused. When all places are taken, the one that makes us wait is closed for the newcomer: so connections
 //! that are opened and left half-open, by one client or by hundreds, cost only each other.
 
 use std::cmp::Reverse;

@@ -1,11 +1,13 @@
 //! Whether the host's files are where they are looked for: a wrong path finds no pod, and says nothing about it.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, PROC_SUPER_MAGIC, statfs};
 
 use crate::cli::Host;
+use crate::enrich::names;
 use crate::failure::Failure;
 
 /// Entries of a directory that are looked at: with cgroup version 1 there are a dozen.
@@ -51,8 +53,17 @@ fn cgroup(path: &Path) -> Option<String> {
     })
 }
 
+/// The same of kubelet's log directory. An empty one is of a node without pods; one full of other things is another directory.
 fn logs(path: &Path) -> Option<String> {
-    directory(path).or_else(|| fs::read_dir(path).err().map(|error| format!("cannot be read: {error}")))
+    directory(path).or_else(|| {
+        let mut entries = match fs::read_dir(path) {
+            Ok(entries) => entries.flatten().peekable(),
+            Err(error) => return Some(format!("cannot be read: {error}")),
+        };
+        entries.peek()?;
+        let is_pods = |entry: fs::DirEntry| names::parse(entry.file_name().as_bytes()).is_some();
+        (!entries.any(is_pods)).then(|| "has no directory of a pod, but other things".to_owned())
+    })
 }
 
 fn directory(path: &Path) -> Option<String> {
@@ -103,6 +114,7 @@ mod tests {
             ((proc, empty, empty), "is no cgroup file system"),
             ((proc, Path::new("/nowhere"), empty), "--host-cgroup /nowhere: does not exist"),
             ((proc, cgroup, Path::new("/etc/passwd")), "R2C_POD_LOGS /etc/passwd: is no directory"),
+            ((proc, cgroup, Path::new("/etc")), "R2C_POD_LOGS /etc: has no directory of a pod"),
             ((proc, cgroup, Path::new("/nowhere")), "R2C_POD_LOGS /nowhere: does not exist"),
         ] {
             let said = check(&host(paths.0, paths.1, paths.2, true))

@@ -40,6 +40,14 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// Whether it says what fits. That nobody answered, or that the walk was cut short, does not.
+    #[must_use]
+    pub const fn is_answer(self) -> bool {
+        !matches!(self, Self::Unreachable | Self::Unfinished)
+    }
+}
+
 /// Whose path it is.
 #[derive(Clone, Debug)]
 pub struct About {

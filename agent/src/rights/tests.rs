@@ -113,8 +113,15 @@ fn lockdown_seccomp_and_sandboxes_are_told_apart() {
     assert_eq!(map.cause, Cause::Memlock);
     assert!(map.cure.unwrap().contains("SYS_RESOURCE"));
     assert_eq!(why(&limited, false).cause, Cause::Module(containerd()));
-    let inside = Process { user_namespace: true, ..process() };
+    // Whatever else is missing: a capability that is added inside does not reach the host.
+    let inside = Process { user_namespace: true, effective: 0, paranoid: || Some(3), ..process() };
     assert_eq!(why(&inside, false).cause, Cause::UserNamespace);
+    assert_eq!(refused(&inside, Act::PerfEvent, Errno::EACCES).cause, Cause::UserNamespace);
+    // Some filters say that there is no such call.
+    let absent = Process { filtered: true, refuses: |act| act == Act::Bpf, ..process() };
+    assert_eq!(refused(&absent, Act::Bpf, Errno::ENOSYS).cause, Cause::Seccomp);
+    assert_eq!(absent.why(Act::PerfEvent, Errno::ENOSYS, false), None);
+    assert_eq!(process().why(Act::Bpf, Errno::ENOSYS, false), None);
 }
 
 #[test]

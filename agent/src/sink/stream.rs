@@ -40,6 +40,8 @@ struct State {
     in_hand: u64,
     /// Lines that will never be written: there was no room, or the stream refused them.
     lost: u64,
+    /// Of these the ones that there was no room for: whoever gave them knows.
+    refused: u64,
     /// Why the last write failed; `None` after one that succeeded.
     fault: Option<Fault>,
     /// The writer thread has ended.
@@ -83,6 +85,8 @@ impl From<Fault> for io::Error {
 pub struct Drained {
     /// Lines that never reached the stream, since the start.
     pub lost: u64,
+    /// Of these the ones that were taken: who gave them was not told.
+    pub taken: u64,
     /// Why the stream refused the last of them; `None` if it takes lines, or if it only stalls.
     pub fault: Option<io::Error>,
 }
@@ -133,6 +137,7 @@ impl Stream {
         let mut state = self.shared.state();
         if state.ended || state.queue.len() + lines.len() > MAX_QUEUED {
             state.lost += count;
+            state.refused += count;
             return false;
         }
         state.queue.extend_from_slice(lines);
@@ -154,6 +159,21 @@ impl Stream {
         !self.shared.state().ended
     }
 
+    /// As [`Stream::drain`], where a reader that goes on reading is waited for: up to `most`, or until nothing has left for
+    /// `patience`.
+    #[must_use]
+    pub fn drain_while_read(&self, patience: Duration, most: Duration) -> Drained {
+        let end = Instant::now() + most;
+        let mut before = u64::MAX;
+        loop {
+            let drained = self.drain(patience);
+            if drained.lost == 0 || drained.lost == before || Instant::now() >= end {
+                return drained;
+            }
+            before = drained.lost;
+        }
+    }
+
     /// Waits until all that was queued is written, at most for `patience`; what is not written by then is reported as lost.
     #[must_use]
     pub fn drain(&self, patience: Duration) -> Drained {
@@ -163,7 +183,8 @@ impl Stream {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
             state = self.shared.written.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Drained { lost: state.lost + state.queued + state.in_hand, fault: state.fault.map(io::Error::from) }
+        let lost = state.lost + state.queued + state.in_hand;
+        Drained { lost, taken: lost - state.refused, fault: state.fault.map(io::Error::from) }
     }
 }
 
@@ -218,23 +239,33 @@ impl<W: Write + AsFd, F: Fn(&io::Error)> Writer<W, F> {
             std::mem::swap(&mut lines, &mut state.queue);
             state.in_hand = std::mem::take(&mut state.queued);
             drop(state);
-            let done = self.write(&lines);
-            let left = count_lines(lines.get(done.0..).unwrap_or_default());
+            let mut rest = lines.as_slice();
+            while !rest.is_empty() {
+                let (chunk, more) = rest.split_at(chunk_of(rest));
+                self.put_out(chunk, shared);
+                rest = more;
+            }
             lines.clear();
             // A stall leaves a megabyte behind: it is not kept for a whole life.
             lines.shrink_to(64 << 10);
             state = shared.state();
-            state.in_hand = 0;
-            state.lost += left;
-            let fault = done.1.as_ref().map(Fault::from);
-            let is_news = fault.is_some() && state.fault != fault;
-            state.fault = fault;
-            shared.written.notify_all();
-            if is_news && let Some(error) = &done.1 {
-                drop(state);
-                (self.failed)(error);
-                state = shared.state();
-            }
+        }
+    }
+
+    /// Writes one chunk, and says what became of its lines.
+    fn put_out(&mut self, chunk: &[u8], shared: &Shared) {
+        let (done, error) = self.write(chunk);
+        let left = count_lines(chunk.get(done..).unwrap_or_default());
+        let mut state = shared.state();
+        state.in_hand -= count_lines(chunk);
+        state.lost += left;
+        let fault = error.as_ref().map(Fault::from);
+        let is_news = fault.is_some() && state.fault != fault;
+        state.fault = fault;
+        drop(state);
+        shared.written.notify_all();
+        if is_news && let Some(error) = &error {
+            (self.failed)(error);
         }
     }
 
@@ -242,32 +273,51 @@ impl<W: Write + AsFd, F: Fn(&io::Error)> Writer<W, F> {
     fn write(&mut self, lines: &[u8]) -> (usize, Option<io::Error>) {
         // The rest of a line that was cut off must not become the head of the next.
         if self.torn
-            && let (_, Some(error)) = self.write_all(b"\n")
+            && let (_, Some(error)) = write_all(&mut self.out, b"\n")
         {
             return (0, Some(error));
         }
         self.torn = false;
-        let (done, fault) = self.write_all(lines);
+        let (done, fault) = write_all(&mut self.out, lines);
         let written = lines.get(..done).unwrap_or_default();
         let whole = written.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         self.torn = whole < done;
         (whole, fault)
     }
+}
 
-    fn write_all(&mut self, bytes: &[u8]) -> (usize, Option<io::Error>) {
-        let mut done = 0;
-        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-            match self.out.write(rest) {
-                Ok(0) => return (done, Some(ErrorKind::WriteZero.into())),
-                Ok(more) => done += more,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whoever started the agent made the descriptor non-blocking.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => await_room(self.out.as_fd()),
-                Err(error) => return (done, Some(error)),
-            }
+/// Writes all of `bytes`; how many went out, and what stopped it.
+fn write_all(out: &mut (impl Write + AsFd), bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match out.write(rest) {
+            Ok(0) => return (done, Some(ErrorKind::WriteZero.into())),
+            Ok(more) => done += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever started the agent made the descriptor non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => await_room(out.as_fd()),
+            Err(error) => return (done, Some(error)),
         }
-        (done, None)
     }
+    (done, None)
+}
+
+/// Writes all of `bytes` to this process's standard output, and waits for its reader.
+///
+/// # Errors
+/// The stream's, or there are no descriptors left.
+pub fn write_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    write_all(&mut out, bytes).1.map_or(Ok(()), Err)
+}
+
+/// Bytes of the whole lines to write at once: as many as go into a pipe together or not at all (`PIPE_BUF`, pipe(7)), so that
+/// it is known which lines left. A longer line is a chunk of its own.
+fn chunk_of(lines: &[u8]) -> usize {
+    const PIPE_BUF: usize = 4096;
+    let start = lines.get(..PIPE_BUF).unwrap_or(lines);
+    let end = memchr::memrchr(b'\n', start).or_else(|| memchr::memchr(b'\n', lines));
+    end.map_or(lines.len(), |end| end + 1)
 }
 
 fn await_room(out: BorrowedFd<'_>) {

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::asked::{PodsAsked, few};
+use crate::asked::{Homeless, PodsAsked, few};
 use crate::audit::{self, overlay::Subnet};
-use crate::cli::{Host, IpAsked, Trace};
-use crate::enrich::{self, PodIndex};
+use crate::cli::{Host, Trace};
+use crate::enrich::{self, Addresses, PodIndex};
 use crate::failure::Failure;
 use crate::log::note;
 use crate::nearest;
@@ -28,10 +28,10 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 ///
 /// # Errors
 /// Usage: the filter and the nearest names there are.
-pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
+pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
     reasons(entry, node, &args.reason)?;
-    interfaces(host, &args.interface)?;
-    addresses(host, &node.pods, &args.ip)?;
+    interfaces(host, args)?;
+    addresses(host, &node.pods, args).await?;
     let asked = pods(args);
     let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
@@ -41,24 +41,37 @@ pub(super) fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Re
         }
         (None, _) => false,
     };
-    let homeless = if asked.is_empty() { Vec::new() } else { asked.homeless(&node.pods) };
-    if !homeless.is_empty() && node.pods.has_hidden_namespaces() {
-        let why = format!(
-            "the network namespaces of pods cannot be seen here, so packets may not be known to be theirs: {}",
-            few(&homeless)
-        );
-        // To say that nothing was found would be untrue.
-        if args.fail_on_findings {
-            return Err(Failure::unsupported(why));
-        }
-        note(&why);
-    } else if !homeless.is_empty() {
-        note(&format!(
-            "on the host's network, or without one of their own yet: {}; no packet is known to be theirs",
-            few(&homeless)
-        ));
+    if !asked.is_empty() {
+        homeless(&asked, node, args)?;
     }
     Ok(waits)
+}
+
+/// Says which of the pods asked for no packet is known to be of.
+fn homeless(asked: &PodsAsked, node: &Node, args: &Trace) -> Result<(), Failure> {
+    let Homeless { on_host, unseen } = asked.homeless(&node.pods);
+    let hidden = !unseen.is_empty() && node.pods.has_hidden_namespaces();
+    let mut why = Vec::new();
+    if hidden {
+        let unseen = few(&unseen);
+        why.push(format!("the network namespaces of pods cannot be seen here, so packets may not be known to be theirs: {unseen}"));
+    } else if !unseen.is_empty() {
+        why.push(format!(
+            "no process of them is seen yet, so no packet is known to be theirs: {}",
+            few(&unseen)
+        ));
+    }
+    if !on_host.is_empty() {
+        why.push(format!("on the host's network, so no packet is known to be theirs: {}", few(&on_host)));
+    }
+    // With none of them to be seen, that nothing was found would be untrue.
+    let homes = node.pods.namespaces();
+    let is_vain = !homes.iter().any(|home| asked.wants(&home.pod)) && args.wait.is_none();
+    if args.fail_on_findings && !why.is_empty() && (hidden || is_vain) {
+        return Err(Failure::unsupported(why.join("; ")));
+    }
+    why.iter().for_each(|line| note(line));
+    Ok(())
 }
 
 fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> {
@@ -82,7 +95,8 @@ fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> 
     Err(Failure::usage(format!("no reason {wrong:?} of {} on this kernel; {hint}", entry.name)))
 }
 
-fn interfaces(host: &Host, asked: &[String]) -> Result<(), Failure> {
+fn interfaces(host: &Host, args: &Trace) -> Result<(), Failure> {
+    let asked = &args.interface;
     if asked.is_empty() {
         return Ok(());
     }
@@ -91,7 +105,12 @@ fn interfaces(host: &Host, asked: &[String]) -> Result<(), Failure> {
     let hint = nearest::hint(wrong, there.names.iter().map(String::as_str));
     let no = format!("no interface {wrong:?} in this node's or its pods' network namespaces");
     if there.hidden {
-        note(&format!("{no} that this process may look into; {hint}"));
+        let no = format!("{no} that this process may look into; {hint}");
+        // If it is nowhere, that nothing was found would be untrue.
+        if args.fail_on_findings {
+            return Err(Failure::unsupported(no));
+        }
+        note(&no);
         return Ok(());
     }
     Err(Failure::usage(format!("{no}; {hint}")))
@@ -99,35 +118,59 @@ fn interfaces(host: &Host, asked: &[String]) -> Result<(), Failure> {
 
 /// Refuses an address that nothing has and that only a pod of this node could have, and notes one that nothing here has: it may
 /// well be that of a peer elsewhere.
-fn addresses(host: &Host, pods: &PodIndex, asked: &[IpAsked]) -> Result<(), Failure> {
-    // A network is one of many addresses, or meant to hold for an address whoever has it.
-    let single = asked.iter().filter(|asked| !asked.as_network);
+async fn addresses(host: &Host, pods: &PodIndex, args: &Trace) -> Result<(), Failure> {
+    // A network (`10.0.0.1/32`) is taken as it is.
+    let single = args.ip.iter().filter(|asked| !asked.as_network);
     let single: Vec<IpAddr> = single.map(|asked| asked.network.addr()).filter(is_somebodys).collect();
     if single.is_empty() {
         return Ok(());
     }
-    let there = enrich::addresses(&host.host_proc, pods);
-    for address in single.iter().filter(|address| !there.iter().any(|(known, _)| known == *address)) {
-        if let Some(subnet) = audit::subnet_of_pods(&host.host_proc, pods, *address) {
-            return Err(Failure::usage(nobodys(*address, &subnet, &there)));
+    let (proc, pods) = (host.host_proc.clone(), pods.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let here = enrich::addresses(&proc, &pods);
+        let is_here = |address: &IpAddr| here.known.iter().any(|(known, _)| known == address);
+        let absent: Vec<IpAddr> = single.into_iter().filter(|address| !is_here(address)).collect();
+        let subnets =
+            if absent.is_empty() { Vec::new() } else { audit::subnets_of_pods(&proc, &pods, &absent) };
+        (here, absent, subnets)
+    });
+    let (here, absent, subnets) = read.await?;
+    for (address, subnet) in absent.into_iter().zip(subnets) {
+        match subnet {
+            // A pod that is waited for may be the one that gets it.
+            Some(subnet) if !here.in_part && args.wait.is_none() => {
+                return Err(Failure::usage(nobodys(address, &subnet, &here.known)));
+            }
+            _ => note(&elsewhere(address, &here)),
         }
-        note(&elsewhere(*address, &there));
     }
     Ok(())
 }
 
 fn is_somebodys(address: &IpAddr) -> bool {
-    !(address.is_loopback()
+    // Each device has link-local addresses of its own: they are not read.
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(is_link_local
+        || address.is_loopback()
         || address.is_unspecified()
         || address.is_multicast()
         || *address == IpAddr::from([255; 4]))
 }
 
-fn elsewhere(address: IpAddr, there: &[(IpAddr, String)]) -> String {
-    let no = format!(
-        "neither this node nor one of its pods has {address}: only packets to and from elsewhere match it"
-    );
-    let named = nearest_to(address, there);
+fn elsewhere(address: IpAddr, here: &Addresses) -> String {
+    let no = if here.in_part {
+        format!(
+            "{address} is not among the addresses of this node and its pods that could be read; not all could"
+        )
+    } else {
+        format!(
+            "neither this node nor one of its pods has {address}: only packets to and from elsewhere match it"
+        )
+    };
+    let named = nearest_to(address, &here.known);
     if named.is_empty() { no } else { format!("{no}; nearest here: {}", named.join(", ")) }
 }
 
@@ -161,18 +204,23 @@ mod tests {
 
     #[test]
     fn an_address_of_elsewhere_names_the_nearest_here() {
-        let there = [
+        let known = [
             ("10.244.1.2", "shop/web"),
             ("10.244.1.30", "shop/db"),
             ("fd00::2", "shop/web"),
             ("10.0.0.5", "host"),
         ]
         .map(|(address, whose)| (address.parse().unwrap(), whose.to_owned()));
-        let said = elsewhere("10.244.1.29".parse().unwrap(), &there);
+        let mut here = Addresses { known: known.to_vec(), in_part: false };
+        let said = elsewhere("10.244.1.29".parse().unwrap(), &here);
         assert!(said.contains("has 10.244.1.29"), "{said}");
         assert!(said.ends_with("10.244.1.30 (shop/db), 10.244.1.2 (shop/web), 10.0.0.5 (host)"), "{said}");
-        let said = elsewhere("2001:db8::1".parse().unwrap(), &there);
+        let said = elsewhere("2001:db8::1".parse().unwrap(), &here);
         assert!(said.ends_with("nearest here: fd00::2 (shop/web)"), "{said}");
-        assert!(!elsewhere("10.0.0.1".parse().unwrap(), &[]).contains("nearest"));
+        assert!(!elsewhere("10.0.0.1".parse().unwrap(), &Addresses::default()).contains("nearest"));
+        // Under a profile that hides namespaces it may be a pod's.
+        here.in_part = true;
+        let said = elsewhere("10.244.1.29".parse().unwrap(), &here);
+        assert!(said.contains("not all could") && !said.contains("elsewhere"), "{said}");
     }
 }

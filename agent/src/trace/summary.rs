@@ -32,6 +32,8 @@ pub(super) struct Sums {
     missed: u64,
     /// Wanted and not written: the reader of stdout stalls.
     unwritten: u64,
+    /// Came after the last one that was asked for (`--max-events`).
+    after_last: u64,
 }
 
 impl Sums {
@@ -79,6 +81,23 @@ impl Sums {
         sums
     }
 
+    /// Of what was shown so many lines were not written in the end.
+    pub(super) fn take_back(&mut self, lines: u64) {
+        // Some may have been a heading or a verdict.
+        let events = lines.min(self.shown);
+        self.shown -= events;
+        self.unwritten += events;
+    }
+
+    /// What was not carried any more came after the last event that was asked for.
+    pub(super) fn end_at_last(&mut self) {
+        let known = [
+            self.shown, self.benign, self.filtered, self.merged, self.only_counted, self.over_budget,
+            self.no_row, self.ring_full, self.unwritten,
+        ];
+        self.after_last = self.produced.saturating_sub(known.iter().sum());
+    }
+
     /// Events that nobody has looked at and that may be findings.
     pub(super) const fn not_examined(&self) -> u64 {
         self.over_budget + self.no_row + self.ring_full + self.missed
@@ -89,9 +108,8 @@ impl Sums {
         self.harmful
     }
 
-    /// In lines for a person: the events, `counts` of the whole node, every loss, and a hint if nothing of what was `asked`
-    /// for was shown.
-    pub(super) fn lines(&self, took: Duration, counts: &[String], all: bool, asked: &str) -> Vec<String> {
+    /// In lines for a person: the events, `counts` of the whole node, and every loss.
+    pub(super) fn lines(&self, took: Duration, counts: &[String]) -> Vec<String> {
         let mut parts = vec![format!("{} shown", self.shown)];
         for (events, became) in [
             (self.benign, "benign"),
@@ -99,6 +117,8 @@ impl Sums {
             (self.merged, "part of their incidents"),
             (self.only_counted, "only counted"),
             (self.not_examined(), "not examined"),
+            (self.after_last, "after the last one asked for"),
+            (self.unwritten, "not written"),
         ] {
             if events > 0 {
                 parts.push(format!("{events} {became}"));
@@ -111,9 +131,6 @@ impl Sums {
             lines.extend(counts.iter().cloned());
         }
         lines.push(self.losses());
-        if self.shown == 0 {
-            lines.extend(self.hint(all, asked));
-        }
         lines
     }
 
@@ -137,8 +154,11 @@ impl Sums {
         if losses.is_empty() { "nothing lost".to_owned() } else { losses.join("; ") }
     }
 
-    /// Why nothing was shown. Silence alone would look as if all were well.
-    fn hint(&self, all: bool, asked: &str) -> Option<String> {
+    /// Why nothing of what was `asked` for was shown, if so. Silence alone would look as if all were well.
+    pub(super) fn hint(&self, all: bool, asked: &str) -> Option<String> {
+        if self.shown > 0 {
+            return None;
+        }
         let hint = match (self.produced, self.not_examined()) {
             (0, 0) => {
                 "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
@@ -210,14 +230,15 @@ mod tests {
     #[test]
     fn what_was_not_examined_is_named_with_what_helps() {
         let took = Duration::from_millis(1_500);
-        let lines = sums(true, 0).lines(took, &[], false, "--pod web");
+        let lines = sums(true, 0).lines(took, &[]);
         assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
         assert_eq!(lines[1], "1100 not examined: too many of one kind a second");
         // With a budget of none there is no event to be shown.
         let counted = Sums { produced: 9, only_counted: 9, ..Sums::default() };
-        assert!(counted.lines(took, &[], false, "")[2].contains("raise --events-per-second"));
+        assert!(counted.hint(false, "").unwrap().contains("raise --events-per-second"));
         let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
-        let lines = silent.lines(took, &[], false, "--pod web");
+        let mut lines = silent.lines(took, &[]);
+        lines.extend(silent.hint(false, "--pod web"));
         assert!(lines[1].contains("--ring-kib"), "{lines:?}");
         assert!(
             !lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")),
@@ -227,7 +248,7 @@ mod tests {
 
     #[test]
     fn silence_says_what_it_means() {
-        let hint = |sums: Sums, all| sums.lines(Duration::ZERO, &[], all, "--port 7").pop().unwrap();
+        let hint = |sums: Sums, all| sums.hint(all, "--port 7").unwrap();
         assert!(hint(Sums::default(), false).contains("doctor"));
         assert!(
             hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false)
@@ -237,7 +258,23 @@ mod tests {
             hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false),
             "nothing matched --port 7"
         );
-        let one = Sums { produced: 1, shown: 1, ..Sums::default() }.lines(Duration::ZERO, &[], false, "");
-        assert_eq!(one, ["1 event in 0.0 s: 1 shown", "nothing lost"]);
+        let one = Sums { produced: 1, shown: 1, ..Sums::default() };
+        assert_eq!(one.lines(Duration::ZERO, &[]), ["1 event in 0.0 s: 1 shown", "nothing lost"]);
+        assert_eq!(one.hint(false, ""), None);
+    }
+
+    #[test]
+    fn its_parts_add_up_to_all_there_was() {
+        let first = |sums: &Sums| sums.lines(Duration::ZERO, &[]).remove(0);
+        // A reader that stalled took 83 lines; what waited behind them was never shown.
+        let mut stalled = Sums { produced: 11_700, shown: 1_550, unwritten: 10_150, ..Sums::default() };
+        stalled.take_back(1_467);
+        assert_eq!(first(&stalled), "11700 events in 0.0 s: 83 shown, 11617 not written");
+        let mut enough = Sums { produced: 100, shown: 2, benign: 8, only_counted: 50, ..Sums::default() };
+        enough.end_at_last();
+        assert_eq!(
+            first(&enough),
+            "100 events in 0.0 s: 2 shown, 8 benign, 50 only counted, 40 after the last one asked for"
+        );
     }
 }

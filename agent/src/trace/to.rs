@@ -22,6 +22,7 @@ use crate::enrich::{self, Roots};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
+use crate::nearest;
 use crate::node;
 use crate::path::judge::{About, Tcp, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
@@ -31,12 +32,16 @@ use crate::path::{Halt, Outcome, device};
 use crate::pod::{Pod, PodPattern};
 use crate::rights::{self, Act};
 use crate::shutdown::{self, Signals};
+use crate::sink::escape;
 use crate::sink::json::JsonSink;
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 /// The probe whose lines these are.
 pub(super) const PROBE: &str = "mtu";
+
+/// Where ip-netns(8) keeps namespaces by name.
+const NAMED: &str = "/run/netns";
 
 /// How long a plain connection may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -102,6 +107,11 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     match &out.halt {
         Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
         _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
+        // That nothing was found is no all-clear.
+        _ if args.fail_on_findings && !verdict.finding.is_answer() => {
+            let message = format!("what fits is not known: {} (--fail-on-findings)", verdict.message);
+            Err(Failure { code: 1, message })
+        }
         _ => Ok(()),
     }
 }
@@ -238,17 +248,23 @@ fn place(host: &Host, name: &str) -> PathBuf {
     } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
         host.host_proc.join(name).join("ns/net")
     } else {
-        // Of ip-netns(8).
-        Path::new("/run/netns").join(name)
+        Path::new(NAMED).join(name)
     }
+}
+
+/// The network namespaces that have names.
+fn named() -> Vec<String> {
+    let entries = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+    entries.map(|entry| escape::text(&entry.file_name().to_string_lossy()).into_owned()).collect()
 }
 
 fn open(path: &Path, name: &str) -> Result<File, Failure> {
     rights::open_namespace(path).map_err(|error| match rights::why_io(Act::SeeNetns, &error) {
         Some(why) => Failure::unsupported(format!("{} cannot be opened: {why}", path.display())),
         None => Failure::usage(format!(
-            "no network namespace {name}: {}: {error}; it may be a path, a name in /run/netns, or a process",
-            path.display()
+            "no network namespace {name}: {}: {error}; it may be a path, a process, or a name in {NAMED}; {}",
+            path.display(),
+            nearest::hint(name, named().iter().map(String::as_str))
         )),
     })
 }

@@ -176,15 +176,27 @@ impl Pod {
         Self { netns: netns.clone(), cgroup, logs, process }
     }
 
-    /// Ends it as kubelet does, its log directory included.
-    pub(crate) fn stop(mut self) {
+    /// Ends its process; its cgroup stays, as before the runtime has started one.
+    pub(crate) fn end_process(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Takes its name away: kubelet's log directory.
+    pub(crate) fn end_logs(&self) {
+        fs::remove_dir(&self.logs).unwrap();
+    }
+
+    /// Ends it as kubelet does, its log directory included.
+    pub(crate) fn stop(mut self) {
+        self.end_process();
         for container in fs::read_dir(&self.cgroup).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
             fs::remove_dir(container.path()).unwrap();
         }
         fs::remove_dir(&self.cgroup).unwrap();
-        fs::remove_dir(&self.logs).unwrap();
+        if self.logs.exists() {
+            self.end_logs();
+        }
     }
 }
 

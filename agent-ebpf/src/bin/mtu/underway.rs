@@ -173,7 +173,7 @@ impl Underway {
     /// What became of a received message; `is_heard` says that whoever it is for would have been heard.
     #[inline(always)]
     pub(crate) const fn fate(&self, is_heard: bool) -> Fate {
-        // Of UDP the route cache learns what nobody is there for, too (seen on 6.12.117: `udp_err` calls `ipv4_update_pmtu` and
+        // For UDP the route cache learns even if no socket matches (seen on 6.12.117: `udp_err` calls `ipv4_update_pmtu` and
         // fails). Who sent nothing is not to be believed a victim.
         if self.has(STRAY) && !self.has(TAKEN) {
             Fate::NoSocket

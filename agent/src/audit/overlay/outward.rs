@@ -67,16 +67,26 @@ impl<'a> Nets<'a> {
     /// nothing else: an uplink, a virtual machine or another container may have addresses that are not known here.
     pub(super) fn subnet_of_pods(&self, address: IpAddr) -> Option<Subnet> {
         let route = self.lookup(HOST, address, 0).filter(|route| route.gateway.is_none())?;
+        let network = route.destination;
+        let is_all = matches!(network, IpNet::V4(network) if [network.network(), network.broadcast()].map(IpAddr::from).contains(&address));
+        if is_all || is_on_link(&network) {
+            return None;
+        }
         let bridge = self.link(At { namespace: HOST, index: route.device })?;
         let host = self.namespaces.get(HOST)?;
         let mut ports = host.links.iter().filter(|port| port.master == Some(bridge.index)).peekable();
         ports.peek()?;
         let is_pods = |port: &Link| {
             let peer = self.peer(At { namespace: HOST, index: port.index }, port);
-            peer.is_some_and(|(at, _)| self.namespaces[at.namespace].owner.is_some())
+            peer.is_some_and(|(at, peer)| {
+                let pod = &self.namespaces[at.namespace];
+                // A pod may share its device with what is in it: a virtual machine behind a bridge or a macvlan.
+                let shares = |link: &Link| link.lower_netns.is_none() && link.lower == Some(at.index);
+                pod.owner.is_some() && peer.master.is_none() && !pod.links.iter().any(shares)
+            })
         };
         (bridge.kind == "bridge" && host.unread.is_empty() && ports.all(is_pods))
-            .then(|| Subnet { network: route.destination, bridge: bridge.name.clone() })
+            .then(|| Subnet { network, bridge: bridge.name.clone() })
     }
 
     /// The host's routes that are in use and lead to other nodes.

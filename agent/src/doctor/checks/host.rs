@@ -7,8 +7,9 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::cli::Host;
+use crate::digits::counted;
 use crate::doctor::{Check, Status};
-use crate::enrich::{self, PodIndex};
+use crate::enrich::{self, Network, PodIndex};
 use crate::rights::{self, Act, Cause, Right};
 
 /// What of the node can be seen.
@@ -130,14 +131,25 @@ fn pod_logs(dir: &Path) -> Check {
 
 fn known_pods(pods: &PodIndex) -> Check {
     let known: Vec<_> = pods.pods().into_iter().filter(|known| !known.gone).collect();
-    let own = known.iter().filter(|known| known.slot.is_some()).count();
-    let found = format!("{} by name, {own} with a network of their own", known.len());
+    let of = |network| known.iter().filter(|known| known.network == network).count();
+    let [own, on_host, unseen] = [Network::Own, Network::Host, Network::Unseen].map(of);
+    let found =
+        format!("{} by name, {own} with a network of their own, {on_host} on the host's", known.len());
     if known.is_empty() {
         return Check::not_ok(
             "host.pods",
             Status::Degraded,
             found,
             "lost: the pods of events until there are some",
+        );
+    }
+    if unseen > 0 || pods.nameless() > 0 {
+        let (unseen, nameless) = (counted(unseen as u64, "pod"), counted(pods.nameless() as u64, "pod"));
+        return Check::not_ok(
+            "host.pods",
+            Status::Degraded,
+            format!("{found}; no process seen: {unseen}; no name: {nameless}"),
+            "lost: their events' pod, unless they are only starting",
         );
     }
     Check::ok("host.pods", found)

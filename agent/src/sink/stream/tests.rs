@@ -53,10 +53,13 @@ fn a_reader_that_stalls_costs_lines_and_no_time() {
     assert!(taken * line.len() <= 2 * MAX_QUEUED + (1 << 17), "{taken}");
     assert!(taken * line.len() >= MAX_QUEUED / 2, "{taken}");
     let drained = stream.drain(Duration::from_millis(20));
-    assert!(drained.lost > 10_000 - 200, "{drained:?}: the pipe has room for 64 lines");
     assert!(drained.fault.is_none());
     assert!(begun.elapsed() < LONG);
-    drop(reader);
+    // What it says is lost is all but what is in the pipe. What a reader gets later does not count: it did not leave in time.
+    let mut buffered: std::ffi::c_int = 0;
+    // SAFETY: the kernel writes one int, which outlives the call.
+    assert_eq!(unsafe { nix::libc::ioctl(reader.as_raw_fd(), nix::libc::FIONREAD, &raw mut buffered) }, 0);
+    assert_eq!(drained.lost, 10_000 - u64::try_from(buffered).unwrap() / 1_000);
 }
 
 #[test]

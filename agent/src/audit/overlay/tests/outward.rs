@@ -210,6 +210,15 @@ fn a_subnet_is_pods_alone_only_where_nobody_else_can_be_on_it() {
     assert_eq!(of(&read(Vec::new(), vec![route("10.244.1.0/24", 9, Some("10.0.0.2"))]), "10.244.1.9"), None);
     let longer = [routes(), vec![route("10.244.1.8/29", 12, None)]].concat();
     assert_eq!(of(&read(vec![Link::up(12, "eth1", "physical", 1500)], longer), "10.244.1.9"), None);
+    // Nobody has the network's own address, or its broadcast: what is sent there is worth a look.
+    assert_eq!([of(&clear, "10.244.1.0"), of(&clear, "10.244.1.255")], [None, None]);
+    // A virtual machine shares the pod's device.
+    let mut shared = clear.clone();
+    shared[1].links.push(Link { lower: Some(2), ..Link::up(5, "macvtap0", "macvtap", 1500) });
+    assert_eq!(of(&shared, "10.244.1.9"), None);
+    let mut bridged = clear.clone();
+    bridged[1].links[0].master = Some(5);
+    assert_eq!(of(&bridged, "10.244.1.9"), None);
     let mut part = clear;
     part[0].unread.push(Unread { what: "links", why: "there are too many".to_owned() });
     assert_eq!(of(&part, "10.244.1.9"), None);

@@ -1,0 +1,62 @@
+//! Pods that the audit could not read: that nothing was found does not clear them.
+
+use crate::harness::agent::command;
+use crate::harness::netns::Netns;
+use crate::harness::pod::{Node, Pod};
+
+/// Exit code, data and notes of `audit mtu --fail-on-findings`, each text in one line.
+fn audit(node: &Node, args: &[&str]) -> (Option<i32>, String, String) {
+    let args = [&["audit", "mtu", "--fail-on-findings"], args].concat();
+    let ended = command(node, &args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\n   ", " ");
+    (ended.status.code(), text(&ended.stdout), text(&ended.stderr))
+}
+
+#[test]
+fn a_pod_that_was_not_read_is_not_cleared() {
+    let [host, web] = std::array::from_fn(|_| Netns::looped());
+    let node = Node::routing(&host);
+    let web = Pod::start(&node, "shop/web", &web);
+    let proxy = Pod::start(&node, "kube-system/proxy", &host);
+    // On the host's network there is nothing of its own to be read.
+    let (code, text, notes) = audit(&node, &[]);
+    assert!(code == Some(0) && text.contains("everything fits: "), "{text}{notes}");
+    let (code, text, notes) = audit(&node, &["--pod", "proxy"]);
+    assert!(code == Some(0) && text.contains("on the host's network: kube-system/proxy"), "{text}{notes}");
+
+    let mut late = Pod::start(&node, "shop/late", &Netns::looped());
+    late.end_process();
+    let unseen = "no process of them was seen: shop/late";
+    for args in [&[][..], &["--pod", "late"], &["-n", "shop"]] {
+        let (code, text, notes) = audit(&node, args);
+        assert_eq!(code, Some(3), "{args:?}: {text}{notes}");
+        assert!(text.contains("what was read fits") && text.contains(unseen), "{args:?}: {text}");
+        let (code, text, notes) = audit(&node, &[args, &["-o", "json"]].concat());
+        assert!(code == Some(3) && notes.contains(unseen), "{args:?}: {text}{notes}");
+    }
+    let (code, text, _) = audit(&node, &["--pod", "web"]);
+    assert!(code == Some(0) && text.contains("everything fits for shop/web: "), "{text}");
+
+    late.end_logs();
+    let (code, text, notes) = audit(&node, &[]);
+    let nameless = "--pod-logs has no name for them: 1 pod";
+    assert!(code == Some(3) && text.contains(nameless), "{text}{notes}");
+    late.stop();
+
+    // No packet can be known to be of a pod on the host's network.
+    let trace = |args: &[&str]| {
+        let args = [&["trace", "drops", "--duration", "1s", "--pod", "proxy"], args].concat();
+        command(&node, &args).output().unwrap()
+    };
+    for (args, code) in [(&[][..], 0), (&["--fail-on-findings"], 3)] {
+        let ended = trace(args);
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(
+            said.contains("on the host's network, so no packet is known to be theirs: kube-system/proxy"),
+            "{said}"
+        );
+    }
+    web.stop();
+    proxy.stop();
+}
