@@ -88,7 +88,9 @@ pub struct Addresses {
 #[must_use]
 pub fn addresses(proc: &Path, index: &PodIndex) -> Addresses {
     let homes = index.namespaces();
-    let mut found = Addresses { known: Vec::new(), in_part: index.has_hidden_namespaces() };
+    let is_unseen = |known: &KnownPod| !known.gone && known.network == Network::Unseen;
+    let in_part = index.has_hidden_namespaces() || index.nameless() > 0 || index.pods().iter().any(is_unseen);
+    let mut found = Addresses { known: Vec::new(), in_part };
     let pods = homes.iter().map(|home| (Some(home), home.pid));
     for (home, pid) in pods.chain([(None, 1)]) {
         let process = netns::Process::open(proc, pid).ok();
@@ -98,11 +100,11 @@ pub fn addresses(proc: &Path, index: &PodIndex) -> Addresses {
         });
         let whose =
             home.map_or("host".to_owned(), |home| format!("{}/{}", home.pod.namespace, home.pod.name));
-        let Some((addresses, whole)) = read else {
+        let Some((addresses, all)) = read else {
             found.in_part = true;
             continue;
         };
-        found.in_part |= whole == netns::Whole::No;
+        found.in_part |= all == netns::Whole::No;
         found.known.extend(addresses.into_iter().map(|address| (address.to_canonical(), whose.clone())));
     }
     found

@@ -70,7 +70,9 @@ fn homeless(asked: &PodsAsked, node: &Node, args: &Trace) -> Result<(), Failure>
     if args.fail_on_findings && !why.is_empty() && (hidden || is_vain) {
         return Err(Failure::unsupported(why.join("; ")));
     }
-    why.iter().for_each(|line| note(line));
+    for line in why {
+        note(&line);
+    }
     Ok(())
 }
 
