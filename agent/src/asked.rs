@@ -59,6 +59,12 @@ impl PodsAsked {
         self.namespaces.is_empty() && self.pods.is_empty()
     }
 
+    /// Whether each pod asked for is: one whose name is not known may be of a namespace, or have a prefix, that is asked for.
+    #[must_use]
+    pub fn is_by_name(&self) -> bool {
+        !self.pods.is_empty() && self.pods.iter().all(|pattern| !pattern.begins)
+    }
+
     /// Whether this pod is asked for.
     #[must_use]
     pub fn wants(&self, pod: &Pod) -> bool {
@@ -174,7 +180,7 @@ impl PodsAsked {
 pub struct Homeless {
     /// They live in the host's.
     pub on_host: Vec<String>,
-    /// Whether they have one is not known: no process of them was seen, or not alone in its namespace.
+    /// No process of them was seen, or they share a namespace: none is known to be theirs.
     pub unseen: Vec<String>,
 }
 

@@ -85,8 +85,7 @@ async fn read(host: &Host, args: &AuditMtu) -> Result<Reading, Failure> {
     }
     let Homeless { on_host, unseen } = asked.homeless(&pods);
     let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !unseen.is_empty());
-    // Whose names were asked for is known by name.
-    let nameless = if asked.is_empty() { pods.nameless() } else { 0 };
+    let nameless = if asked.is_by_name() { 0 } else { pods.nameless() };
     let unseen = Unseen { on_host, pods: unseen, nameless, hidden };
     let places = places(&host.host_proc, &pods);
     let read = tokio::task::spawn_blocking(move || links::read(&places, Wants { pod_exceptions: true }));
@@ -179,7 +178,7 @@ impl Shown {
     fn blind(&self) -> Option<String> {
         let is_blind = |namespace: &&Namespace| {
             let mut unread = namespace.unread.iter();
-            self.wants(namespace.owner.as_deref())
+            self.wants_of(namespace.owner.as_deref())
                 && unread.any(|unread| unread.what != links::ROUTES && !unread.why.ends_with("gone"))
         };
         let unseen = self.of.unseen.words();
@@ -194,7 +193,12 @@ impl Shown {
 
     fn wants_finding(&self, finding: &Finding) -> bool {
         let mut about = finding.pods.iter().chain(&finding.owner);
-        self.wants(None) || about.any(|pod| self.wants(Some(pod)))
+        self.wants_of(finding.owner.as_deref()) || about.any(|pod| self.wants(Some(pod)))
+    }
+
+    /// Whether what is wrong in this pod's namespace, or in the host's, concerns a pod that was asked for: it may live there.
+    fn wants_of(&self, owner: Option<&Pod>) -> bool {
+        self.wants(owner) || owner.is_none() && !self.of.unseen.on_host.is_empty()
     }
 
     /// What could not be read, on stderr; where nothing was found the table's last line has said a part of that.

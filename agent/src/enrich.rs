@@ -88,7 +88,10 @@ pub struct Addresses {
 #[must_use]
 pub fn addresses(proc: &Path, index: &PodIndex) -> Addresses {
     let homes = index.namespaces();
-    let is_unseen = |known: &KnownPod| !known.gone && known.network == Network::Unseen;
+    // One that shares its namespace has no home of its own.
+    let is_unseen = |known: &KnownPod| {
+        !known.gone && known.network != Network::Host && !homes.iter().any(|home| home.pod == known.pod)
+    };
     let in_part = index.has_hidden_namespaces() || index.nameless() > 0 || index.pods().iter().any(is_unseen);
     let mut found = Addresses { known: Vec::new(), in_part };
     let pods = homes.iter().map(|home| (Some(home), home.pid));

@@ -32,8 +32,7 @@ extern "C" fn look_at_stdout() {
 
 fn main() -> ExitCode {
     if IS_CLOSED.load(Ordering::Relaxed) {
-        let message =
-            "stdout is closed: nothing of what is told would be seen; if that is meant, send it to /dev/null";
+        let message = "stdout is closed, so nobody could read the output; to discard it, use >/dev/null";
         return end(Err(Failure { code: 1, message: message.to_owned() }));
     }
     let cli = match cli::read(std::env::args_os()) {

@@ -116,6 +116,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     if out.lost > 0 {
         warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
     }
+    verdict(&health.deaths())?;
     if hangs {
         return Err(Failure {
             code: 1,
@@ -123,7 +124,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         });
     }
     info!("stopped");
-    verdict(&health.deaths())
+    Ok(())
 }
 
 /// Where lines go. The guard lives and dies with the thread that writes them.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::asked::Missing;
 use crate::audit::standing;
 use crate::cli::{Host, Output, Trace};
 use crate::digits::counted;
@@ -83,7 +82,12 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
     let waits = args.wait.filter(|_| is_early).map(|patience| {
         let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
-        async move { asked.come(&host, &pods, patience).await }
+        let fails = args.fail_on_findings;
+        async move {
+            asked.come(&host, &pods, patience).await.map_err(Failure::usage)?;
+            asked.settle(&pods).await;
+            names::homeless(&asked, &pods, fails)
+        }
     });
     // Why the pods that were waited for have not come.
     let vain: Arc<OnceLock<Failure>> = Arc::default();
@@ -105,7 +109,10 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     // Nothing else is left to do for this thread.
     let out = stdout.drain_while_read(PATIENCE, MOST_PATIENCE);
     let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
-    sums.take_back(out.taken);
+    // A reader that has seen enough (`| head`) wanted no more.
+    if out.fault.as_ref().is_none_or(|fault| fault.kind() != io::ErrorKind::BrokenPipe) {
+        sums.take_back(out.taken);
+    }
     if matches!(carried, Ended::Last) {
         sums.end_at_last();
     }
@@ -123,18 +130,19 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
             message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
         });
     }
+    let findings = told.load(Relaxed) + sums.harmful_counted();
+    if args.fail_on_findings && findings > 0 {
+        return Err(Failure::findings("findings were told (--fail-on-findings)"));
+    }
     if let Some(Failure { code, message }) = vain.get() {
         return Err(Failure { code: *code, message: message.clone() });
     }
-    match (told.load(Relaxed) + sums.harmful_counted(), sums.not_examined()) {
-        _ if !args.fail_on_findings => Ok(()),
-        (1.., _) => Err(Failure::findings("findings were told (--fail-on-findings)")),
-        (0, 1..) => {
-            let events = counted(sums.not_examined(), "event");
-            let message = format!("not examined: {events} (--fail-on-findings)");
-            Err(Failure { code: 1, message })
+    match sums.not_looked_at() {
+        1.. if args.fail_on_findings => {
+            let events = counted(sums.not_looked_at(), "event");
+            Err(Failure { code: 1, message: format!("not examined: {events} (--fail-on-findings)") })
         }
-        (0, 0) => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -196,19 +204,17 @@ fn stalled(out: &Drained) -> Option<String> {
 /// came.
 async fn ended_by_user(
     signals: &mut Signals,
-    waits: Option<impl Future<Output = Result<(), Missing>>>,
+    waits: Option<impl Future<Output = Result<(), Failure>>>,
     duration: Duration,
 ) -> Option<Failure> {
     if let Some(waits) = waits {
         tokio::select! {
             came = waits => match came {
                 Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
-                Err(missing) => return Some(Failure::usage(missing)),
+                Err(failure) => return Some(failure),
             },
-            // No packet of theirs was looked at.
             () = signals.first() => {
-                let message = "interrupted while it waited for pods: none of their packets was seen".to_owned();
-                return Some(Failure { code: 1, message });
+                return Some(Failure { code: 1, message: "interrupted while waiting for pods".to_owned() });
             }
         }
     }

@@ -17,7 +17,7 @@ pub(super) const HIDDEN: &str = "the network namespaces of pods could not be see
 pub(super) struct Unseen {
     /// Pods that live in the host's network: it was read, but none of it is theirs alone.
     pub(super) on_host: Vec<String>,
-    /// Pods no process of which was seen.
+    /// Pods no process of which was seen, or that share a network namespace.
     pub(super) pods: Vec<String>,
     /// Pods that have no name here.
     pub(super) nameless: usize,
@@ -34,7 +34,10 @@ impl Unseen {
             (true, false) => words.push(format!("{HIDDEN}: {}", few(&self.pods))),
             (false, true) => {}
             (false, false) => {
-                words.push(format!("not read, since no process of them was seen: {}", few(&self.pods)));
+                words.push(format!(
+                    "not read, since no process of them was seen or they share a network namespace: {}",
+                    few(&self.pods)
+                ));
             }
         }
         if self.nameless > 0 {
@@ -45,7 +48,7 @@ impl Unseen {
     }
 }
 
-/// That what was read fits, of the pods `asked` for, and what was not read.
+/// Says that what was read fits, for the pods `asked` for, and names what was not read.
 pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen) -> String {
     let (mut of_host, mut of_pods) = (0, 0);
     let (mut pods, mut unread, missing) = (Vec::new(), Vec::new(), unseen.words());
@@ -155,7 +158,7 @@ mod tests {
         let early = but(&[], Unseen { pods: vec!["shop/late".to_owned()], nameless: 2, ..Unseen::default() });
         assert_eq!(
             early,
-            "what was read fits: 3 links of the host; not read, since no process of them was seen: shop/late; \
+            "what was read fits: 3 links of the host; not read, since no process of them was seen or they share a network namespace: shop/late; \
              not read, since --pod-logs has no name for them: 2 pods"
         );
         let on_host = || Unseen { on_host: vec!["kube-system/proxy".to_owned()], ..Unseen::default() };

@@ -34,14 +34,17 @@ pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
             let why = why.replace("value was not a boolean", "expected true or false");
             format!("invalid value {value:?} for {at}{why}")
         }
-        (ErrorKind::UnknownArgument, Some(at), _)
-            if at.starts_with('-') && at.contains(|c: char| c.is_ascii_digit()) =>
-        {
-            format!("unexpected {at}: no flag is called so, and no number and no time is negative")
+        (ErrorKind::UnknownArgument, Some(at), _) if is_negative(&at) => {
+            format!("unexpected {at}: a number or a time cannot be negative")
         }
         (ErrorKind::InvalidSubcommand, ..) => no_command(error, args, &command),
         _ => rendered(error),
     }
+}
+
+/// `-1` or `-1s`, which clap takes for a flag.
+fn is_negative(text: &str) -> bool {
+    text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
 }
 
 /// As clap says it, in one line.

@@ -127,10 +127,10 @@ impl PodIndex {
         homes
     }
 
-    /// Pods whose cgroup is there and whose name is not known.
+    /// Pods whose cgroup is there and whose name is not known, but for those on the host's network.
     #[must_use]
     pub fn nameless(&self) -> usize {
-        self.read().alive().filter(|(_, named)| !named).count()
+        self.read().nameless()
     }
 
     /// What was left out.

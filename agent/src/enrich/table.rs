@@ -223,6 +223,12 @@ impl Table {
         alive.map(|(uid, entry)| (uid, entry.pod.is_some()))
     }
 
+    /// Pods that are there and have no name, and are not known to live in the host's network.
+    pub(super) fn nameless(&self) -> usize {
+        let is_one = |entry: &&Entry| entry.gone.is_none() && entry.pod.is_none() && !entry.on_host;
+        self.pods.values().filter(is_one).count()
+    }
+
     /// Every pod with a name.
     pub(super) fn named(&self) -> impl Iterator<Item = KnownPod> {
         self.pods.values().filter_map(|entry| {

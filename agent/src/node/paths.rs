@@ -101,13 +101,13 @@ mod tests {
     fn a_path_that_was_named_must_be_what_it_is_for() {
         let empty = tempfile::tempdir().unwrap();
         let empty = empty.path();
-        let own = empty.join("proc");
-        fs::create_dir(&own).unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let own = own.path();
         std::os::unix::fs::symlink("/proc/self", own.join("1")).unwrap();
         let (proc, cgroup) = (Path::new("/proc"), Path::new("/sys/fs/cgroup"));
         for (paths, wants) in [
             ((proc, cgroup, empty), ""),
-            ((own.as_path(), cgroup, empty), ""),
+            ((own, cgroup, empty), ""),
             ((empty, cgroup, empty), "is no proc file system"),
             ((Path::new("/nowhere"), cgroup, empty), "--host-proc /nowhere: does not exist"),
             ((Path::new("/etc/passwd"), cgroup, empty), "--host-proc /etc/passwd: is no directory"),

@@ -40,14 +40,6 @@ impl Finding {
     }
 }
 
-impl Finding {
-    /// Whether it says what fits. That nobody answered, or that the walk was cut short, does not.
-    #[must_use]
-    pub const fn is_answer(self) -> bool {
-        !matches!(self, Self::Unreachable | Self::Unfinished)
-    }
-}
-
 /// Whose path it is.
 #[derive(Clone, Debug)]
 pub struct About {
@@ -100,6 +92,8 @@ pub struct Verdict {
     pub fix: Option<String>,
     /// The path takes less than its first device promises, as far as it is known.
     pub is_narrow: bool,
+    /// It is known what fits. That nobody answers, or that the walk was cut short, does not say.
+    pub is_known: bool,
 }
 
 /// Judges a walk.
@@ -166,6 +160,7 @@ fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
         message: format!("{place} says {}: {rest}", told.mtu),
         fix: Some(set_mtu(about, told.mtu)),
         is_narrow: true,
+        is_known: true,
     }
 }
 
@@ -228,6 +223,7 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         fix: passes
             .map(|passes| format!("let {word} of {who} come back; until then {}", set_mtu(about, passes))),
         is_narrow: !out.only_syns,
+        is_known: true,
     }
 }
 
@@ -246,6 +242,7 @@ fn clear(out: &Outcome, about: &About) -> Verdict {
         ),
         fix: None,
         is_narrow: false,
+        is_known: true,
     }
 }
 
@@ -279,6 +276,7 @@ fn unreachable(out: &Outcome, about: &About) -> Verdict {
         message,
         fix: None,
         is_narrow: false,
+        is_known: false,
     }
 }
 
@@ -297,6 +295,7 @@ fn unfinished(out: &Outcome, about: &About) -> Verdict {
         message: format!("on the path from {} to {} {known}", about.who, about.to),
         fix: None,
         is_narrow: false,
+        is_known: false,
     }
 }
 

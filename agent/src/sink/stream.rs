@@ -164,10 +164,11 @@ impl Stream {
     #[must_use]
     pub fn drain_while_read(&self, patience: Duration, most: Duration) -> Drained {
         let end = Instant::now() + most;
-        let mut before = u64::MAX;
+        let mut before = self.drain(Duration::ZERO).lost;
         loop {
-            let drained = self.drain(patience);
-            if drained.lost == 0 || drained.lost == before || Instant::now() >= end {
+            let left = end.saturating_duration_since(Instant::now());
+            let drained = self.drain(patience.min(left));
+            if drained.lost == 0 || drained.lost == before || left.is_zero() {
                 return drained;
             }
             before = drained.lost;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::asked::{Homeless, PodsAsked, few};
 use crate::audit::{self, overlay::Subnet};
 use crate::cli::{Host, Trace};
+use crate::digits::counted;
 use crate::enrich::{self, Addresses, PodIndex};
 use crate::failure::Failure;
 use crate::log::note;
@@ -30,8 +31,6 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 /// Usage: the filter and the nearest names there are.
 pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
     reasons(entry, node, &args.reason)?;
-    interfaces(host, args)?;
-    addresses(host, &node.pods, args).await?;
     let asked = pods(args);
     let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
@@ -41,33 +40,42 @@ pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace)
         }
         (None, _) => false,
     };
+    interfaces(host, args, waits)?;
+    addresses(host, &node.pods, args).await?;
     if !asked.is_empty() {
-        homeless(&asked, node, args)?;
+        homeless(&asked, &node.pods, args.fail_on_findings && !waits)?;
     }
     Ok(waits)
 }
 
-/// Says which of the pods asked for no packet is known to be of.
-fn homeless(asked: &PodsAsked, node: &Node, args: &Trace) -> Result<(), Failure> {
-    let Homeless { on_host, unseen } = asked.homeless(&node.pods);
-    let hidden = !unseen.is_empty() && node.pods.has_hidden_namespaces();
+/// Names the pods asked for whose packets cannot be told from others'.
+///
+/// # Errors
+/// Unsupported, where findings are asked for (`fails`) and none could be made.
+pub(super) fn homeless(asked: &PodsAsked, pods: &PodIndex, fails: bool) -> Result<(), Failure> {
+    let Homeless { on_host, unseen } = asked.homeless(pods);
+    let hidden = !unseen.is_empty() && pods.has_hidden_namespaces();
     let mut why = Vec::new();
     if hidden {
-        let unseen = few(&unseen);
-        why.push(format!("the network namespaces of pods cannot be seen here, so packets may not be known to be theirs: {unseen}"));
+        why.push(format!(
+            "the network namespaces of pods cannot be seen here, so their packets may not be known: {}",
+            few(&unseen)
+        ));
     } else if !unseen.is_empty() {
         why.push(format!(
-            "no process of them is seen yet, so no packet is known to be theirs: {}",
+            "no process of them was seen, or they share a network namespace, so their packets are not known: {}",
             few(&unseen)
         ));
     }
     if !on_host.is_empty() {
-        why.push(format!("on the host's network, so no packet is known to be theirs: {}", few(&on_host)));
+        why.push(format!("on the host's network, so their packets are not known: {}", few(&on_host)));
     }
-    // With none of them to be seen, that nothing was found would be untrue.
-    let homes = node.pods.namespaces();
-    let is_vain = !homes.iter().any(|home| asked.wants(&home.pod)) && args.wait.is_none();
-    if args.fail_on_findings && !why.is_empty() && (hidden || is_vain) {
+    if !asked.is_by_name() && pods.nameless() > 0 {
+        let nameless = counted(u64::try_from(pods.nameless()).unwrap_or(u64::MAX), "pod");
+        why.push(format!("--pod-logs has no name for them, so their packets are not known: {nameless}"));
+    }
+    let is_vain = !pods.namespaces().iter().any(|home| asked.wants(&home.pod));
+    if fails && !why.is_empty() && (hidden || is_vain) {
         return Err(Failure::unsupported(why.join("; ")));
     }
     for line in why {
@@ -97,7 +105,7 @@ fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> 
     Err(Failure::usage(format!("no reason {wrong:?} of {} on this kernel; {hint}", entry.name)))
 }
 
-fn interfaces(host: &Host, args: &Trace) -> Result<(), Failure> {
+fn interfaces(host: &Host, args: &Trace, waits: bool) -> Result<(), Failure> {
     let asked = &args.interface;
     if asked.is_empty() {
         return Ok(());
@@ -108,11 +116,15 @@ fn interfaces(host: &Host, args: &Trace) -> Result<(), Failure> {
     let no = format!("no interface {wrong:?} in this node's or its pods' network namespaces");
     if there.hidden {
         let no = format!("{no} that this process may look into; {hint}");
-        // If it is nowhere, that nothing was found would be untrue.
+        // If no namespace has it, nothing can be found.
         if args.fail_on_findings {
             return Err(Failure::unsupported(no));
         }
         note(&no);
+        return Ok(());
+    }
+    if waits {
+        note(&format!("{no} yet; {hint}"));
         return Ok(());
     }
     Err(Failure::usage(format!("{no}; {hint}")))
@@ -139,7 +151,7 @@ async fn addresses(host: &Host, pods: &PodIndex, args: &Trace) -> Result<(), Fai
     let (here, absent, subnets) = read.await?;
     for (address, subnet) in absent.into_iter().zip(subnets) {
         match subnet {
-            // A pod that is waited for may be the one that gets it.
+            // A pod that is waited for may get it.
             Some(subnet) if !here.in_part && args.wait.is_none() => {
                 return Err(Failure::usage(nobodys(address, &subnet, &here.known)));
             }

@@ -28,7 +28,9 @@ pub(super) struct Sums {
     no_row: u64,
     /// The same, for the ring had no room.
     ring_full: u64,
-    /// The same, for the kernel did not hand them over, or the record was not understood.
+    /// The same, for the record was not understood.
+    undecoded: u64,
+    /// The same, for the kernel did not hand them over: these are in no other number.
     missed: u64,
     /// Wanted and not written: the reader of stdout stalls.
     unwritten: u64,
@@ -53,7 +55,8 @@ impl Sums {
             filtered: account.filtered,
             merged: account.merged,
             ring_full: account.ring_full,
-            missed: missed + account.undecoded,
+            undecoded: account.undecoded,
+            missed,
             unwritten: account.unwritten,
             ..Self::default()
         };
@@ -93,14 +96,19 @@ impl Sums {
     pub(super) fn end_at_last(&mut self) {
         let known = [
             self.shown, self.benign, self.filtered, self.merged, self.only_counted, self.over_budget,
-            self.no_row, self.ring_full, self.unwritten,
+            self.no_row, self.ring_full, self.undecoded, self.unwritten,
         ];
         self.after_last = self.produced.saturating_sub(known.iter().sum());
     }
 
     /// Events that nobody has looked at and that may be findings.
     pub(super) const fn not_examined(&self) -> u64 {
-        self.over_budget + self.no_row + self.ring_full + self.missed
+        self.over_budget + self.no_row + self.ring_full + self.undecoded + self.missed
+    }
+
+    /// The same, with what came after the last event that was asked for.
+    pub(super) const fn not_looked_at(&self) -> u64 {
+        self.not_examined() + self.after_last
     }
 
     /// Events that were wanted, hurt somebody, and were counted only.
@@ -144,6 +152,9 @@ impl Sums {
         }
         if self.ring_full > 0 {
             losses.push(format!("{} not examined as the ring was full; raise --ring-kib", self.ring_full));
+        }
+        if self.undecoded > 0 {
+            losses.push(format!("{} not examined as their records were not understood", self.undecoded));
         }
         if self.missed > 0 {
             losses.push(format!("{} not examined as the kernel did not hand them over", self.missed));

@@ -107,8 +107,8 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     match &out.halt {
         Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
         _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
-        // That nothing was found is no all-clear.
-        _ if args.fail_on_findings && !verdict.finding.is_answer() => {
+        // Nothing found is no all-clear.
+        _ if args.fail_on_findings && !verdict.is_known => {
             let message = format!("what fits is not known: {} (--fail-on-findings)", verdict.message);
             Err(Failure { code: 1, message })
         }

@@ -26,7 +26,7 @@ fn a_pod_that_was_not_read_is_not_cleared() {
 
     let mut late = Pod::start(&node, "shop/late", &Netns::looped());
     late.end_process();
-    let unseen = "no process of them was seen: shop/late";
+    let unseen = "no process of them was seen or they share a network namespace: shop/late";
     for args in [&[][..], &["--pod", "late"], &["-n", "shop"]] {
         let (code, text, notes) = audit(&node, args);
         assert_eq!(code, Some(3), "{args:?}: {text}{notes}");
@@ -53,7 +53,7 @@ fn a_pod_that_was_not_read_is_not_cleared() {
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(code), "{said}");
         assert!(
-            said.contains("on the host's network, so no packet is known to be theirs: kube-system/proxy"),
+            said.contains("on the host's network, so their packets are not known: kube-system/proxy"),
             "{said}"
         );
     }

@@ -147,9 +147,10 @@ fn known_pods(pods: &PodIndex) -> Check {
         let (unseen, nameless) = (counted(unseen as u64, "pod"), counted(pods.nameless() as u64, "pod"));
         return Check::not_ok(
             "host.pods",
-            Status::Degraded,
-            format!("{found}; no process seen: {unseen}; no name: {nameless}"),
-            "lost: their events' pod, unless they are only starting",
+            // They may only be starting.
+            Status::Unknown,
+            format!("{found}; no network seen: {unseen}; no name: {nameless}"),
+            "lost if that lasts: the pod of their events",
         );
     }
     Check::ok("host.pods", found)

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use proptest::prelude::*;
 
 use super::*;
+use crate::path::Told;
 use crate::path::judge::Tcp;
 
 /// Router 2 claims this, whatever it takes.
@@ -33,6 +34,24 @@ fn a_claim_that_less_fits_than_does_is_found_untrue() {
         "{}",
         verdict.message
     );
+}
+
+/// A forged claim on a path whose destination is silent: what fits is not known, whatever leads the verdict.
+#[test]
+fn a_claim_that_cannot_be_does_not_say_what_fits() {
+    let mut path = Path::new();
+    path.answered.clear();
+    let (mut out, _) = walked(&mut path);
+    out.absurd.push(Told { from: Some(Path::destination()), hop: Some(2), mtu: 1, size: 1500 });
+    let about = About {
+        who: "this node".into(),
+        to: "x".into(),
+        address: Path::destination(),
+        device: None,
+        tcp: None,
+    };
+    let verdict = judge(&out, &about);
+    assert_eq!((verdict.finding, verdict.is_known, verdict.is_narrow), (Finding::AbsurdMtu, false, false));
 }
 
 #[test]
