@@ -9,14 +9,18 @@ use crate::harness::packet::udp_unfragmented;
 
 use super::ladder::trace;
 
-/// What there is to say, for each trace: what it was asked for, and whether that is a finding to it.
-const TRACES: [(&[&str], bool); 6] = [
-    (&["-n", "shop", "--fail-on-findings"], true),
-    (&["-o", "json", "--fail-on-findings", "--pod", "web-0"], true),
-    (&["-o", "wide", "-n", "shop"], false),
-    (&["-n", "nowhere", "--wait", "--fail-on-findings"], false),
-    (&["-o", "json", "--fail-on-findings", "--ip", "192.0.2.1"], false),
-    (&["--fail-on-findings", "--port", "9", "--all"], false),
+/// The exit code of a trace that told findings.
+const FINDINGS: i32 = 4;
+
+/// For each trace: what it was asked for, and its exit code.
+const TRACES: [(&[&str], i32); 6] = [
+    (&["-n", "shop", "--fail-on-findings"], FINDINGS),
+    (&["-o", "json", "--fail-on-findings", "--pod", "web-0"], FINDINGS),
+    (&["-o", "wide", "-n", "shop"], 0),
+    // Its pods never came: that nothing was found of them says nothing.
+    (&["-n", "nowhere", "--wait", "--fail-on-findings"], 1),
+    (&["-o", "json", "--fail-on-findings", "--ip", "192.0.2.1"], 0),
+    (&["--fail-on-findings", "--port", "9", "--all"], 0),
 ];
 
 #[test]
@@ -28,14 +32,15 @@ fn a_finding_that_is_told_is_an_exit_code() {
         lab.db.netns.meanwhile("ip", "addr add 10.99.6.4/24 dev eth2\n", "addr del 10.99.6.4/24 dev eth2\n");
     lab.web.netns.inside(|| udp_unfragmented(SocketAddr::from(([10, 99, 6, 4], 7802)), 3, 1400));
     let told = |lines: &[Vec<u8>]| lines.iter().any(|line| contains(line, "10.99.6.4")).then_some(());
-    for (agent, (args, _)) in agents.iter().zip(TRACES).filter(|(_, (_, is_finding))| *is_finding) {
+    for (agent, (args, _)) in agents.iter().zip(TRACES).filter(|(_, (_, code))| *code == FINDINGS) {
         agent.stdout.wait(0, told).unwrap_or_else(|| panic!("{args:?}: {}", agent.stderr.text()));
     }
-    for (agent, (args, is_finding)) in agents.iter_mut().zip(TRACES) {
+    for (agent, (args, code)) in agents.iter_mut().zip(TRACES) {
         agent.signal(Signal::SIGINT);
-        let code = agent.ended();
+        let ended = agent.ended();
         let said = agent.stderr.text();
-        assert_eq!(code, if is_finding { 4 } else { 0 }, "{args:?}: {said}");
+        assert_eq!(ended, code, "{args:?}: {said}");
+        let is_finding = code == FINDINGS;
         // It ends as any trace does: what is pending is told, and what it all came to.
         assert!(
             said.contains("nothing lost") && said.contains("3 dropped for their size"),
