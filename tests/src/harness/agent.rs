@@ -102,11 +102,13 @@ pub(crate) fn command(node: &Node, args: &[&str]) -> Command {
     command.args(args).arg("--host-cgroup").arg(&node.cgroup).arg("--pod-logs").arg(&node.logs);
     command.arg("--host-proc").arg(&node.proc);
     command.env("NODE_NAME", "r2c-test").env_remove("R2C_LOG_LEVEL");
-    // Whoever runs the tests may ignore it (nohup), and a child inherits that.
-    // SAFETY: between fork and exec only one system call is made.
+    // Whoever runs the tests may ignore them (nohup, a shell's background job), and a child inherits that.
+    // SAFETY: between fork and exec only system calls are made.
     unsafe {
         command.pre_exec(|| {
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            for signal in [libc::SIGHUP, libc::SIGINT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             Ok(())
         });
     }
