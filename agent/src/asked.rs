@@ -9,6 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::cli::Host;
 use crate::enrich::{self, KnownPod, Network, PodIndex, names};
+use crate::failure::Failure;
+use crate::log::note;
 use crate::nearest;
 use crate::pod::{Pod, PodPattern};
 
@@ -120,6 +122,24 @@ impl PodsAsked {
             what: format!("no pod {:?}{of} on this node", missing.to_string()),
             hint: like(missing, pods),
         })
+    }
+
+    /// Makes sure that every name is a pod's, or waits for that and for the pods' networks if `wait` says how long.
+    ///
+    /// # Errors
+    /// Usage: the first name that no pod has, with the nearest.
+    pub async fn present(
+        &self,
+        host: &Host,
+        index: &PodIndex,
+        wait: Option<Duration>,
+    ) -> Result<(), Failure> {
+        let Some(missing) = self.missing(host, index) else { return Ok(()) };
+        let Some(patience) = wait else { return Err(Failure::usage(missing)) };
+        note(&missing.waited_for(patience));
+        self.come(host, index, patience).await.map_err(Failure::usage)?;
+        self.settle(index).await;
+        Ok(())
     }
 
     /// Returns once every name is a pod's.

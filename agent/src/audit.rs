@@ -74,15 +74,7 @@ async fn read(host: &Host, args: &AuditMtu) -> Result<Reading, Failure> {
     let (_stop, drain) = shutdown::channel();
     let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
     let asked = PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() };
-    match (asked.missing(host, &pods), args.wait) {
-        (None, _) => {}
-        (Some(missing), None) => return Err(Failure::usage(missing)),
-        (Some(missing), Some(patience)) => {
-            note(&missing.waited_for(patience));
-            asked.come(host, &pods, patience).await.map_err(Failure::usage)?;
-            asked.settle(&pods).await;
-        }
-    }
+    asked.present(host, &pods, args.wait).await?;
     let Homeless { on_host, unseen } = asked.homeless(&pods);
     let hidden = pods.has_hidden_namespaces() && (asked.is_empty() || !unseen.is_empty());
     let nameless = if asked.is_by_name() { 0 } else { pods.nameless() };

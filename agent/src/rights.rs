@@ -187,7 +187,7 @@ pub fn lacking() -> Option<Refused> {
     own.missing(Act::Bpf).map(|missing| own.lacks(missing))
 }
 
-/// What cures all of these, each said once; `None` if nothing is to be set.
+/// The cures of all of these, each once; `None` if there is no cure.
 pub fn cures<'a>(refused: impl IntoIterator<Item = &'a Refused>) -> Option<String> {
     let mut cures: Vec<&str> = Vec::new();
     for cure in refused.into_iter().filter_map(|refused| refused.cure.as_deref()) {

@@ -150,7 +150,7 @@ impl<'a> Nets<'a> {
     }
 
     /// Makes the sum of every tunnel, those of tunnels in tunnels from the outermost inwards: what a round finds, the
-    /// next one builds on. What never settles is a circle, of which nothing is true.
+    /// next one builds on. Tunnels that never settle form a circle; they get no sum.
     fn add_up(&mut self) {
         let wrapped: Vec<Wrapped<'a>> = (0..self.namespaces.len()).flat_map(|at| self.wrapped(at)).collect();
         let mut changed = Vec::new();

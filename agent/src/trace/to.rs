@@ -208,15 +208,7 @@ impl From {
             begins: false,
         };
         let asked = PodsAsked { namespaces: Vec::new(), pods: vec![pattern] };
-        match (asked.missing(host, &index), wait) {
-            (None, _) => {}
-            (Some(missing), None) => return Err(Failure::usage(missing)),
-            (Some(missing), Some(patience)) => {
-                note(&missing.waited_for(patience));
-                asked.come(host, &index, patience).await.map_err(Failure::usage)?;
-                asked.settle(&index).await;
-            }
-        }
+        asked.present(host, &index, wait).await?;
         let who = format!("{}/{}", wanted.namespace, wanted.name);
         let known = index.pods().into_iter().find(|known| !known.gone && asked.wants(&known.pod));
         let Some(pod) = known.map(|known| known.pod) else {

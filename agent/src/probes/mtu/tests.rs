@@ -228,7 +228,7 @@ fn what_the_kernel_took_of_a_forgery_is_said() {
     let (finding, _, text) = verdict(&[record(Kind::Learned, 1300), stray]);
     assert_eq!(finding, "stray_message");
     assert!(text.contains("The route cache took it") && text.contains("ip route flush cache"), "{text}");
-    // Nothing came of it: nothing is to be mended.
+    // It did no harm, so there is no fix.
     let (finding, _, text) = verdict(&[fated(Kind::Received, Fate::Delivered, 68)]);
     assert_eq!(finding, "absurd_mtu");
     assert!(!text.contains("took it") && !text.contains("Fix:"), "{text}");

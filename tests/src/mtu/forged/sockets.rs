@@ -119,7 +119,7 @@ fn a_number_larger_than_the_link() {
             let verdict = verdict(&watch, to, "absurd_mtu");
             let fate = if hears(&lab, to) { "delivered" } else { "unknown" };
             assert_eq!([&verdict["fate"], &verdict["fits"]], [&json!(fate), &json!(null)], "{verdict:#}");
-            assert_eq!(verdict["fix"], json!(null), "nothing is to be set: {verdict:#}");
+            assert_eq!(verdict["fix"], json!(null), "no fix: {verdict:#}");
             assert_eq!(
                 watch.counted("r2c_mtu_events_total", &[("event", "lost")]),
                 0,
