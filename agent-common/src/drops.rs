@@ -52,10 +52,34 @@ pub struct DropKey {
     pub direction: u8,
     /// IP version (4, 6), or 0 for a packet that is not IP or could not be read.
     pub ip_version: u8,
-    /// 1 where it was on its way out by a bridge that has no ports, which reaches nobody; else 0.
-    pub portless: u8,
-    /// Always zero: the kernel compares keys byte by byte.
-    pub zero: u8,
+    /// [`circumstance`]: facts about the packet and its device that the reason does not tell.
+    pub circumstances: u16,
+}
+
+/// Bits of [`DropKey::circumstances`]. Each is a fact the kernel side has read; what it means together with the reason and the
+/// place is for the user side to say.
+pub mod circumstance {
+    /// It was on its way out by a bridge that has no ports, which reaches nobody.
+    pub const PORTLESS: u16 = 1;
+    /// It was sent to a group or to all: by its link-layer type, or by its IP destination.
+    pub const GROUP: u16 = 1 << 1;
+    /// Its device is not up.
+    pub const DOWN: u16 = 1 << 2;
+    /// Its device is up and has no carrier.
+    pub const NO_CARRIER: u16 = 1 << 3;
+    /// Its data begin behind its own IP header, and it is on no device: a piece of a reassembled packet.
+    pub const PIECE: u16 = 1 << 4;
+    /// It is larger than its device's MTU, and will not be segmented.
+    pub const LONG: u16 = 1 << 5;
+    /// It is IPv6, and its device's MTU is below what IPv6 needs: the kernel turns IPv6 off there.
+    pub const BELOW_IPV6: u16 = 1 << 6;
+    /// It was routed, so conntrack has looked at it, and it belongs to no connection: what rules call INVALID, where conntrack
+    /// is in use at all. Only told of what netfilter dropped.
+    pub const UNTRACKED: u16 = 1 << 7;
+    /// Its source and its destination are the same address.
+    pub const TO_ITSELF: u16 = 1 << 8;
+    /// It is empty, or it is on no device and has neither a protocol nor a header: a message of netlink or a unix socket.
+    pub const NO_PACKET: u16 = 1 << 9;
 }
 
 /// Bits of [`DropRecord::flags`].
@@ -73,8 +97,6 @@ pub mod flags {
     /// It died in a network namespace that is neither the host's nor a known pod's: the same addresses may be somebody
     /// else's there.
     pub const FOREIGN: u8 = 1 << 5;
-    /// As [`DropKey::portless`](super::DropKey::portless).
-    pub const PORTLESS: u8 = 1 << 6;
 }
 
 /// One dropped packet, as the kernel saw it.
@@ -126,7 +148,11 @@ pub struct DropRecord {
     /// [`flags`].
     pub flags: u8,
     /// Always zero.
-    pub zero: [u8; 7],
+    pub zero: u8,
+    /// As [`DropKey::circumstances`].
+    pub circumstances: u16,
+    /// Always zero.
+    pub padding: u32,
     /// Name of the device the packet was on, zero-terminated, as the kernel has it (any bytes but `/` and space).
     pub ifname: [u8; IFNAMSIZ],
 }

@@ -9,8 +9,26 @@ pub use header::{Begin, DONT_FRAGMENT, FRAGMENT_OFFSET, Header};
 
 use crate::kernel::{
     self, DEV_NET, NET_INUM, Probed, Read, SHINFO_GSO_SIZE, SKB_END, SKB_HEAD, SKB_IIF, SKB_NETWORK_HEADER,
-    SKB_PROTOCOL, SKB_TAIL, SKB_TRANSPORT_HEADER, SOCK_NET,
+    SKB_PKT_TYPE, SKB_PROTOCOL, SKB_TAIL, SKB_TRANSPORT_HEADER, SOCK_NET,
 };
+
+/// The bits of the byte at [`SKB_PKT_TYPE`] that are `sk_buff.pkt_type`, and how far they are from its lowest; 0 where the
+/// kernel has no such field, which then reads as a frame for this host.
+#[unsafe(no_mangle)]
+static PKT_TYPE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static PKT_TYPE_SHIFT: Global<u32> = Global::new(0);
+
+/// Whom a frame is for, by its link-layer address (`PACKET_*`, linux/if_packet.h).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum LinkType {
+    /// `PACKET_BROADCAST`
+    All,
+    /// `PACKET_MULTICAST`
+    Group,
+    /// `PACKET_OTHERHOST`: another station's.
+    Others,
+}
 
 /// An address as it lies in memory, IPv4 in the first four bytes. In words: of bytes the compiler makes a load and a
 /// store each, which is a hundred instructions a drop.
@@ -158,6 +176,23 @@ pub unsafe fn transport_offset<R: Read>(skb: *const u8) -> u16 {
 pub unsafe fn ethertype<R: Read>(skb: *const u8) -> u16 {
     // SAFETY: an integer is valid for any bytes.
     u16::from_be(unsafe { kernel::field::<R, _>(skb, &SKB_PROTOCOL) })
+}
+
+/// Whom the frame of `skb` is for; `None` if that is this host, or if it has not been received.
+///
+/// # Safety
+/// `skb` is the kernel's `struct sk_buff *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn link_type<R: Read>(skb: *const u8) -> Option<LinkType> {
+    // SAFETY: an integer is valid for any bytes.
+    let byte = unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) };
+    match (u32::from(byte) & PKT_TYPE.load()) >> PKT_TYPE_SHIFT.load() {
+        1 => Some(LinkType::All),
+        2 => Some(LinkType::Group),
+        3 => Some(LinkType::Others),
+        _ => None,
+    }
 }
 
 /// Inode of the namespace a `struct net_device *` lives in, 0 if it cannot be read.

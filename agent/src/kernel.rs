@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use self::btf::Btf;
 use self::clock::Clock;
 use self::kallsyms::Kallsyms;
+use self::limits::Limits;
 use self::tracefs::{Format, Tracefs};
 
 pub mod btf;
 pub mod clock;
 pub mod kallsyms;
+pub mod limits;
 pub mod reasons;
 #[cfg(test)]
 mod tests;
@@ -222,6 +224,12 @@ impl Kernel {
     #[must_use]
     pub fn symbols(&self) -> &Kallsyms {
         &self.symbols
+    }
+
+    /// How full its tables are, in this process's network namespace.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits::below(&self.roots.proc)
     }
 
     /// Tracepoint formats.

@@ -44,7 +44,7 @@ fn counted(before: &Scrape, after: &Scrape) -> [u64; 4] {
     let kinds = if has_reasons() {
         [("reason", "NO_SOCKET"), ("reason", "NETFILTER_DROP"), ("reason", "IP_INHDR")]
     } else {
-        [("class", "no_socket"), ("class", "policy"), ("class", "other")]
+        [("class", "no_socket"), ("class", "netfilter"), ("class", "other")]
     };
     let [closed, refused, expired] = kinds.map(|kind| of(&[kind, ("harm", "harmful")]));
     [

@@ -12,7 +12,6 @@ use core::mem::offset_of;
 use agent_common::drops::{Direction, DropKey, DropRecord, flags};
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
-use agent_ebpf::device;
 use agent_ebpf::filter;
 use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_IIF, SKB_LEN,
@@ -27,6 +26,10 @@ use aya_ebpf::maps::{PerCpuHashMap, RingBuf};
 use aya_ebpf::programs::{BtfTracePointContext, RawTracePointContext, TracePointContext};
 use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::debug;
+
+// Cargo would take files beside this one for binaries of their own.
+#[path = "drops/circumstances.rs"]
+mod circumstances;
 
 /// Rows of exact counts. A row is a (place, reason, pods, direction) that has dropped something; a busy node has a
 /// few hundred. What does not fit is counted in [`agent_common::Tally::uncounted`]. Each row takes memory for every CPU
@@ -173,15 +176,11 @@ unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
     // SAFETY: as above.
     let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero;
     let (source, destination) = ends(&site, &header, ip_version, direction, zero);
-    let mut portless = zero;
-    // What has been received was for this host, whatever the bridge has.
-    if direction != Direction::Received as u8 && !site.dev.is_null() {
-        // SAFETY: as above.
-        portless |= u8::from(unsafe { device::is_portless_bridge::<R>(site.dev) });
-    }
+    // SAFETY: as above.
+    let circumstances = unsafe { circumstances::of::<R>(freed, &site, &header, ip_version, direction) };
     #[expect(clippy::cast_possible_truncation, reason = "the low half is all that a key needs")]
     let place = freed.location as u32;
-    DropKey { place, reason: freed.reason, source, destination, direction, ip_version, portless, zero: 0 }
+    DropKey { place, reason: freed.reason, source, destination, direction, ip_version, circumstances }
 }
 
 #[inline(always)]
@@ -284,13 +283,14 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).destination_slot = key.destination;
         (*record).direction = key.direction;
         (*record).ip_version = version;
-        // `flags` and `zero`: for them the compiler would call a function.
-        const { assert!(offset_of!(DropRecord, flags) == 96 && offset_of!(DropRecord, zero) == 97) };
+        // `flags` to `padding`: for them the compiler would call a function.
+        const { assert!(offset_of!(DropRecord, flags) == 96 && offset_of!(DropRecord, ifname) == 104) };
         #[expect(
             clippy::cast_ptr_alignment,
             reason = "the offset is a multiple of eight, as is the record's address"
         )]
         (&raw mut (*record).flags).cast::<u64>().write_volatile(0);
+        (*record).circumstances = key.circumstances;
 
         // Each pointer that is loaded from a trusted one (a tracepoint's argument) has the verifier look through all of the
         // kernel's types, again for each way to the load (`btf_nested_type_is_trusted`, seen on 6.12).
@@ -308,9 +308,6 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).ttl = header.ttl(version);
         if version != 0 {
             (*record).flags |= flags::HAS_IP;
-        }
-        if key.portless != 0 {
-            (*record).flags |= flags::PORTLESS;
         }
         let fragment = header.fragment(version);
         if fragment & DONT_FRAGMENT != 0 {

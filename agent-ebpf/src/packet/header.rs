@@ -108,6 +108,28 @@ impl Header {
         Address(self.end)
     }
 
+    /// Whether it is for a group or for all, by its destination address (`224.0.0.0/4`, `255.255.255.255`, `ff00::/8`).
+    #[inline(always)]
+    #[must_use]
+    pub fn is_to_group(&self, version: u8) -> bool {
+        match version {
+            4 => self.ipv4().1.to_ne_bytes()[0] >= 224,
+            6 => self.ipv6_destination().is_multicast(),
+            _ => false,
+        }
+    }
+
+    /// Whether both its ends have the same address.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_to_itself(&self, version: u8) -> bool {
+        match version {
+            4 => self.ipv4().0 == self.ipv4().1,
+            6 => self.ipv6_source().words() == self.ipv6_destination().words(),
+            _ => false,
+        }
+    }
+
     /// From where to where; `zero` is [`kernel::zero`].
     #[inline(always)]
     #[must_use]

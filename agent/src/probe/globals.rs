@@ -70,6 +70,25 @@ impl Globals {
         }
     }
 
+    /// Sets where an skb says whom its frame is for.
+    pub fn set_link_type(&mut self, kernel: &Kernel) {
+        let field = in_byte(kernel, "pkt_type");
+        self.set_offset("SKB_PKT_TYPE", field.map(|field| field.offset));
+        self.set("PKT_TYPE", field.map_or(0, |field| field.mask()));
+        self.set("PKT_TYPE_SHIFT", field.map_or(0, |field| field.shift));
+    }
+
+    /// Sets bits of a device's `state`: the constant, and the kernel's name of it; 0 where that is unknown.
+    pub fn set_device_states(&mut self, kernel: &Kernel, states: &[(&'static str, &str)]) {
+        self.set_offset("DEV_STATE", kernel.offset("net_device", "state"));
+        let known = kernel.enum_values("netdev_state_t", None);
+        for (constant, name) in states {
+            let bit = known.iter().find(|(_, known)| known == name);
+            let bit = bit.and_then(|(bit, _)| 1_u32.checked_shl(u32::try_from(*bit).ok()?));
+            self.set(constant, bit.unwrap_or(0));
+        }
+    }
+
     /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
     /// bytes an object.
     pub fn inject(self, loader: &mut EbpfLoader<'static>) {
@@ -77,4 +96,31 @@ impl Globals {
             loader.override_global(name, value, false);
         }
     }
+}
+
+/// A bitfield that is within one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InByte {
+    /// The byte's offset.
+    pub offset: u32,
+    /// The lowest of its bits, as a little-endian machine has them.
+    pub shift: u32,
+    /// How many bits it has.
+    pub bits: u32,
+}
+
+impl InByte {
+    /// Its bits of the byte.
+    #[must_use]
+    pub const fn mask(self) -> u32 {
+        ((1 << self.bits) - 1) << self.shift
+    }
+}
+
+/// Where a bitfield of an `sk_buff` is; `None` if the kernel has none of that name, or has it in two bytes.
+#[must_use]
+pub fn in_byte(kernel: &Kernel, field: &str) -> Option<InByte> {
+    let bits = kernel.bits("sk_buff", field)?;
+    let (offset, shift) = (bits.offset_bits / 8, bits.offset_bits % 8);
+    (shift + bits.size_bits <= 8).then_some(InByte { offset, shift, bits: bits.size_bits })
 }

@@ -1,12 +1,13 @@
 //! The drops probe: every packet the kernel frees as lost, with its reason, place, class and the pods it hurts.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
-use agent_common::drops::{Direction, DropRecord, flags};
+use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
@@ -21,13 +22,16 @@ use crate::probe::{Cell, Column, Field, Level};
 
 pub mod class;
 pub mod decode;
+pub mod evidence;
 pub mod labels;
 pub mod place;
 pub mod row;
 
 use crate::kernel::reasons::Reasons;
-use class::{Class, Verdict};
+use class::words::About;
+use class::{Class, Harm, Verdict};
 use decode::Decoder;
+use evidence::Evidence;
 use labels::{DropRows, Labels};
 use place::Place;
 
@@ -56,7 +60,11 @@ pub struct PacketDrop {
     reason: Option<Arc<str>>,
     /// Kernel function it died in; `None` where symbols are hidden.
     place: Option<Place>,
+    /// What the exact counts have it under: they know reason, place and circumstances.
+    counted: Verdict,
+    /// What it means, by the evidence as well.
     verdict: Verdict,
+    evidence: Option<Evidence>,
     direction: Direction,
     record: DropRecord,
 }
@@ -108,16 +116,25 @@ impl Probe for Drops {
                 ("RTABLE_FLAGS", "rtable", "rt_flags"),
                 ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
                 ("DEV_LOWER", "net_device", "adj_list.lower"),
+                ("SKB_NFCT", "sk_buff", "_nfct"),
             ],
         );
+        globals.set_link_type(kernel);
         globals.set_device_flags(kernel, &[("BRIDGE", "IFF_EBRIDGE")]);
+        globals.set_device_states(
+            kernel,
+            &[("STARTED", "__LINK_STATE_START"), ("NO_CARRIER", "__LINK_STATE_NOCARRIER")],
+        );
         // The prototype alone says what arguments there are: stable kernels backport them.
         let args = kernel.tracepoint_args("kfree_skb");
         let has = |at: usize, what: &str| u32::from(args.get(at).is_some_and(|arg| arg.contains(what)));
         globals.set("HAS_REASON", has(2, "skb_drop_reason"));
         globals.set("HAS_RX_SK", has(3, "struct sock"));
-        if let Some(consumed) = Reasons::load(kernel).number("CONSUMED") {
-            globals.set("REASON_CONSUMED", consumed);
+        let reasons = Reasons::load(kernel);
+        for (constant, name) in [("REASON_CONSUMED", "CONSUMED"), ("REASON_NETFILTER", "NETFILTER_DROP")] {
+            if let Some(number) = reasons.number(name) {
+                globals.set(constant, number);
+            }
         }
         let format = kernel.tracepoint_format("skb", "kfree_skb");
         for (constant, field) in
@@ -181,7 +198,7 @@ impl Probe for Drops {
 
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
         let event = enriched.event;
-        let labels = Labels::new(event.reason_name(), event.verdict, event.direction);
+        let labels = Labels::new(event.reason_name(), event.counted, event.direction);
         self.counts.exemplify(labels, enriched.span.trace_id, event.at);
     }
 }
@@ -223,8 +240,47 @@ impl PacketDrop {
         self.address(self.record.destination)
     }
 
+    /// Whether this holds for it: a bit of [`circumstance`].
+    fn is(&self, circumstance: u16) -> bool {
+        self.record.circumstances & circumstance != 0
+    }
+
+    /// What it means, as the end of a sentence.
+    fn means(&self) -> Cow<'static, str> {
+        let interface = self.interface();
+        let about = self.about_class(interface.as_deref());
+        match self.verdict.harm {
+            Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
+            Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
+                let means = self.verdict.class.means(&about);
+                format!("sent to a group or to all, as devices do when they come up; {means}").into()
+            }
+            _ => self.verdict.class.means(&about),
+        }
+    }
+
+    /// What cures it; `None` of what harms nobody.
+    fn fix(&self) -> Option<Cow<'static, str>> {
+        let interface = self.interface();
+        self.verdict
+            .class
+            .fix(&self.about_class(interface.as_deref()))
+            .filter(|_| self.verdict.harm == Harm::Harmful)
+    }
+
+    fn about_class<'a>(&'a self, device: Option<&'a str>) -> About<'a> {
+        About {
+            reason: self.reason.as_deref().unwrap_or(""),
+            device,
+            mtu: self.record.mtu,
+            ip_version: self.record.ip_version,
+            frame: evidence::frame(&self.record),
+            evidence: self.evidence,
+        }
+    }
+
     /// The device's name with what is not UTF-8 replaced; `None` if the packet was on no device.
-    fn interface(&self) -> Option<std::borrow::Cow<'_, str>> {
+    fn interface(&self) -> Option<Cow<'_, str>> {
         let name = &self.record.ifname;
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(IFNAMSIZ);
         (end > 0).then(|| String::from_utf8_lossy(&name[..end]))
@@ -245,7 +301,7 @@ impl PacketDrop {
     }
 
     /// The protocol by name where it has one everybody knows.
-    fn protocol(&self) -> std::borrow::Cow<'static, str> {
+    fn protocol(&self) -> Cow<'static, str> {
         if self.has(flags::HAS_IP) {
             crate::probe::row::protocol(self.record.protocol)
         } else {
@@ -318,8 +374,7 @@ impl Event for PacketDrop {
         if let Some(place) = &self.place {
             text.extend([" in ", &*place.function]);
         }
-        let by_nobody = self.has(flags::PORTLESS) && self.verdict == class::NOBODY;
-        text.extend(["): ", if by_nobody { "the bridge has no ports" } else { self.verdict.class.means() }]);
+        text.extend(["): ", &*self.means()]);
         if self.record.held > 0 {
             let _ = write!(text, "; {} more like it before", self.record.held);
         }

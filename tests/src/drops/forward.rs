@@ -151,7 +151,9 @@ fn a_source_that_cannot_come_from_there() {
     let want = Want {
         reason: &["IP_RPFILTER"],
         function: &["ip_rcv_finish_core", "ip_rcv_finish"],
-        class: "routing",
+        class: "reverse_path",
+        // Without reasons the place has to do, where what has no route ends as well.
+        by_place: Some("routing"),
         // It has no route yet, so nothing says that it was to go on.
         direction: "received",
         interface: &["rb"],
@@ -162,7 +164,7 @@ fn a_source_that_cannot_come_from_there() {
     watch.expect(3, &to_port(7211), &want);
     let blamed = |scrape: &Scrape| {
         let web = [("namespace", "shop"), ("pod", "web-0"), ("end", "source")];
-        let labels = [web.as_slice(), &[("class", "routing"), ("direction", "received")]].concat();
+        let labels = [web.as_slice(), &[("direction", "received")]].concat();
         scrape.sum("r2c_pod_drop_packets_total", &labels)
     };
     assert_eq!(blamed(&lab.agent.scrape()), blamed(&before), "a forged source was believed");

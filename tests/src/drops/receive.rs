@@ -48,7 +48,7 @@ fn a_wrong_udp_checksum() {
     let want = Want {
         reason: &["UDP_CSUM"],
         function: &UDP4_RCV,
-        class: "malformed",
+        class: "checksum",
         // The same place as for a closed port.
         by_place: Some("no_socket"),
         ..RECEIVED
@@ -68,7 +68,8 @@ fn a_wrong_ip_checksum() {
     let want = Want {
         reason: &["IP_CSUM"],
         function: &["ip_rcv_core"],
-        class: "malformed",
+        class: "checksum",
+        by_place: Some("malformed"),
         interface: &["ra"],
         ..RECEIVED
     };

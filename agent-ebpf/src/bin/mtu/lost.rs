@@ -5,9 +5,9 @@ use agent_common::mtu::{Fate, Kind, Stage, hook};
 use agent_ebpf::device::fill;
 use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_CSUM_START, SKB_DEV, SKB_IP_SUMMED, SKB_NFCT,
-    SKB_PKT_TYPE, SKB_PROTOCOL, SKB_REFDST, SKB_SK,
+    SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
-use agent_ebpf::packet::{self, Header};
+use agent_ebpf::packet::{self, Header, LinkType};
 use agent_ebpf::tally::{called, passed};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
@@ -39,13 +39,6 @@ static REASON_SOCKET_RCVBUFF: Global<u32> = Global::new(NO_REASON);
 /// of a kernel that has no such field, none is.
 #[unsafe(no_mangle)]
 static IP_SUMMED: Global<u32> = Global::new(1);
-/// The bits of the byte at [`SKB_PKT_TYPE`] that are `sk_buff.pkt_type`, and those that are set for `PACKET_OTHERHOST`; these
-/// are not zero either.
-#[unsafe(no_mangle)]
-static PKT_TYPE: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static PKT_OTHERHOST: Global<u32> = Global::new(1);
-
 /// Where `nf_hook_slow` begins and ends: on 5.10, which has no reasons, what dies there was dropped by a rule. Zeros until
 /// the symbols are read.
 #[map]
@@ -121,7 +114,9 @@ pub(crate) unsafe fn is_message<R: Read>(skb: *const u8) -> bool {
         if connection > INFO && !matches!(connection & INFO, RELATED | RELATED_REPLY) {
             return false;
         }
-        if is_for_others::<R>(skb) {
+        // A bridge that does not know where a frame's station is floods it to all its ports, and all but one of these copies die.
+        // The message itself does not.
+        if packet::link_type::<R>(skb) == Some(LinkType::Others) {
             return false;
         }
         let Some(message) = Message::of::<R>(skb) else { return false };
@@ -146,15 +141,6 @@ unsafe fn is_to_be_summed<R: Read>(skb: *const u8) -> bool {
         u32::from(kernel::field::<R, u8>(skb, &SKB_IP_SUMMED)) & partial == partial
             && kernel::field::<R, u16>(skb, &SKB_CSUM_START) >= packet::network_offset::<R>(skb)
     }
-}
-
-/// Whether the frame is another host's (`PACKET_OTHERHOST`): a bridge that does not know where that is floods it to all its
-/// ports, and all but one of these copies die. The message itself does not.
-#[inline(always)]
-unsafe fn is_for_others<R: Read>(skb: *const u8) -> bool {
-    // SAFETY: an integer is valid for any bytes.
-    let byte = unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) };
-    u32::from(byte) & PKT_TYPE.load() == PKT_OTHERHOST.load()
 }
 
 /// Such a message was freed at `location`.

@@ -1,12 +1,14 @@
 //! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
 
-use agent_common::drops::{Direction, DropRecord, flags};
+use agent_common::drops::{Direction, DropRecord};
 
 use super::PacketDrop;
-use super::class::classify;
+use super::class::judge;
+use super::evidence;
 use super::place::Places;
 use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
+use crate::kernel::limits::Limits;
 use crate::kernel::reasons::Reasons;
 use crate::probe::DecodeError;
 
@@ -14,6 +16,7 @@ use crate::probe::DecodeError;
 pub struct Decoder {
     pub(super) reasons: Reasons,
     pub(super) places: Places,
+    limits: Limits,
     clock: Clock,
 }
 
@@ -21,7 +24,12 @@ impl Decoder {
     /// With the names that `kernel` has.
     #[must_use]
     pub fn new(kernel: &Kernel) -> Self {
-        Self { reasons: Reasons::load(kernel), places: Places::of(kernel), clock: Clock::new() }
+        Self {
+            reasons: Reasons::load(kernel),
+            places: Places::of(kernel),
+            limits: kernel.limits(),
+            clock: Clock::new(),
+        }
     }
 
     /// The event in a record, whatever its bytes are.
@@ -37,15 +45,15 @@ impl Decoder {
         let reason = self.reasons.name(record.reason);
         let function = place.as_ref().map_or("", |place| place.function.as_ref());
         let named = reason.as_deref().unwrap_or("");
-        let mut verdict = classify(named, function);
-        if record.flags & flags::PORTLESS != 0 {
-            verdict = verdict.by_portless_bridge(named);
-        }
+        let counted = judge(named, function, record.circumstances);
+        let (verdict, evidence) = evidence::gather(&self.limits, &record, named, counted);
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),
             place,
+            counted,
             verdict,
+            evidence,
             direction,
             record,
         })

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use agent_common::drops::{Direction, DropKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
+use super::class::words::About;
 use super::class::{Harm, Verdict};
 use super::may_be_forged;
 use super::place::Places;
@@ -54,7 +55,7 @@ pub struct Kind {
     place: u32,
     reason: u32,
     direction: u8,
-    portless: u8,
+    circumstances: u16,
 }
 
 /// Turns keys into labels, by the running kernel's names.
@@ -92,15 +93,18 @@ impl Rows for DropRows {
     };
 
     fn kind(key: &DropKey) -> Kind {
-        Kind { place: key.place, reason: key.reason, direction: key.direction, portless: key.portless }
+        Kind {
+            place: key.place,
+            reason: key.reason,
+            direction: key.direction,
+            circumstances: key.circumstances,
+        }
     }
 
     fn labels(&self, kind: &Kind) -> Labels {
         let reason = self.reasons.name(kind.reason).map_or_else(|| NO_REASON.to_owned(), Cow::into_owned);
-        let mut verdict = self.places.verdict(&reason, u64::from(kind.place));
-        if kind.portless != 0 {
-            verdict = verdict.by_portless_bridge(&reason);
-        }
+        let known = if reason == NO_REASON { "" } else { &reason };
+        let verdict = self.places.verdict(known, u64::from(kind.place), kind.circumstances);
         Labels { reason, verdict, direction: Direction::from_wire(kind.direction) }
     }
 
@@ -136,7 +140,7 @@ pub const fn direction_name(direction: Direction) -> &'static str {
 /// Rows of [`summary`].
 const SUMMARY_ROWS: usize = 8;
 
-/// The largest counts by class, reason, place and direction, benign ones last.
+/// The largest counts by class, reason, place and direction, benign ones last; and what cures the others, a line a class.
 #[must_use]
 pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
     let meaning = counts.meaning();
@@ -160,6 +164,14 @@ pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
         .collect();
     if more > 0 {
         lines.push(format!("       and {}", counted(more, "more kind")));
+    }
+    let mut cured = BTreeSet::new();
+    for ((Labels { reason, verdict, .. }, _), _) in sums.iter().take(SUMMARY_ROWS) {
+        let about = About { reason, ..About::default() };
+        let fix = verdict.class.fix(&about).filter(|_| verdict.harm == Harm::Harmful);
+        if let Some(fix) = fix.filter(|fix| cured.insert(fix.clone())) {
+            lines.push(format!("fix of {}: {fix}", verdict.class.name()));
+        }
     }
     lines
 }

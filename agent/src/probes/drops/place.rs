@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::class::{Verdict, classify};
+use super::class::{Verdict, judge};
 use crate::kernel::Kernel;
 use crate::kernel::kallsyms::{Kallsyms, Symbols};
 
@@ -43,11 +43,11 @@ impl Places {
         self.0.known(|symbols| place(symbols, location))
     }
 
-    /// What a drop for `reason` at `location` means; for scrapes.
+    /// What a drop for `reason` at `location` under these `circumstances` means; for scrapes.
     #[must_use]
-    pub fn verdict(&self, reason: &str, location: u64) -> Verdict {
-        self.known_at(location)
-            .map_or_else(|| classify(reason, ""), |place| classify(reason, &place.function))
+    pub fn verdict(&self, reason: &str, location: u64, circumstances: u16) -> Verdict {
+        let place = self.known_at(location);
+        judge(reason, place.as_ref().map_or("", |place| &*place.function), circumstances)
     }
 }
 

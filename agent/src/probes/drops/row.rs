@@ -15,24 +15,25 @@ use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
     Column::new("TIME", 9, false).whole(),
-    Column::new("CLASS", 9, false).growing(12),
-    Column::new("DIR", 4, false),
+    Column::new("CLASS", 9, false).growing(15),
+    Column::new("DIR", 4, true),
     SOURCE,
     DESTINATION,
-    Column::new("IFACE", 15, true),
+    Column::new("IFACE", 7, false).growing(15),
     Column::new("PROTO", 6, true),
     Column::new("LEN", 5, true).whole(),
     Column::new("ADDRESSES", 45, true).whole(),
-    Column::new("PLACE", 24, true),
-    Column::new("REASON", 14, false).growing(32),
+    Column::new("PLACE", 11, false).growing(32),
+    Column::new("REASON", 9, false).growing(32),
+    Column::new("FIX", 3, true).whole(),
 ];
-const SOURCE: Column = Column::new("SOURCE", 15, false).growing(64);
-const DESTINATION: Column = Column::new("DESTINATION", 19, false).growing(70);
+const SOURCE: Column = Column::new("SOURCE", 12, false).growing(64);
+const DESTINATION: Column = Column::new("DESTINATION", 17, false).growing(70);
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
     let (source_port, port) = event.ports().unzip();
-    let texts: [Cow<'a, str>; 11] = [
+    let texts: [Cow<'a, str>; 12] = [
         time_of_day(event.at).into(),
         event.verdict.class.name().into(),
         short(event.direction).into(),
@@ -44,6 +45,7 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
         addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
         place(event).into(),
         reason(event).into(),
+        event.fix().unwrap_or_default(),
     ];
     cells.extend(COLUMNS.iter().zip(texts).map(|(column, text)| match *column {
         SOURCE => end_cell(SOURCE, pods.source.as_deref(), event.source(), None, 0),
@@ -90,6 +92,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("netns", nonzero(record.netns)),
         ("has_socket", Value::Flag(event.has(flags::HAS_SOCKET))),
         ("suppressed", Value::Number(record.held)),
+        ("fix", event.fix().map_or(Value::Absent, Value::Text)),
     ]);
 }
 
@@ -123,10 +126,10 @@ fn place(event: &PacketDrop) -> String {
 }
 
 fn reason(event: &PacketDrop) -> String {
-    // Where the kernel gives no reason worth the name, the place says more.
-    let mut text = match (event.reason_name(), &event.place) {
-        ("NOT_SPECIFIED" | NO_REASON, Some(place)) => format!("@{}", place.function),
-        (reason, _) => reason.to_owned(),
+    // Where the kernel gives no reason worth the name, the place beside it says more.
+    let mut text = match event.reason_name() {
+        "NOT_SPECIFIED" | NO_REASON => "-".to_owned(),
+        reason => reason.to_owned(),
     };
     if event.record.held > 0 {
         let _ = write!(text, " +{}", event.record.held);

@@ -6,7 +6,7 @@ use aya::maps::{Array, MapData};
 
 use crate::kernel::Kernel;
 use crate::probe::attach::{MapError, Maps};
-use crate::probe::globals::{Globals, Offset};
+use crate::probe::globals::{Globals, InByte, Offset, in_byte};
 use crate::probe::{Attach, Hook, Rung, Target};
 
 /// A hook on functions' entries and returns: by BTF, or by breakpoints.
@@ -184,9 +184,8 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 31] = [
+const OFFSETS: [Offset; 30] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
-    ("DEV_STATE", "net_device", "state"),
     ("DST_DEV", "dst_entry", "dev"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
     ("RT6_DEV", "rt6_info", "dst.dev"),
@@ -234,16 +233,6 @@ const fn mask(from: u32, bits: u32) -> u32 {
     ones << from
 }
 
-/// `include/uapi/linux/if_packet.h`.
-const PACKET_OTHERHOST: u32 = 3;
-
-/// Which byte of an `sk_buff` a bitfield is in, from which of its bits on, and how many; `None` if it is in two.
-fn byte_of(kernel: &Kernel, field: &str) -> Option<(u32, u32, u32)> {
-    let bits = kernel.bits("sk_buff", field)?;
-    let (byte, shift) = (bits.offset_bits / 8, bits.offset_bits % 8);
-    (shift + bits.size_bits <= 8).then_some((byte, shift, bits.size_bits))
-}
-
 /// The constants of the running kernel.
 pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     globals.set_offsets(kernel, &OFFSETS);
@@ -252,20 +241,12 @@ pub fn globals(kernel: &Kernel, globals: &mut Globals) {
     globals.set_offset("RTABLE_PMTU", pmtu.map(|bits| bits.offset_bits / 32 * 4));
     globals.set_offset("VETH_PEER", veth_peer(kernel));
     // CHECKSUM_PARTIAL is 3 (include/linux/skbuff.h) of two bits.
-    let summed = byte_of(kernel, "ip_summed").filter(|(_, _, bits)| *bits == 2);
-    globals.set_offset("SKB_IP_SUMMED", summed.map(|(byte, ..)| byte));
-    globals.set("IP_SUMMED", summed.map_or(1, |(_, shift, bits)| mask(shift, bits)));
-    let pkt_type = byte_of(kernel, "pkt_type");
-    globals.set_offset("SKB_PKT_TYPE", pkt_type.map(|(byte, ..)| byte));
-    globals.set("PKT_TYPE", pkt_type.map_or(0, |(_, shift, bits)| mask(shift, bits)));
-    globals.set("PKT_OTHERHOST", pkt_type.map_or(1, |(_, shift, _)| PACKET_OTHERHOST << shift));
+    let summed = in_byte(kernel, "ip_summed").filter(|field| field.bits == 2);
+    globals.set_offset("SKB_IP_SUMMED", summed.map(|field| field.offset));
+    globals.set("IP_SUMMED", summed.map_or(1, InByte::mask));
+    globals.set_link_type(kernel);
     globals.set_device_flags(kernel, &[("BRIDGE_PORT", "IFF_BRIDGE_PORT")]);
-    let states = kernel.enum_values("netdev_state_t", None);
-    let bit = states.iter().find(|(_, name)| name == "__LINK_STATE_NOCARRIER");
-    globals.set(
-        "NO_CARRIER",
-        bit.and_then(|(bit, _)| 1_u32.checked_shl(u32::try_from(*bit).ok()?)).unwrap_or(0),
-    );
+    globals.set_device_states(kernel, &[("NO_CARRIER", "__LINK_STATE_NOCARRIER")]);
     // The prototype alone says what arguments there are: stable kernels backport them.
     let args = kernel.tracepoint_args("kfree_skb");
     let has_reason = args.get(2).is_some_and(|arg| arg.contains("skb_drop_reason"));

@@ -2,22 +2,46 @@
 
 use super::*;
 
+/// What it means where nothing else is known.
+fn judged(reason: &str, function: &str) -> Verdict {
+    judge(reason, function, 0)
+}
+
 #[test]
 fn a_reason_wins_over_the_place_and_the_place_explains_silence() {
-    assert_eq!(classify("NETFILTER_DROP", "nft_do_chain"), harmful(Class::Policy));
-    assert_eq!(classify("NOT_SPECIFIED", "ip_fragment"), harmful(Class::Mtu));
-    assert_eq!(classify("", "nf_hook_slow"), harmful(Class::Policy));
-    assert_eq!(classify("NOT_SPECIFIED", "never_heard_of"), harmful(Class::Other));
+    assert_eq!(judged("NETFILTER_DROP", "nft_do_chain"), harmful(Class::Policy));
+    assert_eq!(judged("NOT_SPECIFIED", "ip_fragment"), harmful(Class::Mtu));
+    assert_eq!(judged("NOT_SPECIFIED", "never_heard_of"), harmful(Class::Other));
+}
+
+#[test]
+fn only_a_rules_own_place_is_policy() {
+    for place in ["nft_do_chain", "ipt_do_table", "ip6t_do_table", "ebt_do_table"] {
+        for reason in ["", "NOT_SPECIFIED", "NETFILTER_DROP"] {
+            assert_eq!(judged(reason, place), harmful(Class::Policy), "{reason} in {place}");
+        }
+    }
+    // A full table, a port that is taken: conntrack and NAT drop in the same place as a rule.
+    for place in ["nf_hook_slow", "nf_conntrack_in", ""] {
+        assert_eq!(judged("NETFILTER_DROP", place), harmful(Class::Netfilter), "{place}");
+    }
+    assert_eq!(judged("", "nf_hook_slow"), harmful(Class::Netfilter), "kernels without reasons");
 }
 
 #[test]
 fn one_reason_may_mean_two_things_by_place() {
-    assert_eq!(classify("IP_INHDR", "ip_forward"), harmful(Class::Ttl));
-    assert_eq!(classify("IP_INHDR", "ip_rcv_core"), harmful(Class::Malformed));
-    assert_eq!(classify("NO_SOCKET", "icmp_rcv"), benign(Class::NoSocket));
-    assert_eq!(classify("NO_SOCKET", "tcp_v4_rcv"), harmful(Class::NoSocket));
-    assert_eq!(classify("NOT_SPECIFIED", "tcp_v4_rcv"), benign(Class::TcpState));
-    assert_eq!(classify("", "tcp_v4_rcv"), harmful(Class::NoSocket), "kernels without reasons");
+    assert_eq!(judged("IP_INHDR", "ip_forward"), harmful(Class::Ttl));
+    assert_eq!(judged("IP_INHDR", "ip_rcv_core"), harmful(Class::Malformed));
+    assert_eq!(judged("NO_SOCKET", "icmp_rcv"), benign(Class::NoSocket));
+    assert_eq!(judged("NO_SOCKET", "tcp_v4_rcv"), harmful(Class::NoSocket));
+    assert_eq!(judged("NOT_SPECIFIED", "tcp_v4_rcv"), benign(Class::TcpState));
+    assert_eq!(judged("", "tcp_v4_rcv"), harmful(Class::NoSocket), "kernels without reasons");
+    assert_eq!(judged("IP_INADDRERRORS", "ip_error"), harmful(Class::ForwardingOff));
+    assert_eq!(judged("IP_INADDRERRORS", "ip6_forward"), harmful(Class::ForwardingOff));
+    assert_eq!(judged("IP_INNOROUTES", "ip_error"), harmful(Class::Routing));
+    assert_eq!(judged("NEIGH_CREATEFAIL", "ip_finish_output2"), harmful(Class::NeighbourTable));
+    assert_eq!(judged("", "ip_finish_output2"), harmful(Class::NeighbourTable), "kernels without reasons");
+    assert_eq!(judged("NEIGH_FAILED", "arp_error_report"), harmful(Class::Neighbour));
 }
 
 #[test]
@@ -27,9 +51,116 @@ fn what_a_healthy_node_drops_is_benign() {
         ("NOT_SPECIFIED", "unix_stream_connect"),
         ("NOT_SPECIFIED", "nfnetlink_rcv_batch"),
         ("QUEUE_PURGE", ""),
+        ("QUEUE_PURGE", "inet_sock_destruct"),
+        ("NOT_SPECIFIED", "xfrm_output_gso"),
+        ("", "xfrm_output_gso"),
+        ("NOT_SPECIFIED", "napi_get_frags_check"),
     ] {
-        assert_eq!(classify(reason, function).harm, Harm::Benign, "{reason} in {function}");
+        assert_eq!(judged(reason, function).harm, Harm::Benign, "{reason} in {function}");
     }
+}
+
+#[test]
+fn the_pieces_of_a_packet_are_counted_with_it() {
+    // With it they are freed for its reason.
+    for reason in ["NOT_SPECIFIED", "NETFILTER_DROP", "UDP_CSUM"] {
+        assert_eq!(judge(reason, "skb_release_data", 0), benign(Class::Copy), "{reason}");
+    }
+    for function in ["kfree_skb_list", "kfree_skb_list_reason"] {
+        assert_eq!(judge("", function, fact::PIECE), benign(Class::Copy), "{function}");
+        assert_eq!(
+            judge("", function, 0),
+            harmful(Class::Queue),
+            "a queue frees what it does not take there"
+        );
+    }
+    assert_eq!(judge("UDP_CSUM", "udp_queue_rcv_one_skb", fact::PIECE), harmful(Class::Checksum));
+}
+
+#[test]
+fn a_device_explains_what_its_queue_says() {
+    let queue = ("QDISC_DROP", "__dev_queue_xmit");
+    for (facts, class) in [
+        (0, Class::Queue),
+        (fact::DOWN, Class::DeviceDown),
+        (fact::NO_CARRIER, Class::NoCarrier),
+        (fact::LONG, Class::Queue),
+    ] {
+        assert_eq!(judge(queue.0, queue.1, facts), harmful(class), "{facts:#x}");
+    }
+    // What has nothing to do with the device.
+    for (reason, function) in [
+        ("NETFILTER_DROP", "nft_do_chain"),
+        ("SOCKET_RCVBUFF", "udp_queue_rcv_one_skb"),
+        ("PKT_TOO_BIG", "ip_forward"),
+        ("NEIGH_FAILED", "arp_error_report"),
+    ] {
+        for facts in [fact::DOWN, fact::NO_CARRIER] {
+            assert_eq!(judge(reason, function, facts), judged(reason, function), "{reason}");
+        }
+    }
+    assert_eq!(judge("NOT_SPECIFIED", "ip_tunnel_xmit", fact::LONG), harmful(Class::Mtu));
+    assert_eq!(judge("IPV6DISABLED", "ip6_rcv_core", fact::BELOW_IPV6), harmful(Class::Ipv6Off));
+    assert_eq!(judge("NOT_SPECIFIED", "ip6_rcv_core", fact::BELOW_IPV6), harmful(Class::Ipv6Off));
+    assert_eq!(judge("NOT_SPECIFIED", "ip6_rcv_core", 0), harmful(Class::Malformed));
+}
+
+#[test]
+fn a_bridge_does_not_send_back_by_the_port_that_it_came_by() {
+    for function in ["br_forward", "br_handle_frame_finish"] {
+        assert_eq!(judge("NOT_SPECIFIED", function, fact::TO_ITSELF), harmful(Class::Hairpin));
+        assert_eq!(judge("NOT_SPECIFIED", function, 0), harmful(Class::BridgePort));
+    }
+    assert_eq!(judge("NETFILTER_DROP", "nf_hook_slow", fact::TO_ITSELF), harmful(Class::Netfilter));
+}
+
+#[test]
+fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
+    for (reason, function, facts) in [
+        ("IP_INNOROUTES", "ip6_pkt_drop", 0),
+        ("", "ip6_pkt_drop", 0),
+        ("NOT_SPECIFIED", "br_dev_xmit", 0),
+        ("NOT_SPECIFIED", "mld_newpack", 0),
+        ("NOT_SPECIFIED", "igmpv3_newpack", 0),
+        ("QDISC_DROP", "__dev_queue_xmit", fact::NO_CARRIER),
+        ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN),
+        ("INVALID_PROTO", "icmp_rcv", 0),
+    ] {
+        assert_eq!(judge(reason, function, facts).harm, Harm::Harmful, "{reason} in {function}");
+        assert_eq!(judge(reason, function, facts | fact::GROUP).harm, Harm::Benign, "{reason} in {function}");
+    }
+    // What somebody misses all the same.
+    for (reason, function) in [
+        ("NETFILTER_DROP", "nft_do_chain"),
+        ("QDISC_DROP", "__dev_queue_xmit"),
+        ("UDP_CSUM", "__udp4_lib_mcast_deliver"),
+        ("NOT_SPECIFIED", "never_heard_of"),
+    ] {
+        assert_eq!(judge(reason, function, fact::GROUP), judged(reason, function), "{reason} in {function}");
+    }
+}
+
+#[test]
+fn every_class_that_harms_has_a_fix_and_names_the_device() {
+    for class in Class::ALL {
+        let about = words::About { device: Some("eth7"), ip_version: 4, ..words::About::default() };
+        let is_never_harmful = [Class::Teardown, Class::Copy, Class::LocalSocket].contains(&class);
+        assert_eq!(class.fix(&about).is_none(), is_never_harmful, "{}", class.name());
+        assert!(!class.means(&about).is_empty());
+    }
+    let fix = |class: Class, device, ip_version, mtu| {
+        class.fix(&words::About { device, ip_version, mtu, ..words::About::default() }).unwrap().into_owned()
+    };
+    assert_eq!(fix(Class::DeviceDown, Some("eth7"), 4, 0), "`ip link set eth7 up`");
+    assert_eq!(fix(Class::DeviceDown, None, 4, 0), "`ip link set DEVICE up`");
+    assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 4, 0), "`sysctl -w net.ipv4.ip_forward=1`");
+    assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 6, 0), "`sysctl -w net.ipv6.conf.all.forwarding=1`");
+    assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
+    assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1500), "`sysctl -w net.ipv6.conf.eth7.disable_ipv6=0`");
+    assert!(fix(Class::NeighbourTable, None, 6, 0).contains("net.ipv6.neigh.default.gc_thresh3"));
+    assert!(
+        fix(Class::Hairpin, Some("veth-web"), 4, 0).starts_with("`bridge link set dev veth-web hairpin on`")
+    );
 }
 
 #[test]
@@ -51,12 +182,12 @@ fn what_passes_between_a_machine_and_its_virtual_ones_is_no_packet_of_the_networ
         "pfkey_broadcast",
     ] {
         for reason in ["", "NOT_SPECIFIED"] {
-            assert_eq!(classify(reason, function), benign(Class::LocalSocket), "{function}");
+            assert_eq!(judged(reason, function), benign(Class::LocalSocket), "{function}");
         }
     }
     // Their network's packets are.
-    for function in ["vhost_net_build_xdp", "tun_net_xmit", "virtnet_poll", "tpacket_rcv"] {
-        assert_eq!(classify("NOT_SPECIFIED", function).harm, Harm::Harmful, "{function}");
+    for function in ["vhost_net_build_xdp", "tun_net_xmit", "virtnet_poll"] {
+        assert_eq!(judged("NOT_SPECIFIED", function).harm, Harm::Harmful, "{function}");
     }
 }
 
@@ -70,9 +201,8 @@ fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
         ("", "__dev_queue_xmit"),
     ];
     for (reason, function) in drops {
-        let verdict = classify(reason, function);
-        assert_eq!(verdict.harm, Harm::Harmful, "{reason} in {function}");
-        assert_eq!(verdict.by_portless_bridge(reason), NOBODY, "{reason} in {function}");
+        assert_eq!(judged(reason, function).harm, Harm::Harmful, "{reason} in {function}");
+        assert_eq!(judge(reason, function, fact::PORTLESS).harm, Harm::Benign, "{reason} in {function}");
     }
     for (reason, function) in [
         ("NETFILTER_DROP", "nft_do_chain"),
@@ -81,7 +211,10 @@ fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
         ("IP_OUTNOROUTES", ""),
         ("NOMEM", "br_flood"),
     ] {
-        let verdict = classify(reason, function);
-        assert_eq!(verdict.by_portless_bridge(reason), verdict, "{reason} in {function}");
+        assert_eq!(
+            judge(reason, function, fact::PORTLESS),
+            judged(reason, function),
+            "{reason} in {function}"
+        );
     }
 }

@@ -97,8 +97,7 @@ fn storm(pods: u16) -> Held {
             destination,
             direction: 1 + kind / 25,
             ip_version: 4,
-            portless: 0,
-            zero: 0,
+            circumstances: 0,
         };
         (key, Sum { events: 1_000_000 + u64::from(slot), bytes: 1_500_000_000, limited: 0 })
     };
@@ -174,8 +173,7 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
         destination,
         direction: 1,
         ip_version,
-        portless: 0,
-        zero: 0,
+        circumstances: 0,
     };
     let sum = |events| Sum { events, bytes: 10 * events, limited: 0 };
     // The first two differ in what no label says; the third pod's source is not to be believed; slot 9 is nobody's.
@@ -189,7 +187,7 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
     let metrics = metrics(&counts, pods(3));
     let trace_id = crate::probe::TraceId::random();
     counts.exemplify(
-        Labels::new("PKT_TOO_BIG", super::super::class::classify("PKT_TOO_BIG", ""), Direction::Received),
+        Labels::new("PKT_TOO_BIG", super::super::class::judge("PKT_TOO_BIG", "", 0), Direction::Received),
         trace_id,
         SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5),
     );
@@ -198,8 +196,11 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
     let labels = |reason: &str, class: &str| {
         format!("reason=\"{reason}\",class=\"{class}\",harm=\"harmful\",direction=\"received\"")
     };
-    let (socket, big, filter) =
-        (labels("NO_SOCKET", "no_socket"), labels("PKT_TOO_BIG", "mtu"), labels("IP_RPFILTER", "routing"));
+    let (socket, big, filter) = (
+        labels("NO_SOCKET", "no_socket"),
+        labels("PKT_TOO_BIG", "mtu"),
+        labels("IP_RPFILTER", "reverse_path"),
+    );
     let pod = |number: u16, end: &str| {
         let name = format!("checkout-backend-5d9c7b9f4-{:05}", 99_999 - u32::from(number));
         format!("r2c_pod_drop_packets_total{{namespace=\"team-{number}\",pod=\"{name}\",end=\"{end}\"")

@@ -1,0 +1,129 @@
+//! What the reason of a drop does not tell: the state of the device, to whom the packet was sent, whether it is whole.
+
+use agent_common::NO_REASON;
+use agent_common::drops::{Direction, circumstance};
+use agent_ebpf::device;
+use agent_ebpf::kernel::{self, DEV_MTU, DEV_STATE, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NFCT, SKB_REFDST};
+use agent_ebpf::packet::{self, Header, LinkType};
+use aya_ebpf::Global;
+
+use super::{Freed, Site};
+
+/// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
+#[unsafe(no_mangle)]
+static REASON_NETFILTER: Global<u32> = Global::new(NO_REASON);
+
+/// The bit of `net_device.state` that is set for a device that is up (`__LINK_STATE_START`); 0 if unknown.
+#[unsafe(no_mangle)]
+static STARTED: Global<u32> = Global::new(0);
+
+/// The bit that is set for a device without carrier (`__LINK_STATE_NOCARRIER`); 0 if unknown.
+#[unsafe(no_mangle)]
+static NO_CARRIER: Global<u32> = Global::new(0);
+
+/// RFC 8200, 5: what every device takes that speaks IPv6.
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// The bits of [`circumstance`] that hold for a packet.
+#[inline(always)]
+pub(super) unsafe fn of<R: Read>(
+    freed: &Freed,
+    site: &Site,
+    header: &Header,
+    ip_version: u8,
+    direction: u8,
+) -> u16 {
+    let mut bits = u16::from(kernel::zero());
+    // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
+    unsafe {
+        if header.is_to_group(ip_version)
+            || matches!(packet::link_type::<R>(freed.skb), Some(LinkType::All | LinkType::Group))
+        {
+            bits |= circumstance::GROUP;
+        }
+        if header.is_to_itself(ip_version) {
+            bits |= circumstance::TO_ITSELF;
+        }
+        if site.dev.is_null() {
+            if is_pulled::<R>(freed.skb) {
+                bits |= circumstance::PIECE;
+            }
+            if is_no_packet::<R>(freed.skb) {
+                bits |= circumstance::NO_PACKET;
+            }
+        } else if site.ifindex != 0 {
+            // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
+            bits |= of_device::<R>(freed, site, ip_version, direction);
+        }
+        let by_netfilter = freed.reason == REASON_NETFILTER.load();
+        if by_netfilter && is_untracked::<R>(freed.skb) {
+            bits |= circumstance::UNTRACKED;
+        }
+    }
+    bits
+}
+
+/// What its device has to do with it.
+#[inline(always)]
+unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, direction: u8) -> u16 {
+    let mut bits = 0;
+    // SAFETY: the caller's.
+    unsafe {
+        #[expect(clippy::cast_possible_truncation, reason = "the states are the lowest bits")]
+        let state = kernel::field::<R, u64>(site.dev, &DEV_STATE) as u32;
+        if state & STARTED.load() != STARTED.load() {
+            bits |= circumstance::DOWN;
+        } else if state & NO_CARRIER.load() != 0 {
+            bits |= circumstance::NO_CARRIER;
+        }
+        let mtu: u32 = kernel::field::<R, _>(site.dev, &DEV_MTU);
+        if ip_version == 6 && mtu < IPV6_MIN_MTU {
+            bits |= circumstance::BELOW_IPV6;
+        }
+        // What has been received was for this host, whatever the bridge has.
+        if direction != Direction::Received as u8 && device::is_portless_bridge::<R>(site.dev) {
+            bits |= circumstance::PORTLESS;
+        }
+        // Few packets are so long; only these are measured without their link header.
+        if kernel::field::<R, u32>(freed.skb, &SKB_LEN) > mtu && device::frame::<R>(freed.skb).packet > mtu {
+            bits |= circumstance::LONG;
+        }
+    }
+    bits
+}
+
+/// Whether its data begin behind its IP header. A fragment that was received loses its header once its packet is whole.
+#[inline(always)]
+unsafe fn is_pulled<R: Read>(skb: *const u8) -> bool {
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        let network = u64::from(packet::network_offset::<R>(skb));
+        let head: u64 = kernel::field::<R, _>(skb, &SKB_HEAD);
+        network != 0 && kernel::field::<R, u64>(skb, &SKB_DATA) > head.wrapping_add(network)
+    }
+}
+
+/// Whether it is nothing that the network carries.
+#[inline(always)]
+unsafe fn is_no_packet<R: Read>(skb: *const u8) -> bool {
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        kernel::field::<R, u32>(skb, &SKB_LEN) == 0
+            || packet::ethertype::<R>(skb) == 0 && packet::network_header::<R>(skb).is_null()
+    }
+}
+
+/// Whether it has a route, which it gets after conntrack has seen it, and no connection, though nobody exempted it.
+#[inline(always)]
+unsafe fn is_untracked<R: Read>(skb: *const u8) -> bool {
+    /// `IP_CT_UNTRACKED` (linux/netfilter/nf_conntrack_common.h): a rule says that conntrack is to ignore it.
+    const EXEMPT: u64 = 7;
+    if SKB_NFCT.load() == kernel::ABSENT {
+        return false;
+    }
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        let connection: u64 = kernel::field::<R, _>(skb, &SKB_NFCT);
+        connection < EXEMPT && kernel::field::<R, u64>(skb, &SKB_REFDST) != 0
+    }
+}

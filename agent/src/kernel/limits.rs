@@ -1,0 +1,214 @@
+//! How full the kernel's tables are, and what a device's token bucket takes, at this moment: evidence for why a packet died.
+//!
+//! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
+//! second at most, however many packets die.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+mod bucket;
+
+/// A reading is as good as a new one for this long.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Devices whose token buckets are remembered: more are forgotten all at once.
+const MAX_DEVICES: usize = 256;
+
+/// Entries of a table, and how many it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Entries there are.
+    pub entries: u64,
+    /// Entries it takes.
+    pub limit: u64,
+}
+
+impl Fill {
+    /// Whether it takes no more. What makes room for one more entry does so a moment later: the last hundredth counts as
+    /// full.
+    #[must_use]
+    pub const fn is_full(self) -> bool {
+        self.limit > 0 && self.entries >= self.limit - self.limit / 100
+    }
+}
+
+/// Conntrack's table of this namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conntrack {
+    /// How full it is.
+    pub fill: Fill,
+    /// Packets it called INVALID since it was loaded; 0 where the kernel does not tell.
+    pub invalid: u64,
+}
+
+/// Reads them. Cheap to clone: all share what was read.
+#[derive(Clone, Debug)]
+pub struct Limits(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    proc: PathBuf,
+    /// Inode of this process's network namespace; `None` if it cannot be read.
+    netns: Option<u64>,
+    read: Mutex<Read>,
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    neighbours: [Option<(Instant, Option<Fill>)>; 2],
+    conntrack: Option<(Instant, Option<Conntrack>)>,
+    bursts: HashMap<u32, (Instant, Option<u32>)>,
+}
+
+impl Limits {
+    /// Of the kernel whose `/proc` is `proc`.
+    #[must_use]
+    pub fn below(proc: &Path) -> Self {
+        let netns = fs::metadata(proc.join("self/ns/net")).ok().map(|file| file.ino());
+        Self(Arc::new(Shared { proc: proc.to_owned(), netns, read: Mutex::default() }))
+    }
+
+    /// Whether they are those of the network namespace with this inode.
+    #[must_use]
+    pub fn are_of(&self, netns: u32) -> bool {
+        self.0.netns == Some(netns.into())
+    }
+
+    /// The neighbour table of a family (4 or 6), which all namespaces share; `None` if it cannot be read.
+    #[must_use]
+    pub fn neighbours(&self, ip_version: u8) -> Option<Fill> {
+        let (at, table, family) =
+            if ip_version == 6 { (1, "ndisc_cache", "ipv6") } else { (0, "arp_cache", "ipv4") };
+        let mut read = self.lock();
+        fresh(&mut read.neighbours[at], || {
+            // A row a processor, each with the table's entries first, in hex.
+            let stat = fs::read_to_string(self.0.proc.join("net/stat").join(table)).ok()?;
+            let entries = column(&stat, "entries").next()?;
+            let limit = self.number(&format!("sys/net/{family}/neigh/default/gc_thresh3"))?;
+            Some(Fill { entries, limit })
+        })
+    }
+
+    /// Conntrack's table; `None` if it is not in use or cannot be read.
+    #[must_use]
+    pub fn conntrack(&self) -> Option<Conntrack> {
+        let mut read = self.lock();
+        fresh(&mut read.conntrack, || {
+            let entries = self.number("sys/net/netfilter/nf_conntrack_count")?;
+            let limit = self.number("sys/net/netfilter/nf_conntrack_max")?;
+            let stat = fs::read_to_string(self.0.proc.join("net/stat/nf_conntrack")).unwrap_or_default();
+            let invalid = column(&stat, "invalid").fold(0_u64, u64::saturating_add);
+            Some(Conntrack { fill: Fill { entries, limit }, invalid })
+        })
+    }
+
+    /// The smallest burst of the token bucket filters (`tc-tbf(8)`) of a device, bytes: a longer packet never passes. `None`
+    /// if it has none, or that cannot be read.
+    #[must_use]
+    pub fn burst(&self, ifindex: u32) -> Option<u32> {
+        let mut read = self.lock();
+        if read.bursts.len() >= MAX_DEVICES {
+            read.bursts.clear();
+        }
+        let known = read.bursts.get(&ifindex).filter(|(at, _)| at.elapsed() < FRESH);
+        if let Some((_, burst)) = known {
+            return *burst;
+        }
+        let burst = bucket::smallest_burst(ifindex).ok().flatten();
+        read.bursts.insert(ifindex, (Instant::now(), burst));
+        burst
+    }
+
+    fn number(&self, file: &str) -> Option<u64> {
+        fs::read_to_string(self.0.proc.join(file)).ok()?.trim().parse().ok()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Read> {
+        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was read a moment ago, or what `read` reads now.
+fn fresh<T: Copy>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() -> Option<T>) -> Option<T> {
+    if let Some((at, value)) = known
+        && at.elapsed() < FRESH
+    {
+        return *value;
+    }
+    let value = read();
+    *known = Some((Instant::now(), value));
+    value
+}
+
+/// The numbers below a title of a file of `/proc/net/stat`, in hex, one a processor. Columns move between kernels.
+fn column<'a>(text: &'a str, title: &str) -> impl Iterator<Item = u64> + use<'a> {
+    let mut lines = text.lines();
+    let at = lines.next().and_then(|titles| titles.split_whitespace().position(|word| word == title));
+    lines.filter_map(move |line| u64::from_str_radix(line.split_whitespace().nth(at?)?, 16).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNTRACK: &str = "entries  clashres found new invalid ignore\n\
+                             0000001e  00000000 00000000 00000000 0000000a 00000000\n\
+                             0000001e  00000000 00000000 00000000 00000010 00000000\n";
+
+    fn proc(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let file = proc.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        proc
+    }
+
+    #[test]
+    fn a_full_table_is_told_by_its_entries_and_its_limit() {
+        let proc = proc(&[
+            (
+                "net/stat/arp_cache",
+                "entries  allocs   destroys\n00000010  0000002a 0000001a\n00000010  00000000 00000000\n",
+            ),
+            ("sys/net/ipv4/neigh/default/gc_thresh3", "16\n"),
+            ("net/stat/nf_conntrack", CONNTRACK),
+            ("sys/net/netfilter/nf_conntrack_count", "30\n"),
+            ("sys/net/netfilter/nf_conntrack_max", "30\n"),
+        ]);
+        let limits = Limits::below(proc.path());
+        assert_eq!(limits.neighbours(4), Some(Fill { entries: 16, limit: 16 }));
+        assert_eq!(limits.neighbours(6), None);
+        let conntrack = limits.conntrack().unwrap();
+        assert_eq!(conntrack, Conntrack { fill: Fill { entries: 30, limit: 30 }, invalid: 0x1a });
+        assert!(conntrack.fill.is_full());
+        assert!(!limits.are_of(0));
+    }
+
+    #[test]
+    fn a_table_is_full_in_its_last_hundredth() {
+        let full = |entries, limit| Fill { entries, limit }.is_full();
+        assert!(full(16, 16) && !full(15, 16), "small ones to the last");
+        assert!(full(261_000, 262_144) && !full(259_000, 262_144));
+        assert!(!full(0, 0), "unlimited");
+    }
+
+    #[test]
+    fn a_reading_serves_for_a_second() {
+        let proc = proc(&[
+            ("sys/net/netfilter/nf_conntrack_count", "1"),
+            ("sys/net/netfilter/nf_conntrack_max", "9"),
+        ]);
+        let limits = Limits::below(proc.path());
+        assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
+        fs::write(proc.path().join("sys/net/netfilter/nf_conntrack_count"), "2").unwrap();
+        assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
+        limits.lock().conntrack = None;
+        assert_eq!(limits.conntrack().unwrap().fill.entries, 2);
+    }
+}

@@ -1,0 +1,266 @@
+//! What a drop's class means, and what cures it, in an operator's words.
+
+use std::borrow::Cow;
+
+use super::Class;
+use crate::kernel::limits::Fill;
+use crate::probes::drops::evidence::Evidence;
+
+/// What is known of a drop beside its class. Without it the words are those for all drops of the class.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// The kernel's reason, without `SKB_DROP_REASON_`.
+    pub reason: &'a str,
+    /// The device it died on.
+    pub device: Option<&'a str>,
+    /// The device's MTU, bytes; 0 if unknown.
+    pub mtu: u32,
+    /// 4, 6, or 0 if not IP.
+    pub ip_version: u8,
+    /// Bytes of the largest frame that is made of it; 0 if unknown.
+    pub frame: u32,
+    /// What else speaks for the cause.
+    pub evidence: Option<Evidence>,
+}
+
+impl About<'_> {
+    fn device(&self) -> &str {
+        self.device.unwrap_or("DEVICE")
+    }
+
+    /// `ipv4` or `ipv6`, as sysctls have it.
+    const fn family(&self) -> &'static str {
+        if self.ip_version == 6 { "ipv6" } else { "ipv4" }
+    }
+}
+
+impl Class {
+    /// What it means, as the end of a sentence.
+    #[must_use]
+    pub fn means(self, about: &About<'_>) -> Cow<'static, str> {
+        let on = about.device.map_or_else(String::new, |device| format!(" on {device}"));
+        if let Some(proven) = about.evidence.map(|evidence| proven(evidence, about)) {
+            return proven.into();
+        }
+        match self {
+            Self::Mtu => "larger than the next device or route takes".into(),
+            Self::Policy => policy(about).into(),
+            Self::Netfilter => {
+                "netfilter refused it: a rule, or conntrack or NAT themselves (a full table, no free port)".into()
+            }
+            Self::NoSocket => "nobody listens there".into(),
+            Self::Routing => routing(about).into(),
+            Self::ReversePath => "the way back to its source leads by another device (reverse path filter)".into(),
+            Self::ForwardingOff => format!("it is for another host, and forwarding is off{on}").into(),
+            Self::Ttl => "its TTL or hop limit was used up".into(),
+            Self::Queue => queue(about).into(),
+            Self::DeviceDown => "its device is down".into(),
+            Self::NoCarrier => "its device has no carrier: the cable is out, or the other end is down".into(),
+            Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => {
+                format!("IPv6 is off{on}: it takes {} bytes, and IPv6 needs 1280", about.mtu).into()
+            }
+            Self::Ipv6Off => format!("IPv6 is off{on}").into(),
+            Self::BridgePort => "the bridge's port does not take it (its state, VLANs, isolation, or a station that is not known)".into(),
+            Self::Hairpin => {
+                format!("it is to go back by the port that it came by, and hairpin mode is off{on}").into()
+            }
+            Self::Malformed => "its headers are wrong".into(),
+            Self::Checksum => "its checksum is wrong".into(),
+            Self::Fragment => "other fragments of its packet never came".into(),
+            Self::Memory => "no memory for it".into(),
+            Self::TcpState => "TCP did not expect it in the connection's state".into(),
+            Self::Neighbour => "the next hop does not answer ARP or neighbour discovery".into(),
+            Self::NeighbourTable => "the neighbour table has no room for the next hop".into(),
+            Self::Teardown => "left in the queue of something that was closed".into(),
+            Self::Copy => "a copy or a remainder: the packet itself went on".into(),
+            Self::LocalSocket => "a buffer of a local socket, not a packet of the network".into(),
+            Self::Other => "the kernel gives no cause".into(),
+        }
+    }
+
+    /// What an operator can do about it; `None` where nobody misses the packet.
+    #[must_use]
+    pub fn fix(self, about: &About<'_>) -> Option<Cow<'static, str>> {
+        let (device, family) = (about.device(), about.family());
+        if let Some(evidence) = about.evidence {
+            return Some(proven_fix(evidence, about).into());
+        }
+        Some(match self {
+            Self::Mtu => "`r2c-agent trace mtu` names the device and the size that fits; set the sender's MTU to it".into(),
+            Self::Policy => policy_fix(about),
+            Self::Netfilter => {
+                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; else find the rule (`nft list ruleset`, `iptables -vnL`)".into()
+            }
+            Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
+            Self::Routing => routing_fix(about),
+            Self::ReversePath => format!(
+                "route the source's address back by {device}, or `sysctl -w net.ipv4.conf.{device}.rp_filter=2`"
+            )
+            .into(),
+            Self::ForwardingOff if about.ip_version == 6 => "`sysctl -w net.ipv6.conf.all.forwarding=1`".into(),
+            Self::ForwardingOff => "`sysctl -w net.ipv4.ip_forward=1`".into(),
+            Self::Ttl => {
+                "raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into()
+            }
+            Self::Queue => queue_fix(about),
+            Self::DeviceDown => format!("`ip link set {device} up`").into(),
+            Self::NoCarrier => {
+                format!("bring up the other end of {device} (`ip -d link show {device}` tells what it is)").into()
+            }
+            Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => {
+                format!("`ip link set {device} mtu 1280`, or more").into()
+            }
+            Self::Ipv6Off => format!("`sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`").into(),
+            Self::BridgePort => format!("`bridge -d link show dev {device}` and `bridge vlan show` tell why").into(),
+            Self::Hairpin => {
+                format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode; kubelet: hairpinMode)").into()
+            }
+            Self::Malformed => "capture it (`tcpdump -vv`), and mend what makes it".into(),
+            Self::Checksum => {
+                "switch checksum offload off on the device that sends it (`ethtool -K DEVICE tx off`; of a tunnel, its own device), or mend what changes packets on the way".into()
+            }
+            Self::Fragment => {
+                "let fragments pass on the way (firewalls and load balancers that look at ports drop all but the first), or send what fits the path".into()
+            }
+            Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
+            Self::TcpState => {
+                "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`".into()
+            }
+            Self::Neighbour => {
+                format!("see that the next hop is up and has that address: `ip neigh show dev {device}`").into()
+            }
+            Self::NeighbourTable => {
+                format!("raise `net.{family}.neigh.default.gc_thresh3` (and gc_thresh2) above what `ip neigh | wc -l` shows").into()
+            }
+            Self::Other => {
+                format!("see what else tells of it: `ip -s -s link show {device}`, `nstat`, `dmesg`").into()
+            }
+            Self::Teardown | Self::Copy | Self::LocalSocket => return None,
+        })
+    }
+}
+
+/// What the evidence says, as the end of a sentence.
+fn proven(evidence: Evidence, about: &About<'_>) -> String {
+    match evidence {
+        Evidence::Neighbours(Fill { entries, limit }) => format!(
+            "the neighbour table is full: {entries} entries of {limit} (net.{}.neigh.default.gc_thresh3)",
+            about.family()
+        ),
+        Evidence::Conntrack(Fill { entries, limit }) => format!(
+            "conntrack's table is full: {entries} connections of {limit} (net.netfilter.nf_conntrack_max)"
+        ),
+        Evidence::Invalid => {
+            "a rule refused it, and conntrack calls it INVALID: it has not seen the connection begin (an asymmetric path), or has forgotten it".to_owned()
+        }
+        Evidence::Burst(burst) => format!(
+            "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
+            about.frame,
+            about.device()
+        ),
+    }
+}
+
+fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
+    match evidence {
+        Evidence::Neighbours(Fill { limit, .. }) => format!(
+            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`",
+            2 * limit,
+            family = about.family()
+        ),
+        Evidence::Conntrack(Fill { limit, .. }) => format!(
+            "`sysctl -w net.netfilter.nf_conntrack_max={}`, and `conntrack -L` shows who fills it",
+            2 * limit
+        ),
+        Evidence::Invalid => {
+            "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`)".to_owned()
+        }
+        // Room for a full frame of the device, with its link header.
+        Evidence::Burst(_) => format!(
+            "give the token bucket of {} a burst of {} bytes or more (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
+            about.device(),
+            about.frame.max(about.mtu + 14)
+        ),
+    }
+}
+
+fn policy(about: &About<'_>) -> &'static str {
+    match about.reason {
+        "SOCKET_FILTER" => "the receiving socket's own filter refused it",
+        "BPF_CGROUP_EGRESS" => "a BPF program of its cgroup refused it",
+        "TC_INGRESS" | "TC_EGRESS" => "a filter of its device (tc) refused it",
+        "XDP" => "an XDP program refused it",
+        "XFRM_POLICY" => "an IPsec policy refused it",
+        "SECURITY_HOOK" => "a security module refused it",
+        "PSP_INPUT" | "PSP_OUTPUT" => "the connection demands encryption (PSP), and it has none",
+        _ => "a firewall rule or network policy refused it",
+    }
+}
+
+fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)".into(),
+        "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
+        "TC_INGRESS" => format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter").into(),
+        "TC_EGRESS" => format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter").into(),
+        "XDP" => format!("`bpftool net show dev {device}` names the program").into(),
+        "XFRM_POLICY" => "`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it".into(),
+        "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
+        "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
+        _ => "find the rule (`nft list ruleset`, `iptables -vnL`, NetworkPolicies of both pods) and let it pass".into(),
+    }
+}
+
+fn routing(about: &About<'_>) -> &'static str {
+    match about.reason {
+        "IP_LOCAL_SOURCE" => "its source is one of this host's own addresses",
+        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
+            "its source or destination is no address that may be seen there"
+        }
+        "VXLAN_VNI_NOT_FOUND" => "no VXLAN device here has its VNI",
+        "TUNNEL_TXINFO" => "the tunnel is not told where to send it",
+        "NO_TX_TARGET" => "no port or remote takes it",
+        _ => "no route to its destination",
+    }
+}
+
+fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
+        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
+            "mend the address that its sender uses".into()
+        }
+        "VXLAN_VNI_NOT_FOUND" => "give both ends the same VNI (`ip -d link show type vxlan`)".into(),
+        "TUNNEL_TXINFO" | "NO_TX_TARGET" => format!(
+            "`bridge fdb show dev {device}` and `ip route` tell what it knows; the network plugin writes them"
+        )
+        .into(),
+        _ => "add the route (`ip route get ADDRESS` tells what there is)".into(),
+    }
+}
+
+fn queue(about: &About<'_>) -> &'static str {
+    match about.reason {
+        "CPU_BACKLOG" => "this processor's backlog was full",
+        "SOCKET_RCVBUFF" => "the receiving socket's buffer was full: its program reads too slowly",
+        "SOCKET_BACKLOG" => "the receiving socket was busy and its backlog was full",
+        "TCP_LISTEN_OVERFLOW" => "the listening socket's queue was full: its program accepts too slowly",
+        "NEIGH_QUEUEFULL" => "too many packets waited for the next hop's link address",
+        "FULL_RING" => "the device's ring was full: who reads it is too slow",
+        _ => "a queue was full",
+    }
+}
+
+fn queue_fix(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog`, or spread receiving over more processors (RPS)".into(),
+        "SOCKET_RCVBUFF" => "make the program read faster, or give its socket a larger buffer (`net.core.rmem_max`, SO_RCVBUF)".into(),
+        "SOCKET_BACKLOG" => "make the program read faster; `net.core.rmem_max` bounds the backlog as well".into(),
+        "TCP_LISTEN_OVERFLOW" => "make the program accept faster, or raise its listen() backlog and `net.core.somaxconn`".into(),
+        "NEIGH_QUEUEFULL" => format!("see that the next hop answers: `ip neigh show dev {device}`").into(),
+        _ => format!("send less, or give it a larger limit: `tc -s qdisc show dev {device}`, `ip -s link show {device}`").into(),
+    }
+}

@@ -1,0 +1,61 @@
+//! What the kernel's tables and queues say, at the moment a packet died, of why it did.
+
+use agent_common::drops::{DropRecord, circumstance};
+
+use super::class::{Class, Verdict};
+use crate::kernel::limits::{Fill, Limits};
+
+/// What speaks for a cause beside the kernel's reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The neighbour table is full.
+    Neighbours(Fill),
+    /// Conntrack's table is full.
+    Conntrack(Fill),
+    /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
+    Invalid,
+    /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
+    Burst(u32),
+}
+
+/// The evidence there is for a drop, and what it means by that.
+pub(super) fn gather(
+    limits: &Limits,
+    record: &DropRecord,
+    reason: &str,
+    verdict: Verdict,
+) -> (Verdict, Option<Evidence>) {
+    // All namespaces share one neighbour table.
+    if verdict.class == Class::NeighbourTable {
+        let fill = limits.neighbours(record.ip_version).filter(|fill| fill.is_full());
+        return (verdict, fill.map(Evidence::Neighbours));
+    }
+    if !limits.are_of(record.netns) {
+        return (verdict, None);
+    }
+    match verdict.class {
+        Class::Netfilter | Class::Policy => {
+            let conntrack = limits.conntrack();
+            let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
+            let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
+            let invalid = conntrack.filter(|now| is_untracked && now.invalid > 0);
+            let evidence =
+                full.map(|now| Evidence::Conntrack(now.fill)).or(invalid.map(|_| Evidence::Invalid));
+            (verdict, evidence)
+        }
+        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
+            match limits.burst(record.ifindex).filter(|burst| frame(record) > *burst) {
+                Some(burst) => (Verdict { class: Class::Mtu, ..verdict }, Some(Evidence::Burst(burst))),
+                None => (verdict, None),
+            }
+        }
+        _ => (verdict, None),
+    }
+}
+
+/// Bytes of the largest frame that is made of the packet.
+pub(super) fn frame(record: &DropRecord) -> u32 {
+    /// Ethernet, IP and TCP without options: no segment is shorter than that and its payload.
+    const HEADERS: u32 = 14 + 20 + 20;
+    if record.gso_size == 0 { record.len } else { record.len.min(u32::from(record.gso_size) + HEADERS) }
+}
