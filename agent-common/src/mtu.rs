@@ -37,6 +37,9 @@ pub mod hook {
     pub const COUNT: usize = 12;
 }
 
+/// Functions in which copies of packets are freed: the kernel side is told where each begins and ends.
+pub const COPIES: usize = 6;
+
 /// What happened.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,7 +89,7 @@ pub enum Fate {
     NoSocket = 3,
     /// Received: not handed to TCP or UDP at all (`net.ipv4.ip_no_pmtu_disc` of 2 or 3).
     Ignored = 4,
-    /// Made: not sent. The rate of such messages is limited, or there is no way back.
+    /// Made: not sent, and it is not seen why.
     Unsent = 5,
     /// Lost: a netfilter rule, a filter of a device or a socket's filter dropped it.
     Filtered = 6,
@@ -100,11 +103,18 @@ pub enum Fate {
     Suspect = 10,
     /// Stalled: nothing that speaks for the segment's size.
     Ordinary = 11,
+    /// Made: not sent, and never to be. The kernel has one ICMP socket a CPU, and the packet in question is itself part of an
+    /// ICMP message that is just being sent by it.
+    Nested = 12,
+    /// Made: not sent, since there is no route back to whoever sends too much.
+    NoRoute = 13,
+    /// Made: not sent, since the rate of such messages is limited.
+    Limited = 14,
 }
 
 impl Fate {
     /// Every fate, in the order of its declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Unknown,
         Self::Learned,
         Self::Delivered,
@@ -117,6 +127,9 @@ impl Fate {
         Self::BlackHole,
         Self::Suspect,
         Self::Ordinary,
+        Self::Nested,
+        Self::NoRoute,
+        Self::Limited,
     ];
 
     /// The fate a record or key carries; `None` for a value this version does not know, which is not [`Fate::Unknown`].
@@ -187,6 +200,8 @@ pub mod flags {
     pub const IN_POD: u8 = 1 << 3;
     /// The route cache took what a received message says.
     pub const TAKEN: u8 = 1 << 4;
+    /// More events like it may follow at once without a record.
+    pub const LAST_OF_BUDGET: u8 = 1 << 5;
 }
 
 /// A network device, as far as it says something about a packet's size.

@@ -28,8 +28,17 @@ pub fn window() -> u32 {
     (unsafe { bpf_jiffies64() } >> WINDOW_SHIFT.load()) as u32
 }
 
-/// Adds one event of `len` bytes to its row. `Some(events held back since the last record)` if it may be
-/// described too: it is `wanted`, and the row's budget is not used up.
+/// An event that may be described.
+#[derive(Clone, Copy)]
+pub struct Admitted {
+    /// Events of its row and CPU that were held back since the last record.
+    pub held: u32,
+    /// It uses the budget up: what follows in this window is held back.
+    pub is_last: bool,
+}
+
+/// Adds one event of `len` bytes to its row. `Some` if it may be described too: it is `wanted`, and the row's budget is not
+/// used up.
 ///
 /// An interrupt in the middle of this may count another event in the same row (see [`tally`](crate::tally::tally)). The
 /// counts are exact all the same. The budget is not: then one more record is written than it allows, or two records speak for
@@ -41,7 +50,7 @@ pub fn count<K>(
     key: &K,
     len: u32,
     wanted: impl Fn() -> bool,
-) -> Option<u32> {
+) -> Option<Admitted> {
     // A row is looked at again within its window or soon after. One that has rested for just so many windows as there are
     // numbers is held back for a second too long.
     #[expect(clippy::cast_possible_truncation, reason = "a window is compared with its neighbours only")]
@@ -77,7 +86,8 @@ pub fn count<K>(
         let limited = (*row).limited as u32;
         let held = limited.wrapping_sub((*row).limited_before);
         (*row).limited_before = limited;
-        Some(held)
+        let is_last = u32::from((*row).recorded) >= RECORDS_PER_WINDOW.load();
+        Some(Admitted { held, is_last })
     }
 }
 

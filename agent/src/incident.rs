@@ -62,11 +62,25 @@ impl fmt::Display for SpanId {
     }
 }
 
+/// What two incidents add up to that turn out to be one.
+pub trait Absorb {
+    /// Takes in what the other has.
+    fn absorb(&mut self, other: Self);
+}
+
+impl Absorb for () {
+    fn absorb(&mut self, (): Self) {}
+}
+
 /// Open incidents by cause, each with what its events add up to. Bounded: a storm of distinct causes pushes out the one
 /// quiet for longest.
 #[derive(Debug)]
 pub struct Incidents<K, V> {
     open: HashMap<K, Open<V>>,
+    /// Causes whose events belong to another's incident: both have met at one place.
+    joined: HashMap<K, K>,
+    /// The cause that a place's incident is under.
+    places: HashMap<K, K>,
     /// No verdict is due before this; `None` if none is pending.
     due: Option<SystemTime>,
 }
@@ -88,7 +102,9 @@ struct Open<V> {
 
 /// An event's place in its incident.
 #[derive(Debug)]
-pub struct Standing<'a, V> {
+pub struct Standing<'a, K, V> {
+    /// The cause that its incident is under.
+    pub cause: K,
     /// Its ids.
     pub span: Span,
     /// Whether its incident has not been told for [`AGAIN`]: of incidents that are summed up, such an event is a line.
@@ -99,6 +115,9 @@ pub struct Standing<'a, V> {
 
 /// Open incidents kept for one probe.
 pub const MAX_OPEN: usize = 1024;
+
+/// Causes remembered that belong to another's incident. Of what does not fit each is an incident of its own.
+pub const MAX_JOINED: usize = 4096;
 
 /// An incident with no event for this long is closed; the next event with its cause opens a new one.
 pub const QUIET: Duration = Duration::from_mins(1);
@@ -115,13 +134,16 @@ pub const SOON: Duration = Duration::from_millis(300);
 
 impl<K: Eq + Hash + Clone, V: Default> Default for Incidents<K, V> {
     fn default() -> Self {
-        Self { open: HashMap::new(), due: None }
+        Self { open: HashMap::new(), joined: HashMap::new(), places: HashMap::new(), due: None }
     }
 }
 
-impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
-    /// The place of an event with `cause` at time `at`: in its open incident, or as the first of a new one.
-    pub fn join(&mut self, cause: K, at: SystemTime) -> Standing<'_, V> {
+impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
+    /// The place of an event with `cause` at time `at`: in its open incident, or as the first of a new one. Those that meet at
+    /// one `place` (a device that takes too little, whatever the destination) are one incident, from there on and with all
+    /// that they had.
+    pub fn join(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
+        let cause = self.meet(cause, place, at);
         // Looked up twice only where there is no room: a cause can be long, and every event has one.
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&cause) {
             self.make_room(at);
@@ -135,7 +157,7 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
             more: false,
             evidence: V::default(),
         };
-        let open = self.open.entry(cause).or_insert_with(fresh);
+        let open = self.open.entry(cause.clone()).or_insert_with(fresh);
         if is_quiet(open.last, at) {
             *open = fresh();
         }
@@ -147,10 +169,39 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
             open.owe(at + PATIENCE, &mut self.due);
         }
         Standing {
+            cause,
             span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
             news,
             evidence: &mut open.evidence,
         }
+    }
+
+    /// The cause under which an event is an incident's.
+    fn meet(&mut self, cause: K, place: Option<K>, at: SystemTime) -> K {
+        let own = self.joined.get(&cause).cloned().unwrap_or_else(|| cause.clone());
+        let Some(place) = place else { return own };
+        let met = self
+            .places
+            .get(&place)
+            .filter(|met| self.open.get(*met).is_some_and(|open| !is_quiet(open.last, at)));
+        let Some(met) = met.filter(|met| **met != own).cloned() else {
+            if self.places.len() < MAX_JOINED || self.places.contains_key(&place) {
+                self.places.insert(place, own.clone());
+            }
+            return own;
+        };
+        if self.joined.len() >= MAX_JOINED {
+            return own;
+        }
+        // What has been told stays one's own: its end is owed to whoever has read its begin.
+        if self.open.get(&own).is_some_and(|open| open.said) {
+            return own;
+        }
+        if let (Some(was), Some(open)) = (self.open.remove(&own), self.open.get_mut(&met)) {
+            open.evidence.absorb(was.evidence);
+        }
+        self.joined.insert(cause, met.clone());
+        met
     }
 
     /// An event at time `at` says more than was told of this incident so far: it is news, and a verdict follows `soon`.
@@ -196,6 +247,9 @@ impl<K: Eq + Hash + Clone, V: Default> Incidents<K, V> {
             self.due = self.due.into_iter().chain(next).min();
         }
         self.open.retain(|_, open| !is_over(open.last, now));
+        let open = &self.open;
+        self.joined.retain(|_, cause| open.contains_key(cause));
+        self.places.retain(|_, cause| open.contains_key(cause));
         Ok(())
     }
 
@@ -271,21 +325,55 @@ mod tests {
     #[test]
     fn one_cause_is_one_incident_until_it_is_quiet() {
         let mut incidents = Incidents::<_, ()>::default();
-        let first = incidents.join("a", at(0)).span;
-        let second = incidents.join("a", at(60)).span;
-        let other = incidents.join("b", at(60)).span;
-        let later = incidents.join("a", at(121)).span;
+        let first = incidents.join("a", None, at(0)).span;
+        let second = incidents.join("a", None, at(60)).span;
+        let other = incidents.join("b", None, at(60)).span;
+        let later = incidents.join("a", None, at(121)).span;
         assert_eq!(first.trace_id, second.trace_id);
         assert_ne!(first.span_id, second.span_id);
         assert_ne!(first.trace_id, other.trace_id);
         assert_ne!(first.trace_id, later.trace_id);
     }
 
+    impl Absorb for u32 {
+        fn absorb(&mut self, other: Self) {
+            *self += other;
+        }
+    }
+
+    #[test]
+    fn causes_that_meet_at_one_place_are_one_incident() {
+        let mut incidents = Incidents::<_, u32>::default();
+        *incidents.join("a", Some("hop"), at(0)).evidence += 1;
+        // Another had begun before it was seen where it leads.
+        *incidents.join("b", None, at(0)).evidence += 10;
+        let first = incidents.join("a", None, at(1)).span.trace_id;
+        let standing = incidents.join("b", Some("hop"), at(1));
+        assert_eq!((standing.cause, standing.span.trace_id, *standing.evidence), ("a", first, 11));
+        let standing = incidents.join("b", None, at(2));
+        assert_eq!((standing.cause, standing.span.trace_id), ("a", first), "from then on");
+        assert_ne!(incidents.join("c", Some("other hop"), at(2)).span.trace_id, first);
+        // What has been told on its own goes on so.
+        assert_eq!(told(&mut incidents, at(4)).len(), 2);
+        assert_eq!(incidents.join("c", Some("hop"), at(4)).cause, "c");
+        assert_eq!(told(&mut incidents, at(120)).len(), 2);
+        assert!(incidents.joined.is_empty() && incidents.places.is_empty());
+    }
+
+    #[test]
+    fn a_storm_of_causes_that_meet_stays_bounded() {
+        let mut incidents = Incidents::<_, u32>::default();
+        for cause in 0..2 * MAX_JOINED {
+            incidents.join(cause, Some(usize::MAX), at(0));
+        }
+        assert!(incidents.joined.len() <= MAX_JOINED && incidents.open.len() <= MAX_OPEN);
+    }
+
     #[test]
     fn a_storm_of_causes_stays_bounded() {
         let mut incidents = Incidents::<_, ()>::default();
         for cause in 0..MAX_OPEN * 3 {
-            incidents.join(cause, at(0));
+            incidents.join(cause, None, at(0));
         }
         assert_eq!(incidents.open.len(), MAX_OPEN);
     }
@@ -307,25 +395,25 @@ mod tests {
         let mut incidents = Incidents::<_, u32>::default();
         let mut news = 0;
         for millisecond in 0..30_000 {
-            let standing = incidents.join("a", at(0) + Duration::from_millis(millisecond));
+            let standing = incidents.join("a", None, at(0) + Duration::from_millis(millisecond));
             news += u32::from(standing.news);
         }
         assert_eq!(news, 3);
         incidents.unsaid(&"a");
-        assert!(incidents.join("a", at(30)).news, "what a filter held back was not told");
+        assert!(incidents.join("a", None, at(30)).news, "what a filter held back was not told");
     }
 
     #[test]
     fn a_verdict_comes_soon_after_news_and_once_more_at_the_end() {
         let mut incidents = Incidents::<_, u32>::default();
         assert_eq!(incidents.due(), None);
-        *incidents.join("a", at(0)).evidence += 1;
-        *incidents.join("a", at(1)).evidence += 1;
+        *incidents.join("a", None, at(0)).evidence += 1;
+        *incidents.join("a", None, at(1)).evidence += 1;
         assert_eq!(incidents.due(), Some(at(2)));
         assert!(told(&mut incidents, at(1)).is_empty());
         assert_eq!(told(&mut incidents, at(2)), [(2, State::Ongoing)]);
         assert_eq!(incidents.due(), Some(at(61)), "it may be over then");
-        *incidents.join("a", at(3)).evidence += 1;
+        *incidents.join("a", None, at(3)).evidence += 1;
         assert!(told(&mut incidents, at(61)).is_empty());
         assert_eq!(incidents.due(), Some(at(63)));
         assert_eq!(told(&mut incidents, at(63)), [(3, State::Over)]);
@@ -336,7 +424,7 @@ mod tests {
     #[test]
     fn what_proved_nothing_ends_without_a_word() {
         let mut incidents = Incidents::<_, u32>::default();
-        incidents.join("a", at(0));
+        incidents.join("a", None, at(0));
         incidents.sum_up(at(2), |_, _, _| Ok::<_, ()>(false)).unwrap();
         assert_eq!(incidents.due(), None);
         assert!(told(&mut incidents, at(60)).is_empty());
@@ -346,11 +434,11 @@ mod tests {
     #[test]
     fn what_cannot_wait_is_told_soon() {
         let mut incidents = Incidents::<_, u32>::default();
-        incidents.join("a", at(0));
+        incidents.join("a", None, at(0));
         incidents.hasten(&"a", at(0), SOON);
         assert_eq!(incidents.due(), Some(at(0) + SOON));
         assert_eq!(told(&mut incidents, at(1)), [(0, State::Ongoing)]);
-        incidents.join("a", at(2));
+        incidents.join("a", None, at(2));
         incidents.hasten(&"a", at(2), PATIENCE);
         assert_eq!(told(&mut incidents, at(4)), [(0, State::Ongoing)], "it says more than before");
     }
@@ -358,10 +446,10 @@ mod tests {
     #[test]
     fn the_end_tells_what_is_pending() {
         let mut incidents = Incidents::<_, u32>::default();
-        *incidents.join("a", at(0)).evidence += 1;
-        *incidents.join("b", at(0)).evidence += 5;
+        *incidents.join("a", None, at(0)).evidence += 1;
+        *incidents.join("b", None, at(0)).evidence += 5;
         told(&mut incidents, at(2));
-        *incidents.join("b", at(4)).evidence += 1;
+        *incidents.join("b", None, at(4)).evidence += 1;
         let mut last = Vec::new();
         incidents
             .close(|_, events, state| {

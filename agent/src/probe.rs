@@ -10,7 +10,7 @@ use crate::pod::{FindPod, Pod, PodSlots, Subject};
 use crate::sink::Says;
 
 /// What a probe's event says of itself. The words are the sinks'; probes have them from here and know no sink.
-pub use crate::incident::{PATIENCE, SOON, Span, State, TraceId};
+pub use crate::incident::{Absorb, PATIENCE, SOON, Span, State, TraceId};
 /// As above.
 pub use crate::sink::{Cell, Column, Confidence, Field, Level, Value, time_of_day};
 
@@ -135,6 +135,10 @@ pub trait Event: Send {
     fn subjects(&self) -> Ends<[Option<Subject>; 2]>;
     /// What makes it the same incident as another event.
     fn cause(&self, pods: &Pods) -> Self::Cause;
+    /// Where it happened, if all events there that have another cause are one incident with it; `None` if not.
+    fn place(&self, _: &Pods) -> Option<Self::Cause> {
+        None
+    }
     /// The pod the line is about: the one that is hurt.
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod>;
     /// Appends one sentence for a person.
@@ -160,7 +164,7 @@ impl<E: Event> Says for Enriched<'_, E> {
 }
 
 /// What the events of one incident add up to.
-pub trait Evidence<E: ?Sized>: Default + Send {
+pub trait Evidence<E: ?Sized>: Default + Absorb + Send {
     /// Whether an incident is told by its first event, one more every so often, and a verdict. Else every event is a line.
     const SUMS_UP: bool;
 

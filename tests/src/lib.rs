@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod causes;
+#[cfg(test)]
 mod confined;
 #[cfg(test)]
 mod degraded;

@@ -152,7 +152,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     let (key, len) = unsafe { (key::<R>(freed), kernel::field::<R, u32>(freed.skb, &SKB_LEN)) };
     // SAFETY: as above.
     let wanted = || unsafe { filter::wants::<R>(freed.skb) };
-    let Some(held) = count(&COUNTS, tally, &key, len, wanted) else {
+    let Some(admitted) = count(&COUNTS, tally, &key, len, wanted) else {
         return Ok(());
     };
     let Some(mut entry) = RECORDS.reserve::<DropRecord>(0) else {
@@ -161,7 +161,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
         return Ok(());
     };
     // SAFETY: as above.
-    unsafe { record::<R>(entry.as_mut_ptr(), freed, &key, held.into()) };
+    unsafe { record::<R>(entry.as_mut_ptr(), freed, &key, admitted.held.into()) };
     entry.submit(0);
     Ok(())
 }

@@ -98,6 +98,23 @@ macro_rules! on_return {
     };
 }
 
+/// Two programs for a function's return, whatever it returns.
+macro_rules! at_return {
+    ($fexit:ident, $kretprobe:ident: $event:path) => {
+        #[fexit]
+        fn $fexit(_: FExitContext) -> i32 {
+            let _ = $event(0);
+            0
+        }
+
+        #[kretprobe]
+        fn $kretprobe(_: RetProbeContext) -> u32 {
+            let _ = $event(0);
+            0
+        }
+    };
+}
+
 /// Two programs for the end of a function that works on a packet: by BTF its first argument is still there, else it is what
 /// was noted at the function's entry.
 macro_rules! at_end {
@@ -128,14 +145,30 @@ macro_rules! at_end {
 // include/net/icmp.h: void __icmp_send(struct sk_buff *skb_in, int type, int code, __be32 info, ..)   5.10 to 7.2
 // (the fifth argument is struct ip_options * up to 6.12, struct inet_skb_parm * later: not read)
 on_entry!(icmp_send_fentry, icmp_send_kprobe: message::icmp_send => (0, 1, 2, 3));
+on_begin!(icmp_begin_fentry, icmp_begin_kprobe: message::icmp_begin => (0, 1, 2, 3));
+at_end!(icmp_send_fexit, icmp_send_kretprobe: hook::ICMP_SEND, message::icmp_sent);
+
+// include/net/ip.h: int __ip_options_echo(struct net *net, struct ip_options *dopt, struct sk_buff *skb, ..)  5.10 to 7.2
+on_begin!(icmp_options_fentry, icmp_options_kprobe: message::icmp_options => (0));
+
+// net/ipv4/icmp.c: static void icmp_push_reply(struct sock *sk, struct icmp_bxm *icmp_param, struct flowi4 *fl4,
+// struct ipcm_cookie *ipc, struct rtable **rt) (5.10 has icmp_param first): messages and echo replies alike.
+on_begin!(icmp_push_fentry, icmp_push_kprobe: message::icmp_push => (0));
+at_return!(icmp_push_fexit, icmp_push_kretprobe: message::icmp_pushed);
 
 // include/linux/icmpv6.h: void icmp6_send(struct sk_buff *skb, u8 type, u8 code, __u32 info, ..)      5.10 to 7.2
 on_begin!(icmp6_send_fentry, icmp6_send_kprobe: message::icmp6_send => (0, 1, 3));
 at_end!(icmp6_send_fexit, icmp6_send_kretprobe: hook::ICMP6_SEND, message::icmp6_sent);
 
+at_end!(icmp6_end_fexit, icmp6_end_kretprobe: hook::ICMP6_SEND, message::icmp6_ended);
+
+// net/ipv6/icmp.c: static struct dst_entry *icmpv6_route_lookup(struct net *net, struct sk_buff *skb, struct sock *sk, ..)
+on_begin!(icmpv6_route_fentry, icmpv6_route_kprobe: message::icmpv6_route => (0));
+
 // include/net/ipv6.h: int icmpv6_push_pending_frames(struct sock *sk, struct flowi6 *fl6, struct icmp6hdr *thdr, int len)
 // (5.10 to 7.2): called once a message is past all limits and has a route.
 on_begin!(icmpv6_push_fentry, icmpv6_push_kprobe: message::icmpv6_push => (0));
+at_return!(icmpv6_push_fexit, icmpv6_push_kretprobe: message::icmpv6_pushed);
 
 // net/ipv4/icmp.c: bool (later enum skb_drop_reason) icmp_unreach(struct sk_buff *skb)                5.10 to 7.2
 on_begin!(icmp_unreach_fentry, icmp_unreach_kprobe: message::icmp_unreach => (0));
@@ -162,7 +195,9 @@ on_begin!(conntrack_error_fentry, conntrack_error_kprobe: lost::conntrack_error 
 on_return!(conntrack_error_fexit, conntrack_error_kretprobe: lost::conntrack_judged => 6);
 
 // include/trace/events/skb.h: kfree_skb(struct sk_buff *skb, void *location[, enum skb_drop_reason reason, ..])
+// Inlined here and below: the body is large, and of a program that calls a function old kernels panic (`kernel::clear_bytes`).
 #[btf_tracepoint(function = "kfree_skb")]
+#[inline(always)]
 fn kfree_skb_btf(ctx: BtfTracePointContext) -> i32 {
     let reason = if HAS_REASON.load() == 0 { NO_REASON } else { ctx.arg(2) };
     // SAFETY: the tracepoint's own arguments, read the way this kind of program may.
@@ -171,6 +206,7 @@ fn kfree_skb_btf(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint(tracepoint = "kfree_skb")]
+#[inline(always)]
 fn kfree_skb_raw(ctx: RawTracePointContext) -> i32 {
     let reason = if HAS_REASON.load() == 0 { NO_REASON } else { ctx.arg(2) };
     // SAFETY: as above.

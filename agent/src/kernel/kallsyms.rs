@@ -1,6 +1,6 @@
 //! Names kernel text addresses from `/proc/kallsyms`: where a packet was dropped, as a function and an offset.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -303,13 +303,17 @@ fn hex(digits: &[u8]) -> Option<u64> {
 }
 
 /// Symbols in the order of the file, which is sorted for the kernel but not for modules.
+///
+/// A module's own symbols stand together. While functions are traced the file names them again behind all modules' own, for
+/// what a module freed after its initialisation (`ftrace_mod_get_kallsym`, kernel/trace/ftrace.c): that memory may be
+/// another module's now, so these are left out.
 #[derive(Default)]
 struct Draft {
     /// Address, where the name is, module.
     symbols: Vec<(u64, u32, u16)>,
     names: String,
     modules: Vec<String>,
-    indexes: HashMap<String, u16>,
+    seen: HashSet<String>,
     hidden: bool,
 }
 
@@ -322,7 +326,7 @@ impl Draft {
         if self.symbols.len() >= MAX_SYMBOLS || self.names.len() >= MAX_NAMES {
             return Err(SymbolsError::TooMany);
         }
-        let module = line.module.map_or(Ok(0), |name| self.module(name))?;
+        let Some(module) = line.module.map_or(Ok(Some(0)), |name| self.module(name))? else { return Ok(()) };
         let at = u32::try_from(self.names.len()).map_err(|_| SymbolsError::TooMany)?;
         self.symbols.push((line.address, at, module));
         self.names.push_str(line.name);
@@ -330,18 +334,15 @@ impl Draft {
         Ok(())
     }
 
-    fn module(&mut self, name: &str) -> Result<u16, SymbolsError> {
-        // A module's symbols stand together.
-        if self.modules.last().is_some_and(|last| last == name) {
-            return u16::try_from(self.modules.len()).map_err(|_| SymbolsError::TooMany);
+    /// The module's index; `None` if others have come since its own symbols.
+    fn module(&mut self, name: &str) -> Result<Option<u16>, SymbolsError> {
+        if self.modules.last().is_none_or(|last| last != name) {
+            if !self.seen.insert(name.to_owned()) {
+                return Ok(None);
+            }
+            self.modules.push(name.to_owned());
         }
-        if let Some(index) = self.indexes.get(name) {
-            return Ok(*index);
-        }
-        let index = u16::try_from(self.modules.len() + 1).map_err(|_| SymbolsError::TooMany)?;
-        self.modules.push(name.to_owned());
-        self.indexes.insert(name.to_owned(), index);
-        Ok(index)
+        u16::try_from(self.modules.len()).map(Some).map_err(|_| SymbolsError::TooMany)
     }
 
     fn finish(mut self) -> Result<Symbols, SymbolsError> {

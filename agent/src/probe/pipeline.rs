@@ -99,10 +99,9 @@ impl<P: Probe> Path<P> {
             }
         };
         let pods = self.enrich(&event);
-        let cause = event.cause(&pods);
-        let standing = self.incidents.join(cause.clone(), event.at());
+        let standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at());
         let more = standing.evidence.add(&event, &pods);
-        let (span, news) = (standing.span, standing.news || more.is_some());
+        let (cause, span, news) = (standing.cause, standing.span, standing.news || more.is_some());
         if let Some(soon) = more {
             self.incidents.hasten(&cause, event.at(), soon);
         }

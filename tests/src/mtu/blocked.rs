@@ -164,7 +164,7 @@ fn a_limit_on_messages() {
     let to = host(3, 71, 7904);
     // One for each that it lets through, and more.
     lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
-    let labels = [("event", "made"), ("fate", "unsent"), ("family", "ipv6")];
+    let labels = [("event", "made"), ("fate", "limited"), ("family", "ipv6")];
     let unsent = watch.counted("r2c_mtu_events_total", &labels);
     lab.router.sysctl("ipv6/icmp/ratemask", "0-1,3-127");
     lab.router.sysctl("ipv6/icmp/ratelimit", "1000");

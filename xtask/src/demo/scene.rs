@@ -162,7 +162,7 @@ pub(super) fn say(text: impl Display) -> Result<()> {
 /// Whether a table row is this cause: its columns are TIME, CLASS, DIR, SOURCE, DESTINATION, REASON.
 fn names(row: &str, act: &Act) -> bool {
     let cells: Vec<&str> = row.split_ascii_whitespace().collect();
-    let [_, class, _, source, destination, ..] = cells[..] else { return false };
+    let [_, class, source, destination, ..] = cells[..] else { return false };
     class == act.class && source == format!("{NAMESPACE}/web") && destination == act.destination
 }
 
@@ -233,14 +233,14 @@ mod tests {
             destination: "shop/db:5432".to_owned(),
         };
         assert!(names(
-            "09:01:02Z  policy     fwd   shop/web         shop/db:5432         NETFILTER_DROP",
+            "09:01:02Z  policy     shop/web      shop/db:5432       veth1    nft_do_chain  NETFILTER_DROP",
             &act
         ));
         for row in [
-            "TIME       CLASS      DIR   SOURCE           DESTINATION          REASON",
-            "09:01:02Z  no_socket  recv  shop/web         shop/db:5432         NO_SOCKET",
-            "09:01:02Z  policy     fwd   10.244.1.10:4711  shop/db:5432         NETFILTER_DROP",
-            "09:01:02Z  policy     fwd   shop/web         shop/db:6379         NETFILTER_DROP",
+            "TIME       CLASS      SOURCE        DESTINATION        IFACE    PLACE        REASON",
+            "09:01:02Z  no_socket  shop/web      shop/db:5432       eth0     tcp_v4_rcv   NO_SOCKET",
+            "09:01:02Z  policy     10.244.1.10:4711  shop/db:5432   veth1    nft_do_chain  NETFILTER_DROP",
+            "09:01:02Z  policy     shop/web      shop/db:6379       veth1    nft_do_chain  NETFILTER_DROP",
             "",
         ] {
             assert!(!names(row, &act), "{row}");

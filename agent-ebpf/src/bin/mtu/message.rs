@@ -7,7 +7,7 @@ use agent_ebpf::packet::{self, Begin, Header};
 use agent_ebpf::tally::{called, passed};
 
 use crate::seen::Seen;
-use crate::underway::{self, LEARNED, PUSHED, STRAY, TAKEN, Underway};
+use crate::underway::{self, Family, LEARNED, PUSHED, ROUTING, STRAY, TAKEN, Underway};
 
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMP_FRAG_NEEDED: u8 = 4;
@@ -44,9 +44,41 @@ pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info
     if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
         return passed(hook::ICMP_SEND);
     }
-    // The kernel does not limit these (`icmpv4_mask_allow`, net/ipv4/icmp.c).
     // SAFETY: the caller's.
     unsafe { made::<R>(hook::ICMP_SEND, skb, u32::from_be(info), Fate::Unknown as u8) }
+}
+
+/// As [`icmp_send`], where its end is seen as well.
+#[inline(always)]
+pub(crate) fn icmp_begin(skb: *const u8, kind: u8, code: u8, info: u32) -> Option<()> {
+    if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
+        underway::begin_other(hook::ICMP_SEND, skb);
+        return passed(hook::ICMP_SEND);
+    }
+    underway::begin_making(hook::ICMP_SEND, skb, u32::from_be(info), Family::V4)
+}
+
+#[inline(always)]
+pub(crate) unsafe fn icmp_sent<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    let fate = kernel::unknown(underway.made(Family::V4) as u8);
+    // SAFETY: the caller's.
+    unsafe { made::<R>(hook::ICMP_SEND, skb, underway.mtu, fate) }
+}
+
+/// Called right after the ICMP socket is locked, and before a route is looked for.
+#[inline(always)]
+pub(crate) fn icmp_options(_: *const u8) -> Option<()> {
+    underway::note(ROUTING)
+}
+
+#[inline(always)]
+pub(crate) fn icmp_push(_: *const u8) -> Option<()> {
+    underway::sending(Family::V4)
+}
+
+#[inline(always)]
+pub(crate) fn icmp_pushed(_: i32) -> Option<()> {
+    underway::sent(Family::V4)
 }
 
 #[inline(always)]
@@ -55,17 +87,36 @@ pub(crate) fn icmp6_send(skb: *const u8, kind: u8, info: u32) -> Option<()> {
         underway::begin_other(hook::ICMP6_SEND, skb);
         return passed(hook::ICMP6_SEND);
     }
-    underway::begin(hook::ICMP6_SEND, skb, info)
+    underway::begin_making(hook::ICMP6_SEND, skb, info, Family::V6)
 }
 
-/// A message of this CPU's is past all limits.
+/// Called once such messages are past the limits.
+#[inline(always)]
+pub(crate) fn icmpv6_route(_: *const u8) -> Option<()> {
+    underway::note(ROUTING)
+}
+
+/// A message of this CPU's is past all limits and has a route.
 #[inline(always)]
 pub(crate) fn icmpv6_push(_: *const u8) -> Option<()> {
-    underway::note(PUSHED)
+    underway::sending(Family::V6)
+}
+
+#[inline(always)]
+pub(crate) fn icmpv6_pushed(_: i32) -> Option<()> {
+    underway::sent(Family::V6)
 }
 
 #[inline(always)]
 pub(crate) unsafe fn icmp6_sent<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
+    let fate = kernel::unknown(underway.made(Family::V6) as u8);
+    // SAFETY: the caller's.
+    unsafe { made::<R>(hook::ICMP6_SEND, skb, underway.mtu, fate) }
+}
+
+/// As [`icmp6_sent`], where it is not seen why one is not sent.
+#[inline(always)]
+pub(crate) unsafe fn icmp6_ended<R: Read>(skb: *const u8, underway: &Underway) -> Option<()> {
     let fate = kernel::unknown(if underway.has(PUSHED) { Fate::Unknown } else { Fate::Unsent } as u8);
     // SAFETY: the caller's.
     unsafe { made::<R>(hook::ICMP6_SEND, skb, underway.mtu, fate) }

@@ -62,7 +62,7 @@ impl Seen {
             zero: 0,
         };
         // Conversations in tunnels are looked into by the user side alone, and so are its filters.
-        let held = count(&COUNTS, tally, &key, self.len, || true)?;
+        let admitted = count(&COUNTS, tally, &key, self.len, || true)?;
         let Some(mut entry) = RECORDS.reserve::<MtuRecord>(0) else {
             tally.ring_full();
             return None;
@@ -72,7 +72,7 @@ impl Seen {
         unsafe {
             kernel::clear(record);
             (*record).ktime_ns = bpf_ktime_get_ns();
-            (*record).held = held.into();
+            (*record).held = admitted.held.into();
             (*record).len = self.len;
             (*record).netns = self.netns;
             (*record).source = self.packet.source.bytes();
@@ -90,6 +90,9 @@ impl Seen {
             }
             if self.is_from_here {
                 (*record).flags |= flags::LOCAL_ORIGIN;
+            }
+            if admitted.is_last {
+                (*record).flags |= flags::LAST_OF_BUDGET;
             }
         }
         Some((entry, record))

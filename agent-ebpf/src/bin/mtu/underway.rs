@@ -29,6 +29,10 @@ pub(crate) const TAKEN: u32 = 1 << 1;
 pub(crate) const STRAY: u32 = 1 << 2;
 /// It was handed to the device.
 pub(crate) const PUSHED: u32 = 1 << 3;
+/// The kernel has locked its ICMP socket for it, and looks for a way back.
+pub(crate) const ROUTING: u32 = 1 << 4;
+/// It began while the kernel was sending another of its family, so that the ICMP socket was locked.
+pub(crate) const NESTED: u32 = 1 << 5;
 /// It is not about a packet's size: it only keeps what happens in it from the message around it.
 const OTHER: u32 = 1 << 31;
 
@@ -57,6 +61,45 @@ struct Delivered {
 
 #[map]
 static DELIVERED: PerCpuArray<Delivered> = PerCpuArray::with_max_entries(1, 0);
+
+/// When this CPU began to send an ICMP message of the kernel's that it has not handed on yet, in jiffies; 0 if there is none.
+/// IPv4's and IPv6's have a socket each.
+#[map]
+static SENDING: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// Which of them.
+#[derive(Clone, Copy)]
+pub(crate) enum Family {
+    V4 = 0,
+    V6 = 1,
+}
+
+/// The kernel hands an ICMP message to the stack: one that is underway is past all limits. Until that returns its socket is
+/// locked.
+#[inline(always)]
+pub(crate) fn sending(family: Family) -> Option<()> {
+    let sending = SENDING.get_ptr_mut(family as u32)?;
+    // SAFETY: per-CPU memory; no argument. Never 0: jiffies begin near the end of 32 bits.
+    unsafe { *sending = bpf_jiffies64() | 1 };
+    note(PUSHED)
+}
+
+/// It is handed on.
+#[inline(always)]
+pub(crate) fn sent(family: Family) -> Option<()> {
+    let sending = SENDING.get_ptr_mut(family as u32)?;
+    // SAFETY: per-CPU memory.
+    unsafe { *sending = 0 };
+    Some(())
+}
+
+/// [`NESTED`] if such a message is being sent. One whose end was missed is forgotten after a moment.
+#[inline(always)]
+fn nested_in(family: Family) -> u32 {
+    // SAFETY: per-CPU memory.
+    let since = SENDING.get_ptr_mut(family as u32).map_or(0, |since| unsafe { *since });
+    if since != 0 && is_just(since) { NESTED } else { 0 }
+}
 
 /// Whether that was a moment ago, in jiffies. An skb's address may be another's later, but an interrupt may have come in
 /// between.
@@ -101,6 +144,12 @@ fn nested() -> Option<&'static mut Nested> {
 #[inline(always)]
 pub(crate) fn begin(hook: u32, skb: *const u8, mtu: u32) -> Option<()> {
     push(Underway { skb: skb as u64, hook, mtu, done: 0, zero: 0 })
+}
+
+/// The kernel begins to make such a message.
+#[inline(always)]
+pub(crate) fn begin_making(hook: u32, skb: *const u8, mtu: u32, family: Family) -> Option<()> {
+    push(Underway { skb: skb as u64, hook, mtu, done: nested_in(family), zero: 0 })
 }
 
 /// Work on something else begins.
@@ -168,6 +217,24 @@ impl Underway {
     #[inline(always)]
     pub(crate) const fn has(&self, done: u32) -> bool {
         self.done & done != 0
+    }
+
+    /// What became of a message that was made, where all that tells of it is attached.
+    #[inline(always)]
+    pub(crate) const fn made(&self, family: Family) -> Fate {
+        if self.has(PUSHED) {
+            Fate::Unknown
+        } else if self.has(ROUTING) {
+            Fate::NoRoute
+        } else if self.has(NESTED) {
+            Fate::Nested
+        } else if matches!(family, Family::V6) {
+            // Before the lock only the limits are asked; IPv4 knows none for these (`icmpv4_mask_allow`), but refuses to answer
+            // some packets.
+            Fate::Limited
+        } else {
+            Fate::Unsent
+        }
     }
 
     /// What became of a received message; `is_heard` says that whoever it is for would have been heard.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Symbols, SymbolsError};
 
-/// Modules are compared at most this often: some addresses never get a name.
+/// Modules are compared at most this often: packets that die may be many.
 const COMPARE: Duration = Duration::from_secs(1);
 
 /// After a reading that failed the next is tried this much later: each costs some 100 ms.
@@ -86,10 +86,11 @@ impl Kallsyms {
         }
     }
 
-    /// What `look` finds among the symbols; if that is nothing, what it finds among those read again, unless no module has
-    /// come that could have brought it.
-    pub fn find<T>(&self, look: impl Fn(&Symbols) -> Option<T>) -> Option<T> {
-        look(self.get()?.as_ref()).or_else(|| look(self.again()?.as_ref()))
+    /// What `look` finds among the symbols, which are read again once a module has come or gone: the memory of one that has gone,
+    /// or that has given its initialisation's back, may be another's.
+    pub fn find<T>(&self, look: impl FnOnce(&Symbols) -> Option<T>) -> Option<T> {
+        let symbols = self.get()?;
+        look(self.again().unwrap_or(symbols).as_ref())
     }
 
     /// What `look` finds among the symbols that have been read. Reads no file: for scrapes, which must not wait.

@@ -16,9 +16,9 @@ ffffffff81000600 D some_data
 ffffffff81002000 T _etext
 ffffffffc0a00000 t nf_conntrack_in\t[nf_conntrack]
 ffffffffc0a00800 t early_drop\t[nf_conntrack]
+ffffffffc0a00100 t twice\t[nf_conntrack]
 ffffffffc0900000 t br_forward\t[bridge]
 ffffffffc0900100 t twice\t[bridge]
-ffffffffc0a00100 t twice\t[nf_conntrack]
 ffffffffc0b00000 t bpf_prog_6deef7357e7b4530_a.b\t[bpf]
 ";
 
@@ -40,6 +40,25 @@ fn an_address_is_in_the_symbol_before_it() {
     assert_eq!(at(&symbols, 0xffff_ffff_8100_0048), "_stext+0x48", "padding is not a place");
     assert_eq!(at(&symbols, 0xffff_ffff_8100_0001), "_stext+0x1", "the first of two names");
     assert_eq!(at(&symbols, 0xffff_ffff_c090_0010), "br_forward+0x10 [bridge]", "though later in the file");
+}
+
+/// While functions are traced the file ends with those that modules freed after their initialisation.
+#[test]
+fn what_a_module_has_freed_is_not_its_own() {
+    let text = "\
+ffffffff81000000 T _stext
+ffffffffc0a00000 t vti_tunnel_xmit\t[ip_vti]
+ffffffffc0a00800 t vti_rcv\t[ip_vti]
+ffffffffc0900000 t ip6_tnl_xmit\t[ip6_tunnel]
+ffffffffc0a00400 T ip6_tunnel_init\t[ip6_tunnel]
+ffffffffc0a00500 T vti_init\t[ip_vti]
+ffffffffc0a00600 T other_init\t[ip6_tunnel]
+ffffffffc0b00000 t bpf_prog_6deef7357e7b4530\t[bpf]
+";
+    let symbols = symbols(text).unwrap();
+    assert_eq!(at(&symbols, 0xffff_ffff_c0a0_0510), "vti_tunnel_xmit+0x510 [ip_vti]");
+    assert_eq!(at(&symbols, 0xffff_ffff_c0a0_0610), "vti_tunnel_xmit+0x610 [ip_vti]");
+    assert_eq!(at(&symbols, 0xffff_ffff_c0b0_0010), "bpf_prog_6deef7357e7b4530+0x10 [bpf]");
 }
 
 #[test]

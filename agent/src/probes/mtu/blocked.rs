@@ -17,7 +17,7 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
     let fits = cause.and_then(TooBig::fits).or_else(|| lost.fits()).unwrap_or(mtu);
     let from = lost.by().or_else(|| cause.and_then(TooBig::by));
     let from = from.map_or_else(String::new, |by| format!(" of {by}"));
-    let (culprit, fix) = culprit(lost);
+    let (culprit, fix) = culprit(lost, &who);
     Judgement {
         finding: Finding::MessagesLost,
         confidence: Confidence::High,
@@ -29,13 +29,10 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
 }
 
 /// Who eats it, and what would let it pass.
-fn culprit(lost: &TooBig) -> (String, String) {
+fn culprit(lost: &TooBig, who: &str) -> (String, String) {
     let reason = reason(lost);
-    if lost.fate == Fate::Unsent {
-        return (
-            "is not sent: such messages are limited here, or there is no route back".to_owned(),
-            "take 2 out of net.ipv6.icmp.ratemask, or raise net.ipv6.icmp.ratelimit's rate".to_owned(),
-        );
+    if lost.is_unsent() {
+        return unsent(lost, who);
     }
     let place = place(lost);
     let hook = lost.stage().map_or("unknown", stage_name);
@@ -74,6 +71,26 @@ fn culprit(lost: &TooBig) -> (String, String) {
         _ => (
             format!("is dropped in {place}{}", on(lost)),
             "mend what drops it (`r2c-agent trace drops` shows what else dies there)".to_owned(),
+        ),
+    }
+}
+
+/// Why this node does not send it.
+fn unsent(lost: &TooBig, who: &str) -> (String, String) {
+    let place = place(lost);
+    let to = lost.source().map_or_else(|| who.to_owned(), |address| address.to_string());
+    match lost.fate {
+        Fate::NoRoute => (
+            format!("is not sent: {place} has no route to {to}"),
+            format!("add a route to {to} in {place} (`ip route get {to}` tells what there is)"),
+        ),
+        Fate::Limited => (
+            format!("is not sent: {place} limits the rate of such messages"),
+            format!("in {place}, `sysctl -w net.ipv6.icmp.ratemask=0-1,3-127` (without 2), or a smaller net.ipv6.icmp.ratelimit, which is the time between two"),
+        ),
+        _ => (
+            "is not sent: the kernel answers no such packet (a later fragment, one that is for all, or one that it has no route of), or cannot".to_owned(),
+            format!("see what {place} is to do with packets to {to}"),
         ),
     }
 }

@@ -1,10 +1,11 @@
 //! Where the mtu probe listens, and what its kernel side must know of the running kernel's structures.
 
 use agent_common::NO_REASON;
-use agent_common::mtu::hook;
+use agent_common::mtu::{self, hook};
 use aya::maps::{Array, MapData};
 
 use crate::kernel::Kernel;
+use crate::kernel::kallsyms::Symbols;
 use crate::probe::attach::{MapError, Maps};
 use crate::probe::globals::{Globals, InByte, Offset, in_byte};
 use crate::probe::{Attach, Hook, Rung, Target};
@@ -32,6 +33,40 @@ macro_rules! on_functions {
             ],
         }
     };
+    // And with fewer functions, where a compiler has inlined one of them.
+    ($name:literal, $tells:literal, $provoked:literal,
+     [$($kind:ident $function:literal: $by_type:literal, $by_breakpoint:literal;)+]
+     or, $loses:literal:
+     [$($fewer:ident $less:literal: $by_type_less:literal, $by_breakpoint_less:literal;)+]) => {
+        Hook {
+            name: $name,
+            tells: $tells,
+            module: None,
+            provoked: $provoked,
+            ladder: &[
+                Rung {
+                    name: "fentry",
+                    loses: "",
+                    attach: &[$(Attach { program: $by_type, target: by_type!($kind $function) }),+],
+                },
+                Rung {
+                    name: "kprobe",
+                    loses: "costs more per call, and may miss some, uncounted before 6.7",
+                    attach: &[$(Attach { program: $by_breakpoint, target: by_breakpoint!($kind $function) }),+],
+                },
+                Rung {
+                    name: "fewer_fentry",
+                    loses: $loses,
+                    attach: &[$(Attach { program: $by_type_less, target: by_type!($fewer $less) }),+],
+                },
+                Rung {
+                    name: "fewer_kprobe",
+                    loses: concat!($loses, "; costs more per call, and may miss some, uncounted before 6.7"),
+                    attach: &[$(Attach { program: $by_breakpoint_less, target: by_breakpoint!($fewer $less) }),+],
+                },
+            ],
+        }
+    };
 }
 
 macro_rules! by_type {
@@ -54,13 +89,25 @@ macro_rules! by_breakpoint {
 
 /// In the order of [`hook`]: the kernel side's tallies go by it.
 pub const ALL: &[Hook] = &[
-    on_functions!("__icmp_send", "frag-needed messages that this node makes", true, [
+    on_functions!("__icmp_send", "frag-needed messages that this node makes, and whether it sends them", true, [
+        entry "__icmp_send": "icmp_begin_fentry", "icmp_begin_kprobe";
+        entry "__ip_options_echo": "icmp_options_fentry", "icmp_options_kprobe";
+        entry "icmp_push_reply": "icmp_push_fentry", "icmp_push_kprobe";
+        end "icmp_push_reply": "icmp_push_fexit", "icmp_push_kretprobe";
+        end "__icmp_send": "icmp_send_fexit", "icmp_send_kretprobe";
+    ] or, "does not tell whether they are sent": [
         entry "__icmp_send": "icmp_send_fentry", "icmp_send_kprobe";
     ]),
     on_functions!("icmp6_send", "packet-too-big messages that this node makes, and whether it sends them", true, [
         entry "icmp6_send": "icmp6_send_fentry", "icmp6_send_kprobe";
+        entry "icmpv6_route_lookup": "icmpv6_route_fentry", "icmpv6_route_kprobe";
         entry "icmpv6_push_pending_frames": "icmpv6_push_fentry", "icmpv6_push_kprobe";
+        end "icmpv6_push_pending_frames": "icmpv6_push_fexit", "icmpv6_push_kretprobe";
         end "icmp6_send": "icmp6_send_fexit", "icmp6_send_kretprobe";
+    ] or, "does not tell why one is not sent": [
+        entry "icmp6_send": "icmp6_send_fentry", "icmp6_send_kprobe";
+        entry "icmpv6_push_pending_frames": "icmpv6_push_fentry", "icmpv6_push_kprobe";
+        end "icmp6_send": "icmp6_end_fexit", "icmp6_end_kretprobe";
     ]),
     on_functions!(
         "icmp_unreach",
@@ -227,6 +274,16 @@ const REASONS: [(&str, &str); 6] = [
     ("REASON_SOCKET_RCVBUFF", "SOCKET_RCVBUFF"),
 ];
 
+/// Where a raw, ping or packet socket frees a copy that it does not take.
+const COPIES: [&[&str]; mtu::COPIES] = [
+    &["raw_rcv_skb"],
+    &["rawv6_rcv_skb"],
+    &["rawv6_rcv"],
+    &["__ping_queue_rcv_skb", "ping_queue_rcv_skb"],
+    &["packet_rcv"],
+    &["tpacket_rcv"],
+];
+
 /// So many bits of a word from this one on, as a little-endian machine has them.
 const fn mask(from: u32, bits: u32) -> u32 {
     let ones = if bits >= 32 { u32::MAX } else { (1 << bits) - 1 };
@@ -286,14 +343,27 @@ pub fn tell_places(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<(), MapError>
     ] {
         let mut place: Array<MapData, u64> = maps.take(map)?;
         kernel.symbols().when_read(move |symbols| {
-            let Some((begin, length)) = names.iter().find_map(|name| symbols.extent(name)) else { return };
-            let ends = (0..).zip([begin, begin + u64::from(length)]);
-            if let Err(error) = ends.into_iter().try_for_each(|(at, end)| place.set(at, end, 0)) {
+            let Some(ends) = ends(symbols, names) else { return };
+            if let Err(error) = (0..).zip(ends).try_for_each(|(at, end)| place.set(at, end, 0)) {
                 tracing::warn!("{unseen} is not seen: {error}");
             }
         });
     }
+    let mut copies: Array<MapData, [[u64; 2]; mtu::COPIES]> = maps.take("COPIES")?;
+    kernel.symbols().when_read(move |symbols| {
+        // Where there is no such function nothing is between zero and zero.
+        let places = COPIES.map(|names| ends(symbols, names).unwrap_or_default());
+        if let Err(error) = copies.set(0, places, 0) {
+            tracing::warn!("which messages are copies that a socket does not take is not seen: {error}");
+        }
+    });
     Ok(())
+}
+
+/// Where the first of these functions that there is begins and ends.
+fn ends(symbols: &Symbols, names: &[&str]) -> Option<[u64; 2]> {
+    let (begin, length) = names.iter().find_map(|name| symbols.extent(name))?;
+    Some([begin, begin + u64::from(length)])
 }
 
 /// Where a veth's `net_device` is followed by the pointer to its other end; `None` where the kernel gives no types of veth

@@ -122,6 +122,9 @@ pub const fn fate_name(kind: Kind, fate: Fate) -> &'static str {
         Fate::BlackHole => "black_hole",
         Fate::Suspect => "suspect",
         Fate::Ordinary => "ordinary",
+        Fate::Nested => "nested",
+        Fate::NoRoute => "no_route",
+        Fate::Limited => "limited",
     }
 }
 

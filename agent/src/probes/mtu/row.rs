@@ -136,6 +136,13 @@ pub(super) fn fate(event: &TooBig, text: &mut String) {
         (Kind::Received, Fate::NoSocket) => text.push_str("; nobody there sent such a packet"),
         (Kind::Received, Fate::Ignored) => text.push_str("; it is not heeded (ip_no_pmtu_disc)"),
         (Kind::Made, Fate::Unsent) => text.push_str("; the message is not sent"),
+        (Kind::Made, Fate::Nested) => {
+            text.push_str(
+                "; no message is sent: the packet is itself part of an ICMP message of this kernel's",
+            );
+        }
+        (Kind::Made, Fate::NoRoute) => text.push_str("; the message is not sent: there is no route back"),
+        (Kind::Made, Fate::Limited) => text.push_str("; the message is not sent: their rate is limited"),
         (Kind::Lost, fate) => {
             let stage = event.stage().map_or("", stage_name);
             let reason = event.reason.as_deref().unwrap_or("no reason given");

@@ -97,6 +97,18 @@ impl Stalls {
         before.is_none() || is_surer || begins_to_try
     }
 
+    /// Takes in what another incident has that turns out to be the same.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.suspects.extend(other.suspects);
+        self.suspects.truncate(MAX_FLOWS);
+        self.since = self.since.into_iter().chain(other.since).min();
+        self.last = self.last.into_iter().chain(other.last).max();
+        if self.proof.is_none() {
+            (self.proof, self.dies, self.tries) = (other.proof, other.dies, other.tries);
+        }
+        self.passes = self.passes.max(other.passes);
+    }
+
     /// Remembers it; whether it is proven now that small segments do reach the peer, and full-size ones do not.
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
         let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);

@@ -192,9 +192,24 @@ fn what_eats_the_messages_outweighs_what_they_say() {
         text.contains("in the pod's own namespace, hook input, since conntrack there calls it INVALID"),
         "{text}"
     );
-    let (finding, _, text) = verdict(&[fated(Kind::Made, Fate::Unsent, 1400)]);
-    assert_eq!(finding, "messages_lost");
-    assert!(text.contains("is not sent: such messages are limited here"), "{text}");
+}
+
+#[test]
+fn a_message_that_is_not_sent_has_one_of_three_causes() {
+    for (fate, why, fix) in [
+        (Fate::NoRoute, "is not sent: this node's own namespace has no route to ", "Fix: add a route to "),
+        (Fate::Limited, "limits the rate of such messages", "net.ipv6.icmp.ratemask=0-1,3-127"),
+        (Fate::Unsent, "is not sent: the kernel answers no such packet", "Fix: see what "),
+    ] {
+        let (finding, _, text) = verdict(&[fated(Kind::Made, fate, 1400)]);
+        assert_eq!(finding, "messages_lost", "{text}");
+        assert!(text.contains(why) && text.contains(fix), "{text}");
+    }
+    // It was never to be sent, and what it would say is known.
+    let (finding, _, text) = verdict(&[fated(Kind::Made, Fate::Nested, 1400)]);
+    assert_ne!(finding, "messages_lost", "{text}");
+    assert!(text.contains("nobody is told, since the packet is part of an ICMP message"), "{text}");
+    assert!(!text.contains("is told so"), "{text}");
 }
 
 #[test]

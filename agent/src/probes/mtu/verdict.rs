@@ -1,5 +1,7 @@
 //! What the events of one incident add up to: which hop or device, what it takes, who is hurt, what to set.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::{Fate, Kind};
@@ -8,7 +10,9 @@ use super::event::{Absurd, Limit, TooBig};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
 use super::{blocked, words};
-use crate::probe::{Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pods, SOON, Value, Verdict};
+use crate::probe::{
+    Absorb, Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pods, SOON, Value, Verdict,
+};
 
 /// The evidence of one incident.
 #[derive(Default)]
@@ -23,13 +27,75 @@ pub struct Findings {
     stalls: Stalls,
     /// MTUs that were told.
     told: Told,
-    /// Events by kind and fate, in the order of the declarations: at least so many (the exact counts are the metrics').
+    /// Events by kind and fate, in the order of the declarations: at least so many, or exactly.
     counts: [[u64; Fate::ALL.len()]; Kind::ALL.len()],
     first: Option<SystemTime>,
     last: Option<SystemTime>,
     /// The longest packet in question, bytes; of GSO packets only what was cut already.
     longest: u32,
     level: Level,
+    /// Whether there may have been more than was told of.
+    is_cut: bool,
+    /// Where its packets were to go.
+    destinations: Destinations,
+}
+
+/// The addresses that packets of one incident were to go to.
+#[derive(Default)]
+struct Destinations {
+    all: BTreeSet<IpAddr>,
+    /// Whether there are more than are kept.
+    more: bool,
+}
+
+impl Destinations {
+    /// As many as are kept, and as are named.
+    const MOST: usize = 1024;
+    const NAMED: usize = 3;
+
+    fn add(&mut self, destination: Option<IpAddr>) {
+        let Some(destination) = destination.filter(|address| !self.all.contains(address)) else { return };
+        if self.all.len() < Self::MOST {
+            self.all.insert(destination);
+        } else {
+            self.more = true;
+        }
+    }
+
+    /// `; 101 destinations in all: 10.0.0.1, 10.0.0.2, 10.0.0.3 and others`; nothing of one.
+    fn text(&self) -> String {
+        if self.all.len() < 2 {
+            return String::new();
+        }
+        let named: Vec<String> = self.all.iter().take(Self::NAMED).map(IpAddr::to_string).collect();
+        let at_least = if self.more { "at least " } else { "" };
+        let others = if self.all.len() > Self::NAMED { " and others" } else { "" };
+        format!("; {at_least}{} destinations in all: {}{others}", self.all.len(), named.join(", "))
+    }
+}
+
+impl Absorb for Findings {
+    fn absorb(&mut self, other: Self) {
+        for (ours, theirs) in self.counts.iter_mut().flatten().zip(other.counts.iter().flatten()) {
+            *ours = ours.saturating_add(*theirs);
+        }
+        let more = |(event, _): &(TooBig, Pods)| (weight(event), smaller(event));
+        if other.best.as_deref().map(more) > self.best.as_deref().map(more) {
+            self.best = other.best;
+        }
+        self.lost = other.lost.or(self.lost.take());
+        self.taken += other.taken;
+        self.stalls.absorb(other.stalls);
+        self.first = self.first.into_iter().chain(other.first).min();
+        self.last = self.last.into_iter().chain(other.last).max();
+        self.longest = self.longest.max(other.longest);
+        self.level = self.level.max(other.level);
+        self.is_cut |= other.is_cut;
+        for destination in other.destinations.all {
+            self.destinations.add(Some(destination));
+        }
+        self.destinations.more |= other.destinations.more;
+    }
 }
 
 /// What is wrong, as programs may ask for it.
@@ -170,7 +236,7 @@ impl Evidence<TooBig> for Findings {
         }
         let was_blocked = self.is_blocked();
         let mut is_news = false;
-        if event.kind == Kind::Lost || event.fate == Fate::Unsent {
+        if event.kind == Kind::Lost || event.is_unsent() {
             self.lost = Some(Box::new((event.clone(), pods.clone())));
         }
         if event.kind == Kind::Received && weight(event) > 3 {
@@ -195,7 +261,7 @@ impl Evidence<TooBig> for Findings {
     fn verdict(&self) -> Option<Verdict<'_>> {
         let (event, pods, judgement) = self.judge()?;
         let Judgement { finding, confidence, what, fix } = judgement;
-        let mut message = format!("{what}; {}", self.tally());
+        let mut message = format!("{what}{}; {}", self.destinations.text(), self.tally());
         if let Some(fix) = &fix {
             message = format!("{message}. Fix: {fix}");
         }
@@ -204,6 +270,8 @@ impl Evidence<TooBig> for Findings {
             ("finding", Value::Text(finding.name().into())),
             ("confidence", Value::Text(confidence.name().into())),
             ("count", Value::Number(self.counts.iter().flatten().sum())),
+            ("count_is_exact", Value::Flag(!self.is_cut)),
+            ("destinations", Value::Number(self.destinations.all.len() as u64)),
             ("fits", fits.map_or(Value::Absent, |fits| Value::Number(fits.into()))),
             ("longest", if self.longest == 0 { Value::Absent } else { Value::Number(self.longest.into()) }),
             ("fix", fix.map_or(Value::Absent, |fix| Value::Text(fix.into()))),
@@ -228,6 +296,8 @@ impl Findings {
         self.first = Some(self.first.map_or(event.at, |first| first.min(event.at)));
         self.last = Some(self.last.map_or(event.at, |last| last.max(event.at)));
         self.level = self.level.max(event.level());
+        self.is_cut |= event.is_cut();
+        self.destinations.add(event.destination());
     }
 
     /// Whether who sends too much never learns it.
@@ -298,6 +368,7 @@ impl Findings {
         };
         let counted: Vec<String> = Kind::ALL.into_iter().zip(&self.counts).filter_map(of_kind).collect();
         let took = self.first.zip(self.last).and_then(|(first, last)| last.duration_since(first).ok());
-        format!("{} in {:.1} s", counted.join(", "), took.unwrap_or_default().as_secs_f64())
+        let at_least = if self.is_cut { "at least " } else { "" };
+        format!("{at_least}{} in {:.1} s", counted.join(", "), took.unwrap_or_default().as_secs_f64())
     }
 }

@@ -95,7 +95,12 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
 fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, Option<String>) {
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
     let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
-    let sends = format!("{who} sends{up_to} with DF to {to} and is told so");
+    let told = if event.fate == Fate::Nested {
+        "; nobody is told, since the packet is part of an ICMP message, but the route has learned it"
+    } else {
+        " and is told so"
+    };
+    let sends = format!("{who} sends{up_to} with DF to {to}{told}");
     let takes = match event.limit() {
         Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
         _ => format!("{device} takes {mtu} bytes"),

@@ -1,0 +1,172 @@
+//! Causes that the kernel's reason does not name: each made for real on a node of its own, told, and cured by what is told.
+//!
+//! ```text
+//!  web eth0 10.97.1.2 --- veth-web host uplink --- eth0 10.97.9.2 ext        fd97:N:: where IPv4 has 10.97.N.
+//! ```
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::agent::{Agent, command, json};
+use crate::harness::netns::Netns;
+use crate::harness::pod::{Node, Pod};
+use crate::harness::{tool, until};
+
+mod bridge;
+mod copies;
+mod device;
+mod netfilter;
+mod quiet;
+mod tables;
+
+/// Where `ext` answers what it is sent.
+const ECHO: u16 = 7;
+
+/// See the module.
+struct Scene {
+    /// What the agent takes for the host's namespace, and is in.
+    host: Netns,
+    web: Pod,
+    ext: Netns,
+    node: Node,
+    ends: Arc<AtomicBool>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let [host, web, ext] = std::array::from_fn(|_| Netns::new());
+        host.ip(&format!(
+            "link set lo up\n\
+             link add veth-web type veth peer name eth0 netns {}\nlink add uplink type veth peer name eth0 netns {}\n\
+             addr add 10.97.1.1/24 dev veth-web\naddr add fd97:1::1/64 dev veth-web nodad\nlink set veth-web up\n\
+             addr add 10.97.9.1/24 dev uplink\naddr add fd97:9::1/64 dev uplink nodad\nlink set uplink up\n",
+            web.path(),
+            ext.path()
+        ));
+        for (netns, net) in [(&web, 1), (&ext, 9)] {
+            netns.ip(&format!(
+                "link set lo up\naddr add 10.97.{net}.2/24 dev eth0\naddr add fd97:{net}::2/64 dev eth0 nodad\n\
+                 link set eth0 up\nroute add default via 10.97.{net}.1\nroute add default via fd97:{net}::1\n"
+            ));
+        }
+        host.sysctl("ipv4/ip_forward", "1");
+        host.sysctl("ipv6/conf/all/forwarding", "1");
+        let node = Node::routing(&host);
+        let web = Pod::start(&node, "shop/web-0", &web);
+        let scene = Self { host, web, ext, node, ends: Arc::default() };
+        for to in ["0.0.0.0", "::"] {
+            let socket = scene.ext.inside(|| UdpSocket::bind((to, ECHO)));
+            scene.answer(socket.unwrap());
+        }
+        until("web reaches ext", || (scene.is_answered(EXT4) && scene.is_answered(EXT6)).then_some(()));
+        scene
+    }
+
+    /// Sends back whatever the socket gets.
+    fn answer(&self, socket: UdpSocket) {
+        let ends = Arc::clone(&self.ends);
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        thread::spawn(move || {
+            let mut bytes = [0; 2048];
+            while !ends.load(Ordering::Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                    let _ = socket.send_to(&bytes[..length], from);
+                }
+            }
+        });
+    }
+
+    /// Whether `web` gets an answer from there within a second.
+    fn is_answered(&self, to: &str) -> bool {
+        self.is_answered_of(to, 4)
+    }
+
+    /// The same of a datagram of so many bytes.
+    fn is_answered_of(&self, to: &str, length: usize) -> bool {
+        let to: SocketAddr = to.parse().unwrap();
+        self.web.netns.inside(|| {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            socket.send_to(&vec![7; length], to).is_ok() && socket.recv(&mut [0; 2048]).is_ok()
+        })
+    }
+
+    /// A trace of a probe in the host's namespace, attached.
+    fn trace(&self, probe: &str) -> Trace {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let ready = self.node.logs.with_file_name(format!("ready-{number}"));
+        let args = ["trace", probe, "--all", "--duration", "0", "-o", "json", "--events-per-second", "200"];
+        let mut command =
+            command(&self.node, &[&args[..], &["--ready-file", ready.to_str().unwrap()]].concat());
+        self.host.enter(&mut command);
+        let agent = Agent::spawn(&mut command);
+        until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));
+        Trace(agent)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+    }
+}
+
+const EXT4: &str = "10.97.9.2:7";
+const EXT6: &str = "[fd97:9::2]:7";
+
+/// A running `trace -o json`.
+struct Trace(Agent);
+
+impl Trace {
+    /// Waits for an event or a verdict like this.
+    fn expect(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let found = self
+            .0
+            .stdout
+            .wait(0, |lines| lines.iter().filter_map(|line| json(line)).find(|line| is_it(line)));
+        found.unwrap_or_else(|| panic!("no {what}; {}\n{}", self.said().join("\n"), self.0.stderr.text()))
+    }
+
+    /// Waits for a dropped packet of this class.
+    fn expect_class(&self, class: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        self.expect(&format!("drop of class {class}"), |line| line["class"] == class && is_it(line))
+    }
+
+    /// What it has said so far, in brief.
+    fn said(&self) -> Vec<String> {
+        let brief = |line: Value| format!("{} [{} {}]", line["message"], line["class"], line["harm"]);
+        self.0.stdout.since(0).iter().filter_map(|line| json(line)).map(brief).collect()
+    }
+
+    /// What it has said of harm so far.
+    fn harmful(&self) -> Vec<String> {
+        let lines = self.0.stdout.since(0);
+        let harmful = |line: &Value| line["harm"] == "harmful";
+        lines.iter().filter_map(|line| json(line)).filter(harmful).map(|line| format!("{line:#}")).collect()
+    }
+}
+
+/// The fix that a line tells.
+fn fix(line: &Value) -> String {
+    line["fix"].as_str().unwrap_or_else(|| panic!("no fix: {line:#}")).to_owned()
+}
+
+/// Does what the first command in a fix says.
+fn apply(netns: &Netns, fix: &str) {
+    let command = fix.split('`').nth(1).unwrap_or_else(|| panic!("no command: {fix}"));
+    netns.run("sh", &["-c", command]);
+}
+
+/// Loads a module; whether its symbols are there then, or were all the time.
+fn has_module(name: &str) -> bool {
+    let loaded = tool("modprobe").args(["-q", name]).status().is_ok_and(|status| status.success());
+    loaded || fs::exists(format!("/sys/module/{name}")).unwrap()
+}

@@ -1,0 +1,50 @@
+//! A bridge's port that does not send back what came by it.
+
+use crate::harness::netns::Netns;
+use crate::harness::pod::Pod;
+
+use super::{Scene, apply, fix, has_module};
+
+/// A pod calls its own service, and the node's NAT sends that back to it.
+#[test]
+fn hairpin_mode_that_is_off() {
+    if !has_module("br_netfilter") {
+        return;
+    }
+    let scene = Scene::new();
+    let own = Netns::new();
+    scene.host.ip(&format!(
+        "link add cni0 type bridge\naddr add 10.97.4.1/24 dev cni0\nlink set cni0 up\n\
+         link add veth-own type veth peer name eth0 netns {}\nlink set veth-own master cni0\nlink set veth-own up\n",
+        own.path()
+    ));
+    own.ip(
+        "link set lo up\naddr add 10.97.4.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.4.1\n",
+    );
+    scene.host.sysctl("bridge/bridge-nf-call-iptables", "1");
+    scene.host.batch(
+        "nft",
+        "add table ip svc\n\
+         add chain ip svc pre { type nat hook prerouting priority -100; }\n\
+         add rule ip svc pre ip daddr 10.97.10.1 udp dport 7 dnat to 10.97.4.2:7\n\
+         add chain ip svc post { type nat hook postrouting priority 100; }\n\
+         add rule ip svc post ip saddr 10.97.4.2 ip daddr 10.97.4.2 masquerade\n",
+    );
+    let pod = Pod::start(&scene.node, "shop/own-0", &own);
+    let socket = own.inside(|| std::net::UdpSocket::bind("10.97.4.2:7").unwrap());
+    scene.answer(socket);
+    let calls = || {
+        own.inside(|| {
+            let socket = std::net::UdpSocket::bind("10.97.4.2:0").unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            socket.send_to(b"self", "10.97.10.1:7").is_ok() && socket.recv(&mut [0; 100]).is_ok()
+        })
+    };
+    let trace = scene.trace("drops");
+    assert!(!calls());
+    let event = trace.expect_class("hairpin", |event| event["interface"] == "veth-own");
+    assert_eq!(event["destination_pod"]["pod"], "own-0", "{event:#}");
+    apply(&scene.host, &fix(&event));
+    assert!(calls(), "cured");
+    drop(pod);
+}

@@ -1,0 +1,92 @@
+//! What is freed after all has gone well: copies, pieces, originals.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use super::{EXT4, Scene, has_module};
+
+/// Datagrams that come in fragments are freed in pieces, after the whole has been read.
+#[test]
+fn fragments_that_became_whole() {
+    let scene = Scene::new();
+    let trace = scene.trace("drops");
+    scene.web.netns.run("ping", &["-c", "3", "-i", "0.2", "-s", "4000", "10.97.9.2"]);
+    let reader = scene.ext.inside(|| UdpSocket::bind("10.97.9.2:7700").unwrap());
+    reader.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    scene.web.netns.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..10 {
+            socket.send_to(&[7; 4000], "10.97.9.2:7700").unwrap();
+            assert_eq!(reader.recv(&mut [0; 5000]).unwrap(), 4000);
+        }
+    });
+    settle(&scene, &trace);
+    assert_eq!(trace.harmful(), Vec::<String>::new());
+}
+
+/// The original is freed once it is cut into the segments that are encrypted.
+#[test]
+fn what_is_segmented_to_be_encrypted() {
+    if !has_module("esp4") || !has_module("xfrm_user") {
+        return;
+    }
+    let scene = Scene::new();
+    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
+    for (netns, own, other, own_net, other_net) in [
+        (&scene.host, "10.97.9.1", "10.97.9.2", "10.97.1.0/24", "10.97.5.0/24"),
+        (&scene.ext, "10.97.9.2", "10.97.9.1", "10.97.5.0/24", "10.97.1.0/24"),
+    ] {
+        for (from, to, spi) in [("10.97.9.1", "10.97.9.2", 1), ("10.97.9.2", "10.97.9.1", 2)] {
+            netns.ip(&format!(
+                "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {key} 128\n"
+            ));
+        }
+        let tunnel = |from: &str, to: &str| format!("tmpl src {from} dst {to} proto esp reqid 1 mode tunnel");
+        netns.ip(&format!(
+            "xfrm policy add src {own_net} dst {other_net} dir out {}\n\
+             xfrm policy add src {other_net} dst {own_net} dir in {there}\n\
+             xfrm policy add src {other_net} dst {own_net} dir fwd {there}\n",
+            tunnel(own, other),
+            there = tunnel(other, own)
+        ));
+    }
+    scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
+    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
+    let listener = scene.ext.inside(|| std::net::TcpListener::bind("10.97.5.2:7703").unwrap());
+    let trace = scene.trace("drops");
+    let server = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut listener.accept().unwrap().0, &mut bytes).unwrap();
+        bytes.len()
+    });
+    scene.web.netns.inside(|| {
+        let mut client = std::net::TcpStream::connect("10.97.5.2:7703").unwrap();
+        std::io::Write::write_all(&mut client, &vec![7; 300_000]).unwrap();
+    });
+    assert_eq!(server.join().unwrap(), 300_000);
+    settle(&scene, &trace);
+    assert_eq!(trace.harmful(), Vec::<String>::new());
+}
+
+/// Nothing is lost when a tunnel's device is made.
+#[test]
+fn a_device_that_is_made() {
+    let scene = Scene::new();
+    let trace = scene.trace("drops");
+    for number in 0..3 {
+        let vxlan = format!("vx{number} type vxlan id {number} dstport 4790 dev uplink");
+        if !scene.host.tries("ip", &format!("link add {vxlan}\nlink del vx{number}\n")) {
+            return;
+        }
+    }
+    settle(&scene, &trace);
+    assert_eq!(trace.harmful(), Vec::<String>::new());
+}
+
+/// Waits until all that happened so far is told: one more drop is made, and awaited.
+pub(super) fn settle(scene: &Scene, trace: &super::Trace) {
+    assert!(scene.is_answered(EXT4));
+    scene.ext.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"last", "127.0.0.1:7799").unwrap());
+    let is_last = |line: &serde_json::Value| line["destination_port"] == 7799;
+    trace.expect("the last drop", is_last);
+}

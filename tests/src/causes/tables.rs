@@ -1,0 +1,112 @@
+//! Tables of the kernel that are full.
+
+use std::fs;
+use std::net::UdpSocket;
+
+use crate::harness::netns::Netns;
+use crate::harness::until;
+
+use super::{EXT4, Scene, apply, fix, has_module};
+
+/// A number of the kernel's, for all namespaces, that is put back at the end.
+struct Setting {
+    path: &'static str,
+    was: String,
+}
+
+impl Setting {
+    fn new(path: &'static str, value: &str) -> Self {
+        let was = fs::read_to_string(path).unwrap();
+        fs::write(path, value).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
+        Self { path, was }
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = fs::write(self.path, &self.was);
+    }
+}
+
+fn neighbours(name: &str) -> &'static str {
+    match name {
+        "thresh1" => "/proc/sys/net/ipv4/neigh/default/gc_thresh1",
+        "thresh2" => "/proc/sys/net/ipv4/neigh/default/gc_thresh2",
+        _ => "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
+    }
+}
+
+#[test]
+fn a_full_neighbour_table() {
+    let scene = Scene::new();
+    // The limits are the first namespace's, and so is who may read them.
+    let trace = first_namespace(&scene);
+    let _limits = [
+        Setting::new(neighbours("thresh1"), "4"),
+        Setting::new(neighbours("thresh2"), "8"),
+        Setting::new(neighbours("thresh3"), "16"),
+    ];
+    scene.host.inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for last in 20..120 {
+            // Refused at once where the table is full.
+            let _ = socket.send_to(b"anybody?", format!("10.97.9.{last}:9"));
+        }
+    });
+    let event = trace.expect_class("neighbour_table", |event| event["interface"] == "uplink");
+    let message = event["message"].as_str().unwrap();
+    assert!(
+        message.contains("the neighbour table is full: ") && message.contains(" of 16 (net.ipv4."),
+        "{event:#}"
+    );
+    apply(&Netns::host(), &fix(&event));
+    assert_eq!(fs::read_to_string(neighbours("thresh3")).unwrap().trim(), "32");
+    // As many as an operator would give it; those that nobody answers for go in some seconds.
+    fs::write(neighbours("thresh3"), "1024").unwrap();
+    assert!((0..5).any(|_| scene.is_answered(EXT4)), "cured");
+}
+
+#[test]
+fn a_full_conntrack_table() {
+    const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+    if !has_module("nf_conntrack") || !fs::exists(MAX).unwrap() {
+        return;
+    }
+    let scene = Scene::new();
+    scene.host.batch(
+        "nft",
+        "add table ip track\nadd chain ip track it { type filter hook forward priority 0; }\n\
+         add rule ip track it ct state new counter\n",
+    );
+    let trace = scene.trace("drops");
+    let limit = Setting::new(MAX, "20");
+    // Another program of the node fills it.
+    scene.host.inside(|| {
+        for port in 9000..9100_u16 {
+            let _ = UdpSocket::bind("10.97.9.1:0").unwrap().send_to(b"x", ("10.97.9.2", port));
+        }
+    });
+    assert!(!scene.is_answered(EXT4));
+    let event = trace.expect_class("netfilter", |event| event["interface"] == "veth-web");
+    let message = event["message"].as_str().unwrap();
+    assert!(
+        message.contains("conntrack's table is full: 2") && message.contains(" connections of 20 "),
+        "{event:#}"
+    );
+    let fix = fix(&event);
+    assert!(fix.starts_with("`sysctl -w net.netfilter.nf_conntrack_max=40`"), "{fix}");
+    fs::write(MAX, "200").unwrap();
+    until("cured", || scene.is_answered(EXT4).then_some(()));
+    drop(limit);
+}
+
+/// A trace in the first network namespace, whose settings hold for all.
+fn first_namespace(scene: &Scene) -> super::Trace {
+    use crate::harness::agent::{Agent, command};
+    let ready = scene.node.logs.with_file_name("ready-first");
+    let args =
+        ["trace", "drops", "--all", "--duration", "0", "-o", "json", "--ready-file", ready.to_str().unwrap()];
+    let agent = Agent::spawn(&mut command(&scene.node, &args));
+    until("attached", || fs::exists(&ready).unwrap().then_some(()));
+    super::Trace(agent)
+}
