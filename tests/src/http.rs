@@ -53,6 +53,25 @@ fn it_says_that_it_is_not_ready_while_it_attaches() {
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
 }
 
+/// Port 0 leaves the choice to the system, and only the log tells what it chose.
+#[test]
+fn a_port_that_the_system_chose_is_named() {
+    let node = Node::new();
+    let args = ["run", "--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0"];
+    let agent = Agent::spawn(&mut command(&node, &args));
+    for before in ["serves ", "are served on "] {
+        let named = agent.stderr.wait(0, |lines| {
+            lines.iter().filter_map(|line| json(line)).find_map(|line| {
+                let (_, address) = line["message"].as_str()?.split_once(before)?;
+                address.split(',').next()?.parse::<SocketAddr>().ok()
+            })
+        });
+        let address = named.unwrap_or_else(|| panic!("{}", agent.stderr.text()));
+        let answer = get(address, "/healthz", "*/*");
+        assert_eq!(answer.as_ref().map(|(status, _)| *status).ok(), Some(200), "{address}: {answer:?}");
+    }
+}
+
 /// A probe's time: kubelet gives it a second. Ten where the processor is emulated.
 fn patience() -> Duration {
     let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
