@@ -37,6 +37,24 @@ fn the_five_are_the_daemon_sets() {
     assert!(!Right::SysPtrace.is_in(SYS_ADMIN) && !Right::SysAdmin.is_in(FIVE));
 }
 
+/// Who applies the manifest as it is needs none of the remedies.
+#[test]
+fn the_daemon_set_has_what_the_remedies_name() {
+    const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/daemonset.yaml");
+    let manifest = std::fs::read_to_string(MANIFEST).unwrap();
+    let lines: Vec<&str> = manifest.lines().map(str::trim).filter(|line| !line.starts_with('#')).collect();
+    let rights = Right::ALL.map(|right| format!("{:?}", right.in_manifest())).join(", ");
+    for wanted in [
+        &["appArmorProfile:", "type: Unconfined"][..],
+        &[&format!("add: [{rights}]")],
+        &["runAsUser: 0"],
+        &["hostPID: true"],
+        &["hostNetwork: true"],
+    ] {
+        assert!(lines.windows(wanted.len()).any(|lines| lines == wanted), "no {wanted:?}");
+    }
+}
+
 #[test]
 fn a_missing_capability_is_named_with_its_field() {
     let none = Process { effective: 0, bounding: 0, ..process() };
