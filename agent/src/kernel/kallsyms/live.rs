@@ -246,6 +246,15 @@ mod tests {
     }
 
     #[test]
+    fn who_must_not_wait_does_not_read_them() {
+        let (_proc, kallsyms) = kallsyms(BEFORE);
+        let known = || kallsyms.known(|symbols| Some(symbols.len()));
+        assert_eq!(known(), None, "nobody has read them");
+        kallsyms.get().unwrap();
+        assert_eq!(known(), Some(2));
+    }
+
+    #[test]
     fn hidden_symbols_are_not_asked_for_again() {
         let (proc, kallsyms) = kallsyms("0000000000000000 T _stext\n");
         kallsyms.when_read(|_| panic!("there are none"));
