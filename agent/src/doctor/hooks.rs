@@ -233,6 +233,16 @@ mod tests {
         Node::read(&cli.host, drain).await
     }
 
+    #[test]
+    fn a_hook_that_is_refused_is_named_with_its_probe() {
+        for entry in probes::ALL {
+            let climbs = vec![Climb { hook: &entry.hooks[0], holds: None, refused: Vec::new() }];
+            let said = StartError::Refused { probe: entry.name, climbs }.to_string();
+            let begins = format!("probe {}: no rung of hook {} holds: ", entry.name, entry.hooks[0].name);
+            assert!(said.starts_with(&begins), "{said}");
+        }
+    }
+
     #[tokio::test]
     async fn every_rung_says_that_it_holds_or_why_not() {
         let reports = try_all(&node(&[]).await).await;
