@@ -109,6 +109,26 @@ fn no_program_calls_a_function() {
     }
 }
 
+/// Nor can it be provoked that an interrupt makes a row and counts in it while the program makes the same one.
+#[test]
+fn a_row_is_made_only_where_there_is_none() {
+    /// `BPF_JMP | BPF_CALL`, of the helper `bpf_map_update_elem`.
+    const UPDATE: (u8, u8, i32) = (0x85, 0, 2);
+    /// `BPF_ALU64 | BPF_MOV`, of a number; to the register of the flags.
+    const FLAGS: (u8, u8) = (0xb7, 4);
+    const BPF_NOEXIST: i32 = 1;
+    for code in programs(drops::Drops::object()).into_iter().filter(|code| code.len() > 100) {
+        let calls = |at: &usize| (code[*at].code, code[*at].from, code[*at].immediate) == UPDATE;
+        let updates: Vec<_> = (0..code.len()).filter(calls).collect();
+        assert!(!updates.is_empty(), "no row is made");
+        for at in updates {
+            let flags = code[..at].iter().rev().find(|before| before.to == FLAGS.1);
+            let flags = flags.filter(|flags| flags.code == FLAGS.0).map(|flags| flags.immediate);
+            assert_eq!(flags, Some(BPF_NOEXIST), "a row that is there would be overwritten");
+        }
+    }
+}
+
 /// And what it looks for is what a plain addition is.
 #[test]
 fn a_plain_addition_is_found() {
