@@ -64,7 +64,9 @@ fn storm_is_counted(lab: &Lab) {
         "delete table inet r2c\n",
     );
     // Ahead of the storm: a neighbour who is still being asked for has room for few packets.
-    lab.web.netns.run("ping", &["-c", "1", "10.99.2.2"]);
+    for to in ["10.99.2.2", "fd99:2::2"] {
+        lab.web.netns.run("ping", &["-c", "1", to]);
+    }
     let before = lab.agent.scrape();
     storm(lab);
     // Softirq may still be at it, on the other processor.
