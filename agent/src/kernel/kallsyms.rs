@@ -1,6 +1,6 @@
 //! Names kernel text addresses from `/proc/kallsyms`: where a packet was dropped, as a function and an offset.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -109,15 +109,17 @@ impl Symbols {
     /// # Errors
     /// The file cannot be read, or hides its addresses.
     pub fn load() -> Result<Self, SymbolsError> {
-        Self::load_from(Path::new("/proc/kallsyms"))
+        Self::load_from(Path::new("/proc/kallsyms"), Path::new("/proc/modules"))
     }
 
-    /// The symbols in `file`.
+    /// The symbols in `file`, of the modules that `modules` lists.
     ///
     /// # Errors
     /// As [`Symbols::load`].
-    pub fn load_from(file: &Path) -> Result<Self, SymbolsError> {
-        Self::parse(open(file)?)
+    pub fn load_from(file: &Path, modules: &Path) -> Result<Self, SymbolsError> {
+        // After the list: of a module that comes in between nothing is known, and nothing is left out.
+        let modules = std::fs::read_to_string(modules).unwrap_or_default();
+        Self::parse_among(open(file)?, &modules)
     }
 
     /// Whether `file` has symbols and shows where they are. Reads no further than the first.
@@ -142,7 +144,15 @@ impl Symbols {
     /// # Errors
     /// As [`Symbols::load`].
     pub fn parse(reader: impl BufRead) -> Result<Self, SymbolsError> {
-        let mut draft = Draft::default();
+        Self::parse_among(reader, "")
+    }
+
+    /// As [`Symbols::parse`], with text of the form of `/proc/modules`: what is outside of its module is left out.
+    ///
+    /// # Errors
+    /// As [`Symbols::load`].
+    pub fn parse_among(reader: impl BufRead, modules: &str) -> Result<Self, SymbolsError> {
+        let mut draft = Draft { bounds: bounds(modules), ..Draft::default() };
         each(reader, |symbol| draft.add(symbol).map(ControlFlow::Continue))?;
         draft.finish()
     }
@@ -235,6 +245,19 @@ impl Symbols {
     }
 }
 
+/// Where each module's memory begins and how long it is. Of one whose address is hidden nothing is known.
+fn bounds(modules: &str) -> HashMap<String, (u64, u64)> {
+    let bound = |line: &str| {
+        // name, size, references, dependants, state, address
+        let mut words = line.split(' ');
+        let (name, size) = (words.next()?, words.next()?.parse().ok()?);
+        let address = words.nth(3)?.strip_prefix("0x")?;
+        let address = u64::from_str_radix(address, 16).ok().filter(|address| *address != 0)?;
+        Some((name.to_owned(), (address, size)))
+    };
+    modules.lines().filter_map(bound).collect()
+}
+
 fn open(file: &Path) -> io::Result<impl BufRead> {
     Ok(BufReader::with_capacity(64 << 10, File::open(file)?))
 }
@@ -306,9 +329,11 @@ fn hex(digits: &[u8]) -> Option<u64> {
 ///
 /// A module's own symbols stand together. While functions are traced the file names them again behind all modules' own, for
 /// what a module freed after its initialisation (`ftrace_mod_get_kallsym`, kernel/trace/ftrace.c): that memory may be
-/// another module's now, so these are left out.
+/// another module's now, so these are left out. So is what is outside of its module: the last module's own symbols and those
+/// are not told apart by their order.
 #[derive(Default)]
 struct Draft {
+    bounds: HashMap<String, (u64, u64)>,
     /// Address, where the name is, module.
     symbols: Vec<(u64, u32, u16)>,
     names: String,
@@ -325,6 +350,11 @@ impl Draft {
         }
         if self.symbols.len() >= MAX_SYMBOLS || self.names.len() >= MAX_NAMES {
             return Err(SymbolsError::TooMany);
+        }
+        let bounds = line.module.and_then(|name| self.bounds.get(name));
+        if bounds.is_some_and(|(begin, size)| !(*begin..begin.saturating_add(*size)).contains(&line.address))
+        {
+            return Ok(());
         }
         let Some(module) = line.module.map_or(Ok(Some(0)), |name| self.module(name))? else { return Ok(()) };
         let at = u32::try_from(self.names.len()).map_err(|_| SymbolsError::TooMany)?;

@@ -67,7 +67,7 @@ impl Kallsyms {
             let waiting = std::mem::take(waiting);
             // Before the symbols: a module that comes in between is then noticed.
             state.modules = Some(loaded(&self.0.modules));
-            let read = Symbols::load_from(&self.0.file).ok().map(Arc::new);
+            let read = Symbols::load_from(&self.0.file, &self.0.modules).ok().map(Arc::new);
             for told in waiting {
                 read.as_deref().map(told);
             }
@@ -113,7 +113,7 @@ impl Kallsyms {
         if self.lock().modules == Some(modules) {
             return None;
         }
-        let read = Symbols::load_from(&self.0.file).map(Arc::new);
+        let read = Symbols::load_from(&self.0.file, &self.0.modules).map(Arc::new);
         let mut state = self.lock();
         let Ok(symbols) = read else {
             // Those known before stay.
