@@ -3,6 +3,7 @@
 use crate::IFNAMSIZ;
 #[cfg(doc)]
 use crate::NO_REASON;
+use crate::quote::HEADER;
 
 /// Which way a dropped packet was going, seen from the network namespace it died in.
 #[repr(u8)]
@@ -147,19 +148,21 @@ pub struct DropRecord {
     pub ttl: u8,
     /// [`flags`].
     pub flags: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// Bytes of `header` that are the packet's.
+    pub header_len: u8,
     /// As [`DropKey::circumstances`].
     pub circumstances: u16,
     /// Always zero.
     pub padding: u32,
     /// Name of the device the packet was on, zero-terminated, as the kernel has it (any bytes but `/` and space).
     pub ifname: [u8; IFNAMSIZ],
+    /// The packet from its IP header on, as far as it could be read; zero behind that.
+    pub header: [u8; HEADER],
 }
 
 // A padding byte would be stale kernel memory in a record, and a key that never matches itself.
 const _: () = assert!(size_of::<DropKey>() == 16);
-const _: () = assert!(size_of::<DropRecord>() == 24 + 24 + 32 + 12 + 5 + 7 + IFNAMSIZ);
+const _: () = assert!(size_of::<DropRecord>() == 24 + 24 + 32 + 12 + 5 + 7 + IFNAMSIZ + HEADER);
 const _: () = assert!(size_of::<DropRecord>().is_multiple_of(8));
 
 impl DropRecord {

@@ -4,6 +4,7 @@
 pub mod drops;
 pub mod filter;
 pub mod mtu;
+pub mod quote;
 pub mod slots;
 
 /// What one hook's kernel side did with the events it was handed, per CPU.

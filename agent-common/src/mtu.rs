@@ -2,9 +2,9 @@
 
 use crate::IFNAMSIZ;
 
-pub mod quote;
 pub mod stall;
 
+use crate::quote::HEADER;
 use stall::Stall;
 
 /// Hooks by their place in the probe's list: each has a tally of its own.
@@ -182,10 +182,6 @@ pub struct MtuKey {
     /// Always zero: the kernel compares keys byte by byte.
     pub zero: u8,
 }
-
-/// Bytes of the packet in question that a record keeps: enough for IPv6, UDP, VXLAN, Ethernet, IPv6 and ports, and for
-/// the largest IPv4 options before a tunnel.
-pub const HEADER: usize = 144;
 
 /// Bits of [`MtuRecord::flags`].
 pub mod flags {

@@ -10,6 +10,7 @@
 use core::mem::offset_of;
 
 use agent_common::drops::{Direction, DropKey, DropRecord, flags};
+use agent_common::quote::HEADER;
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
 use agent_ebpf::filter;
@@ -283,7 +284,7 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         (*record).destination_slot = key.destination;
         (*record).direction = key.direction;
         (*record).ip_version = version;
-        // `flags` to `padding`: for them the compiler would call a function.
+        // From `flags` to `padding`: for them the compiler would call a function.
         const { assert!(offset_of!(DropRecord, flags) == 96 && offset_of!(DropRecord, ifname) == 104) };
         #[expect(
             clippy::cast_ptr_alignment,
@@ -320,6 +321,13 @@ unsafe fn record<R: Read>(record: *mut DropRecord, freed: &Freed, key: &DropKey,
         if let Some(offset) = header.transport(version) {
             ports = kernel::copy(packet::network_header::<R>(freed.skb).wrapping_add(offset).cast());
             (*record).flags |= flags::HAS_TRANSPORT;
+        }
+        const { assert!(offset_of!(DropRecord, header).is_multiple_of(8)) };
+        #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
+        kernel::clear((&raw mut (*record).header).cast::<[u64; HEADER / 8]>());
+        if version != 0 {
+            let network = packet::network_offset::<R>(freed.skb).into();
+            (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, freed.skb, network);
         }
         (*record).source_port = u16::from_be(ports[0]);
         (*record).destination_port = u16::from_be(ports[1]);

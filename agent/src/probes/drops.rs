@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
 use agent_common::drops::{Direction, DropRecord, circumstance, flags};
+use agent_common::quote::Inner;
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
@@ -66,6 +67,8 @@ pub struct PacketDrop {
     verdict: Verdict,
     evidence: Option<Evidence>,
     direction: Direction,
+    /// The packet inside, if it is a tunnel's: whom it hurts.
+    inner: Option<Inner>,
     record: DropRecord,
 }
 
@@ -232,11 +235,22 @@ impl PacketDrop {
         }
     }
 
+    /// Who sent it; of a tunnel's packet, who sent what is inside.
     fn source(&self) -> Option<IpAddr> {
+        self.inner.map(|inner| inner.flow.source).or_else(|| self.outer_source())
+    }
+
+    /// To whom; of a tunnel's packet, to whom what is inside was sent.
+    fn destination(&self) -> Option<IpAddr> {
+        self.inner.map(|inner| inner.flow.destination).or_else(|| self.outer_destination())
+    }
+
+    /// By its own header: of a tunnel's packet, the node that sent it.
+    fn outer_source(&self) -> Option<IpAddr> {
         self.address(self.record.source)
     }
 
-    fn destination(&self) -> Option<IpAddr> {
+    fn outer_destination(&self) -> Option<IpAddr> {
         self.address(self.record.destination)
     }
 
@@ -275,6 +289,7 @@ impl PacketDrop {
             mtu: self.record.mtu,
             ip_version: self.record.ip_version,
             frame: evidence::frame(&self.record),
+            tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             evidence: self.evidence,
         }
     }
@@ -288,6 +303,9 @@ impl PacketDrop {
 
     /// Ports, for protocols that have them.
     fn ports(&self) -> Option<(u16, u16)> {
+        if let Some(inner) = self.inner {
+            return inner.flow.ports;
+        }
         let has_ports = matches!(self.record.protocol, 6 | 17 | 33 | 132 | 136);
         (self.has(flags::HAS_TRANSPORT) && has_ports)
             .then_some((self.record.source_port, self.record.destination_port))
@@ -295,14 +313,16 @@ impl PacketDrop {
 
     /// ICMP's type and code.
     fn icmp(&self) -> Option<(u8, u8)> {
-        let is_icmp = matches!(self.record.protocol, 1 | 58);
+        let is_icmp = matches!(self.record.protocol, 1 | 58) && self.inner.is_none();
         let [kind, code] = self.record.source_port.to_be_bytes();
         (self.has(flags::HAS_TRANSPORT) && is_icmp).then_some((kind, code))
     }
 
     /// The protocol by name where it has one everybody knows.
     fn protocol(&self) -> Cow<'static, str> {
-        if self.has(flags::HAS_IP) {
+        if let Some(inner) = self.inner {
+            crate::probe::row::protocol(inner.flow.protocol)
+        } else if self.has(flags::HAS_IP) {
             crate::probe::row::protocol(self.record.protocol)
         } else {
             match self.record.ethertype {
@@ -337,14 +357,19 @@ impl Event for PacketDrop {
         let told =
             |address: Option<IpAddr>| address.filter(|_| !self.has(flags::FOREIGN)).map(Subject::Address);
         let netns = (self.record.netns != 0).then_some(Subject::Netns(self.record.netns));
-        let slot = |raw| Slot::from_wire(raw).map(Subject::Slot);
+        // The kernel side looked at the outer addresses.
+        let slot = |raw| Slot::from_wire(raw).filter(|_| self.inner.is_none()).map(Subject::Slot);
         let here = |is_here: bool| if is_here { netns } else { None };
         let source =
             slot(self.record.source_slot).or(here(self.direction == Direction::Sent)).filter(|_| trusted);
         let destination = slot(self.record.destination_slot).or(here(self.direction == Direction::Received));
+        let by_address =
+            Ends { source: told(self.source()).filter(|_| trusted), destination: told(self.destination()) };
+        // Where it died is an end of the tunnel, if anything; who is inside is hurt.
+        let order = |first, second| if self.inner.is_some() { [second, first] } else { [first, second] };
         Ends {
-            source: [source, told(self.source()).filter(|_| trusted)],
-            destination: [destination, told(self.destination())],
+            source: order(source, by_address.source),
+            destination: order(destination, by_address.destination),
         }
     }
 

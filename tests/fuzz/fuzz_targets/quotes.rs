@@ -3,8 +3,7 @@
 
 use std::net::IpAddr;
 
-use agent_common::mtu::HEADER;
-use agent_common::mtu::quote::{Flow, Inner, Quote};
+use agent_common::quote::{Flow, HEADER, Inner, Quote};
 use libfuzzer_sys::fuzz_target;
 
 /// No packet has more of it quoted than a record keeps, and longer ones would only be slower.

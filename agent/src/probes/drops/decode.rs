@@ -1,6 +1,7 @@
 //! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
 
 use agent_common::drops::{Direction, DropRecord};
+use agent_common::quote::Quote;
 
 use super::PacketDrop;
 use super::class::judge;
@@ -55,6 +56,8 @@ impl Decoder {
             verdict,
             evidence,
             direction,
+            inner: Quote::parse(record.header.get(..record.header_len.into()).unwrap_or_default())
+                .and_then(|packet| packet.inner),
             record,
         })
     }

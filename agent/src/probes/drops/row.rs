@@ -91,6 +91,9 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("gso_size", nonzero(record.gso_size.into())),
         ("netns", nonzero(record.netns)),
         ("has_socket", Value::Flag(event.has(flags::HAS_SOCKET))),
+        ("tunnel", event.inner.map_or(Value::Absent, |inner| Value::Text(inner.name().to_string().into()))),
+        ("outer_source_ip", ip(event.inner.and_then(|_| event.outer_source()))),
+        ("outer_destination_ip", ip(event.inner.and_then(|_| event.outer_destination()))),
         ("suppressed", Value::Number(record.held)),
         ("fix", event.fix().map_or(Value::Absent, Value::Text)),
     ]);
@@ -111,6 +114,12 @@ pub fn flow(event: &PacketDrop, pods: &Pods, text: &mut String) {
         let source = named(pods.source.as_deref(), event.source(), source_port);
         let destination = named(pods.destination.as_deref(), event.destination(), destination_port);
         let _ = write!(text, " {source} -> {destination}");
+    }
+    if let Some(inner) = event.inner {
+        let _ = write!(text, " in {}", inner.name());
+        if let Some((from, to)) = event.outer_source().zip(event.outer_destination()) {
+            let _ = write!(text, " from {from} to {to}");
+        }
     }
     if let Some(interface) = event.interface() {
         text.extend([" on ", &*interface]);

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
-use agent_common::mtu::quote::{Flow, Inner, Quote};
 use agent_common::mtu::stall::Stall;
 use agent_common::mtu::{Device, Fate, Kind, MtuRecord, Stage, flags};
+use agent_common::quote::{Flow, Inner, Quote};
 
 use super::labels::Labels;
 use super::row;

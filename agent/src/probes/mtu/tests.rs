@@ -1,7 +1,8 @@
 //! Decoding and verdicts, without a kernel.
 
 use agent_common::mtu::stall::Stall;
-use agent_common::mtu::{Device, Fate, HEADER, Kind, MtuRecord, Stage, flags};
+use agent_common::mtu::{Device, Fate, Kind, MtuRecord, Stage, flags};
+use agent_common::quote::HEADER;
 use agent_common::{IFNAMSIZ, NO_REASON};
 
 use super::event::{Decoder, Limit, TooBig};

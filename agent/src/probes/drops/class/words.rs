@@ -1,6 +1,9 @@
 //! What a drop's class means, and what cures it, in an operator's words.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
+
+use agent_common::quote::Tunnel;
 
 use super::Class;
 use crate::kernel::limits::Fill;
@@ -19,6 +22,8 @@ pub struct About<'a> {
     pub ip_version: u8,
     /// Bytes of the largest frame that is made of it; 0 if unknown.
     pub frame: u32,
+    /// The tunnel whose packet it is, and the node that sent it.
+    pub tunnel: Option<(Tunnel, IpAddr)>,
     /// What else speaks for the cause.
     pub evidence: Option<Evidence>,
 }
@@ -65,7 +70,10 @@ impl Class {
                 format!("it is to go back by the port that it came by, and hairpin mode is off{on}").into()
             }
             Self::Malformed => "its headers are wrong".into(),
-            Self::Checksum => "its checksum is wrong".into(),
+            Self::Checksum => match about.tunnel {
+                Some((tunnel, from)) => format!("the checksum of {}'s own header is wrong: checksum offload on node {from}, or what changes packets on the way", tunnel.name()).into(),
+                None => "its checksum is wrong".into(),
+            },
             Self::Fragment => "other fragments of its packet never came".into(),
             Self::Memory => "no memory for it".into(),
             Self::TcpState => "TCP did not expect it in the connection's state".into(),
@@ -116,6 +124,7 @@ impl Class {
                 format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode; kubelet: hairpinMode)").into()
             }
             Self::Malformed => "capture it (`tcpdump -vv`), and mend what makes it".into(),
+            Self::Checksum if about.tunnel.is_some() => tunnel_checksum_fix(about),
             Self::Checksum => {
                 "switch checksum offload off on the device that sends it (`ethtool -K DEVICE tx off`; of a tunnel, its own device), or mend what changes packets on the way".into()
             }
@@ -182,6 +191,15 @@ fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
             about.frame.max(about.mtu + 14)
         ),
     }
+}
+
+fn tunnel_checksum_fix(about: &About<'_>) -> Cow<'static, str> {
+    let Some((tunnel, from)) = about.tunnel else { return Cow::default() };
+    format!(
+        "on node {from} let no device fill in the checksum: `ethtool -K DEVICE tx-checksum-ip-generic off` of its {} device (and `ethtool -K DEVICE tx off` of the device below)",
+        tunnel.name()
+    )
+    .into()
 }
 
 fn policy(about: &About<'_>) -> &'static str {

@@ -6,6 +6,10 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Bytes of the packet in question that a record keeps: enough for IPv6, UDP, VXLAN, Ethernet, IPv6 and ports, and for
+/// the largest IPv4 options before a tunnel.
+pub const HEADER: usize = 144;
+
 /// One direction of one conversation, as far as it can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
@@ -32,6 +36,10 @@ pub enum Tunnel {
     Ip,
     /// Protocol 47.
     Gre,
+    /// Foo over UDP: an IP packet is all that is behind UDP's header (linux/fou.h), at any port.
+    Fou,
+    /// Generic UDP encapsulation, at any port.
+    Gue,
 }
 
 impl Tunnel {
@@ -43,6 +51,8 @@ impl Tunnel {
             Self::Geneve => "Geneve",
             Self::Ip => "IP-in-IP",
             Self::Gre => "GRE",
+            Self::Fou => "FOU",
+            Self::Gue => "GUE",
         }
     }
 }
@@ -72,6 +82,26 @@ impl Inner {
     }
 }
 
+/// How a packet is encrypted: what it carries, and how much that takes, is not to be read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encrypted {
+    /// IP protocol 50.
+    Esp,
+    /// The same in UDP, to pass a NAT (port 4500, RFC 3948).
+    EspInUdp,
+}
+
+impl Encrypted {
+    /// As operators call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Esp => "ESP",
+            Self::EspInUdp => "ESP in UDP",
+        }
+    }
+}
+
 /// A packet's flow, and what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
@@ -79,12 +109,15 @@ pub struct Quote {
     pub flow: Flow,
     /// The one inside, if it is a tunnel's and can be seen.
     pub inner: Option<Inner>,
+    /// Whether the innermost that can be seen carries another that cannot.
+    pub encrypted: Option<Encrypted>,
 }
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const DCCP: u8 = 33;
 const GRE: u8 = 47;
+const ESP: u8 = 50;
 const SCTP: u8 = 132;
 const UDP_LITE: u8 = 136;
 const IPV4_IN_IP: u8 = 4;
@@ -107,7 +140,7 @@ impl Quote {
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let mut packet = Packet::parse(bytes)?;
-        let mut quote = Self { flow: packet.flow, inner: None };
+        let mut quote = Self { flow: packet.flow, inner: None, encrypted: None };
         let (mut rest, mut overhead) = (bytes, 0);
         for _ in 0..MAX_NESTED {
             let carried = packet.payload.and_then(|payload| {
@@ -121,6 +154,7 @@ impl Quote {
                 Some(Inner { tunnel, within, overhead: u16::try_from(overhead).ok()?, flow: inner.flow });
             packet = inner;
         }
+        quote.encrypted = packet.payload.and_then(|payload| packet.encrypted(payload, rest));
         Some(quote)
     }
 
@@ -196,8 +230,23 @@ impl Packet {
             UDP => match self.flow.ports?.1 {
                 4789 | 8472 => Some((Tunnel::Vxlan, vxlan(bytes, payload + 8)?)),
                 6081 => Some((Tunnel::Geneve, geneve(bytes, payload + 8)?)),
-                _ => None,
+                _ => in_udp(bytes, payload),
             },
+            _ => None,
+        }
+    }
+
+    /// Whether what it carries is encrypted.
+    fn encrypted(&self, payload: usize, bytes: &[u8]) -> Option<Encrypted> {
+        /// Of IPsec where a NAT is on the way.
+        const PORT: u16 = 4500;
+        match (self.flow.protocol, self.flow.ports) {
+            (ESP, _) => Some(Encrypted::Esp),
+            (UDP, Some((from, to))) if from == PORT || to == PORT => {
+                // IKE has four zeroes here.
+                let index = bytes.get(payload + 8..payload + 12)?;
+                index.iter().any(|byte| *byte != 0).then_some(Encrypted::EspInUdp)
+            }
             _ => None,
         }
     }
@@ -247,6 +296,30 @@ fn geneve(bytes: &[u8], at: usize) -> Option<usize> {
     carried(bytes, half_word(bytes, at + 2)?, at + 8 + usize::from(first & 0x3f) * 4)
 }
 
+/// FOU and GUE have no port of their own, and FOU no header. An IP packet that is exactly as long as UDP says that its payload
+/// is (of GUE behind four bytes and what these say, draft-ietf-intarea-gue-09) is hardly chance.
+fn in_udp(bytes: &[u8], at: usize) -> Option<(Tunnel, usize)> {
+    let end = at + usize::from(half_word(bytes, at + 4)?);
+    let ends_there = |inner: usize| {
+        let length = match bytes.get(inner)? {
+            0x45..=0x4f => half_word(bytes, inner + 2)?.into(),
+            0x60..=0x6f => 40 + usize::from(half_word(bytes, inner + 4)?),
+            _ => return None,
+        };
+        (inner + length == end).then_some(inner)
+    };
+    let begin = at + 8;
+    if let Some(inner) = ends_there(begin) {
+        return Some((Tunnel::Fou, inner));
+    }
+    // Version 0, no control message, length of the options in words; the protocol inside.
+    let (first, protocol) = (*bytes.get(begin)?, *bytes.get(begin + 1)?);
+    if first > 0x1f || !matches!(protocol, IPV4_IN_IP | IPV6_IN_IP) {
+        return None;
+    }
+    ends_there(begin + 4 + usize::from(first) * 4).map(|inner| (Tunnel::Gue, inner))
+}
+
 /// Where the IP header is in what begins at `at` and is of this ethertype.
 fn carried(bytes: &[u8], ethertype: u16, at: usize) -> Option<usize> {
     match ethertype {
@@ -264,129 +337,4 @@ fn half_word(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    extern crate std;
-    use std::vec::Vec;
-
-    fn ipv4(protocol: u8, fragment: u16, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
-        let [high, low] = fragment.to_be_bytes();
-        let mut bytes = Vec::from([0x45, 0, 0, 0, 0, 0, high, low, 64, protocol, 0, 0]);
-        bytes.extend(source);
-        bytes.extend(destination);
-        bytes
-    }
-
-    fn ipv6(next: u8) -> Vec<u8> {
-        let mut bytes = Vec::from([0x60, 0, 0, 0, 0, 0, next, 64]);
-        bytes.extend([0xfd; 16]);
-        bytes.extend([0xfe; 16]);
-        bytes
-    }
-
-    fn frame(ethertype: u16) -> Vec<u8> {
-        let mut bytes = Vec::from([2; 12]);
-        bytes.extend(ethertype.to_be_bytes());
-        bytes
-    }
-
-    const POD: [u8; 4] = [10, 1, 0, 5];
-    const PEER: [u8; 4] = [10, 2, 0, 7];
-    const PORTS: [u8; 8] = [0x9c, 0x40, 0x01, 0xbb, 0, 0, 0, 0];
-
-    fn inner() -> Vec<u8> {
-        [ipv4(TCP, 0x4000, POD, PEER), PORTS.to_vec()].concat()
-    }
-
-    #[test]
-    fn a_flow_has_its_ports() {
-        let flow = Quote::parse(&inner()).unwrap().flow;
-        assert_eq!(
-            (flow.source, flow.destination),
-            (Ipv4Addr::from(POD).into(), Ipv4Addr::from(PEER).into())
-        );
-        assert_eq!((flow.protocol, flow.ports, flow.dont_fragment), (TCP, Some((40000, 443)), true));
-        let six = [ipv6(60), [UDP, 0, 0, 0, 0, 0, 0, 0].to_vec(), PORTS.to_vec()].concat();
-        let flow = Quote::parse(&six).unwrap().flow;
-        assert_eq!((flow.protocol, flow.ports), (UDP, Some((40000, 443))), "behind destination options");
-    }
-
-    #[test]
-    fn what_is_cut_off_is_absent() {
-        let whole = inner();
-        for length in 0..20 {
-            assert_eq!(Quote::parse(&whole[..length]), None);
-        }
-        for length in 20..24 {
-            assert_eq!(Quote::parse(&whole[..length]).unwrap().flow.ports, None);
-        }
-        let later = [ipv4(TCP, 0x00b9, POD, PEER), PORTS.to_vec()].concat();
-        assert_eq!(Quote::parse(&later).unwrap().flow.ports, None, "a later fragment's bytes are data");
-        let cut = ipv6(43);
-        assert_eq!(Quote::parse(&cut).unwrap().flow.protocol, 43);
-    }
-
-    #[test]
-    fn an_absurd_header_is_no_header() {
-        let mut short = inner();
-        short[0] = 0x44;
-        assert_eq!(Quote::parse(&short), None, "IHL below its own header");
-        short[0] = 0x4f;
-        assert_eq!(Quote::parse(&short).unwrap().flow.ports, None, "options that are not there");
-        short[0] = 0x15;
-        assert_eq!(Quote::parse(&short), None, "no version of IP");
-    }
-
-    #[test]
-    fn tunnels_show_what_they_carry_and_what_they_cost() {
-        let udp = |port: u16| [&[0x80, 0][..], &port.to_be_bytes(), &[0, 0, 0, 0]].concat();
-        let outer = |protocol| ipv4(protocol, 0x4000, [192, 0, 2, 1], [192, 0, 2, 2]);
-        let vxlan = [0x08, 0, 0, 0, 0, 0, 1, 0].to_vec();
-        let geneve = [0x02, 0, 0x65, 0x58, 0, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8].to_vec();
-        let (v4, v6) = (frame(ETHERTYPE_IPV4), ipv6(UDP));
-        for (bytes, tunnel, overhead) in [
-            ([outer(UDP), udp(8472), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 50),
-            ([outer(UDP), udp(4789), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 50),
-            ([v6, udp(4789), vxlan.clone(), v4.clone(), inner()].concat(), Tunnel::Vxlan, 70),
-            ([outer(UDP), udp(6081), geneve, v4.clone(), inner()].concat(), Tunnel::Geneve, 58),
-            ([outer(4), inner()].concat(), Tunnel::Ip, 20),
-            ([outer(GRE), [0, 0, 8, 0].to_vec(), inner()].concat(), Tunnel::Gre, 24),
-            ([outer(GRE), [0x20, 0, 8, 0, 0, 0, 0, 9].to_vec(), inner()].concat(), Tunnel::Gre, 28),
-            ([outer(GRE), [0, 0, 0x65, 0x58].to_vec(), v4.clone(), inner()].concat(), Tunnel::Gre, 38),
-        ] {
-            let quote = Quote::parse(&bytes).unwrap();
-            let found = quote.inner.unwrap();
-            assert_eq!((found.tunnel, found.overhead), (tunnel, overhead));
-            assert_eq!(quote.innermost().source, IpAddr::from(POD));
-            assert_eq!(quote.innermost().ports, Some((40000, 443)));
-        }
-        let nested = [outer(4), outer(UDP), udp(8472), vxlan.clone(), v4.clone(), inner()].concat();
-        let found = Quote::parse(&nested).unwrap().inner.unwrap();
-        assert_eq!((found.tunnel, found.within, found.overhead), (Tunnel::Vxlan, Some(Tunnel::Ip), 70));
-        assert_eq!(found.flow.source, IpAddr::from(POD));
-        let twice = [outer(4), outer(4), outer(4), inner()].concat();
-        let found = Quote::parse(&twice).unwrap().inner.unwrap();
-        assert_eq!(found.overhead, 40, "no deeper than anybody goes");
-        let other = [outer(UDP), udp(53), vxlan, v4, inner()].concat();
-        assert_eq!(Quote::parse(&other).unwrap().inner, None, "a port that is no tunnel's");
-    }
-
-    #[test]
-    fn no_bytes_are_too_strange() {
-        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        for _ in 0..200_000 {
-            let mut bytes = [0; super::super::HEADER];
-            for byte in &mut bytes {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                *byte = seed.to_be_bytes()[0];
-            }
-            bytes[0] = [0x45, 0x4f, 0x60][usize::from(bytes[0]) % 3];
-            let length = usize::from(bytes[1]) % bytes.len();
-            if let Some(Inner { overhead, .. }) = Quote::parse(&bytes[..length]).and_then(|quote| quote.inner)
-            {
-                assert!(usize::from(overhead) < length);
-            }
-        }
-    }
-}
+mod tests;
