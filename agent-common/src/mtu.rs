@@ -198,6 +198,9 @@ pub mod flags {
     pub const TAKEN: u8 = 1 << 4;
     /// More events like it may follow at once without a record.
     pub const LAST_OF_BUDGET: u8 = 1 << 5;
+    /// The packet's route leads through IPsec, and [`MtuRecord::route_pmtu`](super::MtuRecord::route_pmtu) is what the path of
+    /// the encrypted packets takes.
+    pub const ENCRYPTED: u8 = 1 << 6;
 }
 
 /// A network device, as far as it says something about a packet's size.
@@ -231,7 +234,7 @@ pub struct MtuRecord {
     pub len: u32,
     /// Inode of the network namespace, 0 if unknown.
     pub netns: u32,
-    /// Path MTU that the packet's route had learned, 0 if none.
+    /// Path MTU that the packet's route had learned, 0 if none; see also [`flags::ENCRYPTED`].
     pub route_pmtu: u32,
     /// Who sent the received message; the gateway of a learned one. IPv4 in the first four bytes; zero if none.
     pub sender: [u8; 16],

@@ -279,6 +279,10 @@ offsets! {
     TCP_ARRIVED
     /// `dst_entry.dev`
     DST_DEV
+    /// `dst_entry.xfrm`
+    DST_XFRM
+    /// `xfrm_dst.child_mtu_cached`
+    XFRM_CHILD_MTU
     /// `rtable.rt_flags`
     RTABLE_FLAGS
     /// The word of `rtable` whose upper 31 bits are `rt_pmtu`

@@ -191,6 +191,8 @@ pub unsafe fn link_type<R: Read>(skb: *const u8) -> Option<LinkType> {
         1 => Some(LinkType::All),
         2 => Some(LinkType::Group),
         3 => Some(LinkType::Others),
+        // `PACKET_LOOPBACK`: this host's own copy of what it has sent to a group or to all.
+        5 => Some(LinkType::Group),
         _ => None,
     }
 }

@@ -1,9 +1,11 @@
 //! What is freed after all has gone well: copies, pieces, originals.
 
-use std::net::UdpSocket;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
-use super::{EXT4, Scene, has_module};
+use super::{EXT4, LAST, Scene, has_module};
 
 /// Datagrams that come in fragments are freed in pieces, after the whole has been read.
 #[test]
@@ -52,20 +54,26 @@ fn what_is_segmented_to_be_encrypted() {
     }
     scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
     scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
-    let listener = scene.ext.inside(|| std::net::TcpListener::bind("10.97.5.2:7703").unwrap());
+    // The first learns how many bytes fit.
+    transfer(&scene);
     let trace = scene.trace("drops");
-    let server = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut listener.accept().unwrap().0, &mut bytes).unwrap();
-        bytes.len()
-    });
-    scene.web.netns.inside(|| {
-        let mut client = std::net::TcpStream::connect("10.97.5.2:7703").unwrap();
-        std::io::Write::write_all(&mut client, &vec![7; 300_000]).unwrap();
-    });
-    assert_eq!(server.join().unwrap(), 300_000);
+    transfer(&scene);
     settle(&scene, &trace);
     assert_eq!(trace.harmful(), Vec::<String>::new());
+}
+
+/// 300,000 bytes from `web` to `ext`, through the tunnel.
+fn transfer(scene: &Scene) {
+    let listener = scene.ext.inside(|| TcpListener::bind("10.97.5.2:7703").unwrap());
+    let server = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+        bytes.len()
+    });
+    let mut client = scene.web.netns.inside(|| TcpStream::connect("10.97.5.2:7703").unwrap());
+    client.write_all(&vec![7; 300_000]).unwrap();
+    drop(client);
+    assert_eq!(server.join().unwrap(), 300_000);
 }
 
 /// Nothing is lost when a tunnel's device is made.
@@ -86,7 +94,9 @@ fn a_device_that_is_made() {
 /// Waits until all that happened so far is told: one more drop is made, and awaited.
 pub(super) fn settle(scene: &Scene, trace: &super::Trace) {
     assert!(scene.is_answered(EXT4));
-    scene.ext.inside(|| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"last", "127.0.0.1:7799").unwrap());
-    let is_last = |line: &serde_json::Value| line["destination_port"] == 7799;
+    scene
+        .ext
+        .inside(|| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"last", ("127.0.0.1", LAST)).unwrap());
+    let is_last = |line: &serde_json::Value| line["destination_port"] == LAST;
     trace.expect("the last drop", is_last);
 }

@@ -2,7 +2,10 @@
 
 use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
-use agent_ebpf::kernel::{self, DST_DEV, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST};
+use agent_ebpf::kernel::{
+    self, DST_DEV, DST_XFRM, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST,
+    XFRM_CHILD_MTU,
+};
 use agent_ebpf::packet::{self, Begin, Header};
 use agent_ebpf::tally::{called, passed};
 
@@ -208,7 +211,12 @@ unsafe fn made<R: Read>(hook: u32, skb: *const u8, mtu: u32, fate: u8) -> Option
         let out: *const u8 = kernel::field::<Probed, _>(route, &DST_DEV);
         if !out.is_null() {
             fill::<Probed>(&raw mut (*record).route, out);
-            (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
+            if kernel::field::<Probed, u64>(route, &DST_XFRM) == 0 {
+                (*record).route_pmtu = learned_pmtu(route, seen.packet.version, mtu);
+            } else {
+                (*record).route_pmtu = kernel::field::<Probed, _>(route, &XFRM_CHILD_MTU);
+                (*record).flags |= flags::ENCRYPTED;
+            }
         }
         let network = packet::network_offset::<R>(skb).into();
         (*record).header_len = packet::copy_linear::<R, _>(&raw mut (*record).header, skb, network);

@@ -12,19 +12,20 @@ use crate::probe::{Confidence, Pods};
 
 /// What a lost message comes to; `cause` is the event that tells what it was about.
 pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judgement {
-    let Ends { who, to } = Ends::of(lost, pods);
+    let ends = Ends::of(lost, pods);
     let mtu = lost.record.mtu;
     let fits = cause.and_then(TooBig::fits).or_else(|| lost.fits()).unwrap_or(mtu);
     let from = lost.by().or_else(|| cause.and_then(TooBig::by));
     let from = from.map_or_else(String::new, |by| format!(" of {by}"));
-    let (culprit, fix) = culprit(lost, &who);
+    let Ends { who, to, .. } = &ends;
+    let (culprit, fix) = culprit(lost, who);
     Judgement {
         finding: Finding::MessagesLost,
         confidence: Confidence::High,
         what: format!(
             "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, and {who} waits in vain"
         ),
-        fix: Some(format!("{fix}; until then set the MTU of {who}'s interface to at most {fits}")),
+        fix: Some(format!("{fix}; until then {}", ends.sends_less(fits))),
     }
 }
 

@@ -96,6 +96,8 @@ pub enum Limit {
     Tunnel,
     /// The path, as an earlier message had it.
     Path,
+    /// IPsec: what carries the encrypted packets takes so much less.
+    Ipsec,
     /// The route: an `mtu` of its own, or the sysctl of its family.
     Route,
 }
@@ -121,6 +123,7 @@ impl Limit {
             Self::Device => "device",
             Self::Tunnel => "tunnel",
             Self::Path => "path",
+            Self::Ipsec => "ipsec",
             Self::Route => "route",
         }
     }
@@ -271,6 +274,9 @@ impl TooBig {
         let MtuRecord { mtu, route, route_pmtu, .. } = &self.record;
         if self.kind != Kind::Made || route.ifindex == 0 {
             return None;
+        }
+        if self.has(flags::ENCRYPTED) {
+            return Some(Limit::Ipsec);
         }
         Some(match route.mtu {
             device if device == *mtu => Limit::Device,

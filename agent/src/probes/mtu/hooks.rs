@@ -231,9 +231,11 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 30] = [
+const OFFSETS: [Offset; 32] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
+    ("DST_XFRM", "dst_entry", "xfrm"),
+    ("XFRM_CHILD_MTU", "xfrm_dst", "child_mtu_cached"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
     ("RT6_DEV", "rt6_info", "dst.dev"),
     ("RT6_FLAGS", "rt6_info", "rt6i_flags"),

@@ -147,7 +147,7 @@ impl Stalls {
 
     /// What a proven one comes to.
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
-        let Ends { who, to } = Ends::of(event, pods);
+        let Ends { who, to, .. } = Ends::of(event, pods);
         let stall = &event.record.stall;
         let meanwhile = match self.passes {
             0 => "while the peer answers smaller ones".to_owned(),

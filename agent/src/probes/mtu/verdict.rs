@@ -300,6 +300,18 @@ impl Findings {
         self.destinations.add(event.destination());
     }
 
+    /// How often the sender was told, as far as that was seen.
+    fn heed(&self) -> words::Heed {
+        let told = self.counts.get(Kind::Made as usize - 1).map_or(0, |fates| fates[Fate::Unknown as usize]);
+        words::Heed { told, took: self.took() }
+    }
+
+    /// From the first event to the last.
+    fn took(&self) -> Duration {
+        let took = self.first.zip(self.last).and_then(|(first, last)| last.duration_since(first).ok());
+        took.unwrap_or_default()
+    }
+
     /// Whether who sends too much never learns it.
     fn is_blocked(&self) -> bool {
         self.lost.is_some() && self.taken == 0
@@ -322,7 +334,7 @@ impl Findings {
         if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
         }
-        let mut judgement = words::judge(event, pods, self.longest)?;
+        let mut judgement = words::judge(event, pods, self.longest, self.heed())?;
         if judgement.finding == Finding::SmallHop && self.is_disbelieved(event) {
             judgement.confidence = Confidence::Low;
             judgement.what.push_str(", but TCP has not acted on it: the message may be forged");
@@ -367,8 +379,8 @@ impl Findings {
             }
         };
         let counted: Vec<String> = Kind::ALL.into_iter().zip(&self.counts).filter_map(of_kind).collect();
-        let took = self.first.zip(self.last).and_then(|(first, last)| last.duration_since(first).ok());
+        let took = self.took();
         let at_least = if self.is_cut { "at least " } else { "" };
-        format!("{at_least}{} in {:.1} s", counted.join(", "), took.unwrap_or_default().as_secs_f64())
+        format!("{at_least}{} in {:.1} s", counted.join(", "), took.as_secs_f64())
     }
 }

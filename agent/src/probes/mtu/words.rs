@@ -1,6 +1,7 @@
 //! Verdicts in words: the hop or device, what it takes, who is hurt, and what to set.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use agent_common::mtu::{Fate, Kind, flags};
 
@@ -10,12 +11,32 @@ use crate::pod::Pod;
 use crate::probe::row::end;
 use crate::probe::{Confidence, Pods};
 
+/// How often whoever sends too much was told so.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Heed {
+    /// Messages about its packets that left this node.
+    pub(super) told: u64,
+    /// From the first to the last.
+    pub(super) took: Duration,
+}
+
+impl Heed {
+    /// Whether it goes on all the same. Who hears of it stops within a round trip: what was under way by then is told of at once.
+    fn is_none(self) -> bool {
+        self.told >= 3 && self.took >= Duration::from_secs(1)
+    }
+}
+
 /// Both ends in words.
 pub(super) struct Ends {
     /// Who sends too much.
     pub(super) who: String,
     /// To whom.
     pub(super) to: String,
+    /// Whether the sender is this node or a pod of it: what its operator can set.
+    pub(super) is_ours: bool,
+    /// The pod it sends to.
+    receiver: Option<String>,
 }
 
 impl Ends {
@@ -26,16 +47,41 @@ impl Ends {
             (None, Some(address)) => address.to_string(),
             (None, None) => "this node".to_owned(),
         };
-        Self { who, to: end(pods.destination.as_deref(), event.destination(), port).to_string() }
+        let is_ours = pods.source.is_some() || event.source().is_none() || event.has(flags::LOCAL_ORIGIN);
+        let receiver = pods.destination.as_deref().map(full_name);
+        Self {
+            who,
+            to: end(pods.destination.as_deref(), event.destination(), port).to_string(),
+            is_ours,
+            receiver,
+        }
+    }
+
+    /// What keeps its packets at `fits` bytes. What is elsewhere cannot be set from here; but TCP tells it at its begin how much
+    /// to send, and that can be.
+    pub(super) fn sends_less(&self, fits: u32) -> String {
+        let Self { who, to, is_ours, receiver } = self;
+        if *is_ours {
+            return format!("set the MTU of {who}'s interface to at most {fits}");
+        }
+        match receiver {
+            Some(pod) => format!(
+                "{who} is not of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
+            ),
+            None => format!(
+                "{who} is not of this node, so let TCP ask it for less: clamp the MSS of what passes here to {to} (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
+            ),
+        }
     }
 }
 
 /// What the event that says most comes to; `None` of one that says nothing of the cause.
-pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32) -> Option<Judgement> {
-    let Ends { who, to } = &Ends::of(event, pods);
+pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Option<Judgement> {
+    let ends = Ends::of(event, pods);
+    let Ends { who, to, .. } = &ends;
     let (finding, what, fix) = match event.kind {
         Kind::Oversize => silent(event, who),
-        Kind::Made => made(event, who, to, longest),
+        Kind::Made => made(event, &ends, longest, heed),
         Kind::Received => received(event, who, to),
         Kind::Refused => (
             Finding::LargeDatagrams,
@@ -76,7 +122,7 @@ fn confidence(event: &TooBig, finding: Finding) -> Confidence {
 
 /// One path is said to take now this, now that.
 pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
-    let Ends { who, to } = Ends::of(event, pods);
+    let Ends { who, to, .. } = Ends::of(event, pods);
     let by = event.by().unwrap_or("-".into());
     Judgement {
         finding: Finding::FlappingMtu,
@@ -92,20 +138,28 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
     }
 }
 
-fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, Option<String>) {
+fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, String, Option<String>) {
+    let Ends { who, to, .. } = ends;
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
     let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
     let told = if event.fate == Fate::Nested {
         "; nobody is told, since the packet is part of an ICMP message, but the route has learned it"
+            .to_owned()
+    } else if heed.is_none() {
+        format!(
+            "; it was told so {} times in {:.0} s and goes on: the messages do not reach it, or it does not heed them",
+            heed.told,
+            heed.took.as_secs_f64()
+        )
     } else {
-        " and is told so"
+        " and is told so".to_owned()
     };
     let sends = format!("{who} sends{up_to} with DF to {to}{told}");
     let takes = match event.limit() {
         Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
         _ => format!("{device} takes {mtu} bytes"),
     };
-    let sender = format!("set the MTU of {who}'s interface to at most {fits}");
+    let sender = ends.sends_less(fits);
     // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
     if let Some(inner) = event.tunnel() {
         let tunnel = inner.name();
@@ -128,6 +182,24 @@ fn made(event: &TooBig, who: &str, to: &str, longest: u32) -> (Finding, String, 
             ),
             Some(format!("set {device} and the interfaces behind it to {mtu}")),
         ),
+        Some(Limit::Ipsec) => {
+            let path = event.record.route_pmtu;
+            let adds = match path.checked_sub(mtu).filter(|adds| path != 0 && *adds > 0) {
+                Some(adds) => format!(
+                    "IPsec adds up to {adds} bytes, and the path to its peer by {device} takes {path}"
+                ),
+                None => {
+                    format!("IPsec adds to each packet, and the path to its peer by {device} takes no more")
+                }
+            };
+            (
+                Finding::SmallUnderlay,
+                format!("{adds}: {mtu} bytes of what it encrypts fit, and {sends}"),
+                Some(format!(
+                    "{sender} (`ip xfrm policy` names all whose packets are encrypted), or clamp their MSS"
+                )),
+            )
+        }
         Some(Limit::Route) => (
             Finding::SmallRoute,
             format!(
@@ -245,6 +317,18 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
                 inner.overhead
             ),
             Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
+        );
+    }
+    if let Some(encrypted) = event.quote.and_then(|quote| quote.encrypted) {
+        let name = encrypted.name();
+        return (
+            Finding::SmallUnderlay,
+            format!(
+                "hop {hop} of the underlay takes {mtu} bytes on the way from {who} to {to}, and {name} adds to what is inside: fewer of its bytes fit"
+            ),
+            Some(format!(
+                "set the MTU of {who}'s route to {to} to {mtu}: IPsec then tells whose packets it encrypts how many bytes fit"
+            )),
         );
     }
     // Tunnels under a bridge answer in the name of the far end (net/ipv4/ip_tunnel_core.c, iptunnel_pmtud_build_icmp).

@@ -1,0 +1,213 @@
+//! Packets that are too large, where the message about them is the riddle: never sent, not heeded, or about another packet.
+
+use std::net::{IpAddr, UdpSocket};
+
+use serde_json::{Value, json};
+
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp_unfragmented;
+use crate::harness::until;
+
+use super::{Scene, Trace, fix, has_module};
+
+/// A verdict like this.
+fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    trace.expect(&format!("verdict: {what}"), |line| line["finding"].is_string() && is_it(line))
+}
+
+/// How many messages that a packet is too large the kernel says it has sent.
+fn sent(netns: &Netns, ipv6: bool) -> u64 {
+    let (file, name) = if ipv6 { ("snmp6", "Icmp6OutPktTooBigs") } else { ("snmp", "OutDestUnreachs") };
+    let text = netns.inside(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap());
+    if ipv6 {
+        return text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap();
+    }
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("Icmp:")).collect();
+    let mut columns = rows[0].split(' ').zip(rows[1].split(' '));
+    columns.find(|(title, _)| *title == name).unwrap().1.parse().unwrap()
+}
+
+/// An echo reply that is too large for what carries the tunnel: a message about it would be part of one that is being sent.
+#[test]
+fn an_answer_too_large_for_its_tunnel() {
+    let scene = Scene::new();
+    for (family, ends, inner, adds) in [
+        ("4", ["10.97.9.1", "10.97.9.2"], ["10.97.6.1/24", "10.97.6.2/24"], 50),
+        ("6", ["fd97:9::1", "fd97:9::2"], ["fd97:6::1/64", "fd97:6::2/64"], 70),
+    ] {
+        let df = if family == "4" { " df set" } else { "" };
+        let end = |own: usize, mtu: u32| {
+            format!(
+                "link add vx type vxlan id 1 local {} remote {} dstport 4789{df}\nlink set vx mtu {mtu} up\n\
+                 addr add {} dev vx{}\n",
+                ends[own],
+                ends[1 - own],
+                inner[own],
+                if family == "4" { "" } else { " nodad" }
+            )
+        };
+        scene.ext.ip(&end(1, 1500 - adds));
+        scene.host.ip(&end(0, 2000));
+        let (trace, before) = (scene.trace("mtu"), sent(&scene.host, family == "6"));
+        // The question comes in fragments; the answer is one packet.
+        until("the tunnel carries", || {
+            let asked =
+                ["-c", "1", "-W", "1", "-s", "1800", "-M", "dont", inner[0].split_once('/').unwrap().0];
+            let _ = scene.ext.feed("sh", &["-c", &format!("ping {} || true", asked.join(" "))], "");
+            trace.said().iter().any(|line| line.contains("no message is sent")).then_some(())
+        });
+        let nested = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+        assert_eq!(nested["fits"], json!(1500 - adds), "{nested:#}");
+        assert!(nested["message"].as_str().unwrap().contains("nobody is told"), "{nested:#}");
+        assert_eq!(sent(&scene.host, family == "6"), before, "the kernel has sent none");
+        let text = trace.said().join("\n");
+        assert!(!text.contains("being eaten") && !text.contains("ratemask"), "{text}");
+        scene.host.ip("link del vx\n");
+        scene.ext.ip("link del vx\n");
+    }
+}
+
+/// What is to be told cannot be reached from here.
+#[test]
+fn a_sender_without_a_route_back() {
+    let scene = Scene::new();
+    scene.host.ip("link set uplink mtu 1400\n");
+    for (address, prefix, to, length) in
+        [("10.98.0.9", "32", "10.97.9.2", 1420), ("fd98::9", "128", "fd97:9::2", 1400)]
+    {
+        let web = &scene.web.netns;
+        web.ip(&format!("addr add {address}/{prefix} dev lo\n"));
+        let is_ipv6 = address.contains(':');
+        let (trace, before) = (scene.trace("mtu"), sent(&scene.host, is_ipv6));
+        web.inside(|| {
+            let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            crate::harness::packet::set(
+                &socket,
+                if is_ipv6 { 41 } else { 0 },
+                if is_ipv6 { 23 } else { 10 },
+                3,
+            );
+            for _ in 0..3 {
+                socket.send_to(&vec![7; length], (to, 9)).unwrap();
+            }
+        });
+        let lost = verdict(&trace, "no route back", |line| line["finding"] == "messages_lost");
+        let message = lost["message"].as_str().unwrap();
+        assert!(message.contains(&format!("has no route to {address}")), "{lost:#}");
+        assert!(fix(&lost).starts_with(&format!("add a route to {address} in ")), "{lost:#}");
+        assert_eq!(sent(&scene.host, is_ipv6), before, "the kernel has sent none");
+        scene.host.ip(&format!("route add {address}/{prefix} dev veth-web\n"));
+        if !is_ipv6 {
+            scene.host.ip(&format!("neigh replace {address} lladdr {} dev veth-web\n", station(web)));
+        }
+        web.inside(|| {
+            let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            crate::harness::packet::set(
+                &socket,
+                if is_ipv6 { 41 } else { 0 },
+                if is_ipv6 { 23 } else { 10 },
+                3,
+            );
+            socket.send_to(&vec![7; length], (to, 9)).unwrap();
+        });
+        until("cured", || (sent(&scene.host, is_ipv6) > before).then_some(()));
+    }
+}
+
+/// The link address of its `eth0`.
+fn station(netns: &Netns) -> String {
+    let shown = netns.run("ip", &["-o", "link", "show", "eth0"]);
+    shown.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned()
+}
+
+/// A hundred destinations behind one device that takes too little: one line.
+#[test]
+fn a_hundred_destinations_behind_one_device() {
+    const COUNT: u8 = 101;
+    let scene = Scene::new();
+    scene.host.ip("link set uplink mtu 1400\n");
+    let trace = scene.trace("mtu");
+    for last in 0..COUNT {
+        scene
+            .web
+            .netns
+            .inside(|| udp_unfragmented(format!("10.97.9.{}:9", 100 + last).parse().unwrap(), 1, 1420));
+    }
+    let all = verdict(&trace, "all are one", |line| line["destinations"] == json!(COUNT));
+    assert_eq!((&all["finding"], &all["fits"]), (&json!("small_device"), &json!(1400)), "{all:#}");
+    let message = all["message"].as_str().unwrap();
+    assert!(
+        message.contains("101 destinations in all: 10.97.9.100, 10.97.9.101, 10.97.9.102 and others"),
+        "{all:#}"
+    );
+    let count = message.contains("at least") || all["count_is_exact"] == json!(true);
+    assert!(count, "a count says whether it is exact: {all:#}");
+    let verdicts = trace.lines(|line| line["finding"] == "small_device");
+    let of_one: std::collections::BTreeSet<String> =
+        verdicts.iter().map(|line| line["trace_id"].to_string()).collect();
+    assert_eq!(of_one.len(), 1, "{verdicts:#?}");
+}
+
+/// IP in UDP at a port that says nothing: the number is the tunnel's, not the node's own device's.
+#[test]
+fn a_tunnel_in_udp_over_a_smaller_hop() {
+    if !has_module("fou") {
+        return;
+    }
+    let scene = Scene::new();
+    // `far` is behind `ext`, which takes 1,400 on the way there.
+    let far = Netns::new();
+    scene.ext.ip(&format!(
+        "link add side mtu 1400 type veth peer name eth0 mtu 1400 netns {}\naddr add 10.97.7.1/24 dev side\nlink set side up\n",
+        far.path()
+    ));
+    scene.ext.sysctl("ipv4/ip_forward", "1");
+    far.ip(
+        "link set lo up\naddr add 10.97.7.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.7.1\n",
+    );
+    scene.host.ip("route add 10.97.7.0/24 via 10.97.9.2\n");
+    let end = |local: &str, remote: &str, own: u8| {
+        format!(
+            "fou add port 5555 ipproto 4\n\
+             link add t0 type ipip local {local} remote {remote} encap fou encap-sport auto encap-dport 5555\n\
+             link set t0 mtu 1472 up\naddr add 10.97.6.{own}/24 dev t0\n"
+        )
+    };
+    scene.host.ip(&end("10.97.9.1", "10.97.7.2", 1));
+    far.ip(&end("10.97.7.2", "10.97.9.1", 2));
+    far.ip("route add 10.97.1.0/24 dev t0\n");
+    let trace = scene.trace("mtu");
+    scene.web.netns.inside(|| udp_unfragmented("10.97.6.2:9".parse().unwrap(), 3, 1400));
+    let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+    assert_eq!(under["fits"], json!(1372), "{under:#}");
+    assert!(under["message"].as_str().unwrap().contains("FOU adds 28"), "{under:#}");
+    assert!(fix(&under).contains("1372") && !fix(&under).contains("10.97.9.1's interface"), "{under:#}");
+}
+
+/// The server is on the Internet, and does not hear that its packets are too large for the pod.
+#[test]
+fn a_sender_elsewhere_that_does_not_heed() {
+    let scene = Scene::new();
+    scene.host.ip("link set veth-web mtu 1450\n");
+    let trace = scene.trace("mtu");
+    scene.ext.inside(|| {
+        let socket = UdpSocket::bind("10.97.9.2:0").unwrap();
+        // Whatever it is told, it sends the same.
+        crate::harness::packet::set(&socket, 0, 10, 3);
+        until("it goes on for two seconds", || {
+            let begun = std::time::Instant::now();
+            for _ in 0..25 {
+                socket.send_to(&[7; 1460], "10.97.1.2:9").unwrap();
+                let (_open, never) = std::sync::mpsc::channel::<()>();
+                let _ = never.recv_timeout(std::time::Duration::from_millis(100));
+            }
+            (begun.elapsed() > std::time::Duration::from_secs(2)).then_some(())
+        });
+    });
+    let small = verdict(&trace, "it goes on", |line| {
+        line["finding"] == "small_device" && line["message"].as_str().unwrap().contains("goes on")
+    });
+    let fix = fix(&small);
+    assert!(!fix.contains("set the MTU of 10.97.9.2"), "it is not this operator's: {fix}");
+    assert!(fix.contains("shop/web-0") && fix.contains("1450"), "{fix}");
+}
