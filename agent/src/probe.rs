@@ -252,6 +252,8 @@ pub trait Probe: Sized + Send + 'static {
     const HOOKS: &'static [Hook];
     /// The columns of its table.
     const COLUMNS: &'static [Column];
+    /// What an event below [`Level::Warn`] is, in a summary for a person.
+    const ASIDE: &'static str = "benign";
     /// Whether its kernel side applies the user's filter on packets.
     const FILTERS: bool = false;
 

@@ -117,8 +117,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         sums.end_at_last();
     }
     // What is said below of pods that never came says more.
-    let hint = sums.hint(args.all, &asked(&args)).filter(|_| vain.get().is_none());
-    for line in sums.lines(took, &summary()).iter().chain(&hint).chain(&stalled(&out)) {
+    let hint = sums.hint(args.all, &asked(&args), entry.aside).filter(|_| vain.get().is_none());
+    for line in sums.lines(took, &summary(), entry.aside).iter().chain(&hint).chain(&stalled(&out)) {
         note(line);
     }
     if let Ended::Failed(error) = carried {

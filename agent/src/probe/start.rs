@@ -85,6 +85,8 @@ pub struct Entry {
     pub name: &'static str,
     /// [`Probe::ABOUT`].
     pub about: &'static str,
+    /// [`Probe::ASIDE`].
+    pub aside: &'static str,
     /// [`Probe::HOOKS`].
     pub hooks: &'static [Hook],
     /// [`Probe::COLUMNS`].
@@ -104,6 +106,7 @@ impl Entry {
         Self {
             name: P::NAME,
             about: P::ABOUT,
+            aside: P::ASIDE,
             hooks: P::HOOKS,
             columns: P::COLUMNS,
             provoke: P::provoke,

@@ -117,10 +117,12 @@ impl Sums {
     }
 
     /// In lines for a person: the events, `counts` of the whole node, and every loss.
-    pub(super) fn lines(&self, took: Duration, counts: &[String]) -> Vec<String> {
+    ///
+    /// `aside` is what the events are called that only `--all` shows.
+    pub(super) fn lines(&self, took: Duration, counts: &[String], aside: &str) -> Vec<String> {
         let mut parts = vec![format!("{} shown", self.shown)];
         for (events, became) in [
-            (self.benign, "benign"),
+            (self.benign, aside),
             (self.filtered, "filtered out"),
             (self.merged, "part of their incidents"),
             (self.only_counted, "only counted"),
@@ -166,7 +168,7 @@ impl Sums {
     }
 
     /// Why nothing of what was `asked` for was shown, if so. Silence alone would look as if all were well.
-    pub(super) fn hint(&self, all: bool, asked: &str) -> Option<String> {
+    pub(super) fn hint(&self, all: bool, asked: &str, aside: &str) -> Option<String> {
         if self.shown > 0 {
             return None;
         }
@@ -178,11 +180,11 @@ impl Sums {
             _ if self.unwritten > 0 => return None,
             _ if self.only_counted > 0 => "all that matched was only counted; raise --events-per-second",
             _ if !all && self.benign > 0 && self.filtered == 0 => {
-                "all of it was benign; --all shows what a healthy node drops, too"
+                return Some(format!("all of it was {aside}; --all shows that, too"));
             }
             _ if !all && self.benign > 0 => {
                 return Some(format!(
-                    "nothing matched {asked}, or all that did was benign: --all shows that, too"
+                    "nothing matched {asked}, or all that did was {aside}: --all shows that, too"
                 ));
             }
             _ => return Some(format!("nothing matched {asked}")),
@@ -241,15 +243,15 @@ mod tests {
     #[test]
     fn what_was_not_examined_is_named_with_what_helps() {
         let took = Duration::from_millis(1_500);
-        let lines = sums(true, 0).lines(took, &[]);
+        let lines = sums(true, 0).lines(took, &[], "benign");
         assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
         assert_eq!(lines[1], "1100 not examined: too many of one kind a second");
         // With a budget of none there is no event to be shown.
         let counted = Sums { produced: 9, only_counted: 9, ..Sums::default() };
-        assert!(counted.hint(false, "").unwrap().contains("raise --events-per-second"));
+        assert!(counted.hint(false, "", "benign").unwrap().contains("raise --events-per-second"));
         let silent = Sums { produced: 3, ring_full: 3, ..Sums::default() };
-        let mut lines = silent.lines(took, &[]);
-        lines.extend(silent.hint(false, "--pod web"));
+        let mut lines = silent.lines(took, &[], "benign");
+        lines.extend(silent.hint(false, "--pod web", "benign"));
         assert!(lines[1].contains("--ring-kib"), "{lines:?}");
         assert!(
             !lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")),
@@ -259,7 +261,7 @@ mod tests {
 
     #[test]
     fn silence_says_what_it_means() {
-        let hint = |sums: Sums, all| sums.hint(all, "--port 7").unwrap();
+        let hint = |sums: Sums, all| sums.hint(all, "--port 7", "benign").unwrap();
         assert!(hint(Sums::default(), false).contains("doctor"));
         assert!(
             hint(Sums { produced: 1, benign: 1, ..Sums::default() }, false)
@@ -270,13 +272,13 @@ mod tests {
             "nothing matched --port 7"
         );
         let one = Sums { produced: 1, shown: 1, ..Sums::default() };
-        assert_eq!(one.lines(Duration::ZERO, &[]), ["1 event in 0.0 s: 1 shown", "nothing lost"]);
-        assert_eq!(one.hint(false, ""), None);
+        assert_eq!(one.lines(Duration::ZERO, &[], "benign"), ["1 event in 0.0 s: 1 shown", "nothing lost"]);
+        assert_eq!(one.hint(false, "", "benign"), None);
     }
 
     #[test]
     fn its_parts_add_up_to_all_there_was() {
-        let first = |sums: &Sums| sums.lines(Duration::ZERO, &[]).remove(0);
+        let first = |sums: &Sums| sums.lines(Duration::ZERO, &[], "benign").remove(0);
         // A reader that stalled took 83 lines; what waited behind them was never shown.
         let mut stalled = Sums { produced: 11_700, shown: 1_550, unwritten: 10_150, ..Sums::default() };
         stalled.take_back(1_467);

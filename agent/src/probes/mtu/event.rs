@@ -132,7 +132,7 @@ impl Limit {
 /// How much an event matters.
 pub(super) const fn level(kind: Kind, fate: Fate) -> Level {
     match (kind, fate) {
-        (Kind::Stalled, Fate::BlackHole) => Level::Warn,
+        (Kind::Stalled, Fate::BlackHole | Fate::Suspect) => Level::Warn,
         // A path MTU is meant to be learned; loss, or a peer that is gone, is by itself no matter of size.
         (Kind::Learned | Kind::Stalled, _) => Level::Info,
         _ => Level::Warn,

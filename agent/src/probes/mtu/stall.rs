@@ -29,6 +29,8 @@ pub(super) struct Stalls {
     /// The last event whose own socket proves it, else one that chance hardly explains or another connection proves; and whose
     /// it was.
     proof: Option<Box<(TooBig, Pods)>>,
+    /// The last event of which nothing proves anything: a full segment is not acknowledged, and nothing smaller is under way.
+    doubt: Option<Box<(TooBig, Pods)>>,
     /// Connections of which no full-size segment was ever acknowledged.
     suspects: Vec<Suspect>,
     /// When the first of the proven ones was sent.
@@ -73,7 +75,7 @@ impl Stalls {
         };
         let is_of_it = is_proven || self.proof.is_some() && event.fate != Fate::Ordinary;
         if !is_of_it {
-            return false;
+            return self.doubts(event, pods, stall);
         }
         let since = before(event.at, since_sent(stall), event.hertz);
         self.since = Some(self.since.map_or(since, |first| first.min(since)));
@@ -97,6 +99,41 @@ impl Stalls {
         before.is_none() || is_surer || begins_to_try
     }
 
+    /// Remembers what proves nothing; whether it is the first.
+    fn doubts(&mut self, event: &TooBig, pods: &Pods, stall: &Stall) -> bool {
+        if event.fate != Fate::Suspect {
+            return false;
+        }
+        let since = before(event.at, since_sent(stall), event.hertz);
+        self.since = Some(self.since.map_or(since, |first| first.min(since)));
+        self.last = Some(event.at);
+        let is_first = self.doubt.is_none();
+        self.doubt = Some(Box::new((event.clone(), pods.clone())));
+        is_first
+    }
+
+    /// The event that nothing proves anything of; `None` if there is none.
+    pub(super) fn doubt(&self) -> Option<(&TooBig, &Pods)> {
+        self.doubt.as_deref().map(|(event, pods)| (event, pods))
+    }
+
+    /// What that comes to: what would prove it.
+    pub(super) fn judge_doubt(&self, event: &TooBig, pods: &Pods) -> Judgement {
+        let Ends { who, to, .. } = Ends::of(event, pods);
+        let stall = &event.record.stall;
+        Judgement {
+            finding: Finding::Suspect,
+            confidence: Confidence::Low,
+            what: format!(
+                "full-size segments ({} bytes, packets of {}) from {who} to {to} are sent again for {:.1} s and not acknowledged, and nothing smaller is under way: a black hole, or a peer that is gone",
+                event.record.len,
+                stall.pmtu,
+                self.took().as_secs_f64()
+            ),
+            fix: Some(format!("{} tells which", walk(event, pods, &who))),
+        }
+    }
+
     /// Takes in what another incident has that turns out to be the same.
     pub(super) fn absorb(&mut self, other: Self) {
         self.suspects.extend(other.suspects);
@@ -107,6 +144,7 @@ impl Stalls {
             (self.proof, self.dies, self.tries) = (other.proof, other.dies, other.tries);
         }
         self.passes = self.passes.max(other.passes);
+        self.doubt = other.doubt.or(self.doubt.take());
     }
 
     /// Remembers it; whether it is proven now that small segments do reach the peer, and full-size ones do not.
@@ -166,16 +204,14 @@ impl Stalls {
                 self.tries
             );
         }
-        let (_, port) = event.ports();
-        let address = socket(event.destination(), port);
-        let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
+        let walk = walk(event, pods, &who);
         let confidence = if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
         Judgement {
             finding: Finding::BlackHole,
             confidence,
             what,
             fix: Some(format!(
-                "`r2c-agent trace mtu --to {address}{from}` names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
+                "{walk} names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
             )),
         }
     }
@@ -208,6 +244,14 @@ impl Suspect {
         };
         self.never_passed && other.never_passed && (proves(self, other) || proves(other, self))
     }
+}
+
+/// The walk that goes where the event's packets went.
+fn walk(event: &TooBig, pods: &Pods, who: &str) -> String {
+    let (_, port) = event.ports();
+    let address = socket(event.destination(), port);
+    let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
+    format!("`r2c-agent trace mtu --to {address}{from}`")
 }
 
 /// Jiffies since the segment was first sent: each timeout was twice as long as the one before.

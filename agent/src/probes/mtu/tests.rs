@@ -11,6 +11,7 @@ use super::verdict::Findings;
 use crate::kernel::{Kernel, Roots};
 use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
+mod stalls;
 mod unknown;
 
 fn device(name: &str, kind: &str, mtu: u32) -> Device {
@@ -338,103 +339,4 @@ fn a_black_hole_is_proven_by_small_segments_that_arrive() {
     let (finding, _, text) = verdict(&[stalled(4000, Fate::BlackHole, stall), record(Kind::Oversize, 1400)]);
     assert_eq!(finding, "silent_drop");
     assert!(text.contains("a connection is stuck"), "{text}");
-}
-
-#[test]
-fn a_suspect_that_chance_hardly_explains_is_told_and_made_sure_of() {
-    let (mut findings, pods) = (Findings::default(), Pods::default());
-    let mut add = |fate: Fate, stall: Stall| {
-        let news = findings.add(&event(&stalled(4000, fate, stall)), &pods).is_some();
-        let verdict = findings.verdict();
-        let field = |name: &str| {
-            let (_, value) = verdict.as_ref()?.fields.iter().find(|(field, _)| *field == name)?;
-            Some(format!("{value:?}"))
-        };
-        (news, field("confidence"), verdict.as_ref().map(|verdict| verdict.message.clone()))
-    };
-    let small = Stall { sacked: 1, longest_run: 104, hole: 1448, ..stuck() };
-    assert_eq!(add(Fate::Suspect, small), (false, None, None));
-    let lossy = Stall { retransmits: 4, lost: 100, ..small };
-    assert_eq!(add(Fate::Suspect, lossy), (false, None, None), "much is lost on this node");
-    let (news, confidence, text) = add(Fate::Suspect, Stall { lost: 0, ..lossy });
-    assert!(news && confidence.is_some_and(|it| it.contains("medium")));
-    assert!(text.is_some_and(|text| text.contains("(up to 104 bytes) arrive")));
-    let (news, confidence, _) = add(Fate::BlackHole, Stall { retransmits: 5, ..small });
-    assert!(news && confidence.is_some_and(|it| it.contains("high")));
-    assert!(!add(Fate::BlackHole, Stall { retransmits: 6, ..small }).0, "nothing new");
-}
-
-#[test]
-fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
-    let (mut findings, pods) = (Findings::default(), Pods::default());
-    let mut add = |port: u16, stall: Stall| {
-        let news = findings.add(&event(&stalled(port, Fate::Suspect, stall)), &pods).is_some();
-        (news, findings.verdict().is_some())
-    };
-    assert_eq!(add(4000, stuck()), (false, false));
-    assert_eq!(add(4000, stuck()), (false, false), "the same connection again");
-    // What last arrived was sent before the other's segment was: both died with their peer.
-    assert_eq!(add(4001, stuck()), (false, false));
-    // A peer that has come back a moment ago: the copies that would tell are still to be sent.
-    let back = Stall { arrived: 500_000, ..stuck() };
-    assert_eq!(add(4002, back), (false, false));
-    assert_eq!(
-        add(4003, Stall { heard: 0, ..stuck() }),
-        (false, false),
-        "what is heard says nothing of the way there"
-    );
-    // It took small ones while the first were stuck, and their next copies vanished.
-    let small = Stall { arrived: 1_000_000, ..stuck() };
-    assert_eq!(add(4004, small), (true, true));
-    assert_eq!(add(4005, small), (false, true), "nothing new");
-}
-
-#[test]
-fn a_peer_that_talks_on_proves_it_if_full_segments_vanish_all_the_while() {
-    let hertz = crate::kernel::clock::jiffies_a_second();
-    let proven_at = |received: [u64; 5]| {
-        let (mut findings, pods) = (Findings::default(), Pods::default());
-        let (mut after, mut timeout) = (0, 800);
-        received.into_iter().zip(3_u32..).find_map(|(received, retransmits)| {
-            let stall = Stall {
-                retransmits,
-                received,
-                timeout: hertz * timeout / 1000,
-                acked: 1 << 20,
-                heard: 0,
-                ..stuck()
-            };
-            let record = stalled(4000, Fate::Suspect, stall);
-            let record = MtuRecord { ktime_ns: record.ktime_ns + after, ..record };
-            timeout *= 2;
-            after += u64::from(timeout) * 1_000_000;
-            findings.add(&event(&record), &pods).map(|_| retransmits)
-        })
-    };
-    assert_eq!(proven_at([0, 0, 0, 0, 0]), None);
-    assert_eq!(proven_at([0, 9, 9, 9, 9]), None, "it has come back a moment ago, or hears nothing itself");
-    assert_eq!(proven_at([0, 9, 18, 18, 18]), Some(6));
-    assert_eq!(proven_at([0, 9, 9, 18, 18]), Some(7));
-}
-
-#[test]
-fn a_servers_connections_are_told_apart() {
-    let (mut findings, pods) = (Findings::default(), Pods::default());
-    for turn in 0..8_u32 {
-        let stall = Stall { received: if turn % 2 == 0 { 5 } else { 1 << 18 }, ..stuck() };
-        let server = stalled(443, Fate::Suspect, stall);
-        let client = 50_000 + u16::try_from(turn % 2).unwrap();
-        let ktime_ns = server.ktime_ns + u64::from(turn) * 500_000_000;
-        let record = MtuRecord { ktime_ns, destination_port: client, ..server };
-        assert_eq!(findings.add(&event(&record), &pods), None, "neither peer has said more than before");
-    }
-}
-
-#[test]
-fn loss_is_no_black_hole() {
-    let (mut findings, pods) = (Findings::default(), Pods::default());
-    for port in 0..100 {
-        assert_eq!(findings.add(&event(&stalled(port, Fate::Ordinary, stuck())), &pods), None);
-    }
-    assert!(findings.verdict().is_none());
 }

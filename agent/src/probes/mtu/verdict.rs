@@ -115,6 +115,8 @@ pub(super) enum Finding {
     MessagesLost,
     /// Full-size segments vanish, and no message says why.
     BlackHole,
+    /// Full-size segments are not acknowledged, and nothing says whether smaller ones would be.
+    Suspect,
     /// A message about packets that nobody here sent.
     StrayMessage,
     /// An MTU that no link may have, or that contradicts what it quotes.
@@ -137,6 +139,7 @@ impl Finding {
             Self::SmallHop => "small_hop",
             Self::MessagesLost => "messages_lost",
             Self::BlackHole => "black_hole",
+            Self::Suspect => "suspect",
             Self::StrayMessage => "stray_message",
             Self::AbsurdMtu => "absurd_mtu",
             Self::FlappingMtu => "flapping_mtu",
@@ -277,7 +280,8 @@ impl Evidence<TooBig> for Findings {
             ("fix", fix.map_or(Value::Absent, |fix| Value::Text(fix.into()))),
         ];
         event.fields(pods, &mut fields);
-        let level = if finding == Finding::BlackHole { Level::Warn } else { self.level };
+        let is_stall = matches!(finding, Finding::BlackHole | Finding::Suspect);
+        let level = if is_stall { Level::Warn } else { self.level };
         Some(Verdict { at: self.last?, level, pod: event.about(pods), message, fields })
     }
 }
@@ -329,6 +333,11 @@ impl Findings {
             && !self.explains(event)
         {
             return Some((event, pods, self.stalls.judge(event, pods)));
+        }
+        if self.best.as_deref().is_none_or(|(best, _)| weight(best) < 3)
+            && let Some((event, pods)) = self.stalls.doubt()
+        {
+            return Some((event, pods, self.stalls.judge_doubt(event, pods)));
         }
         let (event, pods) = self.best.as_deref()?;
         if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
