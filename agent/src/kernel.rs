@@ -10,6 +10,7 @@ use self::btf::Btf;
 use self::clock::Clock;
 use self::kallsyms::Kallsyms;
 use self::limits::Limits;
+use self::sockets::Sockets;
 use self::tracefs::{Format, Tracefs};
 
 pub mod btf;
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod kallsyms;
 pub mod limits;
 pub mod reasons;
+pub mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod tracefs;
@@ -230,6 +232,12 @@ impl Kernel {
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits::below(&self.roots.proc)
+    }
+
+    /// Sockets that wait for an answer, in any network namespace with a process that this one sees.
+    #[must_use]
+    pub fn sockets(&self) -> Sockets {
+        Sockets::below(&self.roots.proc)
     }
 
     /// Tracepoint formats.

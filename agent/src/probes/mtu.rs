@@ -18,6 +18,8 @@ use crate::probe::slots::SlotMaps;
 use crate::probe::{Column, DecodeError, Enriched, Event as _, Hook, Probe, Summary};
 
 pub mod blocked;
+pub mod cause;
+pub mod destinations;
 pub mod event;
 pub mod hooks;
 pub mod labels;

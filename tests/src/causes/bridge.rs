@@ -1,4 +1,4 @@
-//! A bridge's port that does not send back what came by it.
+//! A bridge that does not send back what came by a port, or that lets an answer pass beside NAT.
 
 use crate::harness::netns::Netns;
 use crate::harness::pod::Pod;
@@ -47,4 +47,56 @@ fn hairpin_mode_that_is_off() {
     apply(&scene.host, &fix(&event));
     assert!(calls(), "cured");
     drop(pod);
+}
+
+/// Without `br_netfilter` the answer of a pod on the same bridge does not come by the node's NAT: it comes from the pod, where the
+/// service was asked.
+#[test]
+fn an_answer_that_is_not_translated_back() {
+    if !has_module("br_netfilter") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.host.sysctl("bridge/bridge-nf-call-iptables", "0");
+    scene.host.ip("link add cni0 type bridge\naddr add 10.97.4.1/24 dev cni0\nlink set cni0 up\n");
+    let [client, server] = [2, 3].map(|own| {
+        let netns = Netns::new();
+        scene.host.ip(&format!(
+            "link add veth-{own} type veth peer name eth0 netns {}\nlink set veth-{own} master cni0\nlink set veth-{own} up\n",
+            netns.path()
+        ));
+        netns.ip(&format!(
+            "link set lo up\naddr add 10.97.4.{own}/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.4.1\n"
+        ));
+        netns
+    });
+    scene.host.batch(
+        "nft",
+        "add table ip svc\nadd chain ip svc pre { type nat hook prerouting priority -100; }\n\
+         add rule ip svc pre ip daddr 10.97.10.1 udp dport 7 dnat to 10.97.4.3:7\n",
+    );
+    let pods = [(&client, "shop/client-0"), (&server, "shop/server-0")]
+        .map(|(netns, name)| Pod::start(&scene.node, name, netns));
+    let socket = server.inside(|| std::net::UdpSocket::bind("10.97.4.3:7").unwrap());
+    scene.answer(socket);
+    let calls = || {
+        client.inside(|| {
+            let socket = std::net::UdpSocket::bind("10.97.4.2:0").unwrap();
+            socket.connect("10.97.10.1:7").unwrap();
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            socket.send(b"you").is_ok() && socket.recv(&mut [0; 100]).is_ok()
+        })
+    };
+    let trace = scene.trace("drops");
+    assert!(!calls());
+    let event = trace.expect_class("no_socket", |event| {
+        event["source_ip"] == "10.97.4.3"
+            && event["message"].as_str().unwrap().contains("not translated back")
+    });
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("waits for an answer from 10.97.10.1:7"), "{event:#}");
+    let sysctl = fix(&event).split('`').nth(3).unwrap().to_owned();
+    apply(&scene.host, &format!("`{sysctl}`"));
+    assert!(calls(), "cured by {sysctl}");
+    drop(pods);
 }

@@ -1,14 +1,15 @@
 //! Packets that are too large, where the message about them is the riddle: never sent, not heeded, or about another packet.
 
-use std::net::{IpAddr, UdpSocket};
+use std::io::Write as _;
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 
 use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{icmp_message, ipv4, send_routed, tcp_segment, udp_unfragmented};
 use crate::harness::until;
 
-use super::{Scene, Trace, fix, has_module};
+use super::{EXT4, Scene, Trace, fix, has_module};
 
 /// A verdict like this.
 fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
@@ -210,4 +211,87 @@ fn a_sender_elsewhere_that_does_not_heed() {
     let fix = fix(&small);
     assert!(!fix.contains("set the MTU of 10.97.9.2"), "it is not this operator's: {fix}");
     assert!(fix.contains("shop/web-0") && fix.contains("1450"), "{fix}");
+}
+
+/// A load balancer without state, by tc: it translates what the pod sends and what comes back, but not what an ICMP error quotes.
+#[test]
+fn a_quote_that_is_not_translated_back() {
+    let scene = Scene::new();
+    let far = Netns::new();
+    scene.ext.ip(&format!(
+        "link add side mtu 1400 type veth peer name eth0 mtu 1400 netns {}\naddr add 10.97.7.1/24 dev side\nlink set side up\n",
+        far.path()
+    ));
+    scene.ext.sysctl("ipv4/ip_forward", "1");
+    // It says that it takes more than the way to it.
+    far.ip("link set lo up\nlink set eth0 mtu 1500\naddr add 10.97.7.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.7.1\n");
+    scene.host.ip("route add 10.97.7.0/24 via 10.97.9.2\n");
+    let balances = scene.host.tries(
+        "tc",
+        "qdisc add dev veth-web clsact\n\
+         filter add dev veth-web ingress protocol ip flower ip_proto tcp dst_ip 10.97.10.1 action pedit ex munge ip dst set 10.97.7.2 pipe action csum ip tcp\n\
+         filter add dev veth-web egress protocol ip flower ip_proto tcp src_ip 10.97.7.2 action pedit ex munge ip src set 10.97.10.1 pipe action csum ip tcp\n",
+    );
+    if !balances {
+        return;
+    }
+    let listener = far.inside(|| TcpListener::bind("10.97.7.2:8080").unwrap());
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = listener.accept() {
+            kept.push(stream);
+        }
+    });
+    let trace = scene.trace("mtu");
+    let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
+    (&client).write_all(&[7; 20_000]).unwrap();
+    let quote = verdict(&trace, "one of both", |line| line["finding"] == "untranslated_quote");
+    let message = quote["message"].as_str().unwrap();
+    assert!(message.contains("talks to 10.97.10.1:8080 and is stuck"), "{quote:#}");
+    assert!(message.contains("10.97.7.2") && quote["fits"] == json!(1400), "{quote:#}");
+    assert_eq!(quote["source_pod"]["pod"], "web-0", "{quote:#}");
+    // Until the load balancer is mended.
+    assert!(fix(&quote).contains("its route to 10.97.10.1:8080, to at most 1400"), "{quote:#}");
+    scene.web.netns.ip("route add 10.97.10.1 via 10.97.1.1 mtu lock 1400\n");
+    let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
+    (&client).write_all(&[7; 20_000]).unwrap();
+    until("cured", || is_all_acknowledged(&client).then_some(()));
+}
+
+/// Whether the peer has all that was sent (`SIOCOUTQ`).
+fn is_all_acknowledged(stream: &TcpStream) -> bool {
+    use std::os::fd::AsRawFd as _;
+    let mut left = 0;
+    // SAFETY: the pointer is to an `int`, which outlives the call.
+    let status = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut left) };
+    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
+    left == 0
+}
+
+/// Several nodes answer at one address, and the router tells one that does not have the connection.
+#[test]
+fn a_message_about_another_nodes_connection() {
+    if !has_module("nf_conntrack") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.host.batch(
+        "nft",
+        "add table ip filter\nadd chain ip filter forward { type filter hook forward priority 0; }\n\
+         add rule ip filter forward ct state invalid counter drop\n",
+    );
+    scene.host.ip("route add 203.0.113.0/24 via 10.97.1.2\n");
+    scene.ext.ip("route add 203.0.113.0/24 via 10.97.9.1\n");
+    assert!(scene.is_answered(EXT4));
+    let trace = scene.trace("mtu");
+    let segment =
+        tcp_segment("203.0.113.1:443".parse().unwrap(), "198.51.100.7:50000".parse().unwrap(), 0x10);
+    let quoted = ipv4([203, 0, 113, 1].into(), [198, 51, 100, 7].into(), 6, &segment, true);
+    let message =
+        ipv4([10, 97, 9, 2].into(), [203, 0, 113, 1].into(), 1, &icmp_message(3, 4, 1400, &quoted), true);
+    scene.ext.inside(|| (0..3).for_each(|_| assert!(send_routed([203, 0, 113, 1].into(), &message).is_ok())));
+    let lost = verdict(&trace, "it is another node's", |line| line["finding"] == "messages_lost");
+    assert!(lost["message"].as_str().unwrap().contains("a connection of another node"), "{lost:#}");
+    let fix = fix(&lost);
+    assert!(fix.contains("pass on to the others") && !fix.contains("icmp type"), "{fix}");
 }

@@ -1,15 +1,16 @@
 //! A record's meaning: names for its numbers, by what the running kernel says of itself. No map is needed for it.
 
+use std::net::SocketAddr;
+
 use agent_common::drops::{Direction, DropRecord};
 use agent_common::quote::Quote;
 
 use super::PacketDrop;
 use super::class::judge;
-use super::evidence;
+use super::evidence::{self, Sources};
 use super::place::Places;
 use crate::kernel::Kernel;
 use crate::kernel::clock::Clock;
-use crate::kernel::limits::Limits;
 use crate::kernel::reasons::Reasons;
 use crate::probe::DecodeError;
 
@@ -17,7 +18,7 @@ use crate::probe::DecodeError;
 pub struct Decoder {
     pub(super) reasons: Reasons,
     pub(super) places: Places,
-    limits: Limits,
+    sources: Sources,
     clock: Clock,
 }
 
@@ -28,7 +29,7 @@ impl Decoder {
         Self {
             reasons: Reasons::load(kernel),
             places: Places::of(kernel),
-            limits: kernel.limits(),
+            sources: Sources { limits: kernel.limits(), sockets: kernel.sockets() },
             clock: Clock::new(),
         }
     }
@@ -47,7 +48,13 @@ impl Decoder {
         let function = place.as_ref().map_or("", |place| place.function.as_ref());
         let named = reason.as_deref().unwrap_or("");
         let counted = judge(named, function, record.circumstances);
-        let (verdict, evidence) = evidence::gather(&self.limits, &record, named, counted);
+        let header = record.header.get(..record.header_len.into()).unwrap_or_default();
+        let packet = Quote::parse(header);
+        let from = packet.and_then(|packet| {
+            let flow = packet.flow;
+            Some(SocketAddr::new(flow.source, flow.ports?.0))
+        });
+        let (verdict, evidence) = evidence::gather(&self.sources, &record, named, from, counted);
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),
@@ -56,8 +63,7 @@ impl Decoder {
             verdict,
             evidence,
             direction,
-            inner: Quote::parse(record.header.get(..record.header_len.into()).unwrap_or_default())
-                .and_then(|packet| packet.inner),
+            inner: packet.and_then(|packet| packet.inner),
             record,
         })
     }

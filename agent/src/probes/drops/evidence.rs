@@ -1,9 +1,15 @@
 //! What the kernel's tables and queues say, at the moment a packet died, of why it did.
 
+use std::net::SocketAddr;
+
 use agent_common::drops::{DropRecord, circumstance};
 
-use super::class::{Class, Verdict};
+use super::class::{Class, Harm, Verdict};
 use crate::kernel::limits::{Fill, Limits};
+use crate::kernel::sockets::Sockets;
+
+/// What is looked at: an echo reply that nobody waits for any more is none of it.
+const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };
 
 /// What speaks for a cause beside the kernel's reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +20,32 @@ pub enum Evidence {
     Conntrack(Fill),
     /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
     Invalid,
+    /// It answers a socket there that has asked another address.
+    NotTranslated(SocketAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
 }
 
-/// The evidence there is for a drop, and what it means by that.
+/// Where evidence is looked for.
+pub(super) struct Sources {
+    pub(super) limits: Limits,
+    pub(super) sockets: Sockets,
+}
+
+/// The evidence there is for a drop, and what it means by that. `from` is who sent the packet, of protocols with ports.
 pub(super) fn gather(
-    limits: &Limits,
+    Sources { limits, sockets }: &Sources,
     record: &DropRecord,
     reason: &str,
+    from: Option<SocketAddr>,
     verdict: Verdict,
 ) -> (Verdict, Option<Evidence>) {
+    if verdict == NOBODY_LISTENS
+        && let Some(from) = from
+    {
+        let expects = sockets.expects(record.netns, record.protocol, record.destination_port, from);
+        return (verdict, expects.map(Evidence::NotTranslated));
+    }
     // All namespaces share one neighbour table.
     if verdict.class == Class::NeighbourTable {
         let fill = limits.neighbours(record.ip_version).filter(|fill| fill.is_full());

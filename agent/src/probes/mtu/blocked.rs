@@ -18,7 +18,7 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
     let from = lost.by().or_else(|| cause.and_then(TooBig::by));
     let from = from.map_or_else(String::new, |by| format!(" of {by}"));
     let Ends { who, to, .. } = &ends;
-    let (culprit, fix) = culprit(lost, who);
+    let (culprit, fix) = culprit(lost, who, pods.source.is_some());
     Judgement {
         finding: Finding::MessagesLost,
         confidence: Confidence::High,
@@ -30,7 +30,7 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
 }
 
 /// Who eats it, and what would let it pass.
-fn culprit(lost: &TooBig, who: &str) -> (String, String) {
+fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
     let reason = reason(lost);
     if lost.is_unsent() {
         return unsent(lost, who);
@@ -43,6 +43,13 @@ fn culprit(lost: &TooBig, who: &str) -> (String, String) {
         _ => "meta l4proto { icmp, icmpv6 } accept",
     };
     match lost.fate {
+        // Of an address that several nodes announce, the router that tells chooses one, and not by the packet that it quotes.
+        Fate::Invalid if !is_a_pods => (
+            format!(
+                "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address"
+            ),
+            "have each node pass on to the others what it has no connection for, or clamp the MSS of that address's connections on all of them".to_owned(),
+        ),
         Fate::Invalid => (
             format!(
                 "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: it never saw the connection (an asymmetric path, or an entry that is gone)"

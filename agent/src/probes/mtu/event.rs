@@ -11,6 +11,7 @@ use agent_common::mtu::stall::Stall;
 use agent_common::mtu::{Device, Fate, Kind, MtuRecord, Stage, flags};
 use agent_common::quote::{Flow, Inner, Quote};
 
+use super::cause::Cause;
 use super::labels::Labels;
 use super::row;
 use super::verdict::Findings;
@@ -145,32 +146,6 @@ const TUNNELS: [&str; 15] = [
     "ip6erspan", "vti", "vti6", "wireguard", "bareudp",
 ];
 
-/// What makes two events one incident: somebody's packets to somewhere are too large, whoever says so. Those that meet at one
-/// place are one, wherever they go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Cause {
-    sender: Who,
-    to: To,
-}
-
-/// What somebody's packets are too large for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum To {
-    Destination(Option<IpAddr>),
-    /// A device of a namespace, by its index, and what it takes.
-    Device(u32, u32, u32),
-    /// A hop elsewhere, and what it takes.
-    Hop(IpAddr, u32),
-}
-
-/// Who sends too much, as far as that is known.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Who {
-    Pod(Arc<Pod>),
-    Address(IpAddr),
-    Netns(u32),
-}
-
 impl TooBig {
     /// The series that counts it.
     #[must_use]
@@ -286,14 +261,6 @@ impl TooBig {
         })
     }
 
-    fn who(&self, pods: &Pods) -> Who {
-        match (&pods.source, self.source()) {
-            (Some(pod), _) => Who::Pod(Arc::clone(pod)),
-            (None, Some(address)) => Who::Address(address),
-            (None, None) => Who::Netns(self.record.netns),
-        }
-    }
-
     /// Whether more events like it may not have been told.
     pub(super) fn is_cut(&self) -> bool {
         self.record.held > 0 || self.has(flags::LAST_OF_BUDGET)
@@ -397,24 +364,11 @@ impl Event for TooBig {
     }
 
     fn cause(&self, pods: &Pods) -> Cause {
-        Cause { sender: self.who(pods), to: To::Destination(self.destination()) }
+        Cause::of(self, pods)
     }
 
     fn place(&self, pods: &Pods) -> Option<Cause> {
-        let MtuRecord { netns, mtu, route, device, .. } = &self.record;
-        let to = match self.kind {
-            // What is behind a path's first device is not seen.
-            Kind::Made if !matches!(self.limit(), None | Some(Limit::Path)) => {
-                To::Device(*netns, route.ifindex, *mtu)
-            }
-            Kind::Oversize => To::Device(*netns, device.ifindex, *mtu),
-            Kind::Received if self.fate != Fate::NoSocket && self.absurd().is_none() => {
-                // Where it answers in the name of the far end, that is no place on the way.
-                To::Hop(self.sender().filter(|hop| Some(*hop) != self.destination())?, *mtu)
-            }
-            _ => return None,
-        };
-        Some(Cause { sender: self.who(pods), to })
+        Cause::at_place(self, pods)
     }
 
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod> {

@@ -1,6 +1,7 @@
 //! TCP connections that are stuck: what their sockets know proves a black hole, or proves nothing.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::Fate;
@@ -48,6 +49,8 @@ pub(super) struct Stalls {
 struct Suspect {
     /// Both: of a server's connections the one alone is the same for all.
     ports: (Option<u16>, Option<u16>),
+    /// An incident may have several.
+    destination: Option<IpAddr>,
     at: SystemTime,
     /// When its segment was first sent.
     since: SystemTime,
@@ -153,6 +156,7 @@ impl Stalls {
         let arrived = event.at.checked_sub(Duration::from_micros(stall.arrived));
         let mut new = Suspect {
             ports: event.ports(),
+            destination: event.destination(),
             at: event.at,
             since: ago(since_sent(stall)),
             vanished: ago(stall.timeout.into()),
@@ -163,14 +167,14 @@ impl Stalls {
         };
         let mut is_proven = false;
         for old in &self.suspects {
-            if old.ports != new.ports {
+            if !old.is_of(&new) {
                 is_proven |= old.lived_with(&new);
             } else if old.goes_on(&new) {
                 is_proven |= old.talks >= TALKS;
                 new.talks = old.talks + u32::from(new.received > old.received);
             }
         }
-        self.suspects.retain(|old| old.ports != new.ports);
+        self.suspects.retain(|old| !old.is_of(&new));
         if self.suspects.len() >= MAX_FLOWS {
             self.suspects.remove(0);
         }
@@ -181,6 +185,12 @@ impl Stalls {
     /// The event that proves it; `None` if nothing does.
     pub(super) fn proof(&self) -> Option<(&TooBig, &Pods)> {
         self.proof.as_deref().map(|(event, pods)| (event, pods))
+    }
+
+    /// The stuck connection from this port.
+    pub(super) fn of_port(&self, port: Option<u16>) -> Option<&TooBig> {
+        let known = self.proof.iter().chain(&self.doubt).map(|known| &known.0);
+        known.into_iter().find(|stuck| port.is_some() && stuck.ports().0 == port)
     }
 
     /// What a proven one comes to.
@@ -231,6 +241,11 @@ impl Stalls {
 }
 
 impl Suspect {
+    /// Whether both are one connection.
+    fn is_of(&self, other: &Self) -> bool {
+        (self.ports, self.destination) == (other.ports, other.destination)
+    }
+
     /// Whether `later` is of the same connection and the same segment.
     fn goes_on(&self, later: &Self) -> bool {
         later.at > self.at + MARGIN && later.since < self.at
@@ -242,7 +257,12 @@ impl Suspect {
         let proves = |one: &Self, stuck: &Self| {
             one.arrived > stuck.since + MARGIN && stuck.vanished > one.arrived + MARGIN
         };
-        self.never_passed && other.never_passed && (proves(self, other) || proves(other, self))
+        // A peer that lives says nothing of another.
+        let is_same_peer = self.destination == other.destination;
+        is_same_peer
+            && self.never_passed
+            && other.never_passed
+            && (proves(self, other) || proves(other, self))
     }
 }
 

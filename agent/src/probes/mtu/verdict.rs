@@ -1,11 +1,10 @@
 //! What the events of one incident add up to: which hop or device, what it takes, who is hurt, what to set.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::{Fate, Kind};
 
+use super::destinations::Destinations;
 use super::event::{Absurd, Limit, TooBig};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
@@ -21,6 +20,8 @@ pub struct Findings {
     best: Option<Box<(TooBig, Pods)>>,
     /// The last message that was lost or not sent, and whom it was to tell.
     lost: Option<Box<(TooBig, Pods)>>,
+    /// The last message about a packet that no socket sent, and whose it would be.
+    stray: Option<Box<(TooBig, Pods)>>,
     /// Messages that reached whom they were for.
     taken: u64,
     /// TCP connections that are stuck.
@@ -40,40 +41,6 @@ pub struct Findings {
     destinations: Destinations,
 }
 
-/// The addresses that packets of one incident were to go to.
-#[derive(Default)]
-struct Destinations {
-    all: BTreeSet<IpAddr>,
-    /// Whether there are more than are kept.
-    more: bool,
-}
-
-impl Destinations {
-    /// As many as are kept, and as are named.
-    const MOST: usize = 1024;
-    const NAMED: usize = 3;
-
-    fn add(&mut self, destination: Option<IpAddr>) {
-        let Some(destination) = destination.filter(|address| !self.all.contains(address)) else { return };
-        if self.all.len() < Self::MOST {
-            self.all.insert(destination);
-        } else {
-            self.more = true;
-        }
-    }
-
-    /// `; 101 destinations in all: 10.0.0.1, 10.0.0.2, 10.0.0.3 and others`; nothing of one.
-    fn text(&self) -> String {
-        if self.all.len() < 2 {
-            return String::new();
-        }
-        let named: Vec<String> = self.all.iter().take(Self::NAMED).map(IpAddr::to_string).collect();
-        let at_least = if self.more { "at least " } else { "" };
-        let others = if self.all.len() > Self::NAMED { " and others" } else { "" };
-        format!("; {at_least}{} destinations in all: {}{others}", self.all.len(), named.join(", "))
-    }
-}
-
 impl Absorb for Findings {
     fn absorb(&mut self, other: Self) {
         for (ours, theirs) in self.counts.iter_mut().flatten().zip(other.counts.iter().flatten()) {
@@ -84,6 +51,7 @@ impl Absorb for Findings {
             self.best = other.best;
         }
         self.lost = other.lost.or(self.lost.take());
+        self.stray = other.stray.or(self.stray.take());
         self.taken += other.taken;
         self.stalls.absorb(other.stalls);
         self.first = self.first.into_iter().chain(other.first).min();
@@ -91,10 +59,7 @@ impl Absorb for Findings {
         self.longest = self.longest.max(other.longest);
         self.level = self.level.max(other.level);
         self.is_cut |= other.is_cut;
-        for destination in other.destinations.all {
-            self.destinations.add(Some(destination));
-        }
-        self.destinations.more |= other.destinations.more;
+        self.destinations.absorb(other.destinations);
     }
 }
 
@@ -119,6 +84,8 @@ pub(super) enum Finding {
     Suspect,
     /// A message about packets that nobody here sent.
     StrayMessage,
+    /// A message that quotes a packet as it was after its address was translated, so that no socket knows it.
+    UntranslatedQuote,
     /// An MTU that no link may have, or that contradicts what it quotes.
     AbsurdMtu,
     /// One path is said to take now this, now that.
@@ -141,6 +108,7 @@ impl Finding {
             Self::BlackHole => "black_hole",
             Self::Suspect => "suspect",
             Self::StrayMessage => "stray_message",
+            Self::UntranslatedQuote => "untranslated_quote",
             Self::AbsurdMtu => "absurd_mtu",
             Self::FlappingMtu => "flapping_mtu",
             Self::LargeDatagrams => "large_datagrams",
@@ -242,6 +210,9 @@ impl Evidence<TooBig> for Findings {
         if event.kind == Kind::Lost || event.is_unsent() {
             self.lost = Some(Box::new((event.clone(), pods.clone())));
         }
+        if event.kind == Kind::Received && event.fate == Fate::NoSocket {
+            self.stray = Some(Box::new((event.clone(), pods.clone())));
+        }
         if event.kind == Kind::Received && weight(event) > 3 {
             // Of a tunnel's packet its end is told, not who is inside.
             let reached = event.tunnel().is_none() && matches!(event.fate, Fate::Learned | Fate::Delivered);
@@ -274,7 +245,7 @@ impl Evidence<TooBig> for Findings {
             ("confidence", Value::Text(confidence.name().into())),
             ("count", Value::Number(self.counts.iter().flatten().sum())),
             ("count_is_exact", Value::Flag(!self.is_cut)),
-            ("destinations", Value::Number(self.destinations.all.len() as u64)),
+            ("destinations", Value::Number(self.destinations.count())),
             ("fits", fits.map_or(Value::Absent, |fits| Value::Number(fits.into()))),
             ("longest", if self.longest == 0 { Value::Absent } else { Value::Number(self.longest.into()) }),
             ("fix", fix.map_or(Value::Absent, |fix| Value::Text(fix.into()))),
@@ -328,6 +299,12 @@ impl Findings {
         {
             let cause = self.best.as_ref().map(|best| &best.0).filter(|event| weight(event) > 1);
             return Some((lost, pods, blocked::judge(lost, pods, cause)));
+        }
+        if let Some((stray, pods)) = self.stray.as_deref()
+            && let Some(stuck) = self.stalls.of_port(stray.ports().0)
+            && stuck.destination() != stray.destination()
+        {
+            return Some((stray, pods, words::untranslated(stray, pods, stuck)));
         }
         if let Some((event, pods)) = self.stalls.proof()
             && !self.explains(event)

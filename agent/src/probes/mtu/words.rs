@@ -8,7 +8,7 @@ use agent_common::mtu::{Fate, Kind, flags};
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
 use super::verdict::{Finding, Judgement, Told};
 use crate::pod::Pod;
-use crate::probe::row::end;
+use crate::probe::row::{end, socket};
 use crate::probe::{Confidence, Pods};
 
 /// How often whoever sends too much was told so.
@@ -134,6 +134,24 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
         fix: Some(format!(
             "give the paths one MTU; until then set the MTU of {who}'s interface, or of its route to {to}, to at most {}",
             told.least
+        )),
+    }
+}
+
+/// A message quotes what left the load balancer, and the socket that is stuck knows what it sent to it.
+pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judgement {
+    let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(stray);
+    let Ends { who, to, .. } = Ends::of(stray, pods);
+    let service = socket(stuck.destination(), stuck.ports().1);
+    let port = stray.ports().0.unwrap_or_default();
+    Judgement {
+        finding: Finding::UntranslatedQuote,
+        confidence: Confidence::High,
+        what: format!(
+            "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but the socket there with port {port} talks to {service} and is stuck: what translates {service} to {to} does not translate the packet that such a message quotes, so nobody heeds it"
+        ),
+        fix: Some(format!(
+            "set the MTU of {who}'s interface, or of its route to {service}, to at most {fits}; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
         )),
     }
 }
@@ -294,7 +312,7 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
         return (
             Finding::StrayMessage,
             format!(
-                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed{taken}"
+                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed, or it belongs to a connection of another node that answers at the same address{taken}"
             ),
             fix,
         );

@@ -162,6 +162,9 @@ fn proven(evidence: Evidence, about: &About<'_>) -> String {
         Evidence::Invalid => {
             "a rule refused it, and conntrack calls it INVALID: it has not seen the connection begin (an asymmetric path), or has forgotten it".to_owned()
         }
+        Evidence::NotTranslated(expected) => format!(
+            "not translated back: a socket with that port waits for an answer from {expected}, and this one comes from another address"
+        ),
         Evidence::Burst(burst) => format!(
             "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
             about.frame,
@@ -184,6 +187,9 @@ fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
         Evidence::Invalid => {
             "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`)".to_owned()
         }
+        Evidence::NotTranslated(expected) => format!(
+            "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1)"
+        ),
         // Room for a full frame of the device, with its link header.
         Evidence::Burst(_) => format!(
             "give the token bucket of {} a burst of {} bytes or more (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",

@@ -1,0 +1,152 @@
+//! Incidents against a clock of the tests' own.
+
+use super::*;
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds)
+}
+
+#[test]
+fn one_cause_is_one_incident_until_it_is_quiet() {
+    let mut incidents = Incidents::<_, ()>::default();
+    let first = incidents.join("a", None, at(0)).span;
+    let second = incidents.join("a", None, at(60)).span;
+    let other = incidents.join("b", None, at(60)).span;
+    let later = incidents.join("a", None, at(121)).span;
+    assert_eq!(first.trace_id, second.trace_id);
+    assert_ne!(first.span_id, second.span_id);
+    assert_ne!(first.trace_id, other.trace_id);
+    assert_ne!(first.trace_id, later.trace_id);
+}
+
+impl Absorb for u32 {
+    fn absorb(&mut self, other: Self) {
+        *self += other;
+    }
+}
+
+#[test]
+fn causes_that_meet_at_one_place_are_one_incident() {
+    let mut incidents = Incidents::<_, u32>::default();
+    *incidents.join("a", Some("hop"), at(0)).evidence += 1;
+    // Another had begun before it was seen where it leads.
+    *incidents.join("b", None, at(0)).evidence += 10;
+    let first = incidents.join("a", None, at(1)).span.trace_id;
+    let standing = incidents.join("b", Some("hop"), at(1));
+    assert_eq!((standing.cause, standing.span.trace_id, *standing.evidence), ("a", first, 11));
+    let standing = incidents.join("b", None, at(2));
+    assert_eq!((standing.cause, standing.span.trace_id), ("a", first), "from then on");
+    assert_ne!(incidents.join("c", Some("other hop"), at(2)).span.trace_id, first);
+    // What has been told on its own goes on so.
+    assert_eq!(told(&mut incidents, at(4)).len(), 2);
+    assert_eq!(incidents.join("c", Some("hop"), at(4)).cause, "c");
+    assert_eq!(told(&mut incidents, at(120)).len(), 2);
+    assert!(incidents.joined.is_empty() && incidents.places.is_empty());
+}
+
+#[test]
+fn a_storm_of_causes_that_meet_stays_bounded() {
+    let mut incidents = Incidents::<_, u32>::default();
+    for cause in 0..2 * MAX_JOINED {
+        incidents.join(cause, Some(usize::MAX), at(0));
+    }
+    assert!(incidents.joined.len() <= MAX_JOINED && incidents.open.len() <= MAX_OPEN);
+}
+
+#[test]
+fn a_storm_of_causes_stays_bounded() {
+    let mut incidents = Incidents::<_, ()>::default();
+    for cause in 0..MAX_OPEN * 3 {
+        incidents.join(cause, None, at(0));
+    }
+    assert_eq!(incidents.open.len(), MAX_OPEN);
+}
+
+/// What verdicts are told at `now`: the events of each incident so far, and whether it goes on.
+fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<(u32, State)> {
+    let mut told = Vec::new();
+    incidents
+        .sum_up(now, |_, events, state| {
+            told.push((*events, state));
+            Ok::<_, ()>(true)
+        })
+        .unwrap();
+    told
+}
+
+#[test]
+fn an_incident_is_news_at_first_and_then_every_ten_seconds() {
+    let mut incidents = Incidents::<_, u32>::default();
+    let mut news = 0;
+    for millisecond in 0..30_000 {
+        let standing = incidents.join("a", None, at(0) + Duration::from_millis(millisecond));
+        news += u32::from(standing.news);
+    }
+    assert_eq!(news, 3);
+    incidents.unsaid(&"a");
+    assert!(incidents.join("a", None, at(30)).news, "what a filter held back was not told");
+}
+
+#[test]
+fn a_verdict_comes_soon_after_news_and_once_more_at_the_end() {
+    let mut incidents = Incidents::<_, u32>::default();
+    assert_eq!(incidents.due(), None);
+    *incidents.join("a", None, at(0)).evidence += 1;
+    *incidents.join("a", None, at(1)).evidence += 1;
+    assert_eq!(incidents.due(), Some(at(2)));
+    assert!(told(&mut incidents, at(1)).is_empty());
+    assert_eq!(told(&mut incidents, at(2)), [(2, State::Ongoing)]);
+    assert_eq!(incidents.due(), Some(at(61)), "it may be over then");
+    *incidents.join("a", None, at(3)).evidence += 1;
+    assert!(told(&mut incidents, at(61)).is_empty());
+    assert_eq!(incidents.due(), Some(at(63)));
+    assert_eq!(told(&mut incidents, at(63)), [(3, State::Over)]);
+    assert!(incidents.open.is_empty());
+    assert_eq!(incidents.due(), None);
+}
+
+#[test]
+fn what_proved_nothing_ends_without_a_word() {
+    let mut incidents = Incidents::<_, u32>::default();
+    incidents.join("a", None, at(0));
+    incidents.sum_up(at(2), |_, _, _| Ok::<_, ()>(false)).unwrap();
+    assert_eq!(incidents.due(), None);
+    assert!(told(&mut incidents, at(60)).is_empty());
+    assert!(incidents.open.is_empty());
+}
+
+#[test]
+fn what_cannot_wait_is_told_soon() {
+    let mut incidents = Incidents::<_, u32>::default();
+    incidents.join("a", None, at(0));
+    incidents.hasten(&"a", at(0), SOON);
+    assert_eq!(incidents.due(), Some(at(0) + SOON));
+    assert_eq!(told(&mut incidents, at(1)), [(0, State::Ongoing)]);
+    incidents.join("a", None, at(2));
+    incidents.hasten(&"a", at(2), PATIENCE);
+    assert_eq!(told(&mut incidents, at(4)), [(0, State::Ongoing)], "it says more than before");
+}
+
+#[test]
+fn the_end_tells_what_is_pending() {
+    let mut incidents = Incidents::<_, u32>::default();
+    *incidents.join("a", None, at(0)).evidence += 1;
+    *incidents.join("b", None, at(0)).evidence += 5;
+    told(&mut incidents, at(2));
+    *incidents.join("b", None, at(4)).evidence += 1;
+    let mut last = Vec::new();
+    incidents
+        .close(|_, events, state| {
+            last.push((*events, state));
+            Ok::<_, ()>(true)
+        })
+        .unwrap();
+    assert_eq!(last, [(6, State::Ongoing)]);
+}
+
+#[test]
+fn ids_print_as_w3c_wants() {
+    let span = Span { trace_id: TraceId(1), span_id: SpanId(2) };
+    assert_eq!(span.trace_id.to_string(), "00000000000000000000000000000001");
+    assert_eq!(span.span_id.to_string(), "0000000000000002");
+}
