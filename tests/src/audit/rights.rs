@@ -15,7 +15,9 @@ fn the_hosts_own_links_need_no_right() {
         assert_eq!(said.code, Some(0), "{}", said.notes);
         assert_eq!(said.link(None, "lo")["interface_kind"], "loopback", "{}", said.text);
         assert!(!said.notes.contains("PTRACE"), "{}", said.notes);
-        assert_eq!(said.notes, "", "all of it is read");
+        // What has IPsec, and programs on devices, is for who may change them: what needs CAP_NET_ADMIN is all that is missing.
+        let others = said.notes.lines().filter(|line| !line.contains("CAP_NET_ADMIN")).count();
+        assert!(others == 0 && (held.is_empty() || said.notes.is_empty()), "{}", said.notes);
     }
 }
 
