@@ -169,8 +169,12 @@ mod tests {
         assert_eq!(said, "not judged: br-int, ovs (a), tun\\x1b0 of shop/web (b)");
         assert_eq!(not_judged(all[..0].iter()), None);
         let read = [namespace(None, 3)];
-        let clear = |unseen: &Unseen| clear(&read, &PodsAsked::default(), unseen, Some(&said)).replace("\n   ", " ");
-        assert_eq!(clear(&Unseen::default()), format!("what was judged fits: 3 links of the host; no pod is known here; {said}"));
+        let clear =
+            |unseen: &Unseen| clear(&read, &PodsAsked::default(), unseen, Some(&said)).replace("\n   ", " ");
+        assert_eq!(
+            clear(&Unseen::default()),
+            format!("what was judged fits: 3 links of the host; no pod is known here; {said}")
+        );
         assert!(clear(&Unseen { nameless: 1, ..Unseen::default() }).starts_with("what was read fits: "));
     }
 
@@ -189,8 +193,9 @@ mod tests {
         let said = |read: &[Namespace], names: &[&str]| {
             clear(read, &asked(names), &Unseen::default(), None).replace("\n   ", " ")
         };
-        let but =
-            |names: &[&str], unseen: Unseen| clear(&read[..1], &asked(names), &unseen, None).replace("\n   ", " ");
+        let but = |names: &[&str], unseen: Unseen| {
+            clear(&read[..1], &asked(names), &unseen, None).replace("\n   ", " ")
+        };
         let hidden = but(&[], Unseen { hidden: true, ..Unseen::default() });
         assert_eq!(hidden, format!("what was read fits: 3 links of the host; {HIDDEN}"));
         // A pod that has not started, and one that has no name, were not read; one on the host's network was.

@@ -336,7 +336,9 @@ impl Says for Gap<'_> {
     fn message(&self, text: &mut String) {
         let place = place(self.owner());
         let said = match self {
-            Self::NotJudged(one) => format!("{} ({}) of {place} is not judged: {}", one.subject, one.kind, one.why),
+            Self::NotJudged(one) => {
+                format!("{} ({}) of {place} is not judged: {}", one.subject, one.kind, one.why)
+            }
             Self::Unread { what, why, .. } => format!("{what} of {place} not read: {why}"),
         };
         text.push_str(&said);

@@ -65,7 +65,9 @@ pub(super) fn read(socket: &mut Netlink, links: &[Link]) -> Beside {
     }
     let tcx = || {
         let up = links.iter().filter(|link| link.up).take(MOST);
-        let with = up.filter_map(|link| programs::has_tcx(link.index).map(|has| has.then_some(link.index)).transpose());
+        let with = up.filter_map(|link| {
+            programs::has_tcx(link.index).map(|has| has.then_some(link.index)).transpose()
+        });
         with.collect::<Result<BTreeSet<u32>, SocketError>>()
     };
     let found = programs::filtered(socket).and_then(|tc| Ok((tc, tcx()?)));

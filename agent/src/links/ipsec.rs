@@ -205,7 +205,9 @@ fn esp(attributes: &[u8], v6: bool, tunnel: bool) -> Option<Esp> {
         match kind {
             XFRMA_ALG_AEAD => {
                 vector = match name()? {
-                    b"rfc4106(gcm(aes))" | b"rfc4309(ccm(aes))" | b"rfc4543(gcm(aes))"
+                    b"rfc4106(gcm(aes))"
+                    | b"rfc4309(ccm(aes))"
+                    | b"rfc4543(gcm(aes))"
                     | b"rfc7539esp(chacha20,poly1305)" => 8,
                     _ => return None,
                 };
@@ -213,7 +215,9 @@ fn esp(attributes: &[u8], v6: bool, tunnel: bool) -> Option<Esp> {
             }
             XFRMA_ALG_CRYPT => {
                 (vector, block) = match name()? {
-                    b"cbc(aes)" | b"cbc(camellia)" | b"cbc(serpent)" | b"cbc(twofish)" | b"cbc(sm4)" => (16, 16),
+                    b"cbc(aes)" | b"cbc(camellia)" | b"cbc(serpent)" | b"cbc(twofish)" | b"cbc(sm4)" => {
+                        (16, 16)
+                    }
                     b"cbc(des)" | b"cbc(des3_ede)" | b"cbc(blowfish)" | b"cbc(cast5)" => (8, 8),
                     b"rfc3686(ctr(aes))" => (8, 4),
                     b"ecb(cipher_null)" => (0, 4),

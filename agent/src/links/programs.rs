@@ -41,10 +41,15 @@ pub(super) fn filtered(socket: &mut Netlink) -> Result<BTreeSet<u32>, SocketErro
     let mut found = BTreeSet::new();
     for (index, parents) in hooks {
         for parent in parents {
-            let (is_bpf, _) = socket.dump(RTM_GETTFILTER, &body(index, *parent), || false, |is_bpf, payload| {
-                *is_bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
-                !*is_bpf
-            })?;
+            let (is_bpf, _) = socket.dump(
+                RTM_GETTFILTER,
+                &body(index, *parent),
+                || false,
+                |is_bpf, payload| {
+                    *is_bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
+                    !*is_bpf
+                },
+            )?;
             if is_bpf {
                 found.insert(index);
             }

@@ -2,8 +2,8 @@
 
 use nix::libc::{RTM_GETLINK, RTM_GETROUTE};
 
-use super::netns::{self, Held, Place, Unread};
 use super::beside::{self, Beside};
+use super::netns::{self, Held, Place, Unread};
 use super::route::{self, Of};
 use super::socket::{Netlink, SocketError, Whole};
 use super::{Exception, Far, Link, Namespace, NetnsId, Route, link};

@@ -246,10 +246,15 @@ mod tests {
         let mut socket = Netlink::asking(Protocol::Generic).unwrap();
         // CTRL_CMD_GETFAMILY of all families: nobody needs a right for it.
         let mut bytes = 0;
-        let all = socket.dump(16, &[3, 1, 0, 0], || (), |(), payload| {
-            bytes += payload.len();
-            true
-        });
+        let all = socket.dump(
+            16,
+            &[3, 1, 0, 0],
+            || (),
+            |(), payload| {
+                bytes += payload.len();
+                true
+            },
+        );
         assert!(all.is_ok_and(|(_, whole)| whole == Whole::Yes) && bytes > 0);
         assert_eq!(socket.buffer.len(), socket.buffer.capacity());
         assert!(socket.buffer.iter().all(|byte| *byte == 0));

@@ -44,7 +44,10 @@ impl Wireguard {
         body.resize(body.len().next_multiple_of(4), 0);
         let mut family = None;
         socket.call(GENL_ID_CTRL, &body, |payload| {
-            family = payload.get(HEADER..).and_then(|attributes| find(attributes, CTRL_ATTR_FAMILY_ID)).and_then(short);
+            family = payload
+                .get(HEADER..)
+                .and_then(|attributes| find(attributes, CTRL_ATTR_FAMILY_ID))
+                .and_then(short);
         })?;
         Ok(Self { socket, family: family.ok_or(SocketError::Garbled)? })
     }
@@ -68,7 +71,8 @@ pub(super) fn endpoints(payload: &[u8], peers: &mut Vec<Option<IpAddr>>) {
     for (at, (_, peer)) in lists.into_iter().flat_map(all).enumerate() {
         let end = find(peer, WGPEER_A_ENDPOINT).and_then(end);
         // The first of a later message goes on with the last one's networks: only the key says so, and is not kept.
-        let goes_on = at == 0 && !peers.is_empty() && end.is_none() && find(peer, WGPEER_A_PUBLIC_KEY).is_some();
+        let goes_on =
+            at == 0 && !peers.is_empty() && end.is_none() && find(peer, WGPEER_A_PUBLIC_KEY).is_some();
         if !goes_on {
             peers.push(end);
         }

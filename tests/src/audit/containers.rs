@@ -86,7 +86,10 @@ fn docker_in_a_pod_of_less() {
     let said = Said::of(&docker.node, &["-o", "json", "--fail-on-findings"]);
     let finding = said.only("inner_larger_than_uplink");
     assert_eq!(
-        json!([finding["interface"], finding["interface_mtu"], finding["promises"], finding["fits"], finding["pod_name"]]),
+        json!([
+            finding["interface"], finding["interface_mtu"], finding["promises"], finding["fits"],
+            finding["pod_name"]
+        ]),
         json!(["docker0", 1500, 1500, 1450, "runner-0"]),
         "{finding:#}"
     );
@@ -112,7 +115,10 @@ fn docker_in_a_pod_of_less() {
     let said = Said::json(&docker.node);
     let [veth] = said.findings("veth_unequal")[..] else { panic!("{}", said.text) };
     assert_eq!(json!([veth["interface"], veth["promises"], veth["fits"]]), json!(["vjob", 1500, 1450]));
-    assert!(veth["fix"].as_str().unwrap().starts_with("ip link set eth0 mtu 1450 (in the container behind vjob"), "{veth:#}");
+    assert!(
+        veth["fix"].as_str().unwrap().starts_with("ip link set eth0 mtu 1450 (in the container behind vjob"),
+        "{veth:#}"
+    );
 
     // The other cure.
     docker.runner.ip("link set docker0 mtu 1500\nlink set vjob mtu 1500\n");

@@ -55,22 +55,37 @@ fn a_policy_adds_to_what_pods_send() {
         "link add va up type veth peer name eth0 netns {}\naddr add 10.1.0.1/24 dev va\n",
         web.path()
     ));
-    web.ip("link set lo up\nlink set eth0 up\naddr add 10.1.0.2/24 dev eth0\nroute add default via 10.1.0.1\n");
+    web.ip(
+        "link set lo up\nlink set eth0 up\naddr add 10.1.0.2/24 dev eth0\nroute add default via 10.1.0.1\n",
+    );
     let node = Node::routing(&host);
     let pod = Pod::start(&node, WEB, &web);
     assert!(Said::json(&node).events("finding").is_empty());
     wrap(&host, false, "10.2.0.0/24", "");
     let said = Said::of(&node, &["-o", "json", "--fail-on-findings"]);
     let finding = said.only("pod_larger_than_ipsec");
-    assert_eq!(json!([finding["interface"], finding["promises"], finding["hurt_pods"]]), json!(["eth0", 1500, 1]));
-    assert!(finding["message"].as_str().unwrap().contains("ESP adds 54 on the way to 10.2.0.0/24"), "{finding:#}");
+    assert_eq!(
+        json!([finding["interface"], finding["promises"], finding["hurt_pods"]]),
+        json!(["eth0", 1500, 1])
+    );
+    assert!(
+        finding["message"].as_str().unwrap().contains("ESP adds 54 on the way to 10.2.0.0/24"),
+        "{finding:#}"
+    );
     assert_eq!(said.code, Some(4), "{}", said.notes);
     assert!(said.events("not_judged").is_empty(), "{}", said.text);
-    assert_eq!(finding["fits"], told(&node, &web, "10.2.0.9:9".parse().unwrap(), 1500), "the kernel's number");
+    assert_eq!(
+        finding["fits"],
+        told(&node, &web, "10.2.0.9:9".parse().unwrap(), 1500),
+        "the kernel's number"
+    );
     assert!(!said.text.contains(&KEY[2..]), "{}", said.text);
 
     let fix = finding["fix"].as_str().unwrap();
-    assert!(fix.starts_with("ip link set eth0 mtu 1446 (in shop/web-0) and ip link set va mtu 1446"), "{fix}");
+    assert!(
+        fix.starts_with("ip link set eth0 mtu 1446 (in shop/web-0) and ip link set va mtu 1446"),
+        "{fix}"
+    );
     web.ip("link set eth0 mtu 1446\n");
     host.ip("link set va mtu 1446\n");
     let said = Said::json(&node);
@@ -96,7 +111,11 @@ fn policies_that_were_not_read_are_no_all_clear() {
     let said = Said::limited(&node, &["--fail-on-findings"], |command| {
         crate::harness::agent::only_capabilities(command, &[]);
     });
-    assert!(said.notes.contains("IPsec policies not read: ") && said.notes.contains("CAP_NET_ADMIN"), "{}", said.notes);
+    assert!(
+        said.notes.contains("IPsec policies not read: ") && said.notes.contains("CAP_NET_ADMIN"),
+        "{}",
+        said.notes
+    );
     assert!(!said.text.contains("everything fits") && said.code != Some(0), "{}\n{}", said.text, said.notes);
 }
 
@@ -125,13 +144,24 @@ fn devices_of_ipsec() {
         let node = Node::routing(&host);
         let said = Said::json(&node);
         let finding = said.only("overlay_too_large").clone();
-        assert_eq!(json!([finding["interface"], finding["interface_kind"]]), json!(["t0", name]), "{finding:#}");
+        assert_eq!(
+            json!([finding["interface"], finding["interface_kind"]]),
+            json!(["t0", name]),
+            "{finding:#}"
+        );
         assert!(said.events("not_judged").is_empty(), "{}", said.text);
         let fits = &finding["fits"];
         assert_eq!(*fits, told(&node, &host, to.parse().unwrap(), 1390), "{name}: the kernel's number");
-        assert!(finding["fix"].as_str().unwrap().starts_with(&format!("ip link set t0 mtu {fits}")), "{finding:#}");
+        assert!(
+            finding["fix"].as_str().unwrap().starts_with(&format!("ip link set t0 mtu {fits}")),
+            "{finding:#}"
+        );
         host.ip(&format!("link set t0 mtu {fits}\n"));
         let said = Said::json(&node);
-        assert!(said.events("finding").is_empty() && said.events("not_judged").is_empty(), "{name}: {}", said.text);
+        assert!(
+            said.events("finding").is_empty() && said.events("not_judged").is_empty(),
+            "{name}: {}",
+            said.text
+        );
     }
 }

@@ -178,7 +178,10 @@ fn wireguard() {
     let said = Said::json(&Node::routing(&host));
     let finding = said.only("overlay_too_large");
     assert_eq!(finding["fragments"], 9, "{finding:#}");
-    assert!(finding["message"].as_str().unwrap().contains("9 fragments were made there so far"), "{finding:#}");
+    assert!(
+        finding["message"].as_str().unwrap().contains("9 fragments were made there so far"),
+        "{finding:#}"
+    );
     // Header and what proves the packet, in UDP in IPv4 (drivers/net/wireguard/messages.h).
     check(&host, "wireguard", 16 + 16 + 8 + 20, "medium");
 }

@@ -62,7 +62,8 @@ fn uplinks<'a>(nets: &Nets<'a>, namespace: usize) -> Vec<Uplink<'a>> {
     if uplinks.is_empty() {
         let confidence = if is_read { Confidence::Medium } else { Confidence::Low };
         let here = nets.all().filter(|(at, _)| at.namespace == namespace);
-        let to_host = here.filter(|(at, link)| nets.peer(*at, link).is_some_and(|(peer, _)| peer.namespace == HOST));
+        let to_host =
+            here.filter(|(at, link)| nets.peer(*at, link).is_some_and(|(peer, _)| peer.namespace == HOST));
         uplinks.extend(to_host.filter_map(|(at, _)| takes(at.index, None, confidence)));
     }
     uplinks
@@ -77,10 +78,16 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, ports: &[&Link], uplink: &Upl
         larger.push((one.name.clone(), one.mtu));
         sets.push(set(&one.name, uplink.takes, Some(owner)));
     }
-    for (near, far) in std::iter::once(link).chain(ports.iter().copied()).filter_map(|one| Some((one, one.far.as_ref()?))) {
+    for (near, far) in
+        std::iter::once(link).chain(ports.iter().copied()).filter_map(|one| Some((one, one.far.as_ref()?)))
+    {
         if far.up && far.mtu > uplink.takes {
             larger.push((format!("{} behind {}", far.name, near.name), far.mtu));
-            behind.push(format!("{} (in the container behind {})", set(&far.name, uplink.takes, None), near.name));
+            behind.push(format!(
+                "{} (in the container behind {})",
+                set(&far.name, uplink.takes, None),
+                near.name
+            ));
         }
     }
     let most = larger.iter().map(|(_, mtu)| *mtu).max()?;
@@ -99,7 +106,13 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, ports: &[&Link], uplink: &Upl
         what: format!(
             "in {name} {} take up to {most} bytes, but only {} fit through {}, which leads out of it; who answers from outside \
              sends as much, and often is not told",
-            list(larger.iter().map(|(name, mtu)| format!("{name} (MTU {mtu})")).collect::<Vec<_>>().into_iter()),
+            list(
+                larger
+                    .iter()
+                    .map(|(name, mtu)| format!("{name} (MTU {mtu})"))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+            ),
             uplink.takes,
             uplink.link.name
         ),

@@ -83,7 +83,8 @@ pub(super) fn of_policies(nets: &Nets<'_>) -> (Vec<Finding>, Vec<NotJudged>) {
         // What is of a tunnel device is judged with the device.
         let is_of_vti = |policy: &Policy| {
             let (value, mask) = policy.mark;
-            let vti = |tunnel: Tunnel| matches!(tunnel.encapsulation, Encapsulation::Vti | Encapsulation::Vti6);
+            let vti =
+                |tunnel: Tunnel| matches!(tunnel.encapsulation, Encapsulation::Vti | Encapsulation::Vti6);
             let keys = read.links.iter().filter_map(|link| link.tunnel.filter(|tunnel| vti(*tunnel)));
             mask != 0 && keys.into_iter().any(|tunnel| tunnel.key & mask == value)
         };

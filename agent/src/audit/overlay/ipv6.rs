@@ -11,11 +11,11 @@ pub(super) const LEAST: u32 = 1280;
 
 /// Devices that are too small for IPv6, where the namespace has IPv6 elsewhere, or other pods have it.
 pub(super) fn off(nets: &Nets<'_>) -> Vec<Finding> {
-    let is_ipv6 = |route: &&Route| {
-        route.destination.addr().is_ipv6() && !route.dead && !is_on_link(&route.destination)
-    };
-    let has: Vec<bool> =
-        (0..nets.namespaces.len()).map(|namespace| nets.routes(namespace).any(|route| is_ipv6(&route))).collect();
+    let is_ipv6 =
+        |route: &&Route| route.destination.addr().is_ipv6() && !route.dead && !is_on_link(&route.destination);
+    let has: Vec<bool> = (0..nets.namespaces.len())
+        .map(|namespace| nets.routes(namespace).any(|route| is_ipv6(&route)))
+        .collect();
     let of_pods = |not: usize| (0..has.len()).any(|at| at != HOST && at != not && has[at]);
     let small = nets.all().filter(|(at, link)| {
         let expected = has[at.namespace] || at.namespace != HOST && of_pods(at.namespace);
@@ -27,7 +27,8 @@ pub(super) fn off(nets: &Nets<'_>) -> Vec<Finding> {
 /// Whether a device carries routed packets, and is too small for IPv6. Of a pod's veth the pod's end is told.
 fn is_small(nets: &Nets<'_>, at: At, link: &Link) -> bool {
     let carries = |route: &Route| route.device == at.index && !route.dead;
-    let is_told = |(peer, other): (At, &Link)| at.namespace == HOST && peer.namespace != HOST && other.mtu < LEAST;
+    let is_told =
+        |(peer, other): (At, &Link)| at.namespace == HOST && peer.namespace != HOST && other.mtu < LEAST;
     link.mtu < LEAST
         && link.up
         && !is_sink(link)

@@ -11,8 +11,8 @@ use crate::pod::Pod;
 
 /// Kinds of devices that pass packets on as they are.
 const PLAIN: [&str; 17] = [
-    "physical", "loopback", "veth", "bridge", "bond", "team", "vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "vrf",
-    "dummy", "ifb", "nlmon", "vcan", "netkit",
+    "physical", "loopback", "veth", "bridge", "bond", "team", "vlan", "macvlan", "macvtap", "ipvlan",
+    "ipvtap", "vrf", "dummy", "ifb", "nlmon", "vcan", "netkit",
 ];
 
 /// One thing that is not judged. Names in its texts are raw: whoever prints them escapes them.
@@ -71,11 +71,17 @@ fn reasons(nets: &Nets<'_>, at: At, link: &Link) -> Vec<NotJudged> {
         reasons.push(not("a BPF program (netkit) may send its packets elsewhere".into(), false));
     }
     match &link.tunnel {
-        Some(tunnel) => reasons.extend(of_tunnel(nets, at, link, tunnel).map(|(why, unread)| not(why, unread))),
+        Some(tunnel) => {
+            reasons.extend(of_tunnel(nets, at, link, tunnel).map(|(why, unread)| not(why, unread)))
+        }
         None if !PLAIN.contains(&link.kind.as_str()) => {
             reasons.push(not(format!("what a device of kind {} adds is not known", link.kind).into(), false));
         }
-        None if link.kind == "veth" && link.lower.is_some() && nets.peer(at, link).is_none() && link.far.is_none() => {
+        None if link.kind == "veth"
+            && link.lower.is_some()
+            && nets.peer(at, link).is_none()
+            && link.far.is_none() =>
+        {
             reasons.push(not("its other end is in a network namespace that was not read".into(), false));
         }
         None => {}

@@ -82,7 +82,8 @@ fn what_esp_adds() {
     assert_eq!(esp(2, 1, &[gcm(), attribute(4, &7_u16.to_ne_bytes())]), None, "in TCP");
     let kept = format!("{:?}", state(&of_state(2, 1, &[gcm()])));
     assert!(!kept.contains(&KEY[0].to_string()), "{kept}");
-    let marked = state(&of_state(2, 1, &[attribute(21, &[7_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat())]));
+    let marked =
+        state(&of_state(2, 1, &[attribute(21, &[7_u32.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat())]));
     assert_eq!(marked.unwrap().mark, (7, u32::MAX));
 }
 

@@ -151,7 +151,12 @@ fn ipv6_is_off_below_its_least() {
     let mut small = pod(2, 4, 1200);
     small.routes.as_mut().unwrap().pop();
     let read = [host(vec![near(3, 1, 1500), near(4, 2, 1200)], Vec::new()), pod(1, 3, 1500), small];
-    assert_eq!(told(&read).iter().filter(|one| one.0 == "ipv6_off" && one.2 == 1200).count(), 1, "{:?}", told(&read));
+    assert_eq!(
+        told(&read).iter().filter(|one| one.0 == "ipv6_off" && one.2 == 1200).count(),
+        1,
+        "{:?}",
+        told(&read)
+    );
     // What carries it must take more first; and a fix that turns IPv6 off says so.
     let on = Tunnel { underlay: Some(1), ..tunnel(Encapsulation::Vxlan) };
     let vxlan = |mtu| over(Link::up(2, "v", "vxlan", mtu), on);
@@ -159,7 +164,11 @@ fn ipv6_is_off_below_its_least() {
         let small = Link { mtu: 1300, ..eth0() };
         [host(vec![small, vxlan(mtu)], vec![route("fd99::/64", 1, None), v4()])]
     };
-    assert!(judge(&read(1250)).findings[0].fix.contains("raise eth0 to 1330"), "{:?}", judge(&read(1250)).findings);
+    assert!(
+        judge(&read(1250)).findings[0].fix.contains("raise eth0 to 1330"),
+        "{:?}",
+        judge(&read(1250)).findings
+    );
     assert!(judge(&read(1300)).findings[0].fix.contains("IPv6, which needs 1280, is off on them then"));
 }
 
@@ -196,7 +205,12 @@ fn ipsec_policies_add_what_their_states_say() {
     let gcm = || vec![state(peer, Some(GCM)), state("192.168.1.9", None)];
     let read = node(vec![policy(peer)], gcm(), 1500);
     let found: Vec<_> = told(&read).into_iter().filter(|one| one.0 == "pod_larger_than_ipsec").collect();
-    assert_eq!(found, [("pod_larger_than_ipsec", "eth0".to_owned(), 1446, Confidence::Medium)], "{:?}", told(&read));
+    assert_eq!(
+        found,
+        [("pod_larger_than_ipsec", "eth0".to_owned(), 1446, Confidence::Medium)],
+        "{:?}",
+        told(&read)
+    );
     assert!(told(&node(vec![policy(peer)], gcm(), 1446)).is_empty());
     let subject = "IPsec policy to 10.42.77.0/26";
     assert!(why(&read, subject).is_empty());
@@ -204,7 +218,11 @@ fn ipsec_policies_add_what_their_states_say() {
     for (policy, states, wanted) in [
         (policy(peer), Vec::new(), "no IPsec state says what it adds"),
         (policy(peer), vec![state(peer, None)], "no IPsec state says what it adds"),
-        (policy(peer), vec![State { reqid: 2, ..state(peer, Some(GCM)) }], "no IPsec state says what it adds"),
+        (
+            policy(peer),
+            vec![State { reqid: 2, ..state(peer, Some(GCM)) }],
+            "no IPsec state says what it adds",
+        ),
         (other, gcm(), "it is not one ESP tunnel to one peer"),
     ] {
         let read = node(vec![policy], states, 1500);
