@@ -10,12 +10,13 @@ use super::programs;
 use super::socket::{Netlink, SocketError};
 use super::wireguard::Wireguard;
 use super::{Fragments, Link};
-use crate::rights::Act;
+use crate::rights::{Act, Right};
 
 /// What [`Unread`] calls these.
 const PEERS: &str = "WireGuard peers";
 const IPSEC: &str = "IPsec policies";
 const PROGRAMS: &str = "BPF programs of devices";
+pub(super) const NAMES: [&str; 3] = [PEERS, IPSEC, PROGRAMS];
 
 /// Devices of one namespace that are asked of one by one.
 const MOST: usize = 512;
@@ -33,7 +34,11 @@ pub(super) struct Beside {
 /// Reads it of these devices of this thread's namespace.
 pub(super) fn read(socket: &mut Netlink, links: &[Link]) -> Beside {
     let mut beside = Beside::default();
-    let note = |what, error: &SocketError| Unread { what, why: netns::why(error, Act::ListLinks) };
+    let note = |what, error: &SocketError| {
+        // Kernels before tcx ask for the right to use BPF at all.
+        let act = if what == PROGRAMS && Right::NetAdmin.held() { Act::Bpf } else { Act::ListLinks };
+        Unread { what, why: netns::why(error, act) }
+    };
     let wireguard = links.iter().filter(|link| link.kind == "wireguard").take(MOST);
     let mut asked = None;
     for link in wireguard {

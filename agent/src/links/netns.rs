@@ -43,6 +43,14 @@ pub struct Unread {
     pub why: String,
 }
 
+impl Unread {
+    /// Whether devices or routes are missing.
+    #[must_use]
+    pub fn is_of_ways(&self) -> bool {
+        !super::beside::NAMES.contains(&self.what)
+    }
+}
+
 /// A namespace held open: it stays that namespace whatever becomes of its processes.
 pub(super) struct Held {
     pub(super) file: File,

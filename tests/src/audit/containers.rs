@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::harness::agent::without_capabilities;
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
+use super::rights::SYS_ADMIN;
 use super::{Said, has_devices};
 
 const RUNNER: &str = "ci/runner-0";
@@ -69,7 +71,7 @@ impl Docker {
         server.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                let _ = server.write_all(&[7; BYTES]);
+                let _ = server.write_all(&vec![7; BYTES]);
             });
             client.read_exact(&mut vec![0; BYTES]).is_ok()
         })
@@ -135,11 +137,9 @@ fn docker_is_seen_from_outside_of_the_pod() {
     if !has_devices() {
         return;
     }
-    const SYS_ADMIN: std::ops::Range<u64> = 21..22;
     let docker = Docker::new();
-    let said = Said::limited(&docker.node, &["-o", "json"], |command| {
-        crate::harness::agent::without_capabilities(command, SYS_ADMIN);
-    });
+    let said =
+        Said::limited(&docker.node, &["-o", "json"], |command| without_capabilities(command, SYS_ADMIN));
     let finding = said.only("inner_larger_than_uplink");
     assert_eq!(json!([finding["fits"], finding["confidence"]]), json!([1450, "low"]), "{finding:#}");
     assert!(finding["fix"].as_str().unwrap().contains("in the container behind vjob"), "{finding:#}");

@@ -1,7 +1,6 @@
 //! What the audit cannot judge: it is named, and keeps the last line from saying that everything fits.
 
-use std::fs::File;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -11,6 +10,7 @@ use crate::harness::agent::without_capabilities;
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
+use super::rights::SYS_ADMIN;
 use super::{Flannel, Said, WEB, has_devices};
 
 /// A host with an uplink that carries.
@@ -109,7 +109,6 @@ fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
 
 /// A program on a device of this thread's namespace, for as long as the file is open.
 fn attach((kind, at): (u64, u32), device: &str) -> Result<OwnedFd, Errno> {
-    use std::os::fd::AsRawFd as _;
     let mut attributes = [0; 16];
     attributes[0] = kind | (PASS.len() as u64) << 32;
     attributes[1] = PASS.as_ptr().addr() as u64;
@@ -157,7 +156,6 @@ fn what_was_not_read_is_no_all_clear() {
     if !has_devices() {
         return;
     }
-    const SYS_ADMIN: std::ops::Range<u64> = 21..22;
     let flannel = Flannel::new();
     let args = ["-o", "json", "--fail-on-findings"];
     let said = Said::limited(&flannel.node, &args, |command| without_capabilities(command, SYS_ADMIN));
@@ -170,53 +168,4 @@ fn what_was_not_read_is_no_all_clear() {
         assert!(gap["subject"].as_str().unwrap().contains(words), "{gap:#}");
     }
     flannel.pods.into_iter().for_each(Pod::stop);
-}
-
-/// No key of `WireGuard`'s is in the agent's memory when it has read its peers.
-#[test]
-fn no_key_stays_in_memory() {
-    use std::os::unix::fs::FileExt as _;
-    if !has_devices() {
-        return;
-    }
-    const KEY: [u8; 32] = *b"X this is no key of any person Z";
-    // The same in base64.
-    const TEXT: &str = "WCB0aGlzIGlzIG5vIGtleSBvZiBhbnkgcGVyc29uIFo=";
-    let host = host();
-    host.ip("link add wg0 type wireguard\nlink set wg0 mtu 1420 up\n");
-    let set = [
-        "set",
-        "wg0",
-        "private-key",
-        "/proc/self/fd/0",
-        "peer",
-        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
-    ];
-    host.feed("wg", &[&set[..], &["endpoint", "10.99.0.2:51820"]].concat(), TEXT);
-    assert_eq!(host.run("wg", &["show", "wg0", "private-key"]).trim(), TEXT);
-    let node = Node::routing(&host);
-    let running = crate::harness::agent::Running::start(&node, &["--probe", "drops"]);
-    let fits = [("interface", "wg0"), ("kind", "wireguard")];
-    crate::harness::until("the first reading", || {
-        (running.scrape().sum("r2c_interface_mtu_bytes", &fits) == 1420).then_some(())
-    });
-    assert!(
-        running
-            .text("/metrics", crate::harness::scrape::CLASSIC)
-            .contains("r2c_mtu_overlay_mismatch_bytes{interface=\"wg0\"")
-    );
-    let pid = running.agent.id();
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-    let mut looked_at = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let range = line.split_once(' ').unwrap().0.split_once('-').unwrap();
-        let [from, to] = [range.0, range.1].map(|end| u64::from_str_radix(end, 16).unwrap());
-        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
-        if memory.read_exact_at(&mut bytes, from).is_ok() {
-            looked_at += bytes.len();
-            assert!(!bytes.windows(KEY.len()).any(|window| window == KEY), "a key is in {line}");
-        }
-    }
-    assert!(looked_at > 1 << 20, "{looked_at} bytes");
 }

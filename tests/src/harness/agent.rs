@@ -157,11 +157,6 @@ impl Agent {
         Self { child, stdout, stderr }
     }
 
-    /// Its process's number.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();

@@ -95,7 +95,13 @@ fn of_tunnel(nets: &Nets<'_>, at: At, link: &Link, tunnel: &Tunnel) -> Option<(C
     if tunnel.encapsulation == Encapsulation::Wireguard {
         let silent = peers.map(|peers| peers.iter().filter(|peer| peer.is_none()).count());
         match (silent, peers.map(<[_]>::len)) {
-            (Some(0), Some(1..)) => {}
+            (Some(0), Some(1..)) => {
+                let mut ends = peers.into_iter().flatten().flatten();
+                let lost = ends.any(|end| nets.routed(at.namespace, *end, at.index).is_none());
+                if lost && sum.is_some() {
+                    return Some(("the way to one of its peers is not known".into(), false));
+                }
+            }
             (_, Some(0)) => return Some(("it has no peer".into(), false)),
             (Some(1), _) => return Some(("where one of its peers is is not known yet".into(), false)),
             (Some(some), _) => {

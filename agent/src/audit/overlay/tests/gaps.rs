@@ -65,6 +65,8 @@ fn of_wireguard_every_peers_way_counts() {
     assert_eq!(why(&both, "wg0"), ["where one of its peers is is not known yet"]);
     let said = judge(&both).findings[0].sentence();
     assert!(said.contains("8 fragments were made there so far"), "{said}");
+    let lost = why(&wg(Some(vec![end("10.9.0.2"), end("192.0.2.1")])), "wg0");
+    assert_eq!(lost, ["the way to one of its peers is not known"]);
     // A way that no route leads is not taken for the default one's.
     let lost = why(&wg(Some(vec![end("192.0.2.1")])), "wg0");
     assert_eq!(lost, ["the way of its packets is not known; 8 fragments were made there so far"]);
