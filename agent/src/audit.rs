@@ -221,8 +221,11 @@ impl Shown {
         for line in unread(&self.of.read) {
             note(&line);
         }
-        if findings > 0 && self.args.output != Output::Json {
-            clear::not_judged(self.not_judged()).iter().for_each(|line| note(line));
+        if findings > 0
+            && self.args.output != Output::Json
+            && let Some(line) = clear::not_judged(self.not_judged())
+        {
+            note(&line);
         }
         if self.judgement.more_not_judged > 0 {
             let more = u64::try_from(self.judgement.more_not_judged).unwrap_or(u64::MAX);

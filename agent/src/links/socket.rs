@@ -250,7 +250,7 @@ mod tests {
             16,
             &[3, 1, 0, 0],
             || (),
-            |(), payload| {
+            |_: &mut (), payload| {
                 bytes += payload.len();
                 true
             },

@@ -142,7 +142,7 @@ fn bpf_programs_on_a_device() {
     for (program, name) in [(XDP, "XDP"), (TCX, "tcx")] {
         match host.inside(|| attach(program, "va")) {
             Ok(_held) => {
-                expect(&node, "va", &format!("a BPF program ({name}) may send its packets elsewhere"))
+                expect(&node, "va", &format!("a BPF program ({name}) may send its packets elsewhere"));
             }
             // There is no tcx before 6.6.
             Err(errno) => assert_eq!((name, errno), ("tcx", Errno::EINVAL)),

@@ -72,7 +72,7 @@ fn reasons(nets: &Nets<'_>, at: At, link: &Link) -> Vec<NotJudged> {
     }
     match &link.tunnel {
         Some(tunnel) => {
-            reasons.extend(of_tunnel(nets, at, link, tunnel).map(|(why, unread)| not(why, unread)))
+            reasons.extend(of_tunnel(nets, at, link, tunnel).map(|(why, unread)| not(why, unread)));
         }
         None if !PLAIN.contains(&link.kind.as_str()) => {
             reasons.push(not(format!("what a device of kind {} adds is not known", link.kind).into(), false));
