@@ -31,8 +31,8 @@ pub mod standing;
 pub mod watch;
 
 use clear::Unseen;
-use overlay::{Finding, Judgement, Subnet};
-use row::Verdict;
+use overlay::{Finding, Judgement, NotJudged, Subnet};
+use row::{Gap, Verdict};
 
 /// What lines of the audit have where an event's have their probe.
 const ORIGIN: &str = "audit";
@@ -148,6 +148,14 @@ impl Shown {
             let (told, level, pod) = (Told::Event, Level::Info, row.owner());
             sink.write(&Line { told, at, level, probe, span, pod, says: row })?;
         }
+        if json {
+            let unread = read.iter().flat_map(|from| from.unread.iter().map(|unread| Gap::of(from, unread)));
+            let unread = unread.filter(|gap| gap.owner().is_none_or(|pod| self.wants(Some(pod))));
+            for gap in unread.chain(self.not_judged().map(Gap::NotJudged)) {
+                let (told, level, pod) = (Told::Event, Level::Warn, gap.owner());
+                sink.write(&Line { told, at, level, probe: ORIGIN, span, pod, says: &gap })?;
+            }
+        }
         let wanted = self.judgement.findings.iter().filter(|finding| self.wants_finding(finding));
         let mut findings = 0;
         for finding in wanted {
@@ -157,7 +165,8 @@ impl Shown {
         sink.flush()?;
         drop(sink);
         if findings == 0 && !json {
-            writeln!(text, "{}", clear::clear(read, asked, unseen))?;
+            let left = clear::not_judged(self.not_judged());
+            writeln!(text, "{}", clear::clear(read, asked, unseen, left.as_deref()))?;
         }
         Ok((text, findings))
     }
@@ -166,12 +175,20 @@ impl Shown {
         self.of.asked.is_empty() || pod.is_some_and(|pod| self.of.asked.wants(pod))
     }
 
-    /// Whose links were to be read and could not be: that nothing was found of them says nothing.
+    /// What is not judged of what was asked for; the host's may be on the way of any pod.
+    fn not_judged(&self) -> impl Iterator<Item = &NotJudged> {
+        self.judgement
+            .not_judged
+            .iter()
+            .filter(|one| one.owner.as_deref().is_none_or(|pod| self.wants(Some(pod))))
+    }
+
+    /// What was to be read and could not be: that nothing was found of it says nothing. What no reading would judge is named,
+    /// and no more: a node that has such a thing for good could not be told from one whose audit fails.
     fn blind(&self) -> Option<String> {
         let is_blind = |namespace: &&Namespace| {
-            let mut unread = namespace.unread.iter();
-            self.wants_of(namespace.owner.as_deref())
-                && unread.any(|unread| unread.what != links::ROUTES && !unread.why.ends_with("gone"))
+            let wanted = namespace.owner.as_deref().is_none_or(|pod| self.wants(Some(pod)));
+            wanted && namespace.unread.iter().any(|unread| !unread.why.ends_with("gone"))
         };
         let unseen = self.of.unseen.words();
         if !unseen.is_empty() {
@@ -179,8 +196,11 @@ impl Shown {
         }
         let blind = self.of.read.iter().filter(is_blind).map(place);
         let blind: Vec<String> = blind.collect();
-        (!blind.is_empty())
-            .then(|| format!("nothing was found, but links could not be read: {}", few(&blind)))
+        if !blind.is_empty() {
+            return Some(format!("nothing was found, but not all could be read: {}", few(&blind)));
+        }
+        let unread = clear::not_judged(self.not_judged().filter(|one| one.unread))?;
+        Some(format!("nothing was found, but {unread}"))
     }
 
     fn wants_finding(&self, finding: &Finding) -> bool {
@@ -200,6 +220,16 @@ impl Shown {
         }
         for line in unread(&self.of.read) {
             note(&line);
+        }
+        if findings > 0
+            && self.args.output != Output::Json
+            && let Some(line) = clear::not_judged(self.not_judged())
+        {
+            note(&line);
+        }
+        if self.judgement.more_not_judged > 0 {
+            let more = u64::try_from(self.judgement.more_not_judged).unwrap_or(u64::MAX);
+            note(&format!("{} not judged in pods that have many", counted(more, "more device")));
         }
         if self.judgement.left_out > 0 {
             let more = u64::try_from(self.judgement.left_out).unwrap_or(u64::MAX);

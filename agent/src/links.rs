@@ -9,18 +9,23 @@ use ipnet::IpNet;
 use crate::pod::Pod;
 
 mod attributes;
+mod beside;
+mod ipsec;
 mod link;
 mod netns;
+mod programs;
 mod read;
 mod route;
 mod socket;
 mod tunnel;
+mod wireguard;
 
 #[cfg(test)]
 mod tests;
 
+pub use ipsec::{Esp, Ipsec, Policy, State};
 pub use netns::{Place, Unread};
-pub use read::{LINKS, ROUTES, ReadError, Wants, read};
+pub use read::{ReadError, Wants, read};
 
 /// The device that an `RTM_NEWLINK` tells of, by what is behind its netlink header; `None` if it has no number.
 #[must_use]
@@ -71,6 +76,32 @@ pub struct Link {
     pub lower_netns: Option<NetnsId>,
     /// What it wraps around each packet.
     pub tunnel: Option<Tunnel>,
+    /// A veth's other end, where that is in a namespace that is nobody's in the reading: a container in a pod.
+    pub far: Option<Far>,
+    /// Where each of `WireGuard`'s peers is, if it has said so; `None` where that was not read.
+    pub peers: Option<Vec<Option<IpAddr>>>,
+    /// What may send its packets elsewhere than routes say: `XDP`, `tc`, `tcx`.
+    pub program: Option<&'static str>,
+}
+
+/// The other end of a veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Far {
+    /// Its name there, as [`Link::name`].
+    pub name: String,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// It is administratively up.
+    pub up: bool,
+}
+
+/// IP packets that were made by cutting up larger ones, since the namespace began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// `IpFragCreates`
+    pub v4: u64,
+    /// `Ip6FragCreates`
+    pub v6: u64,
 }
 
 #[cfg(test)]
@@ -97,6 +128,16 @@ pub struct Tunnel {
     pub external: bool,
     /// Bytes that its options add to the plain header; negative where it carries no inner Ethernet header.
     pub extra: i32,
+    /// Which of IPsec's states are its own: the mark of vti, the number (`if_id`) of xfrm.
+    pub key: u32,
+}
+
+impl Tunnel {
+    /// One of which nothing is set.
+    #[must_use]
+    pub const fn plain(encapsulation: Encapsulation) -> Self {
+        Self { encapsulation, local: None, remote: None, underlay: None, external: false, extra: 0, key: 0 }
+    }
 }
 
 /// A way to wrap packets.
@@ -126,6 +167,12 @@ pub enum Encapsulation {
     Vlan,
     /// Encrypted Ethernet.
     Macsec,
+    /// What an IPsec state of this mark adds, in IPv4.
+    Vti,
+    /// The same in IPv6.
+    Vti6,
+    /// What IPsec states and policies of this interface's number add.
+    Xfrm,
 }
 
 /// A unicast route, or one way of it where it has several.
@@ -177,6 +224,10 @@ pub struct Namespace {
     pub routes: Option<Vec<Route>>,
     /// What its route caches learned; `None` where that could not be read, or was not asked for.
     pub exceptions: Option<Vec<Exception>>,
+    /// Its IPsec policies and states; `None` where they could not be read.
+    pub ipsec: Option<Ipsec>,
+    /// Fragments that were made in it; `None` where that could not be read.
+    pub fragments: Option<Fragments>,
     /// What could not be read, and why.
     pub unread: Vec<Unread>,
 }

@@ -1,10 +1,14 @@
 //! What the audit says where it finds nothing: what it has looked at, and what it has not. Never more than that.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::asked::{PodsAsked, few, full_name};
 use crate::digits::counted;
 use crate::links::Namespace;
+use crate::sink::escape;
+
+use super::overlay::NotJudged;
 
 /// Columns of a line.
 const WIDTH: usize = 80;
@@ -48,8 +52,20 @@ impl Unseen {
     }
 }
 
-/// Says that what was read fits, for the pods `asked` for, and names what was not read.
-pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen) -> String {
+/// What is not judged, in words: everything that one cause keeps from it together.
+pub(super) fn not_judged<'a>(all: impl Iterator<Item = &'a NotJudged>) -> Option<String> {
+    let mut causes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for one in all {
+        let of = one.owner.as_deref().map(|pod| format!(" of {}", full_name(pod))).unwrap_or_default();
+        causes.entry(&one.why).or_default().push(format!("{}{of}", escape::text(&one.subject)));
+    }
+    let causes: Vec<String> =
+        causes.into_iter().map(|(why, names)| format!("{} ({})", few(&names), escape::text(why))).collect();
+    (!causes.is_empty()).then(|| format!("not judged: {}", causes.join(", ")))
+}
+
+/// Says that what was judged fits, for the pods `asked` for, and names what was not read and what is `left`.
+pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen, left: Option<&str>) -> String {
     let (mut of_host, mut of_pods) = (0, 0);
     let (mut pods, mut unread, missing) = (Vec::new(), Vec::new(), unseen.words());
     for namespace in read {
@@ -70,9 +86,13 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen) -> S
             unread.push(name);
         }
     }
-    let is_whole = unread.is_empty() && missing.is_empty();
-    let mut text = if is_whole { "everything" } else { "what was read" }.to_owned();
-    text.push_str(" fits");
+    let is_read = unread.is_empty() && missing.is_empty();
+    let mut text = match (is_read, left) {
+        (true, None) => "everything fits",
+        (true, Some(_)) => "what was judged fits",
+        (false, _) => "what was read fits",
+    }
+    .to_owned();
     let links = |count: usize| format!("{count} {}", if count == 1 { "link" } else { "links" });
     // Writing to a String cannot fail.
     let _ = match (asked.is_empty(), pods.len()) {
@@ -94,7 +114,7 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen) -> S
     if !unseen.on_host.is_empty() && !asked.is_empty() {
         let _ = write!(text, "; on the host's network: {}", few(&unseen.on_host));
     }
-    for missing in missing {
+    for missing in missing.iter().map(String::as_str).chain(left) {
         let _ = write!(text, "; {missing}");
     }
     wrapped(&text)
@@ -136,6 +156,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_judged_is_named_by_its_cause() {
+        let one = |subject: &str, owner: Option<&str>, why: &'static str| NotJudged {
+            owner: namespace(owner, 0).owner,
+            subject: subject.to_owned(),
+            kind: "k".to_owned(),
+            why: why.into(),
+            unread: false,
+        };
+        let all = [one("br-int", None, "a"), one("tun\x1b0", Some("shop/web"), "b"), one("ovs", None, "a")];
+        let said = not_judged(all.iter()).unwrap();
+        assert_eq!(said, "not judged: br-int, ovs (a), tun\\x1b0 of shop/web (b)");
+        assert_eq!(not_judged(all[..0].iter()), None);
+        let read = [namespace(None, 3)];
+        let clear =
+            |unseen: &Unseen| clear(&read, &PodsAsked::default(), unseen, Some(&said)).replace("\n   ", " ");
+        assert_eq!(
+            clear(&Unseen::default()),
+            format!("what was judged fits: 3 links of the host; no pod is known here; {said}")
+        );
+        assert!(clear(&Unseen { nameless: 1, ..Unseen::default() }).starts_with("what was read fits: "));
+    }
+
+    #[test]
     fn it_says_what_was_looked_at_and_no_more() {
         let mut read = vec![
             namespace(None, 3),
@@ -148,10 +191,11 @@ mod tests {
             pods: Vec::new(),
         };
         let said = |read: &[Namespace], names: &[&str]| {
-            clear(read, &asked(names), &Unseen::default()).replace("\n   ", " ")
+            clear(read, &asked(names), &Unseen::default(), None).replace("\n   ", " ")
         };
-        let but =
-            |names: &[&str], unseen: Unseen| clear(&read[..1], &asked(names), &unseen).replace("\n   ", " ");
+        let but = |names: &[&str], unseen: Unseen| {
+            clear(&read[..1], &asked(names), &unseen, None).replace("\n   ", " ")
+        };
         let hidden = but(&[], Unseen { hidden: true, ..Unseen::default() });
         assert_eq!(hidden, format!("what was read fits: 3 links of the host; {HIDDEN}"));
         // A pod that has not started, and one that has no name, were not read; one on the host's network was.
@@ -189,7 +233,7 @@ mod tests {
         );
         let unseen =
             Unseen { pods: vec!["kube-system/a-name-of-some-length".to_owned()], ..Unseen::default() };
-        let alone = clear(&read[..1], &asked(&["kube-system"]), &unseen);
+        let alone = clear(&read[..1], &asked(&["kube-system"]), &unseen, None);
         assert!(
             alone.lines().count() > 1 && alone.lines().all(|line| line.chars().count() <= WIDTH),
             "{alone}"

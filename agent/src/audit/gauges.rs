@@ -29,6 +29,8 @@ struct Numbers {
     pods: Vec<(Arc<Pod>, u32)>,
     /// Learned path MTUs of IPv4 and IPv6; `None` where they could not be read.
     learned: Option<[usize; 2]>,
+    /// What is not judged for good, and what was not read.
+    gaps: [usize; 2],
 }
 
 #[derive(Debug)]
@@ -72,7 +74,10 @@ fn numbers(read: &[Namespace], judgement: &Judgement) -> Numbers {
         let v6 = learned.iter().filter(|one| one.destination.is_ipv6()).count();
         [learned.len() - v6, v6]
     });
-    Numbers { interfaces, left_out, pods: pods.collect(), learned }
+    let not_read = judgement.not_judged.iter().filter(|one| one.unread).count();
+    let unread = read.iter().map(|namespace| namespace.unread.len()).sum::<usize>() + not_read;
+    let gaps = [judgement.not_judged.len() - not_read + judgement.more_not_judged, unread];
+    Numbers { interfaces, left_out, pods: pods.collect(), learned, gaps }
 }
 
 impl Collector for Gauges {
@@ -130,6 +135,13 @@ impl Collector for Gauges {
             Some(Unit::Bytes),
             &pods,
         )?;
+        let [design, unread] = numbers.gaps;
+        family(
+            "mtu_not_judged",
+            "Interfaces, IPsec policies and parts of namespaces that the audit of MTUs says nothing of, and why",
+            None,
+            &[(&[("why", "design")], design), (&[("why", "unread")], unread)],
+        )?;
         let Some([v4, v6]) = numbers.learned else { return Ok(()) };
         family(
             "mtu_path_exceptions",
@@ -148,14 +160,7 @@ mod tests {
     use crate::metrics::{Format, Metrics};
 
     fn reading() -> Vec<Namespace> {
-        let tunnel = Tunnel {
-            encapsulation: Encapsulation::Vxlan,
-            local: None,
-            remote: None,
-            underlay: Some(1),
-            external: false,
-            extra: 0,
-        };
+        let tunnel = Tunnel { underlay: Some(1), ..Tunnel::plain(Encapsulation::Vxlan) };
         let learned = Exception { destination: [10, 0, 0, 1].into(), device: 1, mtu: 1400, expires: None };
         let mut links = vec![
             Link::up(1, "eth0", "physical", 1400),
@@ -192,6 +197,8 @@ mod tests {
             "r2c_interfaces_left_out 1",
             "r2c_mtu_overlay_mismatch_bytes{interface=\"v\\\\x1b\\\"\",kind=\"vxlan\"} 100",
             "r2c_pod_interface_mtu_bytes{namespace=\"shop\",pod=\"web-0\"} 1400",
+            "r2c_mtu_not_judged{why=\"design\"} 0",
+            "r2c_mtu_not_judged{why=\"unread\"} 0",
             "r2c_mtu_path_exceptions{family=\"ipv4\"} 1",
             "r2c_mtu_path_exceptions{family=\"ipv6\"} 0",
         ] {

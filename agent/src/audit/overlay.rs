@@ -4,21 +4,26 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::links::{Encapsulation, Link, Namespace, NetnsId, Route, Tunnel};
+use crate::links::{Encapsulation, Esp, Link, Namespace, NetnsId, Route, Tunnel};
 use crate::sink::Confidence;
 
 mod finding;
+mod inner;
+mod ipsec;
+mod ipv6;
 mod outward;
 mod path;
 mod ports;
+mod unjudged;
 
 #[cfg(test)]
 mod tests;
 
 pub use finding::{Finding, Name};
 pub use outward::Subnet;
+pub use unjudged::NotJudged;
 
 /// A device: the number of its namespace in the reading, and its own in that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +73,10 @@ pub struct Judgement {
     pub findings: Vec<Finding>,
     /// Findings in pods that have more than are kept of one.
     pub left_out: usize,
+    /// What the audit says nothing of, and why.
+    pub not_judged: Vec<NotJudged>,
+    /// The same in pods that have more than are kept of one.
+    pub more_not_judged: usize,
 }
 
 /// Judges one reading; the host's namespace is the first.
@@ -75,10 +84,16 @@ pub struct Judgement {
 pub fn judge(namespaces: &[Namespace]) -> Judgement {
     let nets = Nets::new(namespaces);
     let mut findings = ports::veths(&nets);
+    findings.extend(ports::far_ends(&nets));
     findings.extend(ports::bridges(&nets));
     findings.extend(path::overlays(&nets));
     findings.extend(path::routes(&nets));
     findings.extend(path::pods(&nets));
+    let (inner, no_uplink) = inner::inner(&nets);
+    let (ipsec, vague) = ipsec::of_policies(&nets);
+    findings.extend(inner.into_iter().chain(ipsec).chain(ipv6::off(&nets)));
+    let not_judged = unjudged::devices(&nets).into_iter().chain(no_uplink).chain(vague).collect();
+    let (not_judged, more_not_judged) = unjudged::bounded(not_judged, MAX_OF_POD);
     let found = findings.len();
     let mut of_pod: HashMap<String, usize> = HashMap::new();
     findings.retain(|finding| {
@@ -88,7 +103,7 @@ pub fn judge(namespaces: &[Namespace]) -> Judgement {
         *kept <= MAX_OF_POD
     });
     let left_out = found - findings.len();
-    Judgement { sums: nets.sums, findings, left_out }
+    Judgement { sums: nets.sums, findings, left_out, not_judged, more_not_judged }
 }
 
 /// The network of pods of this node alone that an address is in, as far as the reading tells; the host's namespace is the
@@ -98,7 +113,7 @@ pub fn subnet_of_pods(namespaces: &[Namespace], address: IpAddr) -> Option<Subne
     Nets::new(namespaces).subnet_of_pods(address)
 }
 
-/// Findings kept of one pod: one with `NET_ADMIN` may make thousands of devices that do not fit.
+/// Findings, and devices that are not judged, kept of one pod: one with `NET_ADMIN` may make thousands of devices that do not fit.
 const MAX_OF_POD: usize = 8;
 
 /// Tunnels in tunnels that are followed: the kernel itself stops at fewer (`XMIT_RECURSION_LIMIT`).
@@ -225,6 +240,12 @@ impl<'a> Nets<'a> {
     }
 
     fn sum(&self, of: &Wrapped<'_>, way: &Way<'_>) -> Option<Sum> {
+        let added = ipsec::of_device(self, of.home, of.tunnel, way.end);
+        self.sum_adding(of, way, &added)
+    }
+
+    /// The sum, with what these states of IPsec add if it is of IPsec.
+    fn sum_adding(&self, of: &Wrapped<'_>, way: &Way<'_>, added: &[Esp]) -> Option<Sum> {
         let (home, tunnel) = (of.home, of.tunnel);
         let underlay = At { namespace: home, index: way.device };
         // What is down carries nothing, and what it will be when it is up is not known.
@@ -242,17 +263,12 @@ impl<'a> Nets<'a> {
             confidence = way.confidence.min(Confidence::Medium);
             (takes, limit) = (one.mtu, Limit::Path(one.destination));
         }
-        let overhead = tunnel.overhead(self.outer_is_v6(home, tunnel, way.end));
-        Some(Sum { overhead, underlay, takes, limit, fits: takes.saturating_sub(overhead), confidence })
-    }
-
-    /// The family of the outer header: what the addresses say, else what the kernel would take.
-    fn outer_is_v6(&self, home: usize, tunnel: &Tunnel, end: Option<IpAddr>) -> bool {
-        let by_address = || end.or(tunnel.local).map(|address| address.is_ipv6());
-        tunnel.encapsulation.outer_is_v6().or_else(by_address).unwrap_or_else(|| {
-            tunnel.encapsulation == Encapsulation::Wireguard
-                && self.lookup(home, Ipv4Addr::UNSPECIFIED.into(), 0).is_none()
-        })
+        let fits = if tunnel.encapsulation.is_ipsec() {
+            added.iter().map(|esp| esp.fits(takes)).min()?
+        } else {
+            takes.saturating_sub(tunnel.overhead(outer_is_v6(tunnel, way.end)))
+        };
+        Some(Sum { overhead: takes - fits, underlay, takes, limit, fits, confidence })
     }
 
     /// The ways that a tunnel's packets may go; none where that is not known.
@@ -263,11 +279,7 @@ impl<'a> Nets<'a> {
         if tunnel.encapsulation.is_of_link() {
             return link.lower.map(certain).unwrap_or_default();
         }
-        let routed = |end: IpAddr| {
-            let route = self.lookup(home, end, own)?;
-            let confidence = Confidence::Medium;
-            Some(Way { device: route.device, route: Some(route), end: Some(end), confidence })
-        };
+        let routed = |end: IpAddr| self.routed(home, end, own);
         if let Some(device) = tunnel.underlay.filter(|device| *device != own) {
             let mut ways = certain(device);
             let route = tunnel.remote.and_then(routed).and_then(|way| way.route);
@@ -281,14 +293,13 @@ impl<'a> Nets<'a> {
             return routed(end).into_iter().collect();
         }
         if tunnel.encapsulation == Encapsulation::Wireguard {
-            // Its peers are not asked for: the kernel's answer has the private key in it.
-            let default = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-            return default
-                .into_iter()
-                .find_map(routed)
-                .map(|way| Way { end: None, ..way })
-                .into_iter()
-                .collect();
+            let mut ends: Vec<IpAddr> = link.peers.iter().flatten().copied().flatten().collect();
+            ends.sort_unstable();
+            ends.dedup();
+            return ends.into_iter().filter_map(routed).collect();
+        }
+        if tunnel.encapsulation == Encapsulation::Xfrm {
+            return ipsec::ends(self, home, tunnel).into_iter().filter_map(routed).collect();
         }
         // One with no end of its own goes to the next hop of each route that leads into it.
         let of_pod = self.namespaces[at.namespace].owner.is_some();
@@ -311,4 +322,10 @@ impl<'a> Nets<'a> {
         let on_link = on_link.filter(|way| !is_sink(way.device));
         on_link.map(|way| Way { end: None, ..way }).into_iter().collect()
     }
+}
+
+/// The family of the outer header: what the addresses say, if the kind does not.
+fn outer_is_v6(tunnel: &Tunnel, end: Option<IpAddr>) -> bool {
+    let by_address = || end.or(tunnel.local).is_some_and(|address| address.is_ipv6());
+    tunnel.encapsulation.outer_is_v6().unwrap_or_else(by_address)
 }

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
-use super::overlay::{At, Finding, Judgement, Sum};
+use super::overlay::{At, Finding, Judgement, NotJudged, Sum};
 use crate::incident::Span;
-use crate::links::{Exception, Link, Namespace, Route};
+use crate::links::{Exception, Link, Namespace, Route, Unread};
 use crate::pod::Pod;
 use crate::sink::{Cell, Column, Field, Level, Line, Says, Told, Value};
 
@@ -284,6 +284,7 @@ impl Says for Verdict<'_> {
             ("interface_mtu", Value::Number(finding.interface_mtu.into())),
             ("promises", Value::Number(finding.promises.into())),
             ("fits", Value::Number(finding.fits.into())),
+            ("fragments", finding.fragments.map_or(Value::Absent, Value::Number)),
             ("hurt_pods", Value::Number(count)),
             ("fix", Value::Text(finding.fix.as_str().into())),
         ]);
@@ -306,4 +307,60 @@ impl Verdict<'_> {
             says: self,
         }
     }
+}
+
+/// What the audit says nothing of: a device or policy that is not judged, or a part of a namespace that was not read.
+pub(super) enum Gap<'a> {
+    /// It is not judged.
+    NotJudged(&'a NotJudged),
+    /// It was not read.
+    Unread { owner: Option<&'a Pod>, what: &'a str, why: &'a str },
+}
+
+impl<'a> Gap<'a> {
+    /// Of everything of a namespace that was not read.
+    pub(super) fn of(namespace: &'a Namespace, unread: &'a Unread) -> Self {
+        Self::Unread { owner: namespace.owner.as_deref(), what: unread.what, why: &unread.why }
+    }
+
+    /// Whose namespace it is of.
+    pub(super) fn owner(&self) -> Option<&'a Pod> {
+        match self {
+            Self::NotJudged(one) => one.owner.as_deref(),
+            Self::Unread { owner, .. } => *owner,
+        }
+    }
+}
+
+impl Says for Gap<'_> {
+    fn message(&self, text: &mut String) {
+        let place = place(self.owner());
+        let said = match self {
+            Self::NotJudged(one) => {
+                format!("{} ({}) of {place} is not judged: {}", one.subject, one.kind, one.why)
+            }
+            Self::Unread { what, why, .. } => format!("{what} of {place} not read: {why}"),
+        };
+        text.push_str(&said);
+    }
+
+    fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>) {
+        let (subject, kind, why, unread) = match self {
+            Self::NotJudged(one) => {
+                let subject = Value::Interface(one.subject.as_str().into());
+                (subject, Value::Text(one.kind.as_str().into()), one.why.as_ref(), one.unread)
+            }
+            Self::Unread { what, why, .. } => (Value::Text((*what).into()), Value::Absent, *why, true),
+        };
+        fields.extend([
+            ("event", Value::Reason("not_judged".into())),
+            ("pod", Value::Pod(self.owner())),
+            ("subject", subject),
+            ("interface_kind", kind),
+            ("why", Value::Text(why.into())),
+            ("unread", Value::Flag(unread)),
+        ]);
+    }
+
+    fn cells<'a>(&'a self, _: &mut Vec<Cell<'a>>) {}
 }

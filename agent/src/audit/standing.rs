@@ -107,6 +107,7 @@ mod tests {
             fits: 1340,
             what: "w".into(),
             fix: "f".into(),
+            fragments: None,
             pods: vec![pod("db"), pod("web")],
         };
         let about = |filter: Filter| {

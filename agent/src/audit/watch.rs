@@ -137,16 +137,20 @@ fn read(proc: &Path, pods: &PodIndex, gauges: &Gauges) -> (Result<(Judgement, St
     let judged = links::read(&places(proc, pods), Wants { pod_exceptions: false }).map(|read| {
         let judgement = overlay::judge(&read);
         gauges.take(&read, &judgement);
-        (judgement, reasons(&read))
+        let missing = reasons(&read, &judgement);
+        (judgement, missing)
     });
     (judged, clock().saturating_sub(before))
 }
 
 /// What could not be read and why, without whose it is: that changes with every pod.
-fn reasons(read: &[links::Namespace]) -> String {
+fn reasons(read: &[links::Namespace], judgement: &Judgement) -> String {
     let lines = unread(read);
     let mut reasons: Vec<&str> =
         lines.iter().filter_map(|line| line.rsplit_once(": ").map(|(reason, _)| reason)).collect();
+    // A pod may be root in its own namespace, and the number of what it has may change each second: only the host's is told.
+    let of_host = super::clear::not_judged(judgement.not_judged.iter().filter(|one| one.owner.is_none()));
+    reasons.extend(of_host.as_deref());
     reasons.dedup();
     reasons.join("; ")
 }

@@ -16,6 +16,9 @@ const IFLA_TARGET_NETNSID: u16 = 46;
 /// `IFLA_EXT_MASK` and its `RTEXT_FILTER_SKIP_STATS`: counters are most of a reply.
 const IFLA_EXT_MASK: u16 = 29;
 const SKIP_STATS: u32 = 1 << 3;
+/// `IFLA_XDP` and its `IFLA_XDP_ATTACHED`.
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_ATTACHED: u16 = 2;
 
 /// The body of `RTM_GETLINK` for all devices, of this namespace or of another.
 pub(super) fn question(target: Option<NetnsId>) -> Vec<u8> {
@@ -24,6 +27,13 @@ pub(super) fn question(target: Option<NetnsId>) -> Vec<u8> {
     if let Some(NetnsId(id)) = target {
         put_number(&mut body, IFLA_TARGET_NETNSID, id.cast_unsigned());
     }
+    body
+}
+
+/// The body of `RTM_GETLINK` for one device of another namespace.
+pub(super) fn question_of(target: NetnsId, index: u32) -> Vec<u8> {
+    let mut body = question(Some(target));
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
     body
 }
 
@@ -52,6 +62,10 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
             IFLA_LINK_NETNSID => link.lower_netns = signed(value).map(NetnsId),
             IFLA_MASTER => link.master = number(value),
             IFLA_LINKINFO => kind_of(value, &mut link),
+            IFLA_XDP => {
+                let attached = find(value, IFLA_XDP_ATTACHED).and_then(|value| value.first().copied());
+                link.program = attached.filter(|how| *how != 0).map(|_| "XDP");
+            }
             _ => {}
         }
     }

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::NetnsId;
 use super::attributes::{find, put_number, signed};
-use super::socket::{Rtnetlink, SocketError};
+use super::socket::{Netlink, SocketError};
 use crate::pod::Pod;
 use crate::rights::{self, Act, Cause, Refused, Right};
 
@@ -41,6 +41,14 @@ pub struct Unread {
     pub what: &'static str,
     /// Why, as in `needs CAP_SYS_ADMIN`.
     pub why: String,
+}
+
+impl Unread {
+    /// Whether devices or routes are missing.
+    #[must_use]
+    pub fn is_of_ways(&self) -> bool {
+        !super::beside::NAMES.contains(&self.what)
+    }
 }
 
 /// A namespace held open: it stays that namespace whatever becomes of its processes.
@@ -73,6 +81,11 @@ impl Held {
         Ok(Self { file, inode })
     }
 
+    /// Whether a process's namespace is still this one.
+    pub(super) fn is_at(&self, file: &std::path::Path) -> bool {
+        std::fs::metadata(file).is_ok_and(|now| now.ino() == self.inode)
+    }
+
     pub(super) fn is(&self, other: &Self) -> bool {
         self.inode == other.inode
     }
@@ -90,7 +103,7 @@ fn body(held: &Held) -> Vec<u8> {
 }
 
 /// The number that a namespace has in the socket's; `None` if it has none.
-pub(super) fn number(socket: &mut Rtnetlink, held: &Held) -> Result<Option<NetnsId>, SocketError> {
+pub(super) fn number(socket: &mut Netlink, held: &Held) -> Result<Option<NetnsId>, SocketError> {
     let mut id = None;
     socket.call(RTM_GETNSID, &body(held), |payload| {
         id = payload.get(4..).and_then(|attributes| find(attributes, NETNSA_NSID)).and_then(signed);
@@ -100,7 +113,7 @@ pub(super) fn number(socket: &mut Rtnetlink, held: &Held) -> Result<Option<Netns
 }
 
 /// The number that a namespace has in the socket's; it is given one if it has none, as any veth into it would.
-pub(super) fn numbered(socket: &mut Rtnetlink, held: &Held) -> Result<NetnsId, SocketError> {
+pub(super) fn numbered(socket: &mut Netlink, held: &Held) -> Result<NetnsId, SocketError> {
     if let Some(id) = number(socket, held)? {
         return Ok(id);
     }
@@ -114,17 +127,17 @@ pub(super) fn numbered(socket: &mut Rtnetlink, held: &Held) -> Result<NetnsId, S
     number(socket, held)?.ok_or(SocketError::Garbled)
 }
 
-/// Does `work` with a socket in each of these namespaces, on a thread that ends with it; what came of each, in order.
+/// Does `work` with a number in the list and a socket in each of these namespaces, on a thread that ends with it; what came of each, in order.
 pub(super) fn inside<T: Send>(
     namespaces: &[&Held],
-    work: impl Fn(&mut Rtnetlink) -> Result<T, SocketError> + Sync,
+    work: impl Fn(usize, &mut Netlink) -> Result<T, SocketError> + Sync,
 ) -> Vec<Result<T, SocketError>> {
-    let one = |held: &Held| {
+    let one = |(at, held): (usize, &&Held)| {
         setns(held.file.as_fd(), CloneFlags::CLONE_NEWNET)
             .map_err(|errno| SocketError::Refused(errno as i32))?;
-        work(&mut Rtnetlink::open()?)
+        work(at, &mut Netlink::open()?)
     };
-    let all = || namespaces.iter().map(|held| one(held)).collect();
+    let all = || namespaces.iter().enumerate().map(one).collect();
     let failed = || namespaces.iter().map(|_| Err(SocketError::Garbled)).collect();
     thread::scope(|scope| {
         let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, all);

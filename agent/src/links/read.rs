@@ -2,10 +2,11 @@
 
 use nix::libc::{RTM_GETLINK, RTM_GETROUTE};
 
+use super::beside::{self, Beside};
 use super::netns::{self, Held, Place, Unread};
 use super::route::{self, Of};
-use super::socket::{Rtnetlink, SocketError, Whole};
-use super::{Exception, Link, Namespace, NetnsId, Route, link};
+use super::socket::{Netlink, SocketError, Whole};
+use super::{Exception, Far, Link, Namespace, NetnsId, Route, link};
 use crate::rights::{self, Act};
 
 /// Namespaces read at once, each held by a descriptor: kubelet's default limit is 110 pods.
@@ -21,9 +22,14 @@ const MAX_EXCEPTIONS: usize = 4096;
 /// What [`Unread`] calls the namespace as a whole.
 const NAMESPACE: &str = "network namespace";
 /// What [`Unread`] calls devices.
-pub const LINKS: &str = "links";
+const LINKS: &str = "links";
 /// What [`Unread`] calls routes.
-pub const ROUTES: &str = "routes and PMTU exceptions";
+const ROUTES: &str = "routes and PMTU exceptions";
+/// What it calls all that is asked from inside.
+const INSIDE: &str = "routes, PMTU exceptions, IPsec policies, WireGuard peers and BPF programs";
+
+/// Other ends of a pod's veths that are asked for.
+const MAX_FAR: usize = 256;
 
 /// Why nothing could be read.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub struct Wants {
 /// # Errors
 /// The host's devices cannot be read.
 pub fn read(places: &[Place], wants: Wants) -> Result<Vec<Namespace>, ReadError> {
-    let mut socket = Rtnetlink::open().map_err(ReadError::Socket)?;
+    let mut socket = Netlink::open().map_err(ReadError::Socket)?;
     let own = Held::own().map_err(ReadError::Socket)?;
     let mut read = Vec::new();
     for place in places.iter().take(MAX_NAMESPACES) {
@@ -57,6 +63,10 @@ pub fn read(places: &[Place], wants: Wants) -> Result<Vec<Namespace>, ReadError>
         namespace.unread.extend(doubt);
         let held = Held::open(place).and_then(|held| {
             links(&mut socket, &held, &own, &mut namespace)?;
+            // Of a process that ended meanwhile the numbers may be another's.
+            let net = place.file.parent().and_then(|ns| ns.parent()).map(|process| process.join("net"));
+            let fragments = net.and_then(|net| beside::fragments(&net));
+            namespace.fragments = fragments.filter(|_| held.is_at(&place.file));
             Ok(held)
         });
         let held = match held {
@@ -82,10 +92,12 @@ pub fn read(places: &[Place], wants: Wants) -> Result<Vec<Namespace>, ReadError>
             namespace.id = netns::number(&mut socket, held).unwrap_or_default();
         }
     }
-    Ok(read.into_iter().map(|(namespace, _)| namespace).collect())
+    let mut read: Vec<Namespace> = read.into_iter().map(|(namespace, _)| namespace).collect();
+    far_ends(&mut socket, &mut read);
+    Ok(read)
 }
 
-fn links(socket: &mut Rtnetlink, held: &Held, own: &Held, into: &mut Namespace) -> Result<(), String> {
+fn links(socket: &mut Netlink, held: &Held, own: &Held, into: &mut Namespace) -> Result<(), String> {
     let target = if held.is(own) {
         None
     } else {
@@ -98,13 +110,37 @@ fn links(socket: &mut Rtnetlink, held: &Held, own: &Held, into: &mut Namespace) 
     Ok(())
 }
 
+/// Asks for the other ends of pods' veths that are in none of these namespaces: containers in a pod. The kernel has given
+/// each of those a number here, as the veth into it was read.
+fn far_ends(socket: &mut Netlink, read: &mut [Namespace]) {
+    let known: Vec<NetnsId> = read.iter().filter_map(|namespace| namespace.id).collect();
+    for namespace in read.iter_mut().filter(|namespace| namespace.owner.is_some()) {
+        let veths = namespace.links.iter_mut().filter(|link| link.kind == "veth");
+        for link in veths.take(MAX_FAR) {
+            let (Some(id), Some(index)) = (link.lower_netns, link.lower) else { continue };
+            if known.contains(&id) {
+                continue;
+            }
+            let mut far = None;
+            // What is not answered is not known, and said to be so where it would matter.
+            let _ = socket.call(RTM_GETLINK, &link::question_of(id, index), |payload| {
+                let other = link::decode(payload).filter(|other| {
+                    link::is_of(payload, Some(id)) && other.kind == "veth" && other.lower == Some(link.index)
+                });
+                far = other.map(|other| Far { name: other.name, mtu: other.mtu, up: other.up });
+            });
+            link.far = far;
+        }
+    }
+}
+
 fn part(what: &'static str, whole: Whole, into: &mut Namespace) {
     if whole == Whole::No {
         into.unread.push(Unread { what, why: "there are too many: the first of them were read".to_owned() });
     }
 }
 
-fn dump_links(socket: &mut Rtnetlink, target: Option<NetnsId>) -> Result<(Vec<Link>, Whole), SocketError> {
+fn dump_links(socket: &mut Netlink, target: Option<NetnsId>) -> Result<(Vec<Link>, Whole), SocketError> {
     let mut foreign = false;
     let (links, whole) = socket.dump(RTM_GETLINK, &link::question(target), Vec::new, |links, payload| {
         foreign |= !link::is_of(payload, target);
@@ -122,6 +158,7 @@ fn bounded<T>(mut list: Vec<T>, most: usize, whole: Whole) -> (Vec<T>, Whole) {
 
 /// What of one namespace has to be asked from inside.
 struct Paths {
+    beside: Beside,
     routes: (Vec<Route>, Whole),
     exceptions: Option<Vec<Exception>>,
 }
@@ -144,32 +181,39 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
         let is_own = |at: &usize| read[*at].1.as_ref().is_some_and(|held| held.is(own));
         let (ours, others): (Vec<usize>, Vec<usize>) = asked.partition(is_own);
         for at in ours {
-            let socket = Rtnetlink::open().map_err(SocketError::from);
-            here.push((at, socket.and_then(|mut socket| dump_paths(&mut socket, share))));
+            let socket = Netlink::open().map_err(SocketError::from);
+            let links = &read[at].0.links;
+            here.push((at, socket.and_then(|mut socket| dump_paths(&mut socket, links, share))));
         }
         let held: Vec<&Held> = others.iter().filter_map(|at| read[*at].1.as_ref()).collect();
         if !held.is_empty() {
-            here.extend(others.into_iter().zip(netns::inside(&held, |socket| dump_paths(socket, share))));
+            let work = |at: usize, socket: &mut Netlink| dump_paths(socket, &read[others[at]].0.links, share);
+            here.extend(others.iter().copied().zip(netns::inside(&held, work)));
         }
     }
     for (at, answer) in here {
         let namespace = &mut read[at].0;
         match answer {
-            Ok(Paths { routes: (routes, whole), exceptions }) => {
+            Ok(Paths { beside, routes: (routes, whole), exceptions }) => {
+                beside.give(namespace);
                 namespace.routes = Some(routes);
                 namespace.exceptions = exceptions;
                 part(ROUTES, whole, namespace);
             }
             Err(error) => {
                 let why = netns::why(&error, Act::EnterNetns);
-                namespace.unread.push(Unread { what: ROUTES, why });
+                namespace.unread.push(Unread { what: INSIDE, why });
             }
         }
     }
 }
 
-fn dump_paths(socket: &mut Rtnetlink, share: Share) -> Result<Paths, SocketError> {
-    let mut paths = Paths { routes: (Vec::new(), Whole::Yes), exceptions: share.exceptions.then(Vec::new) };
+fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Paths, SocketError> {
+    let mut paths = Paths {
+        beside: beside::read(socket, links),
+        routes: (Vec::new(), Whole::Yes),
+        exceptions: share.exceptions.then(Vec::new),
+    };
     // A kernel without IPv6 answers with IPv4's.
     for v6 in [false, true] {
         let question = route::question(v6, Of::Routes);

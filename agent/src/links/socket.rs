@@ -1,10 +1,10 @@
-//! One rtnetlink socket: a question, and the kernel's whole answer or an error; bounded in size, time and tries.
+//! One netlink socket: a question, and the kernel's whole answer or an error; bounded in size, time and tries.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::NetlinkBuffer;
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN,
@@ -52,23 +52,52 @@ pub(super) enum Whole {
     No,
 }
 
+/// Whom a socket asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Devices, routes, queues.
+    Route,
+    /// Families by name, such as `WireGuard`'s. Answers may have keys in them.
+    Generic,
+    /// IPsec. Answers may have keys in them.
+    Ipsec,
+}
+
 /// A socket in the namespace of the thread that opened it.
-pub(super) struct Rtnetlink {
+pub(super) struct Netlink {
     socket: Socket,
+    protocol: Protocol,
     sequence: u32,
     buffer: Vec<u8>,
 }
 
-impl Rtnetlink {
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        if self.protocol != Protocol::Route {
+            self.wipe();
+        }
+    }
+}
+
+impl Netlink {
     /// Opens one that refuses questions it does not understand: without strict checks the kernel answers with
     /// something else.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(NETLINK_ROUTE)?;
+        Self::asking(Protocol::Route)
+    }
+
+    /// As [`Netlink::open`], of somebody else.
+    pub(super) fn asking(protocol: Protocol) -> io::Result<Self> {
+        let socket = Socket::new(match protocol {
+            Protocol::Route => NETLINK_ROUTE,
+            Protocol::Generic => NETLINK_GENERIC,
+            Protocol::Ipsec => NETLINK_XFRM,
+        })?;
         socket.set_netlink_get_strict_chk(true)?;
         // SAFETY: the descriptor is the socket's, which lives for the whole call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
         setsockopt(&descriptor, sockopt::ReceiveTimeout, &PATIENCE)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Self { socket, protocol, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Asks for a list; `each` gets the payload of each message, and says whether it wants more. What changed meanwhile
@@ -87,7 +116,7 @@ impl Rtnetlink {
                 Outcome::Whole => return Ok((list, Whole::Yes)),
                 Outcome::Part => {
                     // The rest of the answer goes with the socket: what a pod made a million of is not read to its end.
-                    *self = Self::open()?;
+                    *self = Self::asking(self.protocol)?;
                     return Ok((list, Whole::No));
                 }
                 Outcome::Interrupted => {}
@@ -111,6 +140,28 @@ impl Rtnetlink {
     }
 
     fn ask(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        each: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Outcome, SocketError> {
+        let outcome = self.ask_raw(kind, flags, body, each);
+        if self.protocol != Protocol::Route {
+            self.wipe();
+        }
+        outcome
+    }
+
+    /// Leaves nothing of an answer in memory: a key in it would be there for whoever reads a dump of this process.
+    fn wipe(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(self.buffer.capacity(), 0);
+        // Else the compiler may see that nobody reads the zeros, and not write them.
+        std::hint::black_box(self.buffer.as_mut_slice());
+    }
+
+    fn ask_raw(
         &mut self,
         kind: u16,
         flags: i32,
@@ -184,4 +235,22 @@ fn request(kind: u16, flags: i32, sequence: u32, body: &[u8]) -> Result<Vec<u8>,
     message.extend([0; 4]);
     message.extend(body);
     Ok(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_answer_stays_that_may_have_keys() {
+        let mut socket = Netlink::asking(Protocol::Generic).unwrap();
+        // CTRL_CMD_GETFAMILY of all families: nobody needs a right for it.
+        let all = socket.dump(16, &[3, 1, 0, 0], Vec::new, |lengths, payload| {
+            lengths.push(payload.len());
+            true
+        });
+        assert!(all.is_ok_and(|(lengths, whole)| whole == Whole::Yes && !lengths.is_empty()));
+        assert_eq!(socket.buffer.len(), socket.buffer.capacity());
+        assert!(socket.buffer.iter().all(|byte| *byte == 0));
+    }
 }

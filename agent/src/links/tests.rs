@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::link::{decode, is_of, question};
 use super::*;
 
+mod beside;
+
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap();
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -109,7 +111,15 @@ fn each_kind_adds_what_its_options_say() {
     assert_eq!([tunnel("wireguard", &[]).overhead(false), tunnel("wireguard", &[]).overhead(true)], [60, 80]);
     assert_eq!(tunnel("vlan", &[]).overhead(false), 0);
     assert_eq!(tunnel("macsec", &[attribute(3, &[8])]).overhead(false), 24);
-    assert!(decode(&message(9, 1, &[kind("xfrm", &[])])).unwrap().tunnel.is_none());
+    let vti = tunnel("vti", &[number(1, 5), attribute(3, &7_u32.to_be_bytes()), attribute(5, &v4(2))]);
+    assert_eq!((vti.key, vti.underlay, vti.remote), (7, Some(5), Some([10, 0, 0, 2].into())));
+    let xfrm = tunnel("xfrm", &[number(1, 5), number(2, 9)]);
+    assert_eq!((xfrm.key, xfrm.underlay, xfrm.external), (9, None, false));
+    assert!(tunnel("xfrm", &[attribute(3, &[])]).external);
+    assert!(decode(&message(9, 1, &[kind("tun", &[])])).unwrap().tunnel.is_none());
+    let xdp = attribute(43, &attribute(2, &[1]));
+    assert_eq!(decode(&message(9, 1, &[xdp])).unwrap().program, Some("XDP"));
+    assert_eq!(decode(&message(9, 1, &[attribute(43, &attribute(2, &[0]))])).unwrap().program, None);
 }
 
 fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
@@ -187,7 +197,9 @@ fn our_own_namespace_is_read() {
     let place = Place { owner: None, file: "/proc/self/ns/net".into(), inode: None, doubt: None };
     let read = read(std::slice::from_ref(&place), Wants { pod_exceptions: false }).unwrap();
     assert!(read[0].links.iter().any(|link| link.loopback && link.kind == "loopback"), "{read:#?}");
-    assert!(read[0].routes.is_some() && read[0].exceptions.is_some() && read[0].unread.is_empty());
+    assert!(read[0].routes.is_some() && read[0].exceptions.is_some() && read[0].fragments.is_some());
+    // What IPsec and tcx have is for who has CAP_NET_ADMIN.
+    assert!(read[0].unread.iter().all(|unread| unread.why.contains("CAP_NET_ADMIN")), "{read:#?}");
     let other = Place { inode: Some(1), ..place };
     assert!(super::read(&[other], Wants { pod_exceptions: false }).unwrap_err().to_string().contains("gone"));
 }
@@ -196,6 +208,8 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(raw in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = (decode(&raw), is_of(&raw, None), routes(&raw), route::exception(&raw));
+        let _ = (super::ipsec::policy(&raw), super::ipsec::state(&raw));
+        super::wireguard::endpoints(&raw, &mut Vec::new());
     }
 
     #[test]

@@ -15,6 +15,7 @@ struct Places {
     encap_type: Option<u16>,
     encap_flags: Option<u16>,
     flags: Option<u16>,
+    key: Option<u16>,
 }
 
 const NOWHERE: Places = Places {
@@ -25,6 +26,7 @@ const NOWHERE: Places = Places {
     encap_type: None,
     encap_flags: None,
     flags: None,
+    key: None,
 };
 /// `IFLA_VXLAN_*`
 const VXLAN: Places =
@@ -42,6 +44,7 @@ const GRE: Places = Places {
     encap_type: Some(14),
     encap_flags: Some(15),
     flags: Some(13),
+    ..NOWHERE
 };
 const GRE_OFLAGS: u16 = 3;
 /// `IFLA_IPTUN_*`
@@ -53,7 +56,12 @@ const IPTUN: Places = Places {
     encap_type: Some(15),
     encap_flags: Some(16),
     flags: Some(8),
+    ..NOWHERE
 };
+/// `IFLA_VTI_*`; the key is the outgoing one.
+const VTI: Places = Places { underlay: Some(1), local: &[4], remote: &[5], key: Some(3), ..NOWHERE };
+/// `IFLA_XFRM_*`: its device is for offload, its packets go by the route to the peer.
+const XFRM: Places = Places { key: Some(2), external: Some(3), ..NOWHERE };
 /// `IFLA_MACSEC_ICV_LEN`
 const MACSEC_ICV_LEN: u16 = 3;
 
@@ -76,11 +84,17 @@ pub(super) fn decode(kind: &[u8], attributes: &[u8]) -> Option<Tunnel> {
         b"wireguard" => (E::Wireguard, NOWHERE),
         b"vlan" => (E::Vlan, NOWHERE),
         b"macsec" => (E::Macsec, NOWHERE),
+        b"vti" => (E::Vti, VTI),
+        b"vti6" => (E::Vti6, VTI),
+        b"xfrm" => (E::Xfrm, XFRM),
         _ => return None,
     };
     let first = |kinds: &[u16]| kinds.iter().find_map(|kind| address(find(attributes, *kind)?));
     let external = places.external.and_then(|kind| find(attributes, kind));
+    let key = places.key.and_then(|kind| number(find(attributes, kind)?)).unwrap_or_default();
     Some(Tunnel {
+        // Of vti it is in the network's order.
+        key: if encapsulation == E::Xfrm { key } else { u32::from_be(key) },
         encapsulation,
         local: first(places.local),
         remote: first(places.remote),
@@ -137,9 +151,9 @@ impl Encapsulation {
     #[must_use]
     pub const fn outer_is_v6(self) -> Option<bool> {
         match self {
-            Self::Gre | Self::Gretap | Self::Ipip | Self::Sit => Some(false),
-            Self::Ip6gre | Self::Ip6gretap | Self::Ip6tnl => Some(true),
-            Self::Vxlan | Self::Geneve | Self::Wireguard | Self::Vlan | Self::Macsec => None,
+            Self::Gre | Self::Gretap | Self::Ipip | Self::Sit | Self::Vti => Some(false),
+            Self::Ip6gre | Self::Ip6gretap | Self::Ip6tnl | Self::Vti6 => Some(true),
+            Self::Vxlan | Self::Geneve | Self::Wireguard | Self::Vlan | Self::Macsec | Self::Xfrm => None,
         }
     }
 
@@ -162,12 +176,19 @@ impl Encapsulation {
             Self::Wireguard => "WireGuard",
             Self::Vlan => "VLAN",
             Self::Macsec => "MACsec",
+            Self::Vti | Self::Vti6 | Self::Xfrm => "ESP",
         }
+    }
+
+    /// Whether an IPsec state says what is added.
+    #[must_use]
+    pub const fn is_ipsec(self) -> bool {
+        matches!(self, Self::Vti | Self::Vti6 | Self::Xfrm)
     }
 }
 
 impl Tunnel {
-    /// Bytes it adds to each packet as its MTU counts them, with this family outside.
+    /// Bytes it adds to each packet as its MTU counts them, with this family outside. Of IPsec the state says it.
     #[must_use]
     pub fn overhead(&self, v6: bool) -> u32 {
         use Encapsulation as E;
@@ -180,7 +201,7 @@ impl Tunnel {
             E::Ipip | E::Sit | E::Ip6tnl => ip,
             // Type, receiver and counter, and what proves the packet (drivers/net/wireguard/messages.h).
             E::Wireguard => ip + UDP + 16 + 16,
-            E::Vlan | E::Macsec => 0,
+            E::Vlan | E::Macsec | E::Vti | E::Vti6 | E::Xfrm => 0,
         };
         u32::try_from(plain.saturating_add(self.extra)).unwrap_or(0)
     }

@@ -151,14 +151,37 @@ fn ip_in_ip_to_the_next_hop() {
     check(&host, "ipip to the next hop", adds, "medium");
 }
 
-/// Its peers are a secret's neighbours, and not asked for: the default route is where it goes.
+/// Where each peer is says its way, and the narrowest counts. Some of its packets have been cut up.
 #[test]
 fn wireguard() {
     if !has_devices() {
         return;
     }
     let host = host();
-    host.ip(&format!("link add tun0 type wireguard\nlink set tun0 mtu 1420 up\nlink set eth0 mtu {TAKES}\n"));
+    host.ip(&format!(
+        "link add tun0 type wireguard\nlink set tun0 mtu 1420 up\nlink set eth0 mtu 1500\n\
+         route add 10.98.0.0/24 via 10.99.0.7 mtu {TAKES}\n"
+    ));
+    // Any 32 bytes in base64 will do.
+    for (key, endpoint, findings) in [
+        ("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "10.99.0.2:51820", 0),
+        ("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=", "10.98.0.2:51820", 1),
+    ] {
+        host.run("wg", &["set", "tun0", "peer", key, "endpoint", endpoint]);
+        let said = Said::json(&Node::routing(&host));
+        assert_eq!(said.events("finding").len(), findings, "{endpoint}: {}", said.text);
+        assert!(said.events("not_judged").is_empty(), "{}", said.text);
+    }
+    let said = Said::json(&Node::routing(&host));
+    assert_eq!(said.only("overlay_too_large")["fragments"], 0);
+    host.inside(|| udp("10.99.0.9:9".parse().unwrap(), 3, 4000));
+    let said = Said::json(&Node::routing(&host));
+    let finding = said.only("overlay_too_large");
+    assert_eq!(finding["fragments"], 9, "{finding:#}");
+    assert!(
+        finding["message"].as_str().unwrap().contains("9 fragments were made there so far"),
+        "{finding:#}"
+    );
     // Header and what proves the packet, in UDP in IPv4 (drivers/net/wireguard/messages.h).
     check(&host, "wireguard", 16 + 16 + 8 + 20, "medium");
 }

@@ -86,8 +86,7 @@ impl<'a> Underlay<'a> {
             "add table inet hole\nadd chain inet hole it { type filter hook forward priority 0; }\n\
              add rule inet hole it ip frag-off & 0x3fff != 0 drop\n",
         );
-        // Where it sends to is not read: its way is the default route.
-        lab.router.ip(&format!("link set rh mtu {takes}\nroute add default via 10.99.7.2\n"));
+        lab.router.ip(&format!("link set rh mtu {takes}\n"));
         tip.ip("link add tun0 type wireguard\n");
         let ends = [(&lab.router, "10.99.7.1"), (&tip, "10.99.8.2")];
         for own in 0..2 {

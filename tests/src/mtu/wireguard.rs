@@ -52,7 +52,6 @@ fn wireguard_over_a_smaller_underlay() {
     server.kept[0].read_exact(&mut [0; 3000]).unwrap();
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
-    lab.router.ip("route del default\n");
 }
 
 /// The first line with these fields.

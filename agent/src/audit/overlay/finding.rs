@@ -19,6 +19,12 @@ pub enum Name {
     RouteMtu,
     /// Pods send larger packets than the device that leads to the other nodes takes.
     PodLargerThanPath,
+    /// Pods send larger packets than fit with what IPsec adds.
+    PodLargerThanIpsec,
+    /// What is behind a bridge or a veth in a pod takes more than the device that leads out of the pod.
+    InnerLargerThanUplink,
+    /// A device that IPv6 is expected on takes less than IPv6 needs.
+    Ipv6Off,
 }
 
 impl Name {
@@ -37,6 +43,9 @@ impl Name {
             Self::OverlayTooLarge => "overlay_too_large",
             Self::RouteMtu => "route_mtu",
             Self::PodLargerThanPath => "pod_larger_than_path",
+            Self::PodLargerThanIpsec => "pod_larger_than_ipsec",
+            Self::InnerLargerThanUplink => "inner_larger_than_uplink",
+            Self::Ipv6Off => "ipv6_off",
         }
     }
 }
@@ -64,6 +73,8 @@ pub struct Finding {
     pub what: String,
     /// What to set.
     pub fix: String,
+    /// Fragments that were made so far in the namespace that a tunnel's packets leave by, of these or of other packets.
+    pub fragments: Option<u64>,
     /// Pods that are hurt, in order of their names.
     pub pods: Vec<Arc<Pod>>,
 }
@@ -76,6 +87,9 @@ impl Finding {
     #[must_use]
     pub fn sentence(&self) -> String {
         let mut text = self.what.clone();
+        if let Some(made) = self.fragments.filter(|made| *made > 0) {
+            let _ = write!(text, "; {made} fragments were made there so far, of these or of other packets");
+        }
         if !self.pods.is_empty() {
             let _ = write!(text, "; hurt: {}", list(self.pods.iter().map(|pod| full_name(pod))));
         }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{At, HOST, Nets};
-use crate::links::{Link, Route};
+use crate::links::{Link, Route, Unread};
 
 /// The host's routes to other nodes, by device.
 pub(super) struct Outward<'a>(BTreeMap<u32, Vec<&'a Route>>);
@@ -85,7 +85,7 @@ impl<'a> Nets<'a> {
                 pod.owner.is_some() && peer.master.is_none() && !pod.links.iter().any(shares)
             })
         };
-        (bridge.kind == "bridge" && host.unread.is_empty() && ports.all(is_pods))
+        (bridge.kind == "bridge" && !host.unread.iter().any(Unread::is_of_ways) && ports.all(is_pods))
             .then(|| Subnet { network, bridge: bridge.name.clone() })
     }
 

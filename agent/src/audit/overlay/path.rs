@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::finding::{Finding, Name, full_name, list, quoted, set, set_by};
 use super::outward::{Outward, is_on_link};
-use super::{At, HOST, Limit, MAIN, Nets};
+use super::{At, HOST, Limit, MAIN, Nets, ipv6};
 use crate::links::{Link, Route};
 use crate::pod::Pod;
 use crate::sink::Confidence;
@@ -35,6 +35,9 @@ pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
         let owner = nets.owner(at);
         let mut fix = set(&link.name, sum.fits, owner.map(AsRef::as_ref));
         fix += ", and the interfaces behind it";
+        if sum.fits < ipv6::LEAST {
+            let _ = write!(fix, " (IPv6, which needs {}, is off on them then)", ipv6::LEAST);
+        }
         if let Some(hint) = set_by(&link.name) {
             let _ = write!(fix, "; {hint}");
         }
@@ -57,13 +60,14 @@ pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
                 sum.fits
             ),
             fix,
+            fragments: nets.fragments(sum.underlay.namespace),
             pods: in_order(behind),
         })
     });
     too_large.collect()
 }
 
-fn in_order<'a>(homes: impl Iterator<Item = &'a Home<'a>>) -> Vec<Arc<Pod>> {
+pub(super) fn in_order<'a>(homes: impl Iterator<Item = &'a Home<'a>>) -> Vec<Arc<Pod>> {
     let mut pods: Vec<Arc<Pod>> = homes.map(|home| Arc::clone(&home.pod)).collect();
     pods.sort_unstable();
     pods.dedup();
@@ -113,21 +117,22 @@ fn route(nets: &Nets<'_>, at: At, routes: &[&Route]) -> Option<Finding> {
             quoted(&link.name).trim_start_matches("dev "),
             link.mtu
         ),
+        fragments: None,
         pods: owner.cloned().into_iter().collect(),
     })
 }
 
 /// A pod's device, and how the host reaches it.
-struct Home<'a> {
-    pod: Arc<Pod>,
+pub(super) struct Home<'a> {
+    pub(super) pod: Arc<Pod>,
     namespace: usize,
-    link: &'a Link,
-    near: At,
+    pub(super) link: &'a Link,
+    pub(super) near: At,
     reached: Vec<IpNet>,
 }
 
 /// Each pod's devices that have their other end on the host.
-fn homes<'a>(nets: &Nets<'a>) -> impl Iterator<Item = Home<'a>> {
+pub(super) fn homes<'a>(nets: &Nets<'a>) -> impl Iterator<Item = Home<'a>> {
     nets.all().filter_map(|(at, link)| {
         let pod = nets.owner(at)?;
         let (near, host) = nets.peer(at, link).filter(|(peer, _)| peer.namespace == HOST)?;
@@ -142,6 +147,11 @@ fn homes<'a>(nets: &Nets<'a>) -> impl Iterator<Item = Home<'a>> {
 }
 
 impl Home<'_> {
+    /// Whether its own network, or a part of it, is in this one.
+    pub(super) fn is_in(&self, source: &IpNet) -> bool {
+        self.reached.iter().any(|own| source.contains(own) || own.contains(source))
+    }
+
     /// The route by which the host sends this pod's packets to other nodes' pods, if it is by this device.
     fn sends_by<'n>(&self, outward: &Outward<'n>, at: At) -> Option<&'n Route> {
         let leads = |to: &IpNet| self.reached.iter().any(|own| are_siblings(own, to));
@@ -150,7 +160,7 @@ impl Home<'_> {
 
     /// Bytes of the largest packet it sends there; `None` if it sends it by another device. Not certain where its own
     /// routes are not known.
-    fn sends(&self, nets: &Nets<'_>, to: IpAddr) -> Option<(u32, Confidence)> {
+    pub(super) fn sends(&self, nets: &Nets<'_>, to: IpAddr) -> Option<(u32, Confidence)> {
         if nets.namespaces.get(self.namespace)?.routes.is_none() {
             return Some((self.link.mtu, Confidence::Low));
         }
@@ -215,6 +225,7 @@ fn too_large(nets: &Nets<'_>, outward: &Outward<'_>, at: At, homes: &[Home<'_>])
             set(&first.link.name, takes, Some(&first.pod)),
             set(&near.name, takes, None)
         ),
+        fragments: None,
         pods: in_order(hurt.iter().map(|(home, ..)| *home)),
     })
 }

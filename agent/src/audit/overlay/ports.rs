@@ -47,6 +47,7 @@ pub(super) fn veths(nets: &Nets<'_>) -> Vec<Finding> {
                 placed(peer, theirs),
                 link.mtu
             ),
+            fragments: None,
             pods: owner.or(theirs).cloned().into_iter().collect(),
         })
     });
@@ -98,6 +99,7 @@ fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option
             set(&largest.name, least.mtu, owner.map(AsRef::as_ref)),
             least.name
         ),
+        fragments: None,
         pods,
     })
 }
@@ -110,7 +112,49 @@ fn placed(link: &Link, owner: Option<&Arc<Pod>>) -> String {
     }
 }
 
+/// Veths of pods whose other end, in a container there, has another MTU, both up.
+pub(super) fn far_ends(nets: &Nets<'_>) -> Vec<Finding> {
+    let unequal = nets.all().filter_map(|(at, link)| {
+        let (owner, far) = (nets.owner(at)?, link.far.as_ref().filter(|far| far.up && link.up)?);
+        if !exceeds(link.mtu, far.mtu) && !exceeds(far.mtu, link.mtu) {
+            return None;
+        }
+        let (near, there) = (placed(link, Some(owner)), format!("{}, in the container behind it,", far.name));
+        let (larger, smaller) = (link.mtu.max(far.mtu), link.mtu.min(far.mtu));
+        let (first, second, command) = if link.mtu > far.mtu {
+            (near, there, set(&link.name, smaller, Some(owner)))
+        } else {
+            let command = set(&far.name, smaller, None);
+            (there, near, format!("{command} (in the container behind {} of {})", link.name, full_name(owner)))
+        };
+        Some(Finding {
+            name: Name::VethUnequal,
+            confidence: Confidence::High,
+            owner: Some(Arc::clone(owner)),
+            interface: link.name.clone(),
+            kind: link.kind.clone(),
+            interface_mtu: link.mtu,
+            promises: larger,
+            fits: smaller,
+            what: format!(
+                "{first} has MTU {larger}; its other end, {second} takes {smaller} bytes and frees what is longer without \
+                 telling anybody"
+            ),
+            fix: command,
+            fragments: None,
+            pods: vec![Arc::clone(owner)],
+        })
+    });
+    unequal.collect()
+}
+
 impl<'a> Nets<'a> {
+    /// Fragments that were made in a namespace.
+    pub(super) fn fragments(&self, namespace: usize) -> Option<u64> {
+        let made = self.namespaces.get(namespace)?.fragments?;
+        Some(made.v4.saturating_add(made.v6))
+    }
+
     /// The pod whose namespace a device is in.
     pub(super) fn owner(&self, at: At) -> Option<&'a Arc<Pod>> {
         self.namespaces.get(at.namespace)?.owner.as_ref()

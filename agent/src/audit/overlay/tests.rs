@@ -8,10 +8,11 @@ use crate::links::{NetnsId, Tunnel, Unread};
 use crate::pod::Pod;
 use crate::sink::Confidence;
 
+mod gaps;
 mod outward;
 
 fn tunnel(encapsulation: Encapsulation) -> Tunnel {
-    Tunnel { encapsulation, local: None, remote: None, underlay: None, external: false, extra: 0 }
+    Tunnel::plain(encapsulation)
 }
 
 fn over(link: Link, tunnel: Tunnel) -> Link {

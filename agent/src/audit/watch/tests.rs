@@ -35,6 +35,7 @@ fn finding(interface: &str, fits: u32) -> Finding {
         fits,
         what: "it does not fit".to_owned(),
         fix: "ip link set it".to_owned(),
+        fragments: None,
         pods: Vec::new(),
     }
 }

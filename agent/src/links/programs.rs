@@ -1,0 +1,100 @@
+//! BPF programs that a device's packets go through (tc, tcx): where they send them no route tells.
+
+use std::collections::BTreeSet;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::attributes::{find, signed, text};
+use super::socket::{Netlink, SocketError};
+
+const RTM_GETQDISC: u16 = 38;
+const RTM_GETTFILTER: u16 = 46;
+/// `struct tcmsg` of include/uapi/linux/rtnetlink.h.
+const HEADER: usize = 20;
+const TCA_KIND: u16 = 1;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`, the same of egress, and the ingress qdisc itself.
+const CLSACT: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+const INGRESS: [u32; 1] = [0xffff_0000];
+
+/// `BPF_PROG_QUERY`, `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS` of include/uapi/linux/bpf.h.
+const BPF_PROG_QUERY: libc::c_int = 16;
+const TCX: [u32; 2] = [46, 47];
+
+fn body(index: u32, parent: u32) -> Vec<u8> {
+    let mut body = vec![0; HEADER];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body[12..16].copy_from_slice(&parent.to_ne_bytes());
+    body
+}
+
+/// Devices of the socket's namespace that have a BPF program as a filter of clsact or ingress.
+pub(super) fn filtered(socket: &mut Netlink) -> Result<BTreeSet<u32>, SocketError> {
+    let (hooks, _) = socket.dump(RTM_GETQDISC, &body(0, 0), Vec::new, |hooks, payload| {
+        hooks.extend(kind(payload).and_then(|(index, kind)| match kind {
+            b"clsact" => Some((index, &CLSACT[..])),
+            b"ingress" => Some((index, &INGRESS[..])),
+            _ => None,
+        }));
+        true
+    })?;
+    let mut found = BTreeSet::new();
+    for (index, parents) in hooks {
+        for parent in parents {
+            let (is_bpf, _) = socket.dump(
+                RTM_GETTFILTER,
+                &body(index, *parent),
+                || false,
+                |is_bpf, payload| {
+                    *is_bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
+                    !*is_bpf
+                },
+            )?;
+            if is_bpf {
+                found.insert(index);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The device and kind that a message of a queue or a filter is about.
+fn kind(payload: &[u8]) -> Option<(u32, &[u8])> {
+    let index = u32::try_from(signed(payload.get(4..8)?)?).ok()?;
+    Some((index, text(find(payload.get(HEADER..)?, TCA_KIND)?)))
+}
+
+/// Whether a device of this thread's namespace has a program of tcx; none has before Linux 6.6.
+pub(super) fn has_tcx(index: u32) -> Result<bool, SocketError> {
+    for attach in TCX {
+        match count(index, attach) {
+            Ok(0) => {}
+            Ok(_) => return Ok(true),
+            // Not known to this kernel, or the device is gone, or it is built without.
+            Err(Errno::EINVAL | Errno::ENODEV | Errno::ENOSYS) => return Ok(false),
+            Err(errno) => return Err(SocketError::Refused(errno as i32)),
+        }
+    }
+    Ok(false)
+}
+
+/// `union bpf_attr`, as far as `BPF_PROG_QUERY` reads and writes it.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    target: u32,
+    attach: u32,
+    flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+    rest: [u64; 4],
+}
+
+fn count(index: u32, attach: u32) -> Result<u32, Errno> {
+    let mut query = Query { target: index, attach, ..Query::default() };
+    // SAFETY: the kernel reads and writes no more than the size it is given, which is the structure's own.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
+    Errno::result(done).map(|_| query.count)
+}

@@ -1,0 +1,89 @@
+//! Where `WireGuard`'s peers are. The kernel's answer has the keys in it: they are never copied, and the answer is wiped.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nix::libc::{AF_INET, AF_INET6};
+
+use super::attributes::{all, find, put_number, short};
+use super::socket::{Netlink, Protocol, SocketError};
+
+// include/uapi/linux/genetlink.h
+const GENL_ID_CTRL: u16 = 16;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+/// `struct genlmsghdr`
+const HEADER: usize = 4;
+
+// include/uapi/linux/wireguard.h
+const WG_CMD_GET_DEVICE: u8 = 0;
+const WGDEVICE_A_IFINDEX: u16 = 1;
+const WGDEVICE_A_PEERS: u16 = 8;
+const WGPEER_A_PUBLIC_KEY: u16 = 1;
+const WGPEER_A_ENDPOINT: u16 = 4;
+
+/// Peers kept of one device.
+const MOST: usize = 4096;
+
+/// Asks in the namespace of the thread that made it.
+pub(super) struct Wireguard {
+    socket: Netlink,
+    family: u16,
+}
+
+impl Wireguard {
+    /// Finds the family by its name.
+    pub(super) fn open() -> Result<Self, SocketError> {
+        const NAME: &[u8] = b"wireguard\0";
+        let mut socket = Netlink::asking(Protocol::Generic)?;
+        let mut body = vec![CTRL_CMD_GETFAMILY, 1, 0, 0];
+        let length = u16::try_from(HEADER + NAME.len()).map_err(|_| SocketError::Garbled)?;
+        body.extend(length.to_ne_bytes());
+        body.extend(CTRL_ATTR_FAMILY_NAME.to_ne_bytes());
+        body.extend(NAME);
+        body.resize(body.len().next_multiple_of(4), 0);
+        let mut family = None;
+        socket.call(GENL_ID_CTRL, &body, |payload| {
+            family = payload
+                .get(HEADER..)
+                .and_then(|attributes| find(attributes, CTRL_ATTR_FAMILY_ID))
+                .and_then(short);
+        })?;
+        Ok(Self { socket, family: family.ok_or(SocketError::Garbled)? })
+    }
+
+    /// Where each peer of a device is; `None` for one that has not been heard of.
+    pub(super) fn peers(&mut self, index: u32) -> Result<Vec<Option<IpAddr>>, SocketError> {
+        let mut body = vec![WG_CMD_GET_DEVICE, 1, 0, 0];
+        put_number(&mut body, WGDEVICE_A_IFINDEX, index);
+        let (peers, _) = self.socket.dump(self.family, &body, Vec::new, |peers, payload| {
+            endpoints(payload, peers);
+            peers.len() < MOST
+        })?;
+        Ok(peers)
+    }
+}
+
+/// Adds the peers of one message: those of a long list come in several, and one peer may be in two, the second time
+/// without its place.
+pub(super) fn endpoints(payload: &[u8], peers: &mut Vec<Option<IpAddr>>) {
+    let lists = payload.get(HEADER..).and_then(|attributes| find(attributes, WGDEVICE_A_PEERS));
+    for (at, (_, peer)) in lists.into_iter().flat_map(all).enumerate() {
+        let end = find(peer, WGPEER_A_ENDPOINT).and_then(end);
+        // The first of a later message goes on with the last one's networks: only the key says so, and is not kept.
+        let goes_on =
+            at == 0 && !peers.is_empty() && end.is_none() && find(peer, WGPEER_A_PUBLIC_KEY).is_some();
+        if !goes_on {
+            peers.push(end);
+        }
+    }
+}
+
+/// The address of a `struct sockaddr_in` or `struct sockaddr_in6`.
+fn end(value: &[u8]) -> Option<IpAddr> {
+    match i32::from(short(value)?) {
+        AF_INET => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value.get(4..8)?).ok()?).into()),
+        AF_INET6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value.get(8..24)?).ok()?).into()),
+        _ => None,
+    }
+}

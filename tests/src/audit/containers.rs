@@ -1,0 +1,147 @@
+//! Containers in a pod: what is behind its own bridge against the device that leads out of it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::agent::without_capabilities;
+use crate::harness::netns::Netns;
+use crate::harness::pod::{Node, Pod};
+
+use super::rights::SYS_ADMIN;
+use super::{Said, has_devices};
+
+const RUNNER: &str = "ci/runner-0";
+
+/// A pod with docker in it, and a server outside that no message reaches.
+///
+/// ```text
+///  job eth0 172.17.0.2 --- vjob docker0 172.17.0.1 runner eth0 10.1.0.2 --- va host eth0 10.9.0.1 --- eth0 10.9.0.2 server
+///  1500                    1500         1500               1450           1450      1500              1500
+/// ```
+struct Docker {
+    job: Netns,
+    runner: Netns,
+    server: Netns,
+    node: Node,
+    pod: Pod,
+}
+
+impl Docker {
+    fn new() -> Self {
+        let [host, runner, job, server] = std::array::from_fn(|_| Netns::new());
+        host.ip(&format!(
+            "link set lo up\nlink add eth0 up type veth peer name eth0 netns {}\naddr add 10.9.0.1/24 dev eth0\n\
+             link add va up mtu 1450 type veth peer name eth0 mtu 1450 netns {}\naddr add 10.1.0.1/24 dev va\n\
+             route add 172.17.0.0/16 via 10.1.0.2\n",
+            server.path(),
+            runner.path()
+        ));
+        server.ip("link set eth0 up\naddr add 10.9.0.2/24 dev eth0\nroute add default via 10.9.0.1\n");
+        runner.ip(&format!(
+            "link set lo up\nlink set eth0 up\naddr add 10.1.0.2/24 dev eth0\nroute add default via 10.1.0.1\n\
+             link add docker0 mtu 1500 type bridge\nlink set docker0 up\naddr add 172.17.0.1/16 dev docker0\n\
+             link add vjob up master docker0 type veth peer name eth0 netns {}\n",
+            job.path()
+        ));
+        job.ip("link set eth0 up\naddr add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1\n");
+        host.sysctl("ipv4/ip_forward", "1");
+        runner.sysctl("ipv4/ip_forward", "1");
+        // Somewhere on the way to the server messages vanish.
+        server.batch(
+            "nft",
+            "add table ip deaf\nadd chain ip deaf it { type filter hook input priority 0; }\n\
+             add rule ip deaf it ip protocol icmp drop\n",
+        );
+        let node = Node::routing(&host);
+        let pod = Pod::start(&node, RUNNER, &runner);
+        Self { job, runner, server, node, pod }
+    }
+
+    /// Whether the container gets all of what it asks the server for.
+    fn transfers(&self, port: u16) -> bool {
+        const BYTES: usize = 100_000;
+        let at = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 2), port));
+        let listener = self.server.inside(|| TcpListener::bind(at).unwrap());
+        let mut client = self.job.inside(|| TcpStream::connect(at).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        server.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let _ = server.write_all(&vec![7; BYTES]);
+            });
+            client.read_exact(&mut vec![0; BYTES]).is_ok()
+        })
+    }
+}
+
+#[test]
+fn docker_in_a_pod_of_less() {
+    if !has_devices() {
+        return;
+    }
+    let docker = Docker::new();
+    assert!(!docker.transfers(8001), "the server sends 1500 bytes, and nobody tells it");
+    let said = Said::of(&docker.node, &["-o", "json", "--fail-on-findings"]);
+    let finding = said.only("inner_larger_than_uplink");
+    assert_eq!(
+        json!([
+            finding["interface"], finding["interface_mtu"], finding["promises"], finding["fits"],
+            finding["pod_name"]
+        ]),
+        json!(["docker0", 1500, 1500, 1450, "runner-0"]),
+        "{finding:#}"
+    );
+    assert_eq!((said.code, &finding["confidence"]), (Some(4), &json!("medium")));
+    let fix = finding["fix"].as_str().unwrap();
+    let (set, clamp) = fix.split_once("; or clamp the MSS (in ci/runner-0): ").unwrap();
+    // Its numbers, where it says.
+    for (part, netns) in [
+        ("ip link set eth0 mtu 1450 (in the container behind vjob)", &docker.job),
+        ("ip link set docker0 mtu 1450 (in ci/runner-0)", &docker.runner),
+        ("ip link set vjob mtu 1450 (in ci/runner-0)", &docker.runner),
+    ] {
+        assert!(set.contains(part), "no {part}: {set}");
+        let command = part.split_once(" (").unwrap().0;
+        netns.ip(&format!("{}\n", command.trim_start_matches("ip ")));
+    }
+    let said = Said::json(&docker.node);
+    assert!(said.events("finding").is_empty(), "{}", said.text);
+    assert!(docker.transfers(8002), "that was the cure");
+
+    // Half of it is worse: the port frees what its container still sends, and tells nobody.
+    docker.job.ip("link set eth0 mtu 1500\n");
+    let said = Said::json(&docker.node);
+    let [veth] = said.findings("veth_unequal")[..] else { panic!("{}", said.text) };
+    assert_eq!(json!([veth["interface"], veth["promises"], veth["fits"]]), json!(["vjob", 1500, 1450]));
+    assert!(
+        veth["fix"].as_str().unwrap().starts_with("ip link set eth0 mtu 1450 (in the container behind vjob"),
+        "{veth:#}"
+    );
+
+    // The other cure.
+    docker.runner.ip("link set docker0 mtu 1500\nlink set vjob mtu 1500\n");
+    assert!(!docker.transfers(8003));
+    let words: Vec<&str> = clamp.split_whitespace().collect();
+    docker.runner.run(words[0], &words[1..]);
+    assert!(docker.transfers(8004), "{clamp}");
+    docker.pod.stop();
+}
+
+/// As the DaemonSet reads it: without entering the pod's namespace, which may have routes that promise less.
+#[test]
+fn docker_is_seen_from_outside_of_the_pod() {
+    if !has_devices() {
+        return;
+    }
+    let docker = Docker::new();
+    let said =
+        Said::limited(&docker.node, &["-o", "json"], |command| without_capabilities(command, SYS_ADMIN));
+    let finding = said.only("inner_larger_than_uplink");
+    assert_eq!(json!([finding["fits"], finding["confidence"]]), json!([1450, "low"]), "{finding:#}");
+    assert!(finding["fix"].as_str().unwrap().contains("in the container behind vjob"), "{finding:#}");
+    docker.pod.stop();
+}

@@ -1,0 +1,171 @@
+//! What the audit cannot judge: it is named, and keeps the last line from saying that everything fits.
+
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use serde_json::json;
+
+use crate::harness::agent::without_capabilities;
+use crate::harness::netns::Netns;
+use crate::harness::pod::{Node, Pod};
+
+use super::rights::SYS_ADMIN;
+use super::{Flannel, Said, WEB, has_devices};
+
+/// A host with an uplink that carries.
+fn host() -> Netns {
+    let host = Netns::new();
+    host.ip("link set lo up\nlink add eth0 up mtu 1500 type dummy\naddr add 10.99.0.1/24 dev eth0\n\
+         addr add fd99::1/64 dev eth0 nodad\nroute add default via 10.99.0.254\n");
+    host
+}
+
+/// Nothing is found, and the audit says of `subject`, in JSON and in words, that it is not judged and why.
+fn expect(node: &Node, subject: &str, why: &str) {
+    let said = Said::of(node, &["-o", "json", "--fail-on-findings"]);
+    assert!(said.events("finding").is_empty(), "{}", said.text);
+    let gaps = said.events("not_judged");
+    let gap = gaps.iter().find(|line| line["subject"] == subject);
+    let gap = gap.unwrap_or_else(|| panic!("no {subject}: {}\n{}", said.text, said.notes));
+    assert_eq!(json!([gap["why"], gap["unread"]]), json!([why, false]), "{gap:#}");
+    // What no reading would judge is no failure of the audit.
+    assert_eq!(said.code, Some(0), "{}", said.notes);
+    let said = Said::of(node, &[]);
+    let text = said.text.replace("\n   ", " ");
+    assert!(text.contains("what was judged fits: ") && !text.contains("everything fits"), "{text}");
+    assert!(
+        text.contains("not judged: ") && text.contains(subject) && text.contains(&format!("({why})")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_tunnel_of_ipsec_without_a_state() {
+    if !has_devices() {
+        return;
+    }
+    for (name, link) in [
+        ("vti", "type vti local 10.99.0.1 remote 10.99.0.2 key 7"),
+        ("vti6", "type vti6 local fd99::1 remote fd99::2 key 7"),
+        ("xfrm", "type xfrm dev eth0 if_id 9"),
+    ] {
+        let host = host();
+        host.ip(&format!("link add t0 {link}\nlink set t0 mtu 9000 up\n"));
+        let said = Said::json(&Node::routing(&host));
+        assert_eq!(said.link(None, "t0")["interface_kind"], name, "{}", said.text);
+        expect(&Node::routing(&host), "t0", "no IPsec state says what it adds");
+    }
+}
+
+#[test]
+fn wireguard_whose_peers_are_nowhere() {
+    if !has_devices() {
+        return;
+    }
+    let host = host();
+    host.ip("link add wg0 type wireguard\nlink set wg0 mtu 1420 up\n");
+    expect(&Node::routing(&host), "wg0", "it has no peer");
+    host.run("wg", &["set", "wg0", "peer", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]);
+    expect(&Node::routing(&host), "wg0", "where one of its peers is is not known yet");
+}
+
+#[test]
+fn a_tunnel_whose_packets_say_where_they_go() {
+    if !has_devices() {
+        return;
+    }
+    let host = host();
+    host.ip("link add v0 type vxlan external dstport 4789\nlink set v0 mtu 1500 up\n");
+    expect(&Node::routing(&host), "v0", "each packet says where it goes");
+}
+
+#[test]
+fn a_device_of_a_program() {
+    if !has_devices() {
+        return;
+    }
+    let host = host();
+    host.ip("tuntap add dev tun9 mode tun\nlink set tun9 up\n");
+    expect(&Node::routing(&host), "tun9", "what a device of kind tun adds is not known");
+}
+
+/// `union bpf_attr` of `BPF_PROG_LOAD`, and of `BPF_LINK_CREATE`.
+const LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
+/// `r0 = 2` (`XDP_PASS`; at tc it drops, which here hurts nobody), `exit`.
+const PASS: [u64; 2] = [0x2_0000_00b7, 0x95];
+/// Of a program's type and of where it is attached: ingress of tcx, XDP.
+const TCX: (u64, u32) = (3, 46);
+const XDP: (u64, u32) = (6, 37);
+
+fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads no more than the size it is given.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    let made = Errno::result(made)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(made).unwrap()) })
+}
+
+/// A program on a device of this thread's namespace, for as long as the file is open.
+fn attach((kind, at): (u64, u32), device: &str) -> Result<OwnedFd, Errno> {
+    let mut attributes = [0; 16];
+    attributes[0] = kind | (PASS.len() as u64) << 32;
+    attributes[1] = PASS.as_ptr().addr() as u64;
+    attributes[2] = c"GPL".as_ptr().addr() as u64;
+    let program = bpf(LOAD, &attributes)?;
+    let index = nix::net::if_::if_nametoindex(device)?;
+    let mut attributes = [0; 16];
+    attributes[0] = u64::from(program.as_raw_fd().cast_unsigned()) | u64::from(index) << 32;
+    attributes[1] = u64::from(at);
+    bpf(LINK_CREATE, &attributes)
+}
+
+#[test]
+fn bpf_programs_on_a_device() {
+    if !has_devices() {
+        return;
+    }
+    let host = host();
+    host.ip("link add va up type veth peer name vb\nlink set vb up\n");
+    let node = Node::routing(&host);
+    host.batch(
+        "tc",
+        "qdisc add dev va clsact\nfilter add dev va egress bpf bytecode \"1,6 0 0 4294967295\"\n",
+    );
+    expect(&node, "va", "a BPF program (tc) may send its packets elsewhere");
+    host.batch("tc", "qdisc del dev va clsact\n");
+    assert!(Said::json(&node).events("not_judged").is_empty());
+    host.batch("tc", "qdisc add dev va clsact\nfilter add dev va ingress matchall action pass\n");
+    assert!(Said::json(&node).events("not_judged").is_empty(), "that is no program");
+
+    for (program, name) in [(XDP, "XDP"), (TCX, "tcx")] {
+        match host.inside(|| attach(program, "va")) {
+            Ok(_held) => {
+                expect(&node, "va", &format!("a BPF program ({name}) may send its packets elsewhere"));
+            }
+            // There is no tcx before 6.6.
+            Err(errno) => assert_eq!((name, errno), ("tcx", Errno::EINVAL)),
+        }
+    }
+}
+
+/// What could be judged with more rights is no all-clear: the exit code says so.
+#[test]
+fn what_was_not_read_is_no_all_clear() {
+    if !has_devices() {
+        return;
+    }
+    let flannel = Flannel::new();
+    let args = ["-o", "json", "--fail-on-findings"];
+    let said = Said::limited(&flannel.node, &args, |command| without_capabilities(command, SYS_ADMIN));
+    assert!(said.events("finding").is_empty() && said.code == Some(3), "{}\n{}", said.text, said.notes);
+    let gaps = said.events("not_judged");
+    let of_web = |line: &&&serde_json::Value| super::pod_of(line).as_deref() == Some(WEB);
+    let gap = gaps.iter().find(of_web).unwrap_or_else(|| panic!("{}", said.text));
+    assert_eq!(gap["unread"], true, "{gap:#}");
+    for words in ["routes", "IPsec policies", "WireGuard peers", "BPF programs"] {
+        assert!(gap["subject"].as_str().unwrap().contains(words), "{gap:#}");
+    }
+    flannel.pods.into_iter().for_each(Pod::stop);
+}
