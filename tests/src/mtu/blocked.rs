@@ -39,6 +39,18 @@ fn host(net: u16, last: u8, port: u16) -> SocketAddr {
 }
 
 fn expect_one(lab: &Lab, to: SocketAddr, sender: &str, fate: &str, stage: &str, words: &[&str]) -> Value {
+    expect_where(lab, to, sender, (fate, stage), words, 1400)
+}
+
+/// As [`expect_one`], where so many bytes fit.
+fn expect_where(
+    lab: &Lab,
+    to: SocketAddr,
+    sender: &str,
+    (fate, stage): (&str, &str),
+    words: &[&str],
+    takes: u32,
+) -> Value {
     let watch = Watch::new(lab);
     lab.web.netns.inside(|| udp_unfragmented(to, 3, 1420));
     let wanted = [
@@ -49,7 +61,7 @@ fn expect_one(lab: &Lab, to: SocketAddr, sender: &str, fate: &str, stage: &str, 
     ];
     let verdict = watch.verdict_in_time(&wanted);
     assert_eq!([&verdict["fate"], &verdict["stage"]], [&json!(fate), &json!(stage)], "{verdict:#}");
-    assert_eq!([&verdict["mtu"], &verdict["fits"]], [&json!(1400), &json!(1400)], "{verdict:#}");
+    assert_eq!([&verdict["mtu"], &verdict["fits"]], [&json!(takes), &json!(takes)], "{verdict:#}");
     assert_eq!(verdict["confidence"], "high");
     assert_eq!(pod(&verdict, "source_pod").as_deref(), Some(WEB), "{verdict:#}");
     let text = verdict["message"].as_str().unwrap();
@@ -93,9 +105,10 @@ fn a_policy_on_what_the_node_says_itself() {
     }
     let _eats = eat(&lab.router, "output");
     let words = ["being eaten", "netfilter rule in this node's own namespace, hook output"];
-    // rc has MTU 1400.
+    // A number of its own: with others who were told of 1400 it would be one incident.
+    let _takes = lab.router.meanwhile("ip", "link set rc mtu 1396\n", "link set rc mtu 1400\n");
     for (to, sender) in [(v4([10, 99, 3, 61], 7902), "10.99.1.1"), (host(3, 61, 7902), "fd99:1::1")] {
-        let verdict = expect_one(&lab, to, sender, "filtered", "output", &words);
+        let verdict = expect_where(&lab, to, sender, ("filtered", "output"), &words, 1396);
         let text = verdict["message"].as_str().unwrap();
         assert!(text.contains("3 made, 3 lost (3 filtered)"), "{text}");
     }

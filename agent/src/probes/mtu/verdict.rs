@@ -24,6 +24,8 @@ pub struct Findings {
     stray: Option<Box<(TooBig, Pods)>>,
     /// Messages that reached whom they were for.
     taken: u64,
+    /// Messages that were lost or not sent since the last that did.
+    lost_since: u64,
     /// TCP connections that are stuck.
     stalls: Stalls,
     /// MTUs that were told.
@@ -53,6 +55,7 @@ impl Absorb for Findings {
         self.lost = other.lost.or(self.lost.take());
         self.stray = other.stray.or(self.stray.take());
         self.taken += other.taken;
+        self.lost_since += other.lost_since;
         self.stalls.absorb(other.stalls);
         self.first = self.first.into_iter().chain(other.first).min();
         self.last = self.last.into_iter().chain(other.last).max();
@@ -209,6 +212,7 @@ impl Evidence<TooBig> for Findings {
         let mut is_news = false;
         if event.kind == Kind::Lost || event.is_unsent() {
             self.lost = Some(Box::new((event.clone(), pods.clone())));
+            self.lost_since = self.lost_since.saturating_add(1).saturating_add(event.record.held);
         }
         if event.kind == Kind::Received && event.fate == Fate::NoSocket {
             self.stray = Some(Box::new((event.clone(), pods.clone())));
@@ -217,6 +221,7 @@ impl Evidence<TooBig> for Findings {
             // Of a tunnel's packet its end is told, not who is inside.
             let reached = event.tunnel().is_none() && matches!(event.fate, Fate::Learned | Fate::Delivered);
             self.taken += u64::from(reached);
+            self.lost_since = if reached { 0 } else { self.lost_since };
         }
         if is_told_of_path(event) {
             is_news |= self.told.add(event.record.mtu);
@@ -287,9 +292,10 @@ impl Findings {
         took.unwrap_or_default()
     }
 
-    /// Whether who sends too much never learns it.
+    /// Whether who sends too much never learns it, or no longer does: one that was lost between others that arrived is chance.
     fn is_blocked(&self) -> bool {
-        self.lost.is_some() && self.taken == 0
+        const NO_LONGER: u64 = 3;
+        self.lost.is_some() && (self.taken == 0 || self.lost_since >= NO_LONGER)
     }
 
     /// The event that says most, and what it comes to.
