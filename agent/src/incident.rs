@@ -97,6 +97,8 @@ struct Open<V> {
     said: bool,
     /// Whether there were events since.
     more: bool,
+    /// Whether it has a place of its own.
+    is_placed: bool,
     evidence: V,
 }
 
@@ -143,6 +145,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     /// one `place` (a device that takes too little, whatever the destination) are one incident, from there on and with all
     /// that they had.
     pub fn join(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
+        let has_place = place.is_some();
         let cause = self.meet(cause, place, at);
         // Looked up twice only where there is no room: a cause can be long, and every event has one.
         if self.open.len() >= MAX_OPEN && !self.open.contains_key(&cause) {
@@ -155,6 +158,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             due: None,
             said: false,
             more: false,
+            is_placed: false,
             evidence: V::default(),
         };
         let open = self.open.entry(cause.clone()).or_insert_with(fresh);
@@ -164,6 +168,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
         open.last = open.last.max(at);
         let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));
         open.more = true;
+        open.is_placed |= has_place;
         if news {
             open.told = Some(at);
             open.owe(at + PATIENCE, &mut self.due);
@@ -180,6 +185,13 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     fn meet(&mut self, cause: K, place: Option<K>, at: SystemTime) -> K {
         let own = self.joined.get(&cause).cloned().unwrap_or_else(|| cause.clone());
         let Some(place) = place else { return own };
+        // One that has been at another place before stays: that it is now here, now there may be what is wrong with it.
+        if self.open.get(&own).is_some_and(|open| open.is_placed && !is_quiet(open.last, at)) {
+            if self.places.len() < MAX_JOINED {
+                self.places.entry(place).or_insert_with(|| own.clone());
+            }
+            return own;
+        }
         let met = self
             .places
             .get(&place)

@@ -37,6 +37,8 @@ fn causes_that_meet_at_one_place_are_one_incident() {
     let standing = incidents.join("b", None, at(2));
     assert_eq!((standing.cause, standing.span.trace_id), ("a", first), "from then on");
     assert_ne!(incidents.join("c", Some("other hop"), at(2)).span.trace_id, first);
+    // By turns at two places: both are what is wrong with it.
+    assert_eq!(incidents.join("c", Some("hop"), at(3)).cause, "c");
     // What has been told on its own goes on so.
     assert_eq!(told(&mut incidents, at(4)).len(), 2);
     assert_eq!(incidents.join("c", Some("hop"), at(4)).cause, "c");

@@ -24,8 +24,8 @@ pub struct Cause {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum To {
     Destination(Option<IpAddr>),
-    /// A device of a namespace, by its index, and what it takes.
-    Device(u32, u32, u32),
+    /// A device of a namespace, by its index, and what it takes of an IP version.
+    Device(u32, u32, u32, u8),
     /// A hop elsewhere, and what it takes.
     Hop(IpAddr, u32),
     /// Whatever is at the other end of the connection from this port: by what quotes a packet and by what the socket knows it
@@ -49,13 +49,13 @@ impl Cause {
 
     /// By who sends, and where it is too much; `None` where no such place is seen.
     pub(super) fn at_place(event: &TooBig, pods: &Pods) -> Option<Self> {
-        let MtuRecord { netns, mtu, route, device, .. } = &event.record;
+        let MtuRecord { netns, mtu, route, device, ip_version, .. } = &event.record;
         let to = match event.kind {
             // What is behind a path's first device is not seen.
             Kind::Made if !matches!(event.limit(), None | Some(Limit::Path)) => {
-                To::Device(*netns, route.ifindex, *mtu)
+                To::Device(*netns, route.ifindex, *mtu, *ip_version)
             }
-            Kind::Oversize => To::Device(*netns, device.ifindex, *mtu),
+            Kind::Oversize => To::Device(*netns, device.ifindex, *mtu, *ip_version),
             // A server's own port says nothing: all its connections have it.
             Kind::Stalled => To::Port(event.ports().0.filter(|port| *port >= EPHEMERAL)?),
             Kind::Received if event.fate == Fate::NoSocket => {
