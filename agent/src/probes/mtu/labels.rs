@@ -148,6 +148,7 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
     let line = |(labels, events): &(Labels, u64)| {
         let one = *events == 1;
         let what = match labels.kind {
+            Some(Kind::Made) if labels.fate != Some(Fate::Unknown) => "too large, and nobody is told",
             Some(Kind::Made) => "told somebody that a packet is too large",
             Some(Kind::Received) if one => "was told so",
             Some(Kind::Received) => "were told so",

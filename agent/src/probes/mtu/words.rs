@@ -160,9 +160,10 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
     let Ends { who, to, .. } = ends;
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
     let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
+    const NESTED: &str =
+        "; nobody is told, since the packet is part of an ICMP message, but the route has learned it";
     let told = if event.fate == Fate::Nested {
-        "; nobody is told, since the packet is part of an ICMP message, but the route has learned it"
-            .to_owned()
+        NESTED.to_owned()
     } else if heed.is_none() {
         format!(
             "; it was told so {} times in {:.0} s and goes on: the messages do not reach it, or it does not heed them",
@@ -181,10 +182,15 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
     // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
     if let Some(inner) = event.tunnel() {
         let tunnel = inner.name();
+        let told = if event.fate == Fate::Nested {
+            NESTED.to_owned()
+        } else {
+            format!(", and the message goes to the tunnel's end, not to {who}")
+        };
         return (
             Finding::SmallUnderlay,
             format!(
-                "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit, and the message goes to the tunnel's end, not to {who}",
+                "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit{told}",
                 inner.overhead
             ),
             Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
