@@ -148,6 +148,12 @@ impl Trace {
         self.0.stdout.since(0).iter().filter_map(|line| json(line)).map(brief).collect()
     }
 
+    /// Whether this kernel lets it see messages about packets that are too large.
+    fn sees_messages(&self) -> bool {
+        until("it says where it listens", || self.0.stderr.text().contains("tracing mtu by ").then_some(()));
+        self.0.stderr.text().contains(" __icmp_send (")
+    }
+
     /// Lines like this so far.
     fn lines(&self, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
         let lines = self.0.stdout.since(0);
@@ -171,6 +177,11 @@ fn fix(line: &Value) -> String {
 fn apply(netns: &Netns, fix: &str) {
     let command = fix.split('`').nth(1).unwrap_or_else(|| panic!("no command: {fix}"));
     netns.run("sh", &["-c", command]);
+}
+
+/// Whether the machine is ours alone.
+fn is_guest() -> bool {
+    std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here")
 }
 
 /// Loads a module; whether its symbols are there then, or were all the time.

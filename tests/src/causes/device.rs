@@ -48,7 +48,9 @@ fn a_cable_that_is_out() {
 fn a_device_that_is_down() {
     let scene = Scene::new();
     let netns = Netns::new();
-    netns.ip("link add d0 type dummy\nlink set d0 up\naddr add 10.97.3.1/24 dev d0\n");
+    netns.ip(
+        "link add d0 type veth peer name d1\nlink set d1 up\nlink set d0 up\naddr add 10.97.3.1/24 dev d0\n",
+    );
     let trace = scene.trace("drops");
     netns.inside(|| udp("10.97.3.1:7701".parse().unwrap(), 1, 10));
     let event = trace.expect_class("device_down", |event| event["destination_port"] == 7701);

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use crate::harness::netns::Netns;
 use crate::harness::until;
 
-use super::{EXT4, Scene, apply, fix, has_module};
+use super::{EXT4, Scene, apply, fix, has_module, is_guest};
 
 /// A number of the kernel's, for all namespaces, that is put back at the end.
 struct Setting {
@@ -38,6 +38,10 @@ fn neighbours(name: &str) -> &'static str {
 
 #[test]
 fn a_full_neighbour_table() {
+    // Its limits are the machine's.
+    if !is_guest() {
+        return;
+    }
     let scene = Scene::new();
     // The limits are the first namespace's, and so is who may read them.
     let trace = first_namespace(&scene);
@@ -69,7 +73,7 @@ fn a_full_neighbour_table() {
 #[test]
 fn a_full_conntrack_table() {
     const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-    if !has_module("nf_conntrack") || !fs::exists(MAX).unwrap() {
+    if !is_guest() || !has_module("nf_conntrack") || !fs::exists(MAX).unwrap() {
         return;
     }
     let scene = Scene::new();
