@@ -280,6 +280,11 @@ impl Findings {
         self.destinations.add(event.destination());
     }
 
+    /// Whether a route cache of this node has learned of it.
+    fn has_learned(&self) -> bool {
+        self.counts.get(Kind::Learned as usize - 1).is_some_and(|fates| fates.iter().any(|n| *n > 0))
+    }
+
     /// How often the sender was told, as far as that was seen.
     fn heed(&self) -> words::Heed {
         let told = self.counts.get(Kind::Made as usize - 1).map_or(0, |fates| fates[Fate::Unknown as usize]);
@@ -295,7 +300,8 @@ impl Findings {
     /// Whether who sends too much never learns it, or no longer does: one that was lost between others that arrived is chance.
     fn is_blocked(&self) -> bool {
         const NO_LONGER: u64 = 3;
-        self.lost.is_some() && (self.taken == 0 || self.lost_since >= NO_LONGER)
+        let never = self.taken == 0 && !self.has_learned();
+        self.lost.is_some() && (never || self.lost_since >= NO_LONGER)
     }
 
     /// The event that says most, and what it comes to.
@@ -304,7 +310,12 @@ impl Findings {
             && let Some((lost, pods)) = self.lost.as_deref()
         {
             let cause = self.best.as_ref().map(|best| &best.0).filter(|event| weight(event) > 1);
-            return Some((lost, pods, blocked::judge(lost, pods, cause)));
+            let mut judgement = blocked::judge(lost, pods, cause);
+            if self.taken > 0 || self.has_learned() {
+                judgement.confidence = Confidence::Medium;
+                judgement.what.push_str(" now; earlier ones arrived");
+            }
+            return Some((lost, pods, judgement));
         }
         if let Some((stray, pods)) = self.stray.as_deref()
             && let Some(stuck) = self.stalls.of_port(stray.ports().0)
@@ -341,8 +352,7 @@ impl Findings {
     /// must guess; and what it believes the route cache learns, if not at once.
     fn is_disbelieved(&self, event: &TooBig) -> bool {
         const TCP: u8 = 6;
-        let learned =
-            self.counts.get(Kind::Learned as usize - 1).is_some_and(|fates| fates.iter().any(|n| *n > 0));
+        let learned = self.has_learned();
         event.kind == Kind::Received
             && event.fate == Fate::Delivered
             && event.flow().is_some_and(|flow| flow.protocol == TCP)
