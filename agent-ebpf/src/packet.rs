@@ -19,7 +19,7 @@ static PKT_TYPE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static PKT_TYPE_SHIFT: Global<u32> = Global::new(0);
 
-/// Whom a frame is for, by its link-layer address (`PACKET_*`, linux/if_packet.h).
+/// Whom a frame is for, by its link-layer address (`PACKET_*`, `linux/if_packet.h`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum LinkType {
     /// `PACKET_BROADCAST`
@@ -189,10 +189,9 @@ pub unsafe fn link_type<R: Read>(skb: *const u8) -> Option<LinkType> {
     let byte = unsafe { kernel::field::<R, u8>(skb, &SKB_PKT_TYPE) };
     match (u32::from(byte) & PKT_TYPE.load()) >> PKT_TYPE_SHIFT.load() {
         1 => Some(LinkType::All),
-        2 => Some(LinkType::Group),
+        // `PACKET_LOOPBACK` too: this host's own copy of what it has sent to a group or to all.
+        2 | 5 => Some(LinkType::Group),
         3 => Some(LinkType::Others),
-        // `PACKET_LOOPBACK`: this host's own copy of what it has sent to a group or to all.
-        5 => Some(LinkType::Group),
         _ => None,
     }
 }

@@ -74,7 +74,7 @@ impl Globals {
     pub fn set_link_type(&mut self, kernel: &Kernel) {
         let field = in_byte(kernel, "pkt_type");
         self.set_offset("SKB_PKT_TYPE", field.map(|field| field.offset));
-        self.set("PKT_TYPE", field.map_or(0, |field| field.mask()));
+        self.set("PKT_TYPE", field.map_or(0, InByte::mask));
         self.set("PKT_TYPE_SHIFT", field.map_or(0, |field| field.shift));
     }
 

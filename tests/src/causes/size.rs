@@ -262,7 +262,7 @@ fn a_quote_that_is_not_translated_back() {
         return;
     }
     let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
-    (&client).write_all(&[7; 20_000]).unwrap();
+    (&client).write_all(&vec![7; 20_000]).unwrap();
     let quote = verdict(&trace, "one of both", |line| line["finding"] == "untranslated_quote");
     let message = quote["message"].as_str().unwrap();
     assert!(message.contains("talks to 10.97.10.1:8080 and is stuck"), "{quote:#}");
@@ -272,7 +272,7 @@ fn a_quote_that_is_not_translated_back() {
     assert!(fix(&quote).contains("its route to 10.97.10.1:8080, to at most 1400"), "{quote:#}");
     scene.web.netns.ip("route add 10.97.10.1 via 10.97.1.1 mtu lock 1400\n");
     let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
-    (&client).write_all(&[7; 20_000]).unwrap();
+    (&client).write_all(&vec![7; 20_000]).unwrap();
     until("cured", || is_all_acknowledged(&client).then_some(()));
 }
 

@@ -116,7 +116,7 @@ unsafe fn is_no_packet<R: Read>(skb: *const u8) -> bool {
 /// Whether it has a route, which it gets after conntrack has seen it, and no connection, though nobody exempted it.
 #[inline(always)]
 unsafe fn is_untracked<R: Read>(skb: *const u8) -> bool {
-    /// `IP_CT_UNTRACKED` (linux/netfilter/nf_conntrack_common.h): a rule says that conntrack is to ignore it.
+    /// `IP_CT_UNTRACKED` (`linux/netfilter/nf_conntrack_common.h`): a rule says that conntrack is to ignore it.
     const EXEMPT: u64 = 7;
     if SKB_NFCT.load() == kernel::ABSENT {
         return false;

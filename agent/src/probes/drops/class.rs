@@ -265,10 +265,9 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("IP_INHDR", "ip_forward" | "ip6_forward") => harmful(Class::Ttl),
         // An echo reply ends here once its raw socket has had a copy.
         ("NO_SOCKET", "icmp_rcv" | "icmpv6_rcv" | "ping_rcv") => benign(Class::NoSocket),
-        // What comes to a connection in TIME_WAIT ends here once it is answered: every FIN to one who closed first.
-        ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv") => benign(Class::TcpState),
-        // And each pure acknowledgement to one that has seen the other's end.
-        ("NOT_SPECIFIED", "tcp_rcv_state_process") => benign(Class::TcpState),
+        // What comes to a connection in TIME_WAIT ends here once it is answered: every FIN to one who closed first. In the last
+        // of them, each pure acknowledgement to one that has seen the other's end.
+        ("NOT_SPECIFIED", "tcp_v4_rcv" | "tcp_v6_rcv" | "tcp_rcv_state_process") => benign(Class::TcpState),
         // A rule's own place. Elsewhere netfilter says this of its own refusals as well.
         ("NETFILTER_DROP", function) if RULES.contains(&function) => harmful(Class::Policy),
         // There is a route, and the device that it came in by does not forward (net/ipv4/route.c, net/ipv6/ip6_output.c).

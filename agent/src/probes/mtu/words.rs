@@ -156,12 +156,14 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
     }
 }
 
+/// What becomes of a message that is never to be sent.
+const NESTED: &str =
+    "; nobody is told, since the packet is part of an ICMP message, but the route has learned it";
+
 fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, String, Option<String>) {
     let Ends { who, to, .. } = ends;
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
     let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
-    const NESTED: &str =
-        "; nobody is told, since the packet is part of an ICMP message, but the route has learned it";
     let told = if event.fate == Fate::Nested {
         NESTED.to_owned()
     } else if heed.is_none() {

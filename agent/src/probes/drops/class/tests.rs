@@ -149,7 +149,7 @@ fn every_class_that_harms_has_a_fix_and_names_the_device() {
         assert!(!class.means(&about).is_empty());
     }
     let fix = |class: Class, device, ip_version, mtu| {
-        class.fix(&words::About { device, ip_version, mtu, ..words::About::default() }).unwrap().into_owned()
+        class.fix(&words::About { device, mtu, ip_version, ..words::About::default() }).unwrap().into_owned()
     };
     assert_eq!(fix(Class::DeviceDown, Some("eth7"), 4, 0), "`ip link set eth7 up`");
     assert_eq!(fix(Class::DeviceDown, None, 4, 0), "`ip link set DEVICE up`");
