@@ -109,6 +109,8 @@ fn what_may_be_cut_is_cut() {
         return;
     }
     forget(&lab);
+    // A number of its own: with others who were told of 1400 it would be one incident.
+    let _takes = lab.router.meanwhile("ip", "link set rc mtu 1394\n", "link set rc mtu 1400\n");
     let watch = Watch::new(&lab);
     let to = v4([10, 99, 3, 40], 7504);
     lab.web.netns.inside(|| {
