@@ -21,6 +21,7 @@ use crate::harness::{tool, until};
 mod bridge;
 mod copies;
 mod device;
+mod modules;
 mod netfilter;
 mod quiet;
 mod size;

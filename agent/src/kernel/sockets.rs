@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What was found of a namespace is as good as new for this long.
+/// Questions are counted for this long.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// A namespace that is nobody's is not looked for again before: that goes through all processes.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Questions that are answered a second: each reads a list of sockets.
 const QUESTIONS: u32 = 8;
@@ -81,18 +84,21 @@ impl Sockets {
 
     /// The number of a process in the namespace.
     fn process(&self, netns: u32) -> Option<String> {
-        let mut known = self.0.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, _, process)) = known.iter().find(|(of, at, _)| *of == netns && at.elapsed() < FRESH) {
-            return process.clone();
-        }
         let is_in = |name: &str| {
             let link = self.0.proc.join(name).join("ns/net");
             fs::metadata(link).is_ok_and(|file| file.ino() == u64::from(netns))
         };
+        let mut known = self.0.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.iter().find(|(of, ..)| *of == netns) {
+            // A process may have ended, and its number may be another's.
+            Some((_, _, Some(process))) if is_in(process) => return Some(process.clone()),
+            Some((_, at, None)) if at.elapsed() < AGAIN => return None,
+            _ => {}
+        }
         let entries = fs::read_dir(&self.0.proc).ok()?.flatten().take(MAX_PROCESSES);
         let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let process = names.find(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && is_in(name));
-        known.retain(|(of, at, _)| *of != netns && at.elapsed() < FRESH);
+        known.retain(|(of, ..)| *of != netns);
         if known.len() >= MAX_NAMESPACES {
             known.clear();
         }
