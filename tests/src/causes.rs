@@ -112,7 +112,7 @@ impl Scene {
         self.host.enter(&mut command);
         let agent = Agent::spawn(&mut command);
         until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));
-        Trace(agent)
+        Trace { agent, of: [&self.host, &self.web.netns, &self.ext].map(Netns::inode).to_vec() }
     }
 }
 
@@ -126,16 +126,20 @@ const EXT4: &str = "10.97.9.2:7";
 const EXT6: &str = "[fd97:9::2]:7";
 
 /// A running `trace -o json`.
-struct Trace(Agent);
+struct Trace {
+    agent: Agent,
+    /// Namespaces that it is about: in others something of an earlier test may still end.
+    of: Vec<u64>,
+}
 
 impl Trace {
     /// Waits for an event or a verdict like this.
     fn expect(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let found = self
-            .0
+            .agent
             .stdout
             .wait(0, |lines| lines.iter().filter_map(|line| json(line)).find(|line| is_it(line)));
-        found.unwrap_or_else(|| panic!("no {what}; {}\n{}", self.said().join("\n"), self.0.stderr.text()))
+        found.unwrap_or_else(|| panic!("no {what}; {}\n{}", self.said().join("\n"), self.agent.stderr.text()))
     }
 
     /// Waits for a dropped packet of this class.
@@ -146,25 +150,29 @@ impl Trace {
     /// What it has said so far, in brief.
     fn said(&self) -> Vec<String> {
         let brief = |line: Value| format!("{} [{} {}]", line["message"], line["class"], line["harm"]);
-        self.0.stdout.since(0).iter().filter_map(|line| json(line)).map(brief).collect()
+        self.agent.stdout.since(0).iter().filter_map(|line| json(line)).map(brief).collect()
     }
 
     /// Whether this kernel lets it see messages about packets that are too large.
     fn sees_messages(&self) -> bool {
-        until("it says where it listens", || self.0.stderr.text().contains("tracing mtu by ").then_some(()));
-        self.0.stderr.text().contains(" __icmp_send (")
+        until("it says where it listens", || {
+            self.agent.stderr.text().contains("tracing mtu by ").then_some(())
+        });
+        self.agent.stderr.text().contains(" __icmp_send (")
     }
 
     /// Lines like this so far.
     fn lines(&self, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
-        let lines = self.0.stdout.since(0);
+        let lines = self.agent.stdout.since(0);
         lines.iter().filter_map(|line| json(line)).filter(|line| is_it(line)).collect()
     }
 
     /// What it has said of harm so far.
     fn harmful(&self) -> Vec<String> {
-        let lines = self.0.stdout.since(0);
-        let harmful = |line: &Value| line["harm"] == "harmful" && line["destination_port"] != LAST;
+        let lines = self.agent.stdout.since(0);
+        let is_ours = |line: &Value| line["netns"].as_u64().is_none_or(|netns| self.of.contains(&netns));
+        let harmful =
+            |line: &Value| line["harm"] == "harmful" && line["destination_port"] != LAST && is_ours(line);
         lines.iter().filter_map(|line| json(line)).filter(harmful).map(|line| format!("{line:#}")).collect()
     }
 }

@@ -22,12 +22,13 @@ fn long() -> Duration {
 fn pods_that_come_and_go() {
     let scene = Scene::new();
     scene.host.ip("link add cni0 type bridge\naddr add 10.97.8.1/24 dev cni0\naddr add fd97:8::1/64 dev cni0 nodad\nlink set cni0 up\n");
-    let [drops, mtu] = ["drops", "mtu"].map(|probe| scene.trace(probe));
+    let [mut drops, mtu] = ["drops", "mtu"].map(|probe| scene.trace(probe));
     let begun = Instant::now();
     let mut round = 0;
     while begun.elapsed() < long() {
         round += 1;
         let pods: Vec<Pod> = (0..3).map(|own| start(&scene, own)).collect();
+        drops.of.extend(pods.iter().map(|pod| pod.netns.inode()));
         for pod in &pods {
             pod.netns.run("ping", &["-c", "1", "-W", "5", "10.97.8.1"]);
             pod.netns.run("ping", &["-c", "1", "-W", "5", "fd97:8::1"]);
@@ -52,7 +53,7 @@ fn pods_that_come_and_go() {
 
 fn findings(trace: &Trace) -> Vec<String> {
     let is_finding = |line: &Value| line["finding"].is_string();
-    let lines = trace.0.stdout.since(0);
+    let lines = trace.agent.stdout.since(0);
     lines.iter().filter_map(|line| json(line)).filter(is_finding).map(|line| format!("{line:#}")).collect()
 }
 

@@ -62,6 +62,12 @@ impl Netns {
         })
     }
 
+    /// Its number, as events have it.
+    pub(crate) fn inode(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        self.0.metadata().unwrap().ino()
+    }
+
     /// Directory in `/proc` of a thread that lives in it until the tests end.
     pub(crate) fn thread(&self) -> String {
         let (tell, told) = mpsc::channel();

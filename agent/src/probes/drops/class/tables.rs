@@ -98,7 +98,7 @@ pub(super) const REASONS: Table = &[
         benign(Class::TcpState),
         &[
             "TCP_OLD_DATA", "TCP_OFOMERGE", "TCP_OLD_SEQUENCE", "TCP_OLD_ACK", "TCP_TOO_OLD_ACK",
-            "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS",
+            "TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS",
         ],
     ),
     (
