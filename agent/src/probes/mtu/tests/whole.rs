@@ -28,7 +28,8 @@ fn db() -> Pods {
 }
 
 /// UDP fd00::a:9c40 -> fd00::b:1bb, 1,448 bytes.
-fn six(mut record: MtuRecord) -> MtuRecord {
+fn six(record: &MtuRecord) -> MtuRecord {
+    let mut record = *record;
     record.header = [0; HEADER];
     record.header[..8].copy_from_slice(&[0x60, 0, 0, 0, 5, 0x80, 17, 64]);
     (record.header[8], record.header[23], record.header[24], record.header[39]) = (0xfd, 0xa, 0xfd, 0xb);
@@ -38,29 +39,29 @@ fn six(mut record: MtuRecord) -> MtuRecord {
 }
 
 /// The packet between nodes 192.0.2.1 and 192.0.2.2, of this protocol, around `inside`.
-fn outer(record: MtuRecord, protocol: u8, inside: &[&[u8]]) -> MtuRecord {
+fn outer(record: &MtuRecord, protocol: u8, inside: &[&[u8]]) -> MtuRecord {
     let mut header = vec![0x45, 0, 5, 0xdc, 0, 1, 0x40, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
     header.extend(inside.concat());
-    let mut record = MtuRecord { header: [0; HEADER], ..record };
+    let mut record = MtuRecord { header: [0; HEADER], ..*record };
     record.header[..header.len()].copy_from_slice(&header);
     record.header_len = u8::try_from(header.len()).unwrap();
     record
 }
 
 /// The packet in VXLAN between nodes.
-fn in_vxlan(record: MtuRecord) -> MtuRecord {
+fn in_vxlan(record: &MtuRecord) -> MtuRecord {
     let udp = [0x80, 0, 0x21, 0x18, 0, 0, 0, 0];
     let frame = [8, 0, 0, 0, 0, 0, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 8, 0];
     outer(record, 17, &[&udp, &frame, &PACKET])
 }
 
-fn because(record: MtuRecord, reason: Option<&str>, function: Option<&str>) -> Vec<TooBig> {
-    let event = event(&record);
+fn because(record: &MtuRecord, reason: Option<&str>, function: Option<&str>) -> Vec<TooBig> {
+    let event = event(record);
     vec![TooBig { reason: reason.map(Into::into), function: function.map(Into::into), ..event }]
 }
 
-fn seconds(record: MtuRecord, seconds: u64) -> MtuRecord {
-    MtuRecord { ktime_ns: seconds * 1_000_000_000, ..record }
+fn seconds(record: &MtuRecord, seconds: u64) -> MtuRecord {
+    MtuRecord { ktime_ns: seconds * 1_000_000_000, ..*record }
 }
 
 fn of(records: &[MtuRecord]) -> Vec<TooBig> {
@@ -73,8 +74,8 @@ fn by(route: Device) -> MtuRecord {
 }
 
 /// The route cache took what it says.
-fn taken(record: MtuRecord, more: u8) -> MtuRecord {
-    MtuRecord { flags: flags::TAKEN | more, ..record }
+fn taken(record: &MtuRecord, more: u8) -> MtuRecord {
+    MtuRecord { flags: flags::TAKEN | more, ..*record }
 }
 
 /// A message that was to be sent.
@@ -82,8 +83,8 @@ fn unsent(fate: Fate, flags: u8) -> MtuRecord {
     MtuRecord { flags, ..fated(Kind::Made, fate, 1400) }
 }
 
-fn unnamed(record: MtuRecord) -> MtuRecord {
-    MtuRecord { device: Device::default(), ..record }
+fn unnamed(record: &MtuRecord) -> MtuRecord {
+    MtuRecord { device: Device::default(), ..*record }
 }
 
 /// What this node or a socket of it says.
@@ -112,21 +113,21 @@ fn made() -> Vec<Case> {
         ("IPsec", of(&[ipsec]), web()),
         ("IPsec of an unknown path", of(&[MtuRecord { route_pmtu: 0, ..ipsec }]), web()),
         ("IPsec that adds nothing", of(&[MtuRecord { route_pmtu: 1400, ..ipsec }]), web()),
-        ("a packet in VXLAN", of(&[in_vxlan(made)]), web()),
-        ("a packet in VXLAN, of a path", of(&[in_vxlan(MtuRecord { route_pmtu: 1400, ..wide })]), web()),
+        ("a packet in VXLAN", of(&[in_vxlan(&made)]), web()),
+        ("a packet in VXLAN, of a path", of(&[in_vxlan(&MtuRecord { route_pmtu: 1400, ..wide })]), web()),
         (
             "part of a message, in VXLAN",
-            of(&[in_vxlan(MtuRecord { fate: Fate::Nested as u8, ..made })]),
+            of(&[in_vxlan(&MtuRecord { fate: Fate::Nested as u8, ..made })]),
             web(),
         ),
         ("part of a message", of(&[MtuRecord { fate: Fate::Nested as u8, ..made }]), web()),
-        ("twice in vain", of(&[made, seconds(made, 9)]), web()),
+        ("twice in vain", of(&[made, seconds(&made, 9)]), web()),
         ("three times at once", of(&[made, made, made]), web()),
-        ("three times in vain", of(&[seconds(made, 1), seconds(made, 2), seconds(made, 4)]), web()),
+        ("three times in vain", of(&[seconds(&made, 1), seconds(&made, 2), seconds(&made, 4)]), web()),
         ("a program", of(&[refused]), web()),
         ("a program of this node", of(&[MtuRecord { source: [0; 16], ..refused }]), nobody()),
         ("a path that is known", of(&[learned]), web()),
-        ("IPv6", of(&[six(made)]), web()),
+        ("IPv6", of(&[six(&made)]), web()),
     ]
 }
 
@@ -168,23 +169,23 @@ fn received() -> Vec<Case> {
         ("a hop, not believed", of(&[delivered]), web()),
         ("a hop, UDP", of(&[udp(delivered)]), web()),
         ("the destination itself", of(&[MtuRecord { sender: ipv4([198, 51, 100, 2]), ..learned }]), web()),
-        ("a hop below VXLAN", of(&[in_vxlan(learned)]), web()),
-        ("a hop below ESP", of(&[outer(learned, 50, &[&[0, 0, 0, 9, 0, 0, 0, 1]])]), nobody()),
-        ("a hop below ESP in UDP", of(&[outer(learned, 17, &[&esp_in_udp])]), nobody()),
+        ("a hop below VXLAN", of(&[in_vxlan(&learned)]), web()),
+        ("a hop below ESP", of(&[outer(&learned, 50, &[&[0, 0, 0, 9, 0, 0, 0, 1]])]), nobody()),
+        ("a hop below ESP in UDP", of(&[outer(&learned, 17, &[&esp_in_udp])]), nobody()),
         ("less than any link", of(&[received(Fate::Delivered, 67)]), web()),
         ("less than any path", of(&[received(Fate::Delivered, 551)]), web()),
-        ("less than any link, IPv6", of(&[six(received(Fate::Delivered, 1279))]), web()),
+        ("less than any link, IPv6", of(&[six(&received(Fate::Delivered, 1279))]), web()),
         ("more than it quotes", of(&[received(Fate::Delivered, 1426)]), web()),
         ("more than leaves here", of(&[MtuRecord { device: device("eth0", "", 1350), ..delivered }]), web()),
         ("what the kernel took, less than any path", of(&[received(Fate::Learned, 551)]), web()),
-        ("what the kernel took, IPv6", of(&[six(received(Fate::Learned, 1279))]), web()),
+        ("what the kernel took, IPv6", of(&[six(&received(Fate::Learned, 1279))]), web()),
         ("nobody's", of(&[stray]), web()),
-        ("nobody's that is taken", of(&[taken(stray, 0)]), web()),
-        ("nobody's that is taken in a pod", of(&[taken(stray, flags::IN_POD)]), web()),
-        ("nobody's that is taken, IPv6", of(&[six(taken(received(Fate::NoSocket, 1300), 0))]), web()),
+        ("nobody's that is taken", of(&[taken(&stray, 0)]), web()),
+        ("nobody's that is taken in a pod", of(&[taken(&stray, flags::IN_POD)]), web()),
+        ("nobody's that is taken, IPv6", of(&[six(&taken(&received(Fate::NoSocket, 1300), 0))]), web()),
         ("not heeded", of(&[received(Fate::Ignored, 1400)]), web()),
         ("by turns", of(&[learned, low, learned, low, learned]), web()),
-        ("a hop, IPv6", of(&[six(learned)]), web()),
+        ("a hop, IPv6", of(&[six(&learned)]), web()),
     ]
 }
 
@@ -196,7 +197,7 @@ fn blocked() -> Vec<Case> {
     let dropped = message(Fate::Dropped);
     let filtered_away = message(Fate::Filtered);
     let (strict, place) = (Some("IP_RPFILTER"), Some("ip_rcv_finish_core"));
-    let by_tunnel = of(&[in_vxlan(record(Kind::Made, 1400)), message(Fate::Filtered)]);
+    let by_tunnel = of(&[in_vxlan(&record(Kind::Made, 1400)), message(Fate::Filtered)]);
     vec![
         ("a rule on the way", filtered(Stage::Forward, 0), web()),
         ("a rule at the pod", filtered(Stage::Input, own), web()),
@@ -204,7 +205,7 @@ fn blocked() -> Vec<Case> {
         ("a rule in another pod", filtered(Stage::Prerouting, flags::IN_POD), web()),
         (
             "a rule of the kernel's reason",
-            because(message(Fate::Filtered), Some("NETFILTER_DROP"), None),
+            because(&message(Fate::Filtered), Some("NETFILTER_DROP"), None),
             web(),
         ),
         (
@@ -212,7 +213,7 @@ fn blocked() -> Vec<Case> {
             of(&[MtuRecord { stage: 0, ..message(Fate::Filtered) }]),
             web(),
         ),
-        ("a rule, IPv6", of(&[six(message(Fate::Filtered))]), web()),
+        ("a rule, IPv6", of(&[six(&message(Fate::Filtered))]), web()),
         (
             "a rule, of an unknown family",
             of(&[MtuRecord { ip_version: 0, ..message(Fate::Filtered) }]),
@@ -220,20 +221,20 @@ fn blocked() -> Vec<Case> {
         ),
         (
             "a filter",
-            because(message(Fate::Filtered), Some("TC_INGRESS"), Some("__netif_receive_skb_core")),
+            because(&message(Fate::Filtered), Some("TC_INGRESS"), Some("__netif_receive_skb_core")),
             web(),
         ),
         ("INVALID", of(&[message(Fate::Invalid)]), web()),
         ("INVALID, of another node", of(&[message(Fate::Invalid)]), nobody()),
-        ("INVALID, IPv6", of(&[six(message(Fate::Invalid))]), web()),
-        ("the reverse path filter", because(dropped, strict, place), web()),
-        ("the same on an unknown device", because(unnamed(dropped), strict, None), web()),
-        ("something else", because(dropped, Some("OTHERHOST"), Some("ip_rcv_core")), web()),
+        ("INVALID, IPv6", of(&[six(&message(Fate::Invalid))]), web()),
+        ("the reverse path filter", because(&dropped, strict, place), web()),
+        ("the same on an unknown device", because(&unnamed(&dropped), strict, None), web()),
+        ("something else", because(&dropped, Some("OTHERHOST"), Some("ip_rcv_core")), web()),
         ("something else that nobody names", of(&[dropped]), web()),
-        ("something else in a place", because(unnamed(dropped), None, Some("ip_rcv")), web()),
+        ("something else in a place", because(&unnamed(&dropped), None, Some("ip_rcv")), web()),
         ("no route", of(&[unsent(Fate::NoRoute, 0)]), web()),
         ("no route in the pod", of(&[unsent(Fate::NoRoute, own)]), web()),
-        ("a limited rate", of(&[six(unsent(Fate::Limited, 0))]), web()),
+        ("a limited rate", of(&[six(&unsent(Fate::Limited, 0))]), web()),
         ("not sent", of(&[unsent(Fate::Unsent, 0)]), web()),
         (
             "a rule, and who it is about is known",
@@ -262,7 +263,7 @@ fn stuck_ones() -> Vec<Case> {
     let hardly = Stall { retransmits: 4, hole: 1448, ..small };
     let later = MtuRecord { ktime_ns: hole.ktime_ns + 3_000_000_000, ..hole };
     // What left a load balancer for 198.51.100.9, from the port of a connection to another address.
-    let mut stray = seconds(fated(Kind::Received, Fate::NoSocket, 1400), 3600);
+    let mut stray = seconds(&fated(Kind::Received, Fate::NoSocket, 1400), 3600);
     (stray.header[19], stray.header[20], stray.header[21]) = (9, 0x0f, 0xa0);
     vec![
         ("a black hole", of(&[hole, later]), web()),
