@@ -6,6 +6,8 @@ pub mod filter;
 pub mod mtu;
 pub mod quote;
 pub mod slots;
+#[cfg(test)]
+mod tests;
 
 /// What one hook's kernel side did with the events it was handed, per CPU.
 ///

@@ -18,6 +18,7 @@ mod here;
 mod ladder;
 mod nested;
 mod quiet;
+mod ring;
 mod silent;
 mod tunnels;
 mod underlay;

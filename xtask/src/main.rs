@@ -12,6 +12,7 @@ mod demo;
 mod fuzz;
 mod kernels;
 mod lint;
+mod mutate;
 mod page;
 mod run;
 mod setup;
@@ -33,6 +34,7 @@ enum Verb {
     Demo(demo::Args),
     Fuzz(fuzz::Args),
     Lint(lint::Args),
+    Mutate(mutate::Args),
     Setup(setup::Args),
     Test(test::Args),
     Vm(vm::Args),
@@ -65,6 +67,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Verb::Demo(args) => demo::main(&args),
         Verb::Fuzz(args) => fuzz::main(&args),
         Verb::Lint(args) => lint::main(&args),
+        Verb::Mutate(args) => mutate::main(&args),
         Verb::Setup(args) => setup::main(&args),
         Verb::Test(args) => Ok(test::main(&args)),
         Verb::Vm(args) => vm::main(&args),

@@ -42,6 +42,8 @@ pub(crate) enum Part {
     Lint,
     /// The compiler of libFuzzer
     Fuzz,
+    /// What breaks lines one by one, for `mutate`; not among the parts that are installed unasked
+    Mutate,
     /// Kernels of other releases of Debian, for `test --all`; not among the parts that are installed unasked
     Reach,
     /// What builds for arm64 and boots it; not among the parts that are installed unasked
@@ -115,7 +117,12 @@ fn install(missing: &[Item]) -> Result<()> {
             Install::Packages => {}
             Install::Link => step("rustup toolchain link", link_toolchain)?,
             Install::Linker => step("bpf-linker, from source (1 to 3 minutes)", install_linker)?,
-            Install::Deny => step("cargo-deny, from source (3 to 5 minutes)", install_deny)?,
+            Install::Deny => {
+                step("cargo-deny, from source (3 to 5 minutes)", || install_tool("cargo-deny", items::DENY))?;
+            }
+            Install::Mutants => step("cargo-mutants, from source (2 to 4 minutes)", || {
+                install_tool("cargo-mutants", items::MUTANTS)
+            })?,
             Install::Kernel(name) => step(&format!("kernel {name}"), || kernels::fetch(name))?,
             Install::Std => step("Rust's standard library for arm64", arm64::fetch_std)?,
             Install::Root => step("an arm64 machine's programs", arm64::fetch_root)?,
@@ -159,9 +166,9 @@ fn install_linker() -> Result<()> {
     cargo.env("LLVM_PREFIX", llvm).env("LLVM_SYS_221_PREFIX", llvm).dies_with_us().read().map(drop)
 }
 
-fn install_deny() -> Result<()> {
+fn install_tool(name: &str, version: &str) -> Result<()> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["install", "--quiet", "--locked", "cargo-deny", "--version", items::DENY]);
+    cargo.args(["install", "--quiet", "--locked", name, "--version", version]);
     cargo.dies_with_us().read().map(drop)
 }
 

@@ -99,6 +99,24 @@ impl Stall {
         TIMEOUTS + 2 * is_single as u32 + !self.never_passed() as u32
     }
 
+    /// Takes in what the peer reported as received (SACK), in the kernel's order, as ranges of sequence numbers; `unacked` is the
+    /// first that it has not acknowledged.
+    #[expect(clippy::inline_always, reason = "the kernel side hands its stack to nobody")]
+    #[inline(always)]
+    pub fn report(&mut self, blocks: [[u32; 2]; SACK_BLOCKS], unacked: u32) {
+        for [begin, end] in blocks {
+            let run = end.wrapping_sub(begin);
+            if run > self.longest_run {
+                self.longest_run = run;
+            }
+            // What was received twice is reported as well, and lies before.
+            let hole = begin.wrapping_sub(unacked);
+            if run != 0 && hole < 1 << 31 && (self.hole == 0 || hole < self.hole) {
+                self.hole = hole;
+            }
+        }
+    }
+
     /// Whether that is next to no matter of chance before the timeouts that prove it: one more has passed than where it may
     /// begin to be said, and next to nothing is lost on this node. Where one packet in twenty is lost each way, so many copies
     /// come to nothing of one segment in a hundred thousand, and of others many are sent again meanwhile.
@@ -197,6 +215,63 @@ mod tests {
             Stall { longest_run: 0, ..one },
         ];
         assert_eq!(not.map(|stall| stall.is_hardly_chance()), [false; 6]);
+    }
+
+    /// The nearest hole is what the first segment leaves; the longest run is what has passed. A run that is not there is zeroes.
+    #[test]
+    fn of_several_runs_the_nearest_hole_and_the_longest_run_count() {
+        const NONE: [u32; 2] = [0; 2];
+        let near = [10_000 + 1448, 10_000 + 1448 + 100];
+        let far = [10_000 + 5 * 1448, 10_000 + 5 * 1448 + 300];
+        // Received twice: it lies before what is waited for.
+        let twice = [9_000, 9_500];
+        for (blocks, hole, longest) in [
+            ([near, far, NONE, NONE], 1448, 300),
+            ([far, near, NONE, NONE], 1448, 300),
+            ([NONE, NONE, far, near], 1448, 300),
+            ([far, NONE, NONE, NONE], 5 * 1448, 300),
+            ([twice, far, NONE, NONE], 5 * 1448, 500),
+            ([twice, NONE, NONE, NONE], 0, 500),
+            ([NONE; SACK_BLOCKS], 0, 0),
+        ] {
+            let mut stall = Stall::default();
+            stall.report(blocks, 10_000);
+            assert_eq!((stall.hole, stall.longest_run), (hole, longest), "{blocks:?}");
+        }
+        // Sequence numbers begin again at zero.
+        let mut stall = Stall::default();
+        stall.report([[400, 500], [u32::MAX - 99, 100], NONE, NONE], u32::MAX - 999);
+        assert_eq!((stall.hole, stall.longest_run), (900, 200));
+    }
+
+    #[test]
+    fn it_is_too_early_to_say_anything_before_the_third_timeout() {
+        let tail = Stall { sacked: 1, longest_run: 104, hole: 2 * 1448, ..STUCK };
+        for stall in [STUCK, tail, Stall { mss: 2000, ..STUCK }] {
+            let said = |retransmits| Stall { retransmits, ..stall }.fate(1448).is_some();
+            assert_eq!((0..9).find(|timeouts| said(*timeouts)), Some(3), "{stall:?}");
+        }
+    }
+
+    /// One byte less, one tick more: what each number must reach.
+    #[test]
+    fn each_number_counts_to_the_last() {
+        let tail = Stall { sacked: 1, longest_run: 104, hole: 2 * 1448, ..STUCK };
+        assert_eq!(tail.fate(1447), Some(Fate::Ordinary), "less than a full segment");
+        assert_eq!(Stall { longest_run: 1447, ..tail }.fate(1448), Some(Fate::BlackHole));
+        assert_eq!(
+            Stall { longest_run: 1448, ..tail }.fate(1448),
+            Some(Fate::Ordinary),
+            "it may be a full one"
+        );
+        assert_eq!(Stall { hole: 2 * 1448 - 1, ..tail }.fate(1448), Some(Fate::Suspect), "a single one");
+        assert_eq!(
+            (Stall { acked: 1447, ..STUCK }.never_passed(), Stall { acked: 1448, ..STUCK }.never_passed()),
+            (true, false)
+        );
+        let one = Stall { hole: 1448, retransmits: 4, lost: 4, ..tail };
+        assert!(one.is_hardly_chance() && !Stall { lost: 5, ..one }.is_hardly_chance());
+        assert!(!Stall { longest_run: 1448, ..one }.is_hardly_chance());
     }
 
     #[test]

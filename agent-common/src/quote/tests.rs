@@ -44,6 +44,44 @@ fn a_flow_has_its_ports() {
     assert_eq!((flow.protocol, flow.ports), (UDP, Some((40000, 443))), "behind destination options");
 }
 
+/// The same with this many words of options, which are all one byte long (NOP).
+fn with_options(mut packet: Vec<u8>, words: u8) -> Vec<u8> {
+    packet[0] += words;
+    let rest = packet.split_off(20);
+    packet.extend(Vec::from([1; 4]).repeat(words.into()));
+    packet.extend(rest);
+    packet
+}
+
+/// IPv4's options stand in front of the ports: a router alert is one word, and ten are the most there can be.
+#[test]
+fn ports_are_behind_options() {
+    for words in 0..=10 {
+        let bytes = with_options(inner(), words);
+        let flow = Quote::parse(&bytes).unwrap().flow;
+        assert_eq!((flow.protocol, flow.ports), (TCP, Some((40000, 443))), "{words} words");
+        assert_eq!((flow.source, flow.destination), (POD.into(), PEER.into()), "{words} words");
+        // As a router quotes it that keeps the law: eight bytes behind the header.
+        assert_eq!(Quote::parse(&bytes[..20 + 4 * usize::from(words) + 3]).unwrap().flow.ports, None);
+        let tunnel = [with_options(ipv4(4, 0x4000, [192, 0, 2, 1], [192, 0, 2, 2]), words), bytes].concat();
+        let found = Quote::parse(&tunnel).unwrap().inner.unwrap();
+        assert_eq!((found.overhead, found.flow.ports), (20 + 4 * u16::from(words), Some((40000, 443))));
+    }
+}
+
+/// As operators call them, and as labels of what they search for.
+#[test]
+fn each_way_to_carry_a_packet_has_its_name() {
+    let names =
+        [Tunnel::Vxlan, Tunnel::Geneve, Tunnel::Ip, Tunnel::Gre, Tunnel::Fou, Tunnel::Gue].map(Tunnel::name);
+    assert_eq!(names, ["VXLAN", "Geneve", "IP-in-IP", "GRE", "FOU", "GUE"]);
+    assert_eq!([Encrypted::Esp, Encrypted::EspInUdp].map(Encrypted::name), ["ESP", "ESP in UDP"]);
+    let flow = Quote::parse(&inner()).unwrap().flow;
+    let one = Inner { tunnel: Tunnel::Vxlan, within: None, overhead: 50, flow };
+    let two = Inner { within: Some(Tunnel::Ip), ..one };
+    assert_eq!([one, two].map(|inner| std::format!("{}", inner.name())), ["VXLAN", "VXLAN in IP-in-IP"]);
+}
+
 #[test]
 fn what_is_cut_off_is_absent() {
     let whole = inner();
@@ -57,6 +95,30 @@ fn what_is_cut_off_is_absent() {
     assert_eq!(Quote::parse(&later).unwrap().flow.ports, None, "a later fragment's bytes are data");
     let cut = ipv6(43);
     assert_eq!(Quote::parse(&cut).unwrap().flow.protocol, 43);
+}
+
+/// Of IPv6 the first fragment has the ports behind the fragment header, and a later one has none.
+#[test]
+fn fragments_of_ipv6_are_told_apart() {
+    let fragment = |offset: [u8; 2]| {
+        [ipv6(44), [&[UDP, 0][..], &offset, &[0, 0, 0, 9]].concat(), PORTS.to_vec()].concat()
+    };
+    let flow = |bytes: &[u8]| Quote::parse(bytes).unwrap().flow;
+    let first = flow(&fragment([0, 1]));
+    assert_eq!((first.protocol, first.ports), (UDP, Some((40000, 443))));
+    for offset in [[0, 8], [0, 9], [1, 0]] {
+        let later = flow(&fragment(offset));
+        assert_eq!((later.protocol, later.ports), (44, None), "{offset:?}");
+    }
+    assert_eq!(flow(&fragment([0, 1])[..42]).protocol, 44, "cut off before its offset");
+}
+
+#[test]
+fn whether_it_may_be_fragmented_is_the_headers_word() {
+    let may = |fragment: u16| {
+        !Quote::parse(&[ipv4(TCP, fragment, POD, PEER), PORTS.to_vec()].concat()).unwrap().flow.dont_fragment
+    };
+    assert_eq!([0, 0x2000, 0x8000, 0x4000, 0xe000].map(may), [true, true, true, false, false]);
 }
 
 #[test]
@@ -187,6 +249,8 @@ fn what_is_encrypted_is_told_from_what_is_not() {
     assert_eq!(encrypted(&[outer(UDP), udp(4500, &[0, 0, 0, 0, 1, 2, 3, 4])].concat()), None);
     assert_eq!(encrypted(&[outer(UDP), udp(4500, &[0xff])].concat()), None);
     assert_eq!(encrypted(&inner()), None);
+    assert_eq!(encrypted(&[outer(UDP), udp(4501, &esp)].concat()), None, "another port");
+    assert_eq!(encrypted(&[outer(TCP), udp(4500, &esp)].concat()), None, "another protocol");
     let nested = [outer(4), outer(50), esp.to_vec()].concat();
     assert_eq!(encrypted(&nested), Some(Encrypted::Esp));
 }

@@ -85,8 +85,54 @@ fn an_incident_is_news_at_first_and_then_every_ten_seconds() {
         news += u32::from(standing.news);
     }
     assert_eq!(news, 3);
+    let later = at(29) + Duration::from_millis(999);
+    assert!(!incidents.join("a", None, later).news);
     incidents.unsaid(&"a");
-    assert!(incidents.join("a", None, at(30)).news, "what a filter held back was not told");
+    assert!(incidents.join("a", None, later).news, "what a filter held back was not told");
+}
+
+/// Its end is owed to whoever has read its begin: where there is room nobody closes it before.
+#[test]
+fn what_is_quiet_ends_in_words_though_another_begins() {
+    let mut incidents = Incidents::<_, u32>::default();
+    *incidents.join("a", None, at(0)).evidence += 1;
+    assert_eq!(told(&mut incidents, at(2)), [(1, State::Ongoing)]);
+    incidents.join("b", None, at(90));
+    assert_eq!(told(&mut incidents, at(90)), [(1, State::Over)]);
+}
+
+/// Where there is no room what is quiet goes first, and else what has been quiet for longest.
+#[test]
+fn room_is_made_by_what_is_quiet() {
+    let mut incidents = Incidents::<usize, ()>::default();
+    for cause in 0..MAX_OPEN {
+        incidents.join(cause, None, at(if cause < 2 { 0 } else { 50 + (cause as u64 & 1) }));
+    }
+    let keeps = |incidents: &Incidents<usize, ()>, cause| incidents.open.contains_key(&cause);
+    incidents.join(MAX_OPEN, None, at(61));
+    assert_eq!(
+        [0, 1, 2, 3, MAX_OPEN].map(|cause| keeps(&incidents, cause)),
+        [false, false, true, true, true]
+    );
+    incidents.join(MAX_OPEN + 1, None, at(61));
+    // Now it is full again, of nothing that is quiet.
+    incidents.join(4, None, at(61));
+    let before = incidents.open.len();
+    incidents.join(MAX_OPEN + 2, None, at(62));
+    assert_eq!((before, incidents.open.len()), (MAX_OPEN, MAX_OPEN));
+    assert!(
+        keeps(&incidents, MAX_OPEN + 2) && keeps(&incidents, 4) && keeps(&incidents, 3),
+        "the oldest goes"
+    );
+}
+
+#[test]
+fn places_stay_bounded() {
+    let mut incidents = Incidents::<usize, ()>::default();
+    for cause in 0..MAX_JOINED + 10 {
+        incidents.join(cause, Some(usize::MAX - cause), at(0));
+    }
+    assert_eq!(incidents.places.len(), MAX_JOINED);
 }
 
 #[test]
@@ -144,6 +190,11 @@ fn the_end_tells_what_is_pending() {
         })
         .unwrap();
     assert_eq!(last, [(6, State::Ongoing)]);
+}
+
+#[test]
+fn a_verdict_says_whether_it_goes_on() {
+    assert_eq!([State::Ongoing, State::Over].map(State::name), ["ongoing", "over"]);
 }
 
 #[test]

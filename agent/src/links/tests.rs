@@ -122,6 +122,75 @@ fn each_kind_adds_what_its_options_say() {
     assert_eq!(decode(&message(9, 1, &[attribute(43, &attribute(2, &[0]))])).unwrap().program, None);
 }
 
+/// The kernel gives the end of a tunnel by one attribute a family: missed, IPv6 would be taken for twenty bytes less.
+#[test]
+fn each_end_is_read_of_each_family() {
+    let (v4, v6) = ([10, 0, 0, 2].to_vec(), [vec![0xfd], vec![0; 14], vec![2]].concat());
+    let address = |bytes: &[u8]| match *bytes {
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
+    };
+    // Kind, its local and its remote attribute, which of both families it may have.
+    for (name, local, remote, end) in [
+        ("vxlan", Some(4), 2, &v4),
+        ("vxlan", Some(17), 16, &v6),
+        ("geneve", None, 2, &v4),
+        ("geneve", None, 7, &v6),
+        ("gre", Some(6), 7, &v4),
+        ("gretap", Some(6), 7, &v4),
+        ("ip6gre", Some(6), 7, &v6),
+        ("ip6gretap", Some(6), 7, &v6),
+        ("ipip", Some(2), 3, &v4),
+        ("sit", Some(2), 3, &v4),
+        ("ip6tnl", Some(2), 3, &v6),
+    ] {
+        let only_remote = tunnel(name, &[attribute(remote, end)]);
+        assert_eq!((only_remote.local, only_remote.remote), (None, Some(address(end))), "{name}");
+        if let Some(local) = local {
+            let only_local = tunnel(name, &[attribute(local, end)]);
+            assert_eq!((only_local.local, only_local.remote), (Some(address(end)), None), "{name}");
+        }
+    }
+    let far = tunnel("vxlan", &[attribute(16, &v6)]);
+    assert_eq!(far.overhead(far.remote.is_some_and(|remote| remote.is_ipv6())), 70);
+}
+
+/// All that each kind adds, by the family outside; see the sums in `tunnel.rs`.
+#[test]
+fn each_kind_adds_its_own_headers() {
+    for (name, over_v4, over_v6) in [
+        ("vxlan", 50, 70),
+        ("geneve", 50, 70),
+        ("gre", 24, 44),
+        ("gretap", 38, 58),
+        ("ip6gre", 32, 52),
+        ("ip6gretap", 46, 66),
+        ("ipip", 20, 40),
+        ("sit", 20, 40),
+        ("ip6tnl", 28, 48),
+        ("wireguard", 60, 80),
+        ("vlan", 0, 0),
+        ("macsec", 32, 32),
+    ] {
+        let tunnel = tunnel(name, &[]);
+        assert_eq!([tunnel.overhead(false), tunnel.overhead(true)], [over_v4, over_v6], "{name}");
+    }
+    // FOU, GUE, and GUE with a remote checksum; each of the flags of GRE alone.
+    let within = |kind: u16, flags: u16| {
+        tunnel("ipip", &[attribute(15, &kind.to_ne_bytes()), attribute(16, &flags.to_ne_bytes())])
+            .overhead(false)
+    };
+    assert_eq!([within(0, 0), within(1, 0), within(2, 0), within(2, 4), within(1, 4)], [20, 28, 32, 36, 28]);
+    for flag in [0x8000_u16, 0x2000, 0x1000] {
+        assert_eq!(tunnel("gre", &[attribute(3, &flag.to_be_bytes())]).overhead(false), 28, "{flag:#x}");
+    }
+    assert_eq!(
+        tunnel("gre", &[attribute(3, &0x4fff_u16.to_be_bytes())]).overhead(false),
+        24,
+        "no other flag"
+    );
+}
+
 fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = vec![2, length, 0, 0, table, 2, 0, 1];
     bytes.extend(flags.to_ne_bytes());

@@ -9,6 +9,7 @@ use super::{Halt, Method, Outcome, Refusal};
 use crate::sink::Confidence;
 
 mod hostile;
+mod whole;
 
 const LIMITS: Limits = Limits { packets: 200, time: Duration::from_secs(15) };
 

@@ -76,10 +76,30 @@ pub fn cut(text: &str, max: usize) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What ends a line, moves a cursor or turns the text around: C0, DEL, C1, line and paragraph separator, and the marks,
+    /// overrides and isolates of bidirectional text.
+    pub(in crate::sink) fn obeyed() -> impl Iterator<Item = char> {
+        let ranges =
+            [0..=0x1f, 0x7f..=0x9f, 0x200e..=0x200f, 0x2028..=0x2029, 0x202a..=0x202e, 0x2066..=0x2069];
+        ranges.into_iter().flatten().chain([0x61c]).filter_map(char::from_u32)
+    }
+
+    #[test]
+    fn each_of_them_is_written_out_and_what_is_beside_them_is_not() {
+        assert_eq!(obeyed().count(), 32 + 33 + 2 + 2 + 5 + 4 + 1);
+        for c in obeyed() {
+            assert!(is_unsafe(c), "{c:?}");
+            assert!(!text(&format!("a{c}b")).contains(c), "{c:?}");
+        }
+        for c in [' ', '~', '\u{a0}', '\u{200a}', '\u{2010}', '\u{2027}', '\u{202f}'] {
+            assert!(!is_unsafe(c), "{c:?} is a letter or a blank");
+        }
+    }
 
     #[test]
     fn what_a_terminal_obeys_is_written_out() {

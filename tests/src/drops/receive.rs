@@ -5,7 +5,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use nix::libc;
 
-use crate::harness::packet::{ipv4, send_on_wire, send_routed, set, tcp_segment, udp, udp_segment};
+use crate::harness::packet::{
+    ipv4, send_on_wire, send_routed, set, tcp_segment, udp, udp_segment, with_options,
+};
 use crate::harness::{DEADLINE, UDP4_RCV, UDP6_RCV, until};
 
 use super::{Lab, RECEIVED, RECEIVED_BY_TCP, Want, db4, db6, to_port};
@@ -23,6 +25,21 @@ fn a_closed_udp_port() {
         lab.web.netns.inside(|| udp(to, 3, 100));
         let want = Want { reason: &["NO_SOCKET"], function, class: "no_socket", ..RECEIVED };
         watch.expect(3, &to_port(to.port()), &want);
+    }
+}
+
+/// Ports stand behind IPv4's options: read where they mostly are they would be the options' bytes.
+#[test]
+fn a_closed_udp_port_behind_options() {
+    let lab = Lab::lock();
+    for (words, port) in [(1, 7131), (10, 7132)] {
+        let watch = lab.watch();
+        let segment = udp_segment(web4(5131), db4(port), 100, true);
+        let packet =
+            with_options(&ipv4([10, 99, 1, 2].into(), [10, 99, 2, 2].into(), 17, &segment, true), words);
+        lab.web.netns.inside(|| (0..3).for_each(|_| assert!(send_routed(db4(0).ip(), &packet).is_ok())));
+        let want = Want { reason: &["NO_SOCKET"], function: &UDP4_RCV, class: "no_socket", ..RECEIVED };
+        watch.expect(3, &[&to_port(port)[..], &[("source_port", 5131.into())]].concat(), &want);
     }
 }
 

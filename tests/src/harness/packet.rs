@@ -169,6 +169,20 @@ pub(crate) fn ipv4(
     bytes
 }
 
+/// The IPv4 packet with so many words of options (NOP) behind its header of five.
+pub(crate) fn with_options(packet: &[u8], words: u8) -> Vec<u8> {
+    let mut header = packet[..20].to_vec();
+    header[0] += words;
+    let len = u16::from_be_bytes([header[2], header[3]]) + 4 * u16::from(words);
+    header[2..4].copy_from_slice(&len.to_be_bytes());
+    header[10..12].fill(0);
+    header.extend(vec![1; 4 * usize::from(words)]);
+    let sum = checksum(&[&header]);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header.extend(&packet[20..]);
+    header
+}
+
 /// An IPv6 packet around `segment`, hop limit 64.
 pub(crate) fn ipv6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, segment: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x60, 0, 0, 0];

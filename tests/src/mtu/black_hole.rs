@@ -139,6 +139,8 @@ fn a_single_full_segment_and_a_small_one() {
         let watch = Watch::new(&lab);
         let begun = Instant::now();
         client.write_all(&[0; 1700]).unwrap();
+        let line = watch.first(&[("event", json!("stalled")), ("destination_port", json!(to.port()))]);
+        assert_eq!(line["timeouts"], 3, "{line:#}");
         let early = verdict(&watch, *to);
         let took = begun.elapsed();
         eprintln!("a verdict after {took:?}");
@@ -168,11 +170,12 @@ fn a_second_connection_proves_that_the_peer_lives() {
     let mut first = server.connect(&lab, to);
     first.set_nonblocking(true).unwrap();
     let _ = first.write(&vec![0; 200_000]);
-    watch.first(&[
+    let line = watch.first(&[
         ("event", json!("stalled")),
         ("fate", json!("suspect")),
         ("destination_port", json!(7913)),
     ]);
+    assert_eq!(line["timeouts"], 3, "no later than that, and no sooner: {line:#}");
     assert!(watch.lines().iter().all(|line| line["finding"] != "black_hole"), "{:#?}", watch.messages());
     let mut second = server.connect(&lab, to);
     second.set_nonblocking(true).unwrap();

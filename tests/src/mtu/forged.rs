@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 
 use crate::harness::lab::{Lab, WEB};
-use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_segment};
+use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_segment, with_options};
 use crate::harness::until;
 
 use super::{Watch, pod, sees_messages, v4};
@@ -105,6 +105,17 @@ fn quotes_cut_short_or_absurd() {
     let unknown = ["source_ip", "destination_ip", "source_port", "destination_port", "destination_pod"];
     for line in watch.lines().iter().filter(|line| line["event"] == "received") {
         assert!(unknown.iter().all(|field| line[field].is_null()), "believed: {line:#}");
+    }
+    // Options that are there: the ports are behind them.
+    for (last, words) in [(122, 1), (123, 10)] {
+        let watch = Watch::new(&lab);
+        forge(&lab, 1303, &with_options(&quoted(last, 17), words));
+        let first = line(&watch, last);
+        assert_eq!(
+            [&first["source_port"], &first["destination_port"]],
+            [4000, 4001],
+            "{words} words: {first:#}"
+        );
     }
     // Options that are not there: the addresses stand, ports do not.
     let watch = Watch::new(&lab);

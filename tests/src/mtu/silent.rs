@@ -1,6 +1,6 @@
 //! What is too large for a device that tells nobody.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::lab::{DB, Lab, WEB};
+use crate::harness::netns::Meanwhile;
 use crate::harness::packet::{udp_for, udp_unfragmented};
-use crate::harness::tool;
+use crate::harness::{DEADLINE, tool};
 
-use super::{Watch, knows_veth, pod};
+use super::{Watch, knows_veth, pod, v4};
 
 fn has_module(name: &str) -> bool {
     tool("modprobe").args(["--dry-run", "--quiet", name]).status().unwrap().success()
@@ -70,6 +71,52 @@ fn a_bridge_port_that_takes_less() {
     assert_eq!(watch.of_pod(WEB, "oversize"), 3);
 }
 
+/// A veth between `web` and `db` whose other end takes 1300, in a net of its own: what is said of another link stays news there.
+pub(super) fn narrow(lab: &Lab, net: u8) -> Meanwhile {
+    let link = lab.web.netns.meanwhile(
+        "ip",
+        &format!(
+            "link add eth5 type veth peer name eth5 mtu 1300 netns {}\naddr add 10.99.{net}.1/24 dev eth5\n\
+             link set eth5 up\n",
+            lab.db.netns.path()
+        ),
+        "link del eth5\n",
+    );
+    lab.db.netns.ip(&format!("addr add 10.99.{net}.2/24 dev eth5\nlink set eth5 up\n"));
+    // Few packets may wait for the neighbour's address.
+    lab.web.netns.inside(|| udp_unfragmented(v4([10, 99, net, 2], 9), 1, 10));
+    link
+}
+
+/// The kernel grants a frame room for a VLAN tag on top of the MTU: so much passes, and one byte more is dropped and told.
+#[test]
+fn a_byte_more_than_a_vlan_tag_has_room_for() {
+    /// IPv4 and UDP.
+    const HEADERS: usize = 28;
+    const VLAN_TAG: usize = 4;
+    let lab = Lab::lock();
+    let _link = narrow(&lab, 21);
+    // A veth's other end, and a bridge's port.
+    for (net, mtu, port) in [(21, 1300, 7606), (5, 1400, 7607)] {
+        let to = v4([10, 99, net, 2], port);
+        let largest = mtu + VLAN_TAG - HEADERS;
+        let socket = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let watch = Watch::new(&lab);
+        lab.web.netns.inside(|| udp_unfragmented(to, 3, largest));
+        for _ in 0..3 {
+            assert_eq!(socket.recv(&mut [0; 2000]).ok(), Some(largest), "{mtu}");
+        }
+        lab.barrier();
+        assert_eq!(watch.of_pod(WEB, "oversize"), 0, "{mtu}: {:#?}", watch.messages());
+        lab.web.netns.inside(|| udp_unfragmented(to, 3, largest + 1));
+        lab.barrier();
+        assert_eq!(watch.of_pod(WEB, "oversize"), 3, "{mtu}: {:#?}", watch.messages());
+        socket.set_nonblocking(true).unwrap();
+        assert!(socket.recv(&mut [0; 2000]).is_err(), "{mtu}: a byte more has come all the same");
+    }
+}
+
 /// Which device an ipvlan hands its packets to, no field of theirs says; that they were too large for it, the place does.
 #[test]
 fn an_ipvlan_beside_it_that_takes_less() {
@@ -124,9 +171,12 @@ fn a_veth_whose_other_end_is_down() {
         scope.spawn(|| {
             lab.web.netns.inside(|| {
                 let socket = udp_for(to);
+                // The largest that fits has room for a VLAN tag; where the other end is not seen no more is known to fit
+                // than what every device takes.
+                let largest = if knows_veth() { 1300 + 4 - 28 } else { 1172 };
                 while !over.load(Ordering::Relaxed) && Instant::now() < end {
                     // Once the other end is known to be down it may be refused.
-                    let _ = socket.send_to(&[0; 1172], to);
+                    let _ = socket.send_to(&vec![0; largest], to);
                 }
             });
         });

@@ -16,6 +16,9 @@ pub(super) const TOOLCHAIN: &str = "r2c-bpf";
 /// The version of cargo-deny that deny.toml is written for.
 pub(super) const DENY: &str = "0.20.2";
 
+/// The version of cargo-mutants whose report `cargo xtask mutate` reads.
+pub(super) const MUTANTS: &str = "27.1.0";
+
 /// One thing that can be missing.
 pub(super) struct Item {
     /// As the user should read it.
@@ -38,6 +41,8 @@ pub(super) enum Install {
     Linker,
     /// Compile cargo-deny.
     Deny,
+    /// Compile cargo-mutants.
+    Mutants,
     /// Unpack the kernel of this name into the cache.
     Kernel(&'static str),
     /// Unpack this package into the cache instead of installing it.
@@ -69,6 +74,12 @@ pub(super) fn of(part: Part) -> Result<Vec<Item>> {
         Part::Bench => Ok(bench()),
         Part::Lint => Ok(lint()),
         Part::Fuzz => Ok(vec![program("g++", &["g++"])]),
+        Part::Mutate => Ok(vec![Item {
+            what: format!("cargo-mutants {MUTANTS}"),
+            present: find("cargo-mutants").is_some(),
+            packages: &[],
+            install: Install::Mutants,
+        }]),
         Part::Reach => kernels::REACHED.iter().map(|name| kernel(name)).collect(),
         Part::Arm64 => arm64(),
     }

@@ -93,17 +93,7 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
             if TCP_SACKS.load() != kernel::ABSENT {
                 blocks = kernel::copy(tcp.wrapping_add(TCP_SACKS.load() as usize).cast());
             }
-            for [begin, end] in blocks {
-                let run = end.wrapping_sub(begin);
-                if run > stall.longest_run {
-                    stall.longest_run = run;
-                }
-                // What was received twice is reported as well, and lies before.
-                let hole = begin.wrapping_sub(unacked);
-                if run != 0 && hole < 1 << 31 && (stall.hole == 0 || hole < stall.hole) {
-                    stall.hole = hole;
-                }
-            }
+            stall.report(blocks, unacked);
         }
         let Some(fate) = stall.fate(len) else { return passed(hook::TCP_RETRANSMIT) };
         told::<R>(sk, len, &stall, fate)

@@ -12,7 +12,9 @@ use crate::kernel::{Kernel, Roots};
 use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
 mod stalls;
+mod sure;
 mod unknown;
+mod whole;
 
 fn device(name: &str, kind: &str, mtu: u32) -> Device {
     let bytes = |text: &str| {

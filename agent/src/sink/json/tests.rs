@@ -105,6 +105,27 @@ fn hostile_text_is_one_line_and_decodes_to_what_it_was() {
     assert_eq!(json["comm"], hostile);
 }
 
+/// Each alone, by a list of its own: one that the sink's list forgets must not be forgotten here as well.
+#[test]
+fn each_character_that_a_terminal_obeys_is_written_out_and_comes_back() {
+    for c in escape::tests::obeyed() {
+        let text = format!("a{c}b");
+        let pod = Pod { namespace: text.clone(), name: text.clone(), uid: "u".into() };
+        let fields = [
+            ("comm", Value::Text(text.as_str().into())),
+            ("dev", Value::Interface(text.as_str().into())),
+            ("reason", Value::Reason(text.as_str().into())),
+            ("src_pod", Value::Pod(Some(&pod))),
+        ];
+        let (body, json) = written(&text, Some(&pod), &fields);
+        assert!(!body.contains(c), "{c:?} is raw in {body:?}");
+        for field in ["message", "comm", "dev", "reason", "pod_name", "namespace"] {
+            assert_eq!(json[field], text.as_str(), "{c:?} in {field}");
+        }
+        assert_eq!(json["src_pod"], serde_json::json!({"namespace": text, "pod": text}), "{c:?}");
+    }
+}
+
 #[test]
 fn a_long_value_is_cut_and_said_to_be() {
     let long = "é".repeat(40_000);

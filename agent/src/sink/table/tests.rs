@@ -113,6 +113,28 @@ fn hostile_cells_cannot_make_a_row() {
 }
 
 #[test]
+fn each_character_that_a_terminal_obeys_is_written_out() {
+    for c in escape::tests::obeyed() {
+        let code = u32::from(c);
+        let shown = if code < 0x80 { format!("a\\x{code:02x}b") } else { format!("a\\u{{{code:x}}}b") };
+        let text = format!("a{c}b");
+        let wide = Style { wide: true, ..Style::default() };
+        let row = row(wide, &cells([&text, &text, &text, &text]));
+        assert_eq!(row.matches(&shown).count(), 4, "{c:?}: {row:?}");
+        assert!(!row.contains(c), "{c:?} is raw in {row:?}");
+        // A verdict is told below its row, folded to the width.
+        let says = Saying { message: &text, fields: &[], cells: &[] };
+        let mut out = Vec::new();
+        let mut sink = TableSink::new(&mut out, wide);
+        sink.write(&Line { told: Told::Incident, ..line(Level::Info, &says) }).unwrap();
+        sink.flush().unwrap();
+        drop(sink);
+        let folded = String::from_utf8(out).unwrap();
+        assert!(folded.contains(&shown) && folded.lines().count() == 1, "{c:?}: {folded:?}");
+    }
+}
+
+#[test]
 fn a_row_is_bounded() {
     let long = "\x1b".repeat(1 << 20);
     let text = table(

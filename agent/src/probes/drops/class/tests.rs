@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod whole;
+
 /// What it means where nothing else is known.
 fn judged(reason: &str, function: &str) -> Verdict {
     judge(reason, function, 0)
@@ -103,6 +105,29 @@ fn a_device_explains_what_its_queue_says() {
     assert_eq!(judge("IPV6DISABLED", "ip6_rcv_core", fact::BELOW_IPV6), harmful(Class::Ipv6Off));
     assert_eq!(judge("NOT_SPECIFIED", "ip6_rcv_core", fact::BELOW_IPV6), harmful(Class::Ipv6Off));
     assert_eq!(judge("NOT_SPECIFIED", "ip6_rcv_core", 0), harmful(Class::Malformed));
+}
+
+/// Where neither reason nor place says more, that the device is down does.
+#[test]
+fn a_device_that_is_down_explains_what_says_nothing() {
+    for (reason, function) in [
+        ("NOT_SPECIFIED", "never_heard_of"),
+        ("NOT_SPECIFIED", "ip_fragment"),
+        ("NOT_SPECIFIED", "br_forward"),
+        ("NO_TX_TARGET", "vxlan_xmit"),
+    ] {
+        assert_eq!(judge(reason, function, fact::DOWN), harmful(Class::DeviceDown), "{reason} in {function}");
+        assert_eq!(
+            judge(reason, function, fact::NO_CARRIER),
+            harmful(Class::NoCarrier),
+            "{reason} in {function}"
+        );
+    }
+    assert_eq!(judge("IP_INNOROUTES", "ip_rcv_finish", fact::DOWN), harmful(Class::Routing));
+    // What is no packet is none where nothing else explains it.
+    assert_eq!(judge("NOT_SPECIFIED", "never_heard_of", fact::NO_PACKET), benign(Class::LocalSocket));
+    assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::NO_PACKET), harmful(Class::Policy));
+    assert_eq!([Harm::Harmful, Harm::Benign].map(Harm::name), ["harmful", "benign"]);
 }
 
 #[test]

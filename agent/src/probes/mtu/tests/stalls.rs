@@ -18,7 +18,8 @@ fn a_suspect_that_chance_hardly_explains_is_told_and_made_sure_of() {
     let (news, confidence, text) = add(Fate::Suspect, small);
     assert!(news && confidence.is_some_and(|it| it.contains("low")), "it is told, and what would prove it");
     assert!(text.is_some_and(|text| {
-        text.contains("a black hole, or a peer that is gone. Fix: `r2c-agent trace mtu --to ")
+        text.contains("a black hole, or a peer that is gone; ")
+            && text.contains(". Fix: `r2c-agent trace mtu --to ")
     }));
     let lossy = Stall { retransmits: 4, lost: 100, ..small };
     let (news, confidence, _) = add(Fate::Suspect, lossy);

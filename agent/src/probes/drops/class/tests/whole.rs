@@ -1,0 +1,104 @@
+//! What each class means and what mends it, word for word.
+
+use agent_common::quote::Tunnel;
+
+use super::words::About;
+use super::*;
+use crate::kernel::limits::Fill;
+use crate::probes::drops::evidence::Evidence;
+
+/// What is said of each case, in their order: class and case, and below them its meaning and its fix (`-` if it has none).
+const WORDS: &str = include_str!("words.txt");
+
+const ON_ETH7: About<'static> = About {
+    reason: "",
+    device: Some("eth7"),
+    mtu: 1500,
+    ip_version: 4,
+    frame: 0,
+    tunnel: None,
+    evidence: None,
+};
+const NOTHING: About<'static> = About { device: None, mtu: 0, ip_version: 0, ..ON_ETH7 };
+
+/// The reasons of which a class says more than of others.
+const REASONS: [(Class, &[&str]); 3] = [
+    (
+        Class::Policy,
+        &[
+            "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "TC_INGRESS", "TC_EGRESS", "XDP", "XFRM_POLICY",
+            "SECURITY_HOOK", "PSP_INPUT", "PSP_OUTPUT", "NETFILTER_DROP",
+        ],
+    ),
+    (
+        Class::Routing,
+        &[
+            "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE", "IP_INVALID_DEST", "IP_LOCALNET", "IP_INADDRERRORS",
+            "VXLAN_VNI_NOT_FOUND", "TUNNEL_TXINFO", "NO_TX_TARGET", "IP_INNOROUTES",
+        ],
+    ),
+    (
+        Class::Queue,
+        &[
+            "CPU_BACKLOG", "SOCKET_RCVBUFF", "SOCKET_BACKLOG", "TCP_LISTEN_OVERFLOW", "NEIGH_QUEUEFULL",
+            "FULL_RING", "QDISC_DROP",
+        ],
+    ),
+];
+
+fn case(class: Class, name: &str, about: About<'_>) -> String {
+    let fix = class.fix(&about).unwrap_or("-".into());
+    format!("{} {name}:\n  {}\n  {fix}\n", class.name(), class.means(&about))
+}
+
+/// What is known of a drop, in every way that changes a word.
+fn told() -> Vec<String> {
+    let mut told = Vec::new();
+    for class in Class::ALL {
+        told.push(case(class, "of which nothing is known", NOTHING));
+        told.push(case(class, "on eth7", ON_ETH7));
+        let of_class = REASONS.iter().filter(|(of, _)| *of == class).flat_map(|(_, reasons)| *reasons);
+        told.extend(of_class.map(|reason| case(class, reason, About { reason, ..ON_ETH7 })));
+    }
+    let v6 = About { ip_version: 6, ..ON_ETH7 };
+    for class in [Class::ForwardingOff, Class::NeighbourTable] {
+        told.push(case(class, "IPv6", v6));
+    }
+    for mtu in [1279, 1280] {
+        told.push(case(Class::Ipv6Off, &format!("at {mtu}"), About { mtu, ..v6 }));
+        told.push(case(Class::Ipv6Off, &format!("at {mtu}, unnamed"), About { mtu, device: None, ..v6 }));
+    }
+    for tunnel in [Tunnel::Vxlan, Tunnel::Geneve] {
+        let tunnel = Some((tunnel, [192, 0, 2, 1].into()));
+        told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
+    }
+    let fill = Fill { entries: 1023, limit: 1024 };
+    for (class, name, evidence) in [
+        (Class::NeighbourTable, "full", Evidence::Neighbours(fill)),
+        (Class::Netfilter, "full", Evidence::Conntrack(fill)),
+        (Class::Policy, "INVALID", Evidence::Invalid),
+        (Class::NoSocket, "not translated back", Evidence::NotTranslated(([10, 96, 0, 1], 53).into())),
+        (Class::Mtu, "burst", Evidence::Burst(1000)),
+    ] {
+        let about = About { evidence: Some(evidence), frame: 1400, ..ON_ETH7 };
+        told.push(case(class, name, about));
+        told.push(case(class, &format!("{name}, IPv6"), About { ip_version: 6, ..about }));
+        told.push(case(
+            class,
+            &format!("{name}, unnamed, larger"),
+            About { device: None, frame: 1515, ..about },
+        ));
+    }
+    told
+}
+
+#[test]
+fn every_class_is_worded_as_it_is_written() {
+    let told = told();
+    let written: Vec<&str> = WORDS.split_inclusive('\n').collect();
+    let written: Vec<String> = written.chunks(3).map(<[&str]>::concat).collect();
+    for (told, written) in told.iter().zip(&written) {
+        assert_eq!(told, written);
+    }
+    assert_eq!(told.len(), written.len());
+}
