@@ -49,13 +49,15 @@ impl Cause {
 
     /// By who sends, and where it is too much; `None` where no such place is seen.
     pub(super) fn at_place(event: &TooBig, pods: &Pods) -> Option<Self> {
-        let MtuRecord { netns, mtu, route, device, ip_version, .. } = &event.record;
+        let MtuRecord { netns, route, device, ip_version, .. } = &event.record;
+        // In a tunnel less fits than what carries it takes: tunnels over one hop are told apart.
+        let fits = &event.fits().unwrap_or_default();
         let to = match event.kind {
             // What is behind a path's first device is not seen.
             Kind::Made if !matches!(event.limit(), None | Some(Limit::Path)) => {
-                To::Device(*netns, route.ifindex, *mtu, *ip_version)
+                To::Device(*netns, route.ifindex, *fits, *ip_version)
             }
-            Kind::Oversize => To::Device(*netns, device.ifindex, *mtu, *ip_version),
+            Kind::Oversize => To::Device(*netns, device.ifindex, *fits, *ip_version),
             // A server's own port says nothing: all its connections have it.
             Kind::Stalled => To::Port(event.ports().0.filter(|port| *port >= EPHEMERAL)?),
             Kind::Received if event.fate == Fate::NoSocket => {
@@ -63,7 +65,7 @@ impl Cause {
             }
             Kind::Received if event.fate != Fate::NoSocket && event.absurd().is_none() => {
                 // Where it answers in the name of the far end, that is no place on the way.
-                To::Hop(event.sender().filter(|hop| Some(*hop) != event.destination())?, *mtu)
+                To::Hop(event.sender().filter(|hop| Some(*hop) != event.destination())?, *fits)
             }
             _ => return None,
         };
