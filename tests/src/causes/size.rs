@@ -49,6 +49,11 @@ fn an_answer_too_large_for_its_tunnel() {
         };
         scene.ext.ip(&end(1, 1500 - adds));
         scene.host.ip(&end(0, 2000));
+        // What waits for a neighbour's answer leaves later, in the middle of nothing.
+        until("the ends know each other", || {
+            let asked = format!("ping -c 1 -W 1 {} && echo yes || true", inner[0].split_once('/').unwrap().0);
+            scene.ext.feed("sh", &["-c", &asked], "").contains("yes").then_some(())
+        });
         let (trace, before) = (scene.trace("mtu"), sent(&scene.host, family == "6"));
         if !trace.sees_messages() {
             return;
