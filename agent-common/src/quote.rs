@@ -26,7 +26,7 @@ pub struct Flow {
 }
 
 /// How a packet carries another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tunnel {
     /// UDP port 4789, or 8472 as Linux and flannel have it.
     Vxlan,

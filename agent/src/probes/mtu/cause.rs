@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use agent_common::mtu::{Fate, Kind, MtuRecord};
+use agent_common::quote::Tunnel;
 
 use super::event::{Limit, TooBig};
 use crate::pod::Pod;
@@ -24,10 +25,10 @@ pub struct Cause {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum To {
     Destination(Option<IpAddr>),
-    /// A device of a namespace, by its index, and what it takes of an IP version.
-    Device(u32, u32, u32, u8),
-    /// A hop elsewhere, and what it takes.
-    Hop(IpAddr, u32),
+    /// A device of a namespace, by its index, and what it takes of an IP version in a tunnel.
+    Device(u32, u32, u32, u8, Option<Tunnel>),
+    /// A hop elsewhere, and what it takes in a tunnel.
+    Hop(IpAddr, u32, Option<Tunnel>),
     /// Whatever is at the other end of the connection from this port: by what quotes a packet and by what the socket knows it
     /// may have two addresses.
     Port(u16),
@@ -51,13 +52,13 @@ impl Cause {
     pub(super) fn at_place(event: &TooBig, pods: &Pods) -> Option<Self> {
         let MtuRecord { netns, route, device, ip_version, .. } = &event.record;
         // In a tunnel less fits than what carries it takes: tunnels over one hop are told apart.
-        let fits = &event.fits().unwrap_or_default();
+        let (fits, tunnel) = (&event.fits().unwrap_or_default(), event.tunnel().map(|inner| inner.tunnel));
         let to = match event.kind {
             // What is behind a path's first device is not seen.
             Kind::Made if !matches!(event.limit(), None | Some(Limit::Path)) => {
-                To::Device(*netns, route.ifindex, *fits, *ip_version)
+                To::Device(*netns, route.ifindex, *fits, *ip_version, tunnel)
             }
-            Kind::Oversize => To::Device(*netns, device.ifindex, *fits, *ip_version),
+            Kind::Oversize => To::Device(*netns, device.ifindex, *fits, *ip_version, tunnel),
             // A server's own port says nothing: all its connections have it.
             Kind::Stalled => To::Port(event.ports().0.filter(|port| *port >= EPHEMERAL)?),
             Kind::Received if event.fate == Fate::NoSocket => {
@@ -65,7 +66,7 @@ impl Cause {
             }
             Kind::Received if event.fate != Fate::NoSocket && event.absurd().is_none() => {
                 // Where it answers in the name of the far end, that is no place on the way.
-                To::Hop(event.sender().filter(|hop| Some(*hop) != event.destination())?, *fits)
+                To::Hop(event.sender().filter(|hop| Some(*hop) != event.destination())?, *fits, tunnel)
             }
             _ => return None,
         };
