@@ -14,7 +14,7 @@ use super::{EXT4, EXT6, Scene, Trace};
 /// How long it is watched: a release is, for ten minutes (`R2C_QUIET_SECONDS=600`).
 fn long() -> Duration {
     let seconds = std::env::var("R2C_QUIET_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(20))
+    Duration::from_secs(seconds.unwrap_or(5))
 }
 
 /// Links and pods as a CNI makes and removes them, while the pods that stay talk to each other and the world.
