@@ -94,12 +94,10 @@ fn a_byte_more_than_a_vlan_tag_has_room_for() {
     /// IPv4 and UDP.
     const HEADERS: usize = 28;
     const VLAN_TAG: usize = 4;
-    // Seen in guests; the room is not granted by every kernel that is built by hand.
-    if std::env::var("R2C_GUEST").is_ok_and(|guest| guest == "here") {
-        return;
-    }
     let lab = Lab::lock();
     let _link = narrow(&lab, 21);
+    // Where `br_netfilter` is there, a bridge fragments as a router does, and grants no room.
+    lab.router.feed("sh", &["-c", "sysctl -w net.bridge.bridge-nf-call-iptables=0 || true"], "");
     // A veth's other end, and a bridge's port.
     for (net, mtu, port) in [(21, 1300, 7606), (5, 1400, 7607)] {
         let to = v4([10, 99, net, 2], port);
