@@ -64,7 +64,7 @@ pub mod circumstance {
     pub const PORTLESS: u16 = 1;
     /// It was sent to a group or to all: by its link-layer type, or by its IP destination.
     pub const GROUP: u16 = 1 << 1;
-    /// Its device is not up.
+    /// Its device is not up, or the kernel has attached no queue to it yet (`noop`).
     pub const DOWN: u16 = 1 << 2;
     /// Its device is up and has no carrier.
     pub const NO_CARRIER: u16 = 1 << 3;
@@ -81,6 +81,10 @@ pub mod circumstance {
     pub const TO_ITSELF: u16 = 1 << 8;
     /// It is empty, or it is on no device and has neither a protocol nor a header: a message of netlink or a unix socket.
     pub const NO_PACKET: u16 = 1 << 9;
+    /// Its frame was for another station.
+    pub const OTHERS: u16 = 1 << 10;
+    /// It is ARP or IPv6's neighbour discovery, with which kernels ask each other.
+    pub const DISCOVERY: u16 = 1 << 11;
 }
 
 /// Bits of [`DropRecord::flags`].

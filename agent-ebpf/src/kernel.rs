@@ -215,6 +215,12 @@ offsets! {
     DEV_MTU
     /// `net_device.state`
     DEV_STATE
+    /// `net_device._tx`: its transmit queues
+    DEV_TX
+    /// `netdev_queue.qdisc`
+    TX_QDISC
+    /// `Qdisc.flags`
+    QDISC_FLAGS
     /// `net_device.name`
     DEV_NAME
     /// `net_device.nd_net.net`

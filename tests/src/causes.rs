@@ -169,11 +169,15 @@ impl Trace {
 
     /// What it has said of harm so far.
     fn harmful(&self) -> Vec<String> {
-        let lines = self.agent.stdout.since(0);
-        let is_ours = |line: &Value| line["netns"].as_u64().is_none_or(|netns| self.of.contains(&netns));
-        let harmful =
-            |line: &Value| line["harm"] == "harmful" && line["destination_port"] != LAST && is_ours(line);
-        lines.iter().filter_map(|line| json(line)).filter(harmful).map(|line| format!("{line:#}")).collect()
+        let is_harmful = |line: &Value| {
+            line["harm"] == "harmful" && line["destination_port"] != LAST && self.is_ours(line)
+        };
+        self.lines(is_harmful).iter().map(|line| format!("{line:#}")).collect()
+    }
+
+    /// Whether it is not about the namespace of another test.
+    fn is_ours(&self, line: &Value) -> bool {
+        line["netns"].as_u64().is_none_or(|netns| self.of.contains(&netns))
     }
 }
 

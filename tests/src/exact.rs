@@ -144,12 +144,14 @@ fn a_ring_that_is_far_too_small() {
     assert!(u64::try_from(running.agent.stdout.count()).unwrap() >= emitted, "fewer lines than counted");
 }
 
-/// The agent's own proof, as an operator runs it: 20 runs of 100,000 drops on two processors, two pods, four causes.
+/// The agent's own proof, as an operator runs it: 100,000 drops a run on two processors, two pods, four causes; twenty runs on
+/// this machine's own kernel, five in a guest, which shares a processor with the other.
 #[test]
-fn the_selftest_twenty_times() {
-    let mut selftest = command(&Node::new(), &["selftest", "--drops", "100000", "--runs", "20"]);
+fn the_selftest_many_times() {
+    let runs = if std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here") { 5 } else { 20 };
+    let mut selftest = command(&Node::new(), &["selftest", "--drops", "100000", "--runs", &runs.to_string()]);
     let ended = selftest.output().unwrap();
     let (printed, said) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     assert!(ended.status.success(), "{printed}{said}");
-    assert!(printed.contains("selftest: 20 of 20 runs exact"), "{printed}{said}");
+    assert!(printed.contains(&format!("selftest: {runs} of {runs} runs exact")), "{printed}{said}");
 }

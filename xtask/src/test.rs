@@ -177,7 +177,7 @@ fn in_guest(name: &str, built: &Built, filter: &[String]) -> Result<()> {
     if cross.is_some() {
         // Prometheus and bpftrace are not among the programs unpacked for it, and it is slower by half.
         command.extend(
-            ["scrapes", "bpftrace", "twenty"]
+            ["scrapes", "bpftrace", "many_times"]
                 .iter()
                 .flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]),
         );

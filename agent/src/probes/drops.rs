@@ -120,6 +120,9 @@ impl Probe for Drops {
                 ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
                 ("DEV_LOWER", "net_device", "adj_list.lower"),
                 ("SKB_NFCT", "sk_buff", "_nfct"),
+                ("DEV_TX", "net_device", "_tx"),
+                ("TX_QDISC", "netdev_queue", "qdisc"),
+                ("QDISC_FLAGS", "Qdisc", "flags"),
             ],
         );
         globals.set_link_type(kernel);
@@ -134,7 +137,11 @@ impl Probe for Drops {
         globals.set("HAS_REASON", has(2, "skb_drop_reason"));
         globals.set("HAS_RX_SK", has(3, "struct sock"));
         let reasons = Reasons::load(kernel);
-        for (constant, name) in [("REASON_CONSUMED", "CONSUMED"), ("REASON_NETFILTER", "NETFILTER_DROP")] {
+        for (constant, name) in [
+            ("REASON_CONSUMED", "CONSUMED"),
+            ("REASON_NETFILTER", "NETFILTER_DROP"),
+            ("REASON_QDISC", "QDISC_DROP"),
+        ] {
             if let Some(number) = reasons.number(name) {
                 globals.set(constant, number);
             }

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::agent::json;
 use crate::harness::netns::Netns;
 use crate::harness::pod::Pod;
 use crate::harness::until;
@@ -52,9 +51,8 @@ fn pods_that_come_and_go() {
 }
 
 fn findings(trace: &Trace) -> Vec<String> {
-    let is_finding = |line: &Value| line["finding"].is_string();
-    let lines = trace.agent.stdout.since(0);
-    lines.iter().filter_map(|line| json(line)).filter(is_finding).map(|line| format!("{line:#}")).collect()
+    let is_finding = |line: &Value| line["finding"].is_string() && trace.is_ours(line);
+    trace.lines(is_finding).iter().map(|line| format!("{line:#}")).collect()
 }
 
 /// A pod on the bridge, in a CNI's order: the host's end is up before the pod's.

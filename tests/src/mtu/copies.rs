@@ -24,7 +24,7 @@ fn a_frame_for_another_host() {
         return;
     }
     let watch = Watch::new(&lab);
-    let message = message(121);
+    let message = message(181);
     lab.web.netns.inside(|| {
         for _ in 0..COUNT {
             send_on_wire("eth0", [2, 0, 0, 0, 0x99, 0x99], &message);
@@ -53,7 +53,7 @@ fn a_raw_socket_that_refuses_them() {
         refuse_all(&deaf);
         deaf
     });
-    let messages = (0..COUNT).map(|_| message(122));
+    let messages = (0..COUNT).map(|_| message(182));
     lab.far.netns.inside(|| send_all_routed(WEB4.into(), messages).unwrap());
     until("all are received", || (watch.of_pod(WEB, "received") == COUNT).then_some(()));
     drop(deaf);

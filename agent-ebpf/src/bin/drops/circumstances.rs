@@ -3,7 +3,10 @@
 use agent_common::NO_REASON;
 use agent_common::drops::{Direction, circumstance};
 use agent_ebpf::device;
-use agent_ebpf::kernel::{self, DEV_MTU, DEV_STATE, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NFCT, SKB_REFDST};
+use agent_ebpf::kernel::{
+    self, DEV_MTU, DEV_STATE, DEV_TX, Probed, QDISC_FLAGS, Read, SKB_DATA, SKB_HEAD, SKB_LEN, SKB_NFCT,
+    SKB_REFDST, TX_QDISC,
+};
 use agent_ebpf::packet::{self, Header, LinkType};
 use aya_ebpf::Global;
 
@@ -12,6 +15,10 @@ use super::{Freed, Site};
 /// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
 #[unsafe(no_mangle)]
 static REASON_NETFILTER: Global<u32> = Global::new(NO_REASON);
+
+/// `SKB_DROP_REASON_QDISC_DROP` of the running kernel.
+#[unsafe(no_mangle)]
+static REASON_QDISC: Global<u32> = Global::new(NO_REASON);
 
 /// The bit of `net_device.state` that is set for a device that is up (`__LINK_STATE_START`); 0 if unknown.
 #[unsafe(no_mangle)]
@@ -36,10 +43,14 @@ pub(super) unsafe fn of<R: Read>(
     let mut bits = u16::from(kernel::zero());
     // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
     unsafe {
-        if header.is_to_group(ip_version)
-            || matches!(packet::link_type::<R>(freed.skb), Some(LinkType::All | LinkType::Group))
-        {
+        let link_type = packet::link_type::<R>(freed.skb);
+        if header.is_to_group(ip_version) || matches!(link_type, Some(LinkType::All | LinkType::Group)) {
             bits |= circumstance::GROUP;
+        } else if link_type == Some(LinkType::Others) {
+            bits |= circumstance::OTHERS;
+        }
+        if is_discovery::<R>(freed.skb, header, ip_version) {
+            bits |= circumstance::DISCOVERY;
         }
         if header.is_to_itself(ip_version) {
             bits |= circumstance::TO_ITSELF;
@@ -75,6 +86,8 @@ unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, directi
             bits |= circumstance::DOWN;
         } else if state & NO_CARRIER.load() != 0 {
             bits |= circumstance::NO_CARRIER;
+        } else if freed.reason == REASON_QDISC.load() && has_no_queue::<R>(site.dev) {
+            bits |= circumstance::DOWN;
         }
         let mtu: u32 = kernel::field::<R, _>(site.dev, &DEV_MTU);
         if ip_version == 6 && mtu < IPV6_MIN_MTU {
@@ -90,6 +103,41 @@ unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, directi
         }
     }
     bits
+}
+
+/// Whether the kernel has attached no queue to a device yet, or none any more: what is sent by it ends in `noop_qdisc`, one of
+/// the kernel's own that no device shows.
+#[inline(always)]
+unsafe fn has_no_queue<R: Read>(dev: *const u8) -> bool {
+    /// `TCQ_F_BUILTIN` (include/net/sch_generic.h, 5.10 to 7.2).
+    const BUILTIN: u32 = 1;
+    if QDISC_FLAGS.load() == kernel::ABSENT || !kernel::reads() {
+        return false;
+    }
+    // SAFETY: pointers and integers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
+    unsafe {
+        let queue: *const u8 = kernel::field::<R, _>(dev, &DEV_TX);
+        let qdisc: *const u8 = kernel::field::<Probed, _>(queue, &TX_QDISC);
+        kernel::field::<Probed, u32>(qdisc, &QDISC_FLAGS) & BUILTIN != 0
+    }
+}
+
+/// Whether it is ARP, or one of IPv6's messages about neighbours and routers.
+#[inline(always)]
+unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
+    const ICMPV6: u8 = 58;
+    const ARP: u16 = 0x0806;
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        match ip_version {
+            6 if header.protocol(ip_version) == ICMPV6 => {
+                // Router solicitation to redirect (RFC 4861, 4).
+                (133..=137).contains(&kernel::copy::<u8>(packet::network_header::<R>(skb).wrapping_add(40)))
+            }
+            0 => packet::ethertype::<R>(skb) == ARP,
+            _ => false,
+        }
+    }
 }
 
 /// Whether its data begin behind its IP header. A fragment that was received loses its header once its packet is whole.

@@ -7,7 +7,9 @@ use crate::probe::Level;
 mod tables;
 pub mod words;
 
-use tables::{FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, LOCAL, PLACES, REASONS, RULES, TRANSIENT};
+use tables::{
+    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, LOCAL, PLACES, REASONS, RULES, TRANSIENT,
+};
 
 /// The cause of a drop, in an operator's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,6 +188,10 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         return benign(Class::Copy);
     }
     let verdict = classify(reason, function);
+    // A switch floods to every port what is for a station that it does not know. Where there are reasons this has one of its own.
+    if has(fact::OTHERS) && verdict.class == Class::Malformed && FROM_DEVICES.contains(&function) {
+        return benign(Class::Other);
+    }
     if has(fact::NO_PACKET) && verdict.class == Class::Other {
         return benign(Class::LocalSocket);
     }
@@ -207,11 +213,15 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         Class::Hairpin
     } else if has(fact::LONG) && verdict.class == Class::Other {
         Class::Mtu
+    } else if has(fact::GROUP) && verdict.class == Class::ForwardingOff {
+        // No host forwards it: it has not joined the group yet.
+        Class::Routing
     } else {
         verdict.class
     };
     let harm = if has(fact::PORTLESS) && is_to_nobody(class, reason)
         || has(fact::GROUP) && is_group_for_nobody(class, reason, function)
+        || has(fact::DISCOVERY) && is_question_to_nobody(class, reason)
     {
         Harm::Benign
     } else {
@@ -227,6 +237,13 @@ fn is_to_nobody(class: Class, reason: &str) -> bool {
         || class == Class::Routing && reason == "NO_TX_TARGET"
 }
 
+/// Whether a kernel's question about a neighbour (or its answer) that was dropped for this was missed by nobody: the link that it
+/// was to take comes up, or goes, and the neighbour with it. What waits for the answer is dropped, and told, for itself.
+fn is_question_to_nobody(class: Class, reason: &str) -> bool {
+    matches!(class, Class::DeviceDown | Class::NoCarrier | Class::BridgePort)
+        || class == Class::Routing && reason == "NO_TX_TARGET"
+}
+
 /// Whether a packet to a group or to all that was dropped for this was missed by nobody: no one here has joined the group, no
 /// other station is there, or the link that it announces itself on is still coming up.
 fn is_group_for_nobody(class: Class, reason: &str, function: &str) -> bool {
@@ -238,7 +255,8 @@ fn is_group_for_nobody(class: Class, reason: &str, function: &str) -> bool {
         | Class::Hairpin
         | Class::Ipv6Off => true,
         Class::Routing => {
-            ["IP_INNOROUTES", "NO_TX_TARGET"].contains(&reason) || TRANSIENT.contains(&function)
+            ["IP_INNOROUTES", "IP_INADDRERRORS", "NO_TX_TARGET"].contains(&reason)
+                || TRANSIENT.contains(&function)
         }
         // `icmp_rcv` answers no broadcast ping (`icmp_echo_ignore_broadcasts`).
         Class::Malformed => reason == "INVALID_PROTO" && function == "icmp_rcv",

@@ -27,6 +27,9 @@ pub(super) const FREES_COPIES: [&str; 30] = [
 pub(super) const FORWARDED_BY_BRIDGE: [&str; 4] =
     ["br_forward", "br_handle_frame_finish", "br_dev_xmit", "maybe_deliver"];
 
+/// Where the network layer takes a frame from a device, and frees what is for another station.
+pub(super) const FROM_DEVICES: [&str; 4] = ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"];
+
 /// Where what the kernel itself sends to groups ends while a device is not ready yet: membership reports, router
 /// solicitations, and what a bridge's snooping does not understand.
 pub(super) const TRANSIENT: [&str; 19] = [

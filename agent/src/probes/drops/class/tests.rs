@@ -150,10 +150,13 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
         ("QDISC_DROP", "__dev_queue_xmit", fact::NO_CARRIER),
         ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN),
         ("INVALID_PROTO", "icmp_rcv", 0),
+        ("IP_INADDRERRORS", "ip6_forward", 0),
     ] {
         assert_eq!(judge(reason, function, facts).harm, Harm::Harmful, "{reason} in {function}");
         assert_eq!(judge(reason, function, facts | fact::GROUP).harm, Harm::Benign, "{reason} in {function}");
     }
+    // Forwarding is not what it lacks.
+    assert_eq!(judge("IP_INADDRERRORS", "ip6_forward", fact::GROUP).class, Class::Routing);
     // What somebody misses all the same.
     for (reason, function) in [
         ("NETFILTER_DROP", "nft_do_chain"),
@@ -162,6 +165,37 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
         ("NOT_SPECIFIED", "never_heard_of"),
     ] {
         assert_eq!(judge(reason, function, fact::GROUP), judged(reason, function), "{reason} in {function}");
+    }
+}
+
+#[test]
+fn what_is_for_another_station_is_missed_by_nobody() {
+    for function in ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"] {
+        for reason in ["", "NOT_SPECIFIED"] {
+            assert_eq!(judge(reason, function, 0), harmful(Class::Malformed), "{function}");
+            assert_eq!(judge(reason, function, fact::OTHERS), benign(Class::Other), "{function}");
+        }
+    }
+    // What came to another station's address says more by its reason, and a rule is a rule.
+    assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::OTHERS), harmful(Class::Policy));
+    assert_eq!(judge("UDP_CSUM", "udp_queue_rcv_one_skb", fact::OTHERS), harmful(Class::Checksum));
+}
+
+#[test]
+fn a_question_about_a_neighbour_ends_with_its_link() {
+    for (reason, function, facts, class) in [
+        ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN, Class::DeviceDown),
+        ("NO_TX_TARGET", "br_dev_xmit", fact::NO_CARRIER, Class::NoCarrier),
+        ("NO_TX_TARGET", "br_dev_xmit", 0, Class::Routing),
+        ("NOT_SPECIFIED", "br_handle_frame_finish", 0, Class::BridgePort),
+    ] {
+        assert_eq!(judge(reason, function, facts), harmful(class), "{reason} in {function}");
+        assert_eq!(judge(reason, function, facts | fact::DISCOVERY), benign(class), "{reason} in {function}");
+    }
+    for (reason, function) in
+        [("NETFILTER_DROP", "nft_do_chain"), ("QDISC_DROP", "__dev_queue_xmit"), ("NOT_SPECIFIED", "ndisc_rcv")]
+    {
+        assert_eq!(judge(reason, function, fact::DISCOVERY), judged(reason, function), "{reason} in {function}");
     }
 }
 

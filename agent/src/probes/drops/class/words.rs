@@ -59,7 +59,7 @@ impl Class {
             Self::ForwardingOff => format!("it is for another host, and forwarding is off{on}").into(),
             Self::Ttl => "its TTL or hop limit was used up".into(),
             Self::Queue => queue(about).into(),
-            Self::DeviceDown => "its device is down".into(),
+            Self::DeviceDown => "its device is down, or not yet up".into(),
             Self::NoCarrier => "its device has no carrier: the cable is out, or the other end is down".into(),
             Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => {
                 format!("IPv6 is off{on}: it takes {} bytes, and IPv6 needs 1280", about.mtu).into()
