@@ -33,8 +33,10 @@ pub mod hook {
     pub const CONNTRACK_ERROR: u32 = 10;
     /// `udpv6_err`
     pub const UDPV6_ERR: u32 = 11;
+    /// `inet_frag_queue_insert`
+    pub const FRAGMENTS: u32 = 12;
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 13;
 }
 
 /// Functions in which copies of packets are freed: the kernel side is told where each begins and ends.
@@ -58,12 +60,22 @@ pub enum Kind {
     Lost = 6,
     /// A TCP segment was sent again and again, and is still not acknowledged.
     Stalled = 7,
+    /// Fragments of a packet came to this node, and the others have not for [`Fragments::PATIENCE_NS`].
+    Incomplete = 8,
 }
 
 impl Kind {
     /// Every kind, in the order of its declaration.
-    pub const ALL: [Self; 7] =
-        [Self::Made, Self::Received, Self::Oversize, Self::Refused, Self::Learned, Self::Lost, Self::Stalled];
+    pub const ALL: [Self; 8] = [
+        Self::Made,
+        Self::Received,
+        Self::Oversize,
+        Self::Refused,
+        Self::Learned,
+        Self::Lost,
+        Self::Stalled,
+        Self::Incomplete,
+    ];
 
     /// The kind a record or key carries; `None` for a value this version does not know.
     #[must_use]
@@ -217,6 +229,32 @@ pub struct Device {
     pub kind: [u8; IFNAMSIZ],
 }
 
+/// What has come of a packet whose other fragments have not. Lengths are of the IP payload, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fragments {
+    /// Where the last of those that came ends.
+    pub end: u32,
+    /// How much of it came.
+    pub bytes: u32,
+    /// The largest that came, with its IP header.
+    pub largest: u32,
+    /// How many came.
+    pub count: u16,
+    /// [`FIRST`](Self::FIRST), [`LAST`](Self::LAST).
+    pub flags: u16,
+}
+
+impl Fragments {
+    /// The first one is among them.
+    pub const FIRST: u16 = 1;
+    /// The last one is among them.
+    pub const LAST: u16 = 1 << 1;
+    /// How long the others may take, ns: longer than any path and its reordering do, and much shorter than the 30 s (IPv6: 60 s)
+    /// after which the kernel gives up.
+    pub const PATIENCE_NS: u64 = 2_000_000_000;
+}
+
 /// One event, as the kernel saw it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,6 +312,8 @@ pub struct MtuRecord {
     pub zero: u32,
     /// What the socket of a stalled segment knows; zero for any other event.
     pub stall: Stall,
+    /// What came of an incomplete packet; zero for any other event.
+    pub fragments: Fragments,
     /// The packet in question from its IP header on, as far as it could be read; zero behind that.
     pub header: [u8; HEADER],
 }
@@ -281,7 +321,7 @@ pub struct MtuRecord {
 // A padding byte would be stale kernel memory in a record, and a key that never matches itself.
 const _: () = assert!(size_of::<MtuKey>() == 8);
 const _: () = assert!(size_of::<Device>() == 8 + 2 * IFNAMSIZ);
-const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + 8 + size_of::<Stall>() + HEADER);
+const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + 8 + size_of::<Stall>() + 16 + HEADER);
 const _: () = assert!(size_of::<MtuRecord>().is_multiple_of(8));
 
 impl MtuRecord {

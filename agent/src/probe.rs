@@ -88,6 +88,8 @@ pub enum Target {
     Kprobe(&'static str),
     /// A breakpoint where a function returns to; only what it returns is known there.
     Kretprobe(&'static str),
+    /// Ten times a second on one CPU (`PERF_COUNT_SW_CPU_CLOCK`); needs `perf_event_open`.
+    Clock,
     /// The classic tracepoint with its formatted fields; needs tracefs and `perf_event_open`.
     Tracepoint {
         /// Its subsystem.

@@ -21,6 +21,7 @@ use crate::harness::{tool, until};
 mod bridge;
 mod copies;
 mod device;
+mod fragments;
 mod modules;
 mod netfilter;
 mod quiet;
@@ -155,10 +156,15 @@ impl Trace {
 
     /// Whether this kernel lets it see messages about packets that are too large.
     fn sees_messages(&self) -> bool {
+        self.listens_at("__icmp_send")
+    }
+
+    /// Whether it has this hook of the mtu probe.
+    fn listens_at(&self, hook: &str) -> bool {
         until("it says where it listens", || {
             self.agent.stderr.text().contains("tracing mtu by ").then_some(())
         });
-        self.agent.stderr.text().contains(" __icmp_send (")
+        self.agent.stderr.text().contains(&format!(" {hook} ("))
     }
 
     /// Lines like this so far.

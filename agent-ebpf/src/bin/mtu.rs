@@ -12,14 +12,17 @@ use agent_common::NO_REASON;
 use agent_common::mtu::hook;
 use agent_ebpf::kernel::{Probed, Read, Typed};
 use aya_ebpf::Global;
-use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, raw_tracepoint};
+use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, perf_event, raw_tracepoint};
 use aya_ebpf::programs::{
-    BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext, RetProbeContext,
+    BtfTracePointContext, FEntryContext, FExitContext, PerfEventContext, ProbeContext, RawTracePointContext,
+    RetProbeContext,
 };
 
 // Cargo would take files beside this one for binaries of their own.
 #[path = "mtu/again.rs"]
 mod again;
+#[path = "mtu/fragments.rs"]
+mod fragments;
 #[path = "mtu/local.rs"]
 mod local;
 #[path = "mtu/lost.rs"]
@@ -256,5 +259,19 @@ on_entry!(update_fnhe_fentry, update_fnhe_kprobe: local::update_fnhe => (0, 1, 2
 
 // net/ipv6/route.c: static void rt6_do_update_pmtu(struct rt6_info *rt, u32 mtu)                        5.10 to 7.2
 on_entry!(rt6_update_pmtu_fentry, rt6_update_pmtu_kprobe: local::rt6_update_pmtu => (0, 1));
+
+// include/net/inet_frag.h: int inet_frag_queue_insert(struct inet_frag_queue *q, struct sk_buff *skb, int offset, int end)
+// (5.10 to 7.2): each fragment of IPv4 and IPv6 that is queued, here or by conntrack, for this host or on its way through.
+on_entry!(fragment_fentry, fragment_kprobe: fragments::queued => (0, 1, 2, 3));
+// include/net/inet_frag.h: void inet_frag_destroy(struct inet_frag_queue *q)                            5.10 to 7.2
+on_begin!(fragments_end_fentry, fragments_end_kprobe: fragments::ended => (0));
+
+/// A few times a second, on one CPU.
+#[perf_event]
+fn fragments_clock(_: PerfEventContext) -> u32 {
+    // SAFETY: what is read is the probe's own.
+    let _ = unsafe { fragments::late() };
+    0
+}
 
 const _: () = assert!(hook::COUNT <= agent_common::MAX_HOOKS as usize);

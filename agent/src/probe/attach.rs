@@ -3,10 +3,12 @@
 use std::fmt;
 
 use aya::maps::Map;
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::programs::{
-    BtfTracePoint, FEntry, FExit, KProbe, ProgramError, ProgramType, RawTracePoint, TracePoint,
+    BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, ProgramError, ProgramType, RawTracePoint, TracePoint,
 };
 use aya::sys::{BpfHelper, is_helper_supported};
+use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
 use nix::errno::Errno;
 
@@ -121,6 +123,10 @@ fn hold(bpf: &mut Ebpf, rung: &Rung, ground: Ground<'_>) -> Result<(), Why> {
 const NO_BTF: &str = "the kernel has no BTF (/sys/kernel/btf/vmlinux)";
 const NO_ARGUMENTS: &str = "what its arguments are is not known without the kernel's BTF";
 
+const CLOCK: PerfEventConfig = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+/// Of a second, in nanoseconds.
+const TENTH: SamplePolicy = SamplePolicy::Period(100_000_000);
+
 fn attach_one(bpf: &mut Ebpf, attach: &Attach, ground: Ground<'_>) -> Result<(), Why> {
     let btf = ground.types;
     let program = bpf.program_mut(attach.program);
@@ -168,6 +174,11 @@ fn attach_one(bpf: &mut Ebpf, attach: &Attach, ground: Ground<'_>) -> Result<(),
             program.load()?;
             program.attach(category, name).map(drop)
         }),
+        Target::Clock => <&mut PerfEvent>::try_from(program).and_then(|program| {
+            program.load()?;
+            let cpu = online_cpus().ok().and_then(|cpus| cpus.first().copied()).unwrap_or_default();
+            program.attach(CLOCK, PerfEventScope::AllProcessesOneCpu { cpu }, TENTH, false).map(drop)
+        }),
     };
     attached.map_err(|error| why(&error, !ground.reads))
 }
@@ -182,6 +193,7 @@ fn detach_one(bpf: &mut Ebpf, attach: &Attach) {
         Target::BtfTracepoint(_) => <&mut BtfTracePoint>::try_from(program).and_then(BtfTracePoint::unload),
         Target::RawTracepoint(_) => <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload),
         Target::Tracepoint { .. } => <&mut TracePoint>::try_from(program).and_then(TracePoint::unload),
+        Target::Clock => <&mut PerfEvent>::try_from(program).and_then(PerfEvent::unload),
     };
 }
 

@@ -71,8 +71,10 @@ fn type_of(target: Target) -> Option<String> {
     match target {
         Target::Fentry(function) | Target::Fexit(function) => Some(function.to_owned()),
         Target::BtfTracepoint(name) => Some(format!("btf_trace_{name}")),
-        Target::Kprobe(_) | Target::Kretprobe(_) | Target::RawTracepoint(_) | Target::Tracepoint { .. } => {
-            None
-        }
+        Target::Kprobe(_)
+        | Target::Kretprobe(_)
+        | Target::RawTracepoint(_)
+        | Target::Clock
+        | Target::Tracepoint { .. } => None,
     }
 }

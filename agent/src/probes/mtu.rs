@@ -21,6 +21,7 @@ pub mod blocked;
 pub mod cause;
 pub mod destinations;
 pub mod event;
+pub mod fragments;
 pub mod hooks;
 pub mod labels;
 pub mod row;

@@ -3,7 +3,7 @@
 use crate::harness::has_reasons;
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
-use crate::harness::tool;
+use crate::harness::{tool, until};
 
 use super::{Scene, has_module, is_guest};
 
@@ -32,9 +32,14 @@ fn a_place_has_the_name_of_the_module_that_owns_it() {
         "link set lo up\nlink add d0 type veth peer name d1\nlink set d1 up\nlink set d0 up\naddr add 10.97.3.1/24 dev d0\n\
          link add v0 type vti local 10.97.3.1 remote 10.97.3.2 key 7\nlink set v0 up\naddr add 10.97.2.1/24 dev v0\n",
     );
-    // No state says how to encrypt it.
-    netns.inside(|| udp("10.97.2.2:7703".parse().unwrap(), 1, 100));
-    let event = traces[1].expect("drop in the tunnel", |event| event["destination_port"] == 7703);
+    // No state says how to encrypt it. Until the names of new modules are read a place has none.
+    let is_named = |event: &serde_json::Value| event["destination_port"] == 7703 && !event["function"].is_null();
+    until("a drop in the tunnel has a place", || {
+        netns.inside(|| udp("10.97.2.2:7703".parse().unwrap(), 1, 100));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        (!traces[1].lines(is_named).is_empty()).then_some(())
+    });
+    let event = traces[1].lines(is_named).remove(0);
     assert_eq!(
         (&event["function"], &event["module"]),
         (&"vti_tunnel_xmit".into(), &"ip_vti".into()),

@@ -314,7 +314,7 @@ impl TooBig {
             Kind::Received | Kind::Lost => self.sender().map(|sender| sender.to_string().into()),
             Kind::Made | Kind::Oversize => name(route).or_else(|| name(device)),
             Kind::Learned => name(device),
-            Kind::Refused | Kind::Stalled => None,
+            Kind::Refused | Kind::Stalled | Kind::Incomplete => None,
         }
     }
 }
@@ -389,6 +389,7 @@ impl Event for TooBig {
             Kind::Lost => "a message that it is too large is dropped: ",
             Kind::Stalled if self.fate == Fate::BlackHole => "full-size segments vanish: ",
             Kind::Stalled => "a segment is not acknowledged: ",
+            Kind::Incomplete => "fragments of a packet do not come: ",
         });
         row::flow(self, pods, text);
         match (self.by(), self.record.mtu) {

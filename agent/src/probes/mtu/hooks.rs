@@ -55,6 +55,9 @@ macro_rules! by_type {
     (end $function:literal) => {
         Target::Fexit($function)
     };
+    (clock $often:literal) => {
+        Target::Clock
+    };
 }
 
 macro_rules! by_breakpoint {
@@ -63,6 +66,9 @@ macro_rules! by_breakpoint {
     };
     (end $function:literal) => {
         Target::Kretprobe($function)
+    };
+    (clock $often:literal) => {
+        Target::Clock
     };
 }
 
@@ -136,6 +142,11 @@ pub const ALL: &[Hook] = &[
         )
     },
     UDPV6_ERR,
+    on_functions!("inet_frag_queue_insert", "fragments whose packet never becomes whole", false, [
+        entry "inet_frag_queue_insert": "fragment_fentry", "fragment_kprobe";
+        entry "inet_frag_destroy": "fragments_end_fentry", "fragments_end_kprobe";
+        clock "ten times a second": "fragments_clock", "fragments_clock";
+    ]),
 ];
 
 const _: () = assert!(ALL.len() == hook::COUNT);

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use agent_common::mtu::stall::Stall;
-use agent_common::mtu::{Fate, Kind, Stage, flags};
+use agent_common::mtu::{Fate, Fragments, Kind, Stage, flags};
 
 use super::event::{Limit, TooBig, kind_of, name};
+use super::fragments;
 use super::labels::{fate_name, kind_name};
 use crate::digits::counted;
 use crate::probe::row::{addresses, end_cell, named, nonzero, protocol};
@@ -100,6 +101,17 @@ pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>
         ("locked", Value::Flag(event.has(flags::LOCKED))),
         ("suppressed", Value::Number(record.held)),
     ]);
+    if event.kind == Kind::Incomplete {
+        let came = &record.fragments;
+        let whole = came.flags & Fragments::LAST != 0;
+        fields.extend([
+            ("fragments", Value::Number(came.count.into())),
+            ("fragment_bytes", Value::Number(came.bytes.into())),
+            ("largest_fragment", nonzero(came.largest)),
+            ("payload_bytes", if whole { nonzero(came.end) } else { Value::Absent }),
+            ("missing", Value::Text(fragments::missing(came).into())),
+        ]);
+    }
     if let Some(stall) = event.stall() {
         let milliseconds =
             |jiffies: u32| Value::Number(u64::from(jiffies) * 1000 / u64::from(event.hertz.max(1)));
@@ -157,6 +169,9 @@ pub(super) fn fate(event: &TooBig, text: &mut String) {
                 stall.mss,
                 counted(stall.retransmits.into(), "timeout")
             );
+        }
+        (Kind::Incomplete, _) => {
+            let _ = write!(text, "; {}", fragments::came(&event.record.fragments));
         }
         _ => {}
     }

@@ -8,7 +8,7 @@ use super::destinations::Destinations;
 use super::event::{Absurd, Limit, TooBig};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
-use super::{blocked, words};
+use super::{blocked, fragments, words};
 use crate::probe::{
     Absorb, Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pods, SOON, Value, Verdict,
 };
@@ -95,6 +95,8 @@ pub(super) enum Finding {
     FlappingMtu,
     /// A program asks for larger datagrams than fit.
     LargeDatagrams,
+    /// Some fragments of packets never come.
+    FragmentsLost,
     /// A path takes less than its first device, and that is known.
     PathLearned,
 }
@@ -115,6 +117,7 @@ impl Finding {
             Self::AbsurdMtu => "absurd_mtu",
             Self::FlappingMtu => "flapping_mtu",
             Self::LargeDatagrams => "large_datagrams",
+            Self::FragmentsLost => "fragments_lost",
             Self::PathLearned => "path_learned",
         }
     }
@@ -181,7 +184,7 @@ fn weight(event: &TooBig) -> u8 {
         (Kind::Received, fate) if fate != Fate::Learned && event.absurd().is_some() => 1,
         (Kind::Received, _) => 5,
         (Kind::Made, _) => 4,
-        (Kind::Refused, _) => 3,
+        (Kind::Refused | Kind::Incomplete, _) => 3,
         (Kind::Learned, _) => 2,
         (Kind::Lost | Kind::Stalled, _) => 0,
     }
@@ -209,7 +212,7 @@ impl Evidence<TooBig> for Findings {
             self.longest = self.longest.max(event.record.len);
         }
         let was_blocked = self.is_blocked();
-        let mut is_news = false;
+        let mut is_news = event.kind == Kind::Incomplete && self.incomplete() == fragments::NO_CHANCE;
         if event.kind == Kind::Lost || event.is_unsent() {
             self.lost = Some(Box::new((event.clone(), pods.clone())));
             self.lost_since = self.lost_since.saturating_add(1).saturating_add(event.record.held);
@@ -285,6 +288,11 @@ impl Findings {
         self.counts.get(Kind::Learned as usize - 1).is_some_and(|fates| fates.iter().any(|n| *n > 0))
     }
 
+    /// Packets of which some fragments never came.
+    fn incomplete(&self) -> u64 {
+        self.counts.get(Kind::Incomplete as usize - 1).map_or(0, |fates| fates.iter().sum())
+    }
+
     /// How often the sender was told, as far as that was seen.
     fn heed(&self) -> words::Heed {
         let told = self.counts.get(Kind::Made as usize - 1).map_or(0, |fates| fates[Fate::Unknown as usize]);
@@ -336,6 +344,9 @@ impl Findings {
         let (event, pods) = self.best.as_deref()?;
         if self.told.is_flapping() && event.kind == Kind::Received && weight(event) > 3 {
             return Some((event, pods, words::flapping(event, pods, &self.told)));
+        }
+        if event.kind == Kind::Incomplete {
+            return Some((event, pods, fragments::judge(event, pods, self.incomplete(), self.is_cut)));
         }
         let mut judgement = words::judge(event, pods, self.longest, self.heed())?;
         if judgement.finding == Finding::SmallHop && self.is_disbelieved(event) {

@@ -104,7 +104,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Op
             None,
         ),
         // They have judges of their own.
-        Kind::Lost | Kind::Stalled => return None,
+        Kind::Lost | Kind::Stalled | Kind::Incomplete => return None,
     };
     Some(Judgement { finding, confidence: confidence(event, finding), what, fix })
 }
