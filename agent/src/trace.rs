@@ -138,6 +138,19 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     {
         note(line);
     }
+    end_of(carried, out, &args, &sums, told.load(Relaxed), vain.get())
+}
+
+/// What a script is told of a trace that was carried to its end: `told` harmful lines were written, and `vain` says why the pods
+/// that were waited for have not come.
+fn end_of(
+    carried: Ended,
+    out: Drained,
+    args: &Trace,
+    sums: &Sums,
+    told: u64,
+    vain: Option<&Failure>,
+) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
         return Err(error.into());
     }
@@ -147,11 +160,11 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
             message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
         });
     }
-    let findings = told.load(Relaxed) + sums.harmful_counted();
+    let findings = told + sums.harmful_counted();
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
     }
-    if let Some(Failure { code, message }) = vain.get() {
+    if let Some(Failure { code, message }) = vain {
         return Err(Failure { code: *code, message: message.clone() });
     }
     match sums.not_looked_at() {

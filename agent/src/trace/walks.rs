@@ -215,18 +215,17 @@ impl Walker {
         if let Err(error) = thread {
             return Some(Err(error.into()));
         }
-        let (walked, patience) = tokio::select! {
+        let walked = tokio::select! {
             biased;
-            walked = &mut told => (Some(walked), Duration::ZERO),
-            () = drain.wait() => (None, LAST_WORDS),
-            () = tokio::time::sleep(MOST_TIME + GRACE) => (None, LAST_WORDS),
+            walked = &mut told => Some(walked),
+            () = drain.wait() => None,
+            () = tokio::time::sleep(MOST_TIME + GRACE) => None,
         };
-        let walked = match walked {
-            Some(walked) => walked,
-            None => {
-                stop.store(true, Ordering::Relaxed);
-                tokio::time::timeout(patience, told).await.ok()?
-            }
+        let walked = if let Some(walked) = walked {
+            walked
+        } else {
+            stop.store(true, Ordering::Relaxed);
+            tokio::time::timeout(LAST_WORDS, told).await.ok()?
         };
         let broken = Failure { code: 1, message: "the walk broke off".to_owned() };
         Some(walked.unwrap_or(Err(broken)))
