@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::agent::{Agent, command, without_capabilities};
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::until;
+use crate::stalls::{Muted, full_pipe};
 
 use super::black_hole::{PASSES, Server, swallow, way};
 use super::ladder::trace;
@@ -104,6 +105,35 @@ fn ctrl_c_ends_a_walk_and_tells_what_is_known() {
     assert!(took < Duration::from_secs(2), "{took:?}");
     let walk = verdict(&agent, &[("walk_from", json!(WEB)), ("destination_ip", json!("10.99.8.6"))]);
     assert!(walk["message"].as_str().unwrap().contains("; it was interrupted"), "{walk:#}");
+}
+
+#[test]
+fn a_reader_that_stalls_holds_up_no_walk() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let _swallows = swallow(&underlay.hop);
+    let to = v4([10, 99, 8, 9], 7923);
+    let mut server = Server::start(underlay.tip(), to.port());
+    let [ready, notes] =
+        ["ready-walk-stalled", "notes-walk-stalled"].map(|name| lab.node.logs.with_file_name(name));
+    let args = ["trace", "mtu", "--walk", "-o", "json", "--duration", "0", "--ready-file"];
+    let (_reader, writer) = full_pipe();
+    let command = command(&lab.node, &[&args[..], &[ready.to_str().unwrap()]].concat());
+    let mut agent = Muted::start(command, writer, fs::File::create(&notes).unwrap());
+    let said = || fs::read_to_string(&notes).unwrap();
+    until("attached", || fs::exists(&ready).unwrap().then_some(()));
+    let _client = fill(&lab, &mut server, to);
+    let walks = || agent.threads().iter().any(|thread| thread.trim() == "walk");
+    until("it walks", || walks().then_some(()));
+    until("it has walked", || (!walks()).then_some(()));
+    let (took, code) = agent.end(Signal::SIGINT);
+    assert_eq!(code, Some(0), "{}", said());
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    assert!(
+        said().contains("1 walk was made") && said().contains("the reader of stdout stalls"),
+        "{}",
+        said()
+    );
 }
 
 /// Without the right to enter a namespace there is no walk, and a line says what it takes.
