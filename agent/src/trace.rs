@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::audit::standing;
+use crate::cli::to::PROBE;
 use crate::cli::{Host, Output, Trace};
 use crate::digits::counted;
 use crate::failure::Failure;
@@ -25,11 +26,14 @@ use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
+mod errand;
 mod names;
 mod summary;
 mod to;
+mod walks;
 
 use summary::Sums;
+use walks::Walks;
 
 /// How long the last lines may take to leave if none of them does, and in all: a reader that stalls must not hold up the end.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -80,6 +84,11 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
     let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
+    let walks = args.walk.walk.then(|| Walks::start(host, &args, stdout.clone(), drain.clone()));
+    if let Some(walks) = &walks {
+        sink = walks.behind(sink);
+    }
+    let end = Arc::clone(&stop);
     let waits = args.wait.filter(|_| is_early).map(|patience| {
         let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
         let fails = args.fail_on_findings;
@@ -99,13 +108,19 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         let _ = failure.map(|failure| told_vain.set(failure));
         stop.start();
     });
-    if entry.name == to::PROBE {
+    if entry.name == PROBE {
         let (proc, pods) = (host.host_proc.clone(), node.pods.clone());
         standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await?;
     }
     let Started { carry, account, attached, summary, limited, filters_late, .. } = started;
     let carried = carry(sink, drain).await;
     let took = began.elapsed();
+    // The last event ends it as well.
+    end.start();
+    let walked = match walks {
+        Some(walks) => Some(walks.end().await),
+        None => None,
+    };
     // Nothing else is left to do for this thread.
     let out = stdout.drain_while_read(PATIENCE, MOST_PATIENCE);
     let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
@@ -118,9 +133,24 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     }
     // What is said below of pods that never came says more.
     let hint = sums.hint(args.all, &asked(&args), entry.aside).filter(|_| vain.get().is_none());
-    for line in sums.lines(took, &summary(), entry.aside).iter().chain(&hint).chain(&stalled(&out)) {
+    for line in
+        sums.lines(took, &summary(), entry.aside).iter().chain(&hint).chain(&walked).chain(&stalled(&out))
+    {
         note(line);
     }
+    end_of(carried, out, &args, &sums, told.load(Relaxed), vain.get())
+}
+
+/// What a script is told of a trace that was carried to its end: `told` harmful lines were written, and `vain` says why the pods
+/// that were waited for have not come.
+fn end_of(
+    carried: Ended,
+    out: Drained,
+    args: &Trace,
+    sums: &Sums,
+    told: u64,
+    vain: Option<&Failure>,
+) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
         return Err(error.into());
     }
@@ -130,11 +160,11 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
             message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
         });
     }
-    let findings = told.load(Relaxed) + sums.harmful_counted();
+    let findings = told + sums.harmful_counted();
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
     }
-    if let Some(Failure { code, message }) = vain.get() {
+    if let Some(Failure { code, message }) = vain {
         return Err(Failure { code: *code, message: message.clone() });
     }
     match sums.not_looked_at() {

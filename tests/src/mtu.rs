@@ -23,6 +23,7 @@ mod silent;
 mod tunnels;
 mod underlay;
 mod unsent;
+mod walks;
 mod wireguard;
 
 /// What has been said and counted since a moment.

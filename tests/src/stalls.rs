@@ -18,7 +18,7 @@ use crate::harness::scrape::{CLASSIC, Scrape, get};
 use crate::harness::{reason, until};
 
 /// A pipe with no room left, and the end that nobody reads.
-fn full_pipe() -> (PipeReader, PipeWriter) {
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = io::pipe().unwrap();
     let set = |writer: &PipeWriter, flags: i32| {
         // SAFETY: the descriptor is open, and only its flags change.
@@ -33,18 +33,24 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
 }
 
 /// An agent whose output goes where a test says. Dropped, it is killed.
-struct Muted(Child);
+pub(crate) struct Muted(Child);
 
 impl Muted {
-    fn start(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
+    pub(crate) fn start(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
         Self(command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().unwrap())
     }
 
     /// Sends a signal; how long it took to end, and with which code.
-    fn end(&mut self, signal: Signal) -> (Duration, Option<i32>) {
+    pub(crate) fn end(&mut self, signal: Signal) -> (Duration, Option<i32>) {
         let begun = Instant::now();
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
         (self.ended(begun).0, self.0.wait().unwrap().code())
+    }
+
+    /// The names of its threads.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap().flatten();
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok()).collect()
     }
 
     fn ended(&mut self, begun: Instant) -> (Duration, Option<i32>) {

@@ -90,6 +90,14 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
         (&["trace", "mtu", "-4"], "--ipv4 does nothing without --to"),
         (&["trace", "drops", "-6"], "--ipv6 does nothing without --to"),
         (&["trace", "mtu", "--timeout", "5s", "--duration", "3s"], "--timeout does nothing without --to"),
+        (
+            &["trace", "drops", "--walk"],
+            "--walk goes where mtu finds that segments vanish: r2c-agent trace mtu --walk",
+        ),
+        (&["trace", "mtu", "--walk", "--to", "a"], "--to cannot be used with --walk"),
+        (&["trace", "mtu", "--walk", "--from-pod", "a/b"], "--from-pod does nothing without --to"),
+        (&["trace", "mtu", "--walk", "--netns", "a"], "--netns does nothing without --to"),
+        (&["trace", "drops", "--max-packets", "9"], "--max-packets does nothing without --to or --walk"),
         (&["trace", "drops", "--wait"], "--wait does nothing without -n or --pod"),
         (&["trace", "mtu", "--to", "a", "--wait=5s"], "--wait does nothing without --from-pod"),
         (&["audit", "mtu", "--wait"], "--wait does nothing without -n or --pod"),
@@ -123,6 +131,14 @@ fn commas_make_lists_in_every_filter() {
     assert_eq!(args.pod.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a", "pay/b*"]);
     assert_eq!((args.ip.len(), args.port.as_slice()), (2, &[80, 443][..]));
     assert_eq!([args.interface, args.reason], [["eth0", "lo"], ["policy", "mtu"]]);
+}
+
+#[test]
+fn walks_are_asked_for_and_bounded() {
+    assert!(!trace(&["mtu"]).walk.walk, "they send packets");
+    let asked = trace(&["mtu", "--walk", "--timeout", "5s", "--max-packets", "9", "-n", "shop"]).walk;
+    assert!(asked.walk && asked.to.is_none());
+    assert_eq!((asked.timeout, asked.max_packets), (Duration::from_secs(5), 9));
 }
 
 #[test]

@@ -1,17 +1,24 @@
-//! `trace mtu --to`: where to walk, from where, and what it may cost.
+//! `trace mtu --to` and `--walk`: where to walk, from where, and what it may cost.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 
-/// A walk along the path to one destination.
+/// The probe whose lines a walk's are.
+pub const PROBE: &str = "mtu";
+
+/// A walk along the path to one destination, or to each that segments vanish on the way to.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Walk along the path (mtu)")]
 pub struct Walk {
     /// Find the hop that takes less, or the one after which packets vanish, on the way to this host
     #[arg(long, env = "R2C_TO", value_name = "HOST[:PORT]")]
     pub to: Option<To>,
+    /// Walk to where segments vanish while tracing, from their sender, once an incident: trace mtu --walk -n shop. It sends
+    /// packets: one walk at a time, each destination once a minute at most
+    #[arg(long, env = "R2C_WALK")]
+    pub walk: bool,
     /// Walk from this pod's network namespace
     #[arg(long, env = "R2C_FROM_POD", value_name = "NS/POD")]
     pub from_pod: Option<FromPod>,
@@ -24,10 +31,10 @@ pub struct Walk {
     /// Walk over IPv6
     #[arg(short = '6', long = "ipv6", env = "R2C_IPV6")]
     pub v6: bool,
-    /// Time in all
+    /// Time in all, of each walk; with --walk at most 30s
     #[arg(long, env = "R2C_TIMEOUT", default_value = "15s", value_parser = time, value_name = "TIME")]
     pub timeout: Duration,
-    /// Packets in all, answers not counted
+    /// Packets in all, of each walk, answers not counted
     #[arg(long, env = "R2C_MAX_PACKETS", default_value_t = 200, value_parser = super::values::packets, value_name = "N")]
     pub max_packets: u32,
 }

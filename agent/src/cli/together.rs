@@ -4,6 +4,7 @@
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command as Clap, CommandFactory as _};
 
+use super::to::PROBE;
 use super::{Cli, Command, Limits, Named, Trace};
 use crate::nearest;
 use crate::probe::start::Entry;
@@ -11,12 +12,14 @@ use crate::probes;
 use crate::selftest;
 
 /// Flags of `trace` that wait for events, which a walk does not.
-const OF_EVENTS: [&str; 14] = [
-    "namespace", "pod", "ip", "port", "interface", "reason", "all", "duration", "max_events", "ready_file",
-    "events_per_second", "ring_kib", "bpf_log", "rung",
+const OF_EVENTS: [&str; 15] = [
+    "walk", "namespace", "pod", "ip", "port", "interface", "reason", "all", "duration", "max_events",
+    "ready_file", "events_per_second", "ring_kib", "bpf_log", "rung",
 ];
-/// Flags of `trace` that only a walk knows.
-const OF_WALKS: [&str; 6] = ["from_pod", "netns", "v4", "v6", "timeout", "max_packets"];
+/// Flags of `trace` that only a walk to a destination of the user's knows.
+const OF_TO: [&str; 4] = ["from_pod", "netns", "v4", "v6"];
+/// Flags of `trace` that every walk knows.
+const OF_WALKS: [&str; 2] = ["timeout", "max_packets"];
 
 /// One parsed command line.
 struct Line<'a> {
@@ -73,7 +76,18 @@ fn trace(args: &mut Trace, line: &Line<'_>) -> Result<(), String> {
         }
     }
     if args.walk.to.is_none() {
-        line.needs(&OF_WALKS, "--to")?;
+        if args.walk.walk && args.probe != PROBE {
+            if line.source("walk") == Some(ValueSource::CommandLine) {
+                return Err(format!(
+                    "--walk goes where {PROBE} finds that segments vanish: r2c-agent trace {PROBE} --walk"
+                ));
+            }
+            args.walk.walk = false;
+        }
+        line.needs(&OF_TO, "--to")?;
+        if !args.walk.walk {
+            line.needs(&OF_WALKS, "--to or --walk")?;
+        }
         if args.wait.is_some() && args.namespace.is_empty() && args.pod.is_empty() {
             line.needs(&["wait"], "-n or --pod")?;
         }

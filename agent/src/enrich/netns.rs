@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 
 /// Bytes read of one of a pod's files: a pod with `NET_ADMIN` may give itself a million addresses.
 const MAX_FILE: u64 = 256 * 1024;
@@ -149,6 +149,42 @@ pub fn of_host(proc: &Path) -> Option<u32> {
 /// An agent that lives in it (`hostNetwork`) needs no right: its own is there for it to see.
 fn host_netns(proc: &Path) -> nix::Result<u32> {
     if is_hosts(proc) == Some(true) { Process::own()?.netns() } else { Process::open(proc, 1)?.netns() }
+}
+
+/// Inode of this process's network namespace; `None` if it cannot be seen.
+#[must_use]
+pub fn own() -> Option<u32> {
+    Process::own().and_then(|own| own.netns()).ok()
+}
+
+/// Holds the network namespace with this inode open, and names a process that lives in it; `None` if no process does that can
+/// be seen. Reads all of `proc`: not for an async thread.
+///
+/// # Errors
+/// None was found, and the kernel does not show where some process lives: that wants `CAP_SYS_PTRACE`.
+pub fn hold(proc: &Path, inode: u32) -> nix::Result<Option<(u32, OwnedFd)>> {
+    let mut refused = None;
+    let entries = fs::read_dir(proc).into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        let held = Process::open(proc, pid).and_then(|process| {
+            let lives_there = process.netns()? == inode;
+            lives_there.then(|| process.hold_netns()).transpose()
+        });
+        match held {
+            // It may have gone elsewhere since.
+            Ok(Some(held)) if inode_of(&held) == Some(inode) => return Ok(Some((pid, held))),
+            Err(error @ (Errno::EACCES | Errno::EPERM)) => refused = Some(error),
+            // Elsewhere, or gone.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    refused.map_or(Ok(None), Err)
+}
+
+/// Inode of a network namespace that is held open.
+#[must_use]
+pub fn inode_of(held: &OwnedFd) -> Option<u32> {
+    u32::try_from(fstat(held).ok()?.st_ino).ok()
 }
 
 /// Whether this process lives in the network namespace of process 1 of `proc`; `None` if that cannot be seen. It takes no
@@ -293,6 +329,21 @@ fe8000000000000000fc00fffe000001 04 40 20 80     eth0
         for link in ["mnt:[4026531840]", "net:[]", "net:[-1]", "net:[4294967296]", "net:[1", "/etc"] {
             assert_eq!(parse_netns(OsStr::new(link)), None, "{link}");
         }
+    }
+
+    #[test]
+    fn a_namespace_is_held_by_its_inode() {
+        let own = own().unwrap();
+        let proc = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        let link = |name: &str| std::os::unix::fs::symlink(format!("/proc/{pid}"), proc.path().join(name));
+        assert!(hold(proc.path(), own).unwrap().is_none(), "nobody is to be seen");
+        link("self").unwrap();
+        assert!(hold(proc.path(), own).unwrap().is_none(), "what is no number is no process");
+        link("7").unwrap();
+        let (found, held) = hold(proc.path(), own).unwrap().unwrap();
+        assert_eq!((found, inode_of(&held)), (7, Some(own)));
+        assert!(hold(proc.path(), own + 1).unwrap().is_none(), "nobody lives there");
     }
 
     #[test]

@@ -2,33 +2,30 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use tokio::sync::oneshot;
 
 use crate::answer;
 use crate::asked::PodsAsked;
-use crate::cli::to::{FromPod, To, Walk};
+use crate::cli::to::{FromPod, PROBE, To, Walk};
 use crate::cli::{Host, Output, Trace};
-use crate::enrich::{self, Roots};
+use crate::enrich;
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
 use crate::nearest;
 use crate::node;
-use crate::path::judge::{About, Tcp, Verdict, judge};
+use crate::path::judge::{About, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
-use crate::path::sockets::Sockets;
-use crate::path::walk::{self, Limits};
-use crate::path::{Halt, Outcome, device};
+use crate::path::walk::Limits;
+use crate::path::{Halt, Outcome};
 use crate::pod::{Pod, PodPattern};
 use crate::rights::{self, Act};
 use crate::shutdown::{self, Signals};
@@ -37,14 +34,10 @@ use crate::sink::json::JsonSink;
 use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
-/// The probe whose lines these are.
-pub(super) const PROBE: &str = "mtu";
+use super::errand::{self, Errand, refused};
 
 /// Where ip-netns(8) keeps namespaces by name.
 const NAMED: &str = "/run/netns";
-
-/// How long a plain connection may take.
-const CONNECT: Duration = Duration::from_secs(2);
 
 /// Walks until the path is known, its limits are reached, or Ctrl-C.
 pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failure> {
@@ -83,7 +76,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     // A thread of its own, which ends after it: the namespace is the thread's, and the rest of the agent stays where it is.
     thread::Builder::new().name("walk".to_owned()).spawn(move || {
         // Nobody listens any more if the agent ends first.
-        let _ = tell.send(errand.run(netns));
+        let _ = tell.send(errand.run(netns, &mut |lacks| note(lacks), &mut |progress| note(progress)));
     })?;
     let walked = tokio::select! {
         walked = &mut told => walked,
@@ -116,63 +109,6 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
     }
 }
 
-/// What the walking thread gets to do.
-struct Errand {
-    address: IpAddr,
-    port: Option<u16>,
-    who: String,
-    named: String,
-    limits: Limits,
-    stop: Arc<AtomicBool>,
-}
-
-impl Errand {
-    fn run(self, netns: Option<OwnedFd>) -> Result<(Outcome, About), Failure> {
-        if let Some(netns) = netns {
-            setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-                Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who)),
-                error => refused(&format!("{} cannot be entered", self.who), Act::EnterNetns, error),
-            })?;
-        }
-        let unreachable = |error: Errno| {
-            let why = match error {
-                Errno::ENETUNREACH => {
-                    "no route leads there; `ip route get` shows what its namespace would do".to_owned()
-                }
-                error => io::Error::from(error).to_string(),
-            };
-            Failure { code: 1, message: format!("{} from {}: {why}", self.named, self.who) }
-        };
-        // Any port will do to ask for the way.
-        let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
-        let mut sockets =
-            Sockets::open(self.address, self.port, device.source, self.stop, &mut |text| note(text))
-                .map_err(unreachable)?;
-        let patience = CONNECT.min(self.limits.time);
-        let tcp =
-            self.port.map(|port| sockets.try_connect(port, patience)).transpose().map_err(unreachable)?;
-        if let Some(tcp) = tcp {
-            note(&connected(tcp));
-        }
-        let v6 = self.address.is_ipv6();
-        let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, &mut |text| note(text));
-        let about = About { who: self.who, to: self.named, address: self.address, device: device.name, tcp };
-        Ok((out, about))
-    }
-}
-
-/// What a plain connection showed, in words.
-fn connected(tcp: Tcp) -> String {
-    match tcp {
-        Tcp::Connects { mss, path_mtu } => {
-            let shown = |size: Option<u32>| size.map_or("unknown".to_owned(), |size| size.to_string());
-            format!("TCP connects: MSS {}, path MTU as the kernel knows it {}", shown(mss), shown(path_mtu))
-        }
-        Tcp::Refuses => "TCP is refused".to_owned(),
-        Tcp::Silent => "TCP gets no answer".to_owned(),
-    }
-}
-
 /// Where the walk begins.
 struct From {
     who: String,
@@ -194,11 +130,7 @@ impl From {
     }
 
     async fn pod(host: &Host, wanted: &FromPod, wait: Option<Duration>) -> Result<Self, Failure> {
-        let roots = Roots {
-            proc: host.host_proc.clone(),
-            cgroup: host.host_cgroup.clone(),
-            pod_logs: host.pod_logs.clone(),
-        };
+        let roots = node::pod_roots(host);
         // Only the pods of this moment are asked for: nobody follows them.
         let (_end, drain) = shutdown::channel();
         let (index, _) = enrich::start(roots.clone(), drain).await;
@@ -261,14 +193,6 @@ fn open(path: &Path, name: &str) -> Result<File, Failure> {
     })
 }
 
-/// What the kernel did not let us do: a right that is missing is named, with what gives it.
-fn refused(what: &str, act: Act, error: Errno) -> Failure {
-    match rights::why(act, error, false) {
-        Some(why) => Failure::unsupported(format!("{what}: {why}")),
-        None => Failure { code: 1, message: format!("{what}: {}", error.desc()) },
-    }
-}
-
 /// The destination's address. Names are resolved here, not in the namespace walked from: that has no resolver of its own.
 async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
     let wanted = |address: &IpAddr| !(args.v4 && address.is_ipv6() || args.v6 && address.is_ipv4());
@@ -284,9 +208,7 @@ async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
     };
     let address = found.into_iter().find(wanted);
     let address = address.ok_or_else(|| Failure::usage(format!("{} has no {family} address", to.host)))?;
-    // Others would answer, too, and each packet many times over.
-    let is_many = address.is_multicast() || address == IpAddr::from([255; 4]);
-    if is_many || address.is_unspecified() {
+    if !errand::is_one_host(address) {
         return Err(Failure::usage(format!("{address} is no one host's address")));
     }
     Ok(address)

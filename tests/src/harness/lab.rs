@@ -58,7 +58,9 @@ impl Lab {
 
     fn build() -> Self {
         // What listens in a module needs it to be there. Where it is built in there is nothing to load.
-        let _ = tool("modprobe").args(["-q", "nf_conntrack"]).status();
+        for module in ["nf_conntrack", "tun"] {
+            let _ = tool("modprobe").args(["-q", module]).status();
+        }
         let [router, web, db, far] = std::array::from_fn(|_| Netns::new());
         router.ip(&spokes(&[("ra", 1, &web), ("rb", 2, &db), ("rc", 3, &far)]));
         router.ip("link set rc mtu 1400\n");

@@ -16,7 +16,7 @@ use super::underlay::{TIP, Underlay};
 use super::{Watch, forget, pod, v4, v6};
 
 /// The hop drops what is longer than this, and says nothing.
-const PASSES: u32 = 1372;
+pub(super) const PASSES: u32 = 1372;
 
 /// The way to the tip, with nothing on it that takes less than the rest, and nothing known of it from before.
 pub(super) fn way(lab: &Lab) -> Underlay<'_> {

@@ -1,4 +1,15 @@
 //! TCP connections that are stuck: what their sockets know proves a black hole, or proves nothing.
+//!
+//! Only what the peer took after the full segment was first sent proves that size is the matter. Of the same connection that is
+//! what SACK reports behind it, or what the peer goes on to say as often as [`TALKS`] asks. Bytes before it prove nothing,
+//! however late they were acknowledged: each such acknowledgement starts the timeouts anew, so that all of them come before
+//! the first that counts, and a peer that dies between its handshake and the first full segment leaves the same socket behind,
+//! field by field. On a busy node there is always a connection in between.
+//!
+//! Of another connection to the same address it takes full segments that vanish as well. One that sends small ones only and
+//! is well may end at another host: an address of a Service leads to several, and one of these may be gone.
+//!
+//! What no socket can tell a walk does (`trace mtu --walk`): it sends small and large to the same place at the same time.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

@@ -92,6 +92,37 @@ fn a_peer_that_talks_on_proves_it_if_full_segments_vanish_all_the_while() {
     assert_eq!(proven_at([0, 9, 9, 18, 18]), Some(7));
 }
 
+/// A handshake is acknowledged, and what follows it is not: a black hole, or a peer that died in between. Both leave the same
+/// sockets behind, on however many connections and for however long.
+#[test]
+fn what_was_acknowledged_before_proves_nothing() {
+    let hertz = crate::kernel::clock::jiffies_a_second();
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    let (mut after, mut timeout, mut since) = (0_u64, 800_u32, 1_400_000_u64);
+    for retransmits in 3..9 {
+        for port in 4000..4004 {
+            // The last small one was acknowledged a moment before the first full one was sent.
+            let moment = u64::from(port - 4000) * 100;
+            let stall = Stall {
+                retransmits,
+                acked: 517,
+                received: 4_000,
+                timeout: hertz * timeout / 1000,
+                arrived: since + moment,
+                heard: hertz * u32::try_from(since / 1000).unwrap() / 1000,
+                ..stuck()
+            };
+            assert_eq!(stall.fate(1448), Some(Fate::Suspect));
+            let record = stalled(port, Fate::Suspect, stall);
+            findings.add(&event(&MtuRecord { ktime_ns: record.ktime_ns + after, ..record }), &pods);
+            assert!(!is_black_hole(&findings), "{retransmits} timeouts of {port}");
+        }
+        timeout *= 2;
+        after += u64::from(timeout) * 1_000_000;
+        since += u64::from(timeout) * 1000;
+    }
+}
+
 #[test]
 fn a_servers_connections_are_told_apart() {
     let (mut findings, pods) = (Findings::default(), Pods::default());
