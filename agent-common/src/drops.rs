@@ -85,6 +85,8 @@ pub mod circumstance {
     pub const OTHERS: u16 = 1 << 10;
     /// It is ARP or IPv6's neighbour discovery, with which kernels ask each other.
     pub const DISCOVERY: u16 = 1 << 11;
+    /// It is a TCP segment that ends a connection or carries nothing, and no SYN. Only told where the kernel has no reasons.
+    pub const ENDING: u16 = 1 << 13;
 }
 
 /// Bits of [`DropRecord::flags`].

@@ -243,11 +243,7 @@ impl Watch<'_> {
         let about = |event: &Value| {
             ["source_ip", "destination_ip"].iter().any(|end| addresses.iter().any(|ip| event[*end] == *ip))
         };
-        // Where the kernel gives no reason, the last segment of a connection in TIME_WAIT looks like one to a closed port.
-        let vague = |event: &Value| {
-            !has_reasons() && ["tcp_v4_rcv", "tcp_v6_rcv"].iter().any(|at| event["function"] == *at)
-        };
-        let harmful = |event: &Value| event["harm"] == "harmful" && about(event) && !vague(event);
+        let harmful = |event: &Value| event["harm"] == "harmful" && about(event);
         let harm = self.lab.events(self.from).into_iter().filter(harmful);
         let harm: Vec<String> = harm.map(|event| brief(&event)).collect();
         assert!(harm.is_empty(), "nothing was dropped, yet {harm:#?}");

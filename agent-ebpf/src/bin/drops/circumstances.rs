@@ -66,6 +66,9 @@ pub(super) unsafe fn of<R: Read>(
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
         }
+        if freed.reason == NO_REASON && is_ending::<R>(freed.skb, header, ip_version) {
+            bits |= circumstance::ENDING;
+        }
         let by_netfilter = freed.reason == REASON_NETFILTER.load();
         if by_netfilter && is_untracked::<R>(freed.skb) {
             bits |= circumstance::UNTRACKED;
@@ -137,6 +140,25 @@ unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8)
             0 => packet::ethertype::<R>(skb) == ARP,
             _ => false,
         }
+    }
+}
+
+/// Whether it is a TCP segment that ends a connection or carries nothing: with such a connection in TIME_WAIT ends. TCP has taken
+/// the IP header off it by then.
+#[inline(always)]
+unsafe fn is_ending<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
+    const TCP: u8 = 6;
+    const FIN_OR_RST: u8 = 1 | 1 << 2;
+    const SYN: u8 = 1 << 1;
+    let Some(transport) = header.transport(ip_version).filter(|_| header.protocol(ip_version) == TCP) else {
+        return false;
+    };
+    // SAFETY: integers are valid for any bytes.
+    unsafe {
+        let [offset, bits]: [u8; 2] =
+            kernel::copy(packet::network_header::<R>(skb).wrapping_add(transport + 12).cast());
+        let length = u32::from(offset >> 4) * 4;
+        bits & FIN_OR_RST != 0 || bits & SYN == 0 && kernel::field::<R, u32>(skb, &SKB_LEN) == length
     }
 }
 

@@ -13,9 +13,12 @@ use aya_ebpf::maps::{Array, HashMap};
 
 use crate::seen::Seen;
 
-/// Packets that are watched at a time. Of a healthy node hardly any is waited for; of others that a full table leaves out the
-/// fragments are counted ([`agent_common::Tally::uncounted`]).
-const WATCHED: u32 = 64;
+/// Packets that are watched at a time. Of a healthy node hardly any is waited for; of others that find no place the fragments are
+/// counted ([`agent_common::Tally::uncounted`]).
+const WATCHED: u32 = 256;
+
+/// A queue is watched at one of so many places.
+const PLACES: u32 = 8;
 
 /// The kernel gives up after a minute at most, unless a sysctl says otherwise: what is older was missed.
 const FORGOTTEN_NS: u64 = 120_000_000_000;
@@ -39,7 +42,7 @@ struct Waiting {
     header: [u8; HEADER],
 }
 
-/// By the address of the queue, see [`place`].
+/// By the address of the queue, see [`places`].
 #[map]
 static WAITING: Array<Waiting> = Array::with_max_entries(WATCHED, 0);
 
@@ -56,34 +59,66 @@ fn number(queue: *const u8) -> Option<u64> {
     (number != 0).then_some(number)
 }
 
-/// Where a queue is watched. Its address is a multiple of its allocation's size.
+/// Where a queue may be watched. Its address is a multiple of its allocation's size.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the lower bits differ most")]
-const fn place(queue: u64) -> u32 {
+fn places(queue: u64) -> impl Iterator<Item = u32> {
     // Knuth's multiplicative hash: the upper bits of the product hang on all of the factor.
-    ((queue >> 6) as u32).wrapping_mul(0x9e37_79b1) >> (32 - WATCHED.ilog2())
+    let first = ((queue >> 6) as u32).wrapping_mul(0x9e37_79b1) >> (32 - WATCHED.ilog2());
+    (0..PLACES).map(move |next| (first + next) % WATCHED)
+}
+
+/// Where it is watched.
+#[inline(always)]
+fn watched(queue: u64) -> Option<(u32, *mut Waiting)> {
+    for place in places(queue) {
+        let waiting = WAITING.get_ptr_mut(place)?;
+        // SAFETY: the map's own memory.
+        if unsafe { (*waiting).queue } == queue {
+            return Some((place, waiting));
+        }
+    }
+    None
+}
+
+/// Takes a free place for it.
+#[inline(always)]
+fn take(queue: u64) -> Option<*mut Waiting> {
+    // SAFETY: no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    for place in places(queue) {
+        let waiting = WAITING.get_ptr_mut(place)?;
+        // SAFETY: the map's own memory.
+        unsafe {
+            if (*waiting).queue != 0 && now.saturating_sub((*waiting).since_ns) > FORGOTTEN_NS {
+                free(place, waiting);
+            }
+            if (*waiting).queue == 0 && TAKEN.insert(place, queue, BPF_NOEXIST.into()).is_ok() {
+                return Some(waiting);
+            }
+        }
+    }
+    None
 }
 
 /// A fragment is put into its packet's queue, from `offset` to `end` of the payload. The kernel holds the queue's lock.
 #[inline(always)]
 pub(crate) unsafe fn queued<R: Read>(queue: *const u8, skb: *const u8, offset: i32, end: i32) -> Option<()> {
     let queue = number(queue)?;
-    let place = place(queue);
-    let waiting = WAITING.get_ptr_mut(place)?;
     // SAFETY: the map's own memory; only the CPU that holds the queue's lock writes to its place. Fields of the packet are
     // integers and pointers, valid for any bytes.
     unsafe {
-        if (*waiting).queue != queue {
-            if bpf_ktime_get_ns().saturating_sub((*waiting).since_ns) > FORGOTTEN_NS {
-                free(place, (*waiting).queue);
-            }
-            if TAKEN.insert(place, queue, BPF_NOEXIST.into()).is_err() {
+        let waiting = if let Some((_, waiting)) = watched(queue) {
+            waiting
+        } else {
+            let Some(waiting) = take(queue) else {
                 tally(hook::FRAGMENTS)?.uncounted();
                 return None;
-            }
+            };
             begin::<R>(waiting, skb);
             (*waiting).queue = queue;
-        }
+            waiting
+        };
         let header = Header::begin_of::<R>(skb);
         let version = header.version();
         let (of_header, is_last) = match version {
@@ -148,21 +183,17 @@ unsafe fn begin<R: Read>(waiting: *mut Waiting, skb: *const u8) {
 /// A queue is freed: its packet has become whole, or the kernel has given it up.
 #[inline(always)]
 pub(crate) fn ended(queue: *const u8) -> Option<()> {
-    let queue = number(queue)?;
-    free(place(queue), queue)
+    let (place, waiting) = watched(number(queue)?)?;
+    // SAFETY: the map's own memory.
+    unsafe { free(place, waiting) };
+    None
 }
 
 #[inline(always)]
-fn free(place: u32, queue: u64) -> Option<()> {
-    let waiting = WAITING.get_ptr_mut(place)?;
-    // SAFETY: the map's own memory.
-    unsafe {
-        if (*waiting).queue == queue {
-            (*waiting).queue = 0;
-            let _ = TAKEN.remove(place);
-        }
-    }
-    None
+unsafe fn free(place: u32, waiting: *mut Waiting) {
+    // SAFETY: the caller's.
+    unsafe { (*waiting).queue = 0 };
+    let _ = TAKEN.remove(place);
 }
 
 /// Reports one packet that has been waited for too long. One a turn: the next is looked at in the next.

@@ -8,7 +8,7 @@ mod tables;
 pub mod words;
 
 use tables::{
-    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, LOCAL, PLACES, REASONS, RULES, TRANSIENT,
+    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS, LOCAL, PLACES, REASONS, RULES, TRANSIENT,
 };
 
 /// The cause of a drop, in an operator's terms.
@@ -192,7 +192,11 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     if has(fact::OTHERS) && verdict.class == Class::Malformed && FROM_DEVICES.contains(&function) {
         return benign(Class::Other);
     }
-    if has(fact::NO_PACKET) && verdict.class == Class::Other {
+    // What comes to a connection in TIME_WAIT ends there; where there are no reasons, so does what nobody listens to.
+    if has(fact::ENDING) && reason.is_empty() && ["tcp_v4_rcv", "tcp_v6_rcv"].contains(&function) {
+        return benign(Class::TcpState);
+    }
+    if has(fact::NO_PACKET) && verdict.class == Class::Other && !FROM_PROGRAMS.contains(&function) {
         return benign(Class::LocalSocket);
     }
     // A copy for nobody, or what a tunnel or rule did not want, is not the device's matter.

@@ -30,6 +30,9 @@ pub(super) const FORWARDED_BY_BRIDGE: [&str; 4] =
 /// Where the network layer takes a frame from a device, and frees what is for another station.
 pub(super) const FROM_DEVICES: [&str; 4] = ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"];
 
+/// Where a program hands over what becomes a packet of the network, which has no header yet.
+pub(super) const FROM_PROGRAMS: [&str; 2] = ["tun_get_user", "tap_get_user"];
+
 /// Where what the kernel itself sends to groups ends while a device is not ready yet: membership reports, router
 /// solicitations, and what a bridge's snooping does not understand.
 pub(super) const TRANSIENT: [&str; 19] = [
@@ -101,6 +104,8 @@ pub(super) const REASONS: Table = &[
         benign(Class::TcpState),
         &[
             "TCP_OLD_DATA", "TCP_OFOMERGE", "TCP_OLD_SEQUENCE", "TCP_OLD_ACK", "TCP_TOO_OLD_ACK",
+            // Up to 6.1 what has come before is called this.
+            "TCP_INVALID_SEQUENCE",
             "TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS",
         ],
     ),

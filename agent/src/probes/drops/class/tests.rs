@@ -127,6 +127,7 @@ fn a_device_that_is_down_explains_what_says_nothing() {
     // What is no packet is none where nothing else explains it.
     assert_eq!(judge("NOT_SPECIFIED", "never_heard_of", fact::NO_PACKET), benign(Class::LocalSocket));
     assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::NO_PACKET), harmful(Class::Policy));
+    assert_eq!(judge("", "tun_get_user", fact::NO_PACKET), harmful(Class::Other), "it was to become a packet");
     assert_eq!([Harm::Harmful, Harm::Benign].map(Harm::name), ["harmful", "benign"]);
 }
 
@@ -166,6 +167,16 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
     ] {
         assert_eq!(judge(reason, function, fact::GROUP), judged(reason, function), "{reason} in {function}");
     }
+}
+
+#[test]
+fn where_there_are_no_reasons_the_end_of_a_connection_is_told_from_nobody_there() {
+    for function in ["tcp_v4_rcv", "tcp_v6_rcv"] {
+        assert_eq!(judge("", function, 0), harmful(Class::NoSocket), "{function}");
+        assert_eq!(judge("", function, fact::ENDING), benign(Class::TcpState), "{function}");
+        assert_eq!(judge("NO_SOCKET", function, fact::ENDING), harmful(Class::NoSocket), "{function}");
+    }
+    assert_eq!(judge("", "nf_hook_slow", fact::ENDING), harmful(Class::Netfilter));
 }
 
 #[test]

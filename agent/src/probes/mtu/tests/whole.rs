@@ -281,6 +281,28 @@ fn stuck_ones() -> Vec<Case> {
     ]
 }
 
+/// Packets of which some fragments never come.
+fn incomplete() -> Vec<Case> {
+    let came = |count, bytes, end, flags| {
+        let fragments = Fragments { end, bytes, largest: 1500, count, flags };
+        MtuRecord { len: end, fragments, ..record(Kind::Incomplete, 0) }
+    };
+    let first = came(1, 1480, 1480, Fragments::FIRST);
+    let mut dns = first;
+    dns.header[20..22].copy_from_slice(&[0, 53]);
+    let cut = MtuRecord { held: 7, ..first };
+    vec![
+        ("only the first fragment, once", of(&[first]), db()),
+        ("only the first fragment, twice", of(&[first, first]), db()),
+        ("only the first fragment, of DNS", of(&[dns, dns, dns]), db()),
+        ("only the first fragment, from here", of(&[first, first, first]), web()),
+        ("only the first fragment, of many", of(&[cut]), db()),
+        ("not the first fragment", of(&[came(2, 900, 2380, Fragments::LAST); 3]), db()),
+        ("not one in between", of(&[came(2, 2000, 3480, Fragments::FIRST | Fragments::LAST)]), db()),
+        ("not two", of(&[came(2, 2960, 4440, Fragments::FIRST)]), db()),
+    ]
+}
+
 /// The verdict on a case; its fix alone is at its end.
 fn words((_, events, pods): &Case) -> String {
     let mut findings = Findings::default();
@@ -301,7 +323,7 @@ fn words((_, events, pods): &Case) -> String {
 #[test]
 fn every_verdict_is_worded_as_it_is_written() {
     let cases: Vec<Case> =
-        [made(), silent(), received(), blocked(), stuck_ones()].into_iter().flatten().collect();
+        [made(), silent(), received(), blocked(), stuck_ones(), incomplete()].into_iter().flatten().collect();
     let told: Vec<String> = cases.iter().map(|case| format!("{}:\n  {}\n", case.0, words(case))).collect();
     let written: Vec<&str> = WORDS.split_inclusive('\n').collect();
     let written: Vec<String> = written.chunks(2).map(<[&str]>::concat).collect();
