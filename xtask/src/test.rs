@@ -174,17 +174,22 @@ fn in_guest(name: &str, built: &Built, filter: &[String]) -> Result<()> {
         "lockdown=confidentiality".clone_into(&mut guest.append);
         command.extend(["--ignored", "lockdown"].map(str::to_owned));
     }
+    // What does not hang on the kernel is seen in 6.12 and on this machine's own.
+    if name == "6.1" && filter.is_empty() {
+        command.extend(["http::", "lines::", "typos::", "usage::"].iter().flat_map(|test| skip(test)));
+    }
     if cross.is_some() {
         // Prometheus and bpftrace are not among the programs unpacked for it, and it is slower by half.
-        command.extend(
-            ["scrapes", "bpftrace", "many_times"]
-                .iter()
-                .flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]),
-        );
+        command.extend(["scrapes", "bpftrace", "many_times"].iter().flat_map(|test| skip(test)));
     }
     command.extend_from_slice(filter);
     let code = guest.run(&command, &mut |line| log.line(line))?;
     log.judge(code == 0, filter)
+}
+
+/// Arguments that leave a test out.
+fn skip(test: &str) -> [String; 2] {
+    ["--skip".to_owned(), test.to_owned()]
 }
 
 fn on_this_kernel(built: &Built, filter: &[String]) -> Result<()> {

@@ -78,7 +78,7 @@ fn the_rest_never_comes() {
         });
         assert_eq!([&verdict["count"], &verdict["count_is_exact"]], [&json!(3), &json!(true)], "{verdict:#}");
         let message = verdict["message"].as_str().unwrap();
-        assert!(message.contains("of 3 packets that") && message.contains("drops all but the first"), "{message}");
+        assert!(message.contains("3 packets from") && message.contains("drops all but the first"), "{message}");
         assert!(super::fix(&verdict).contains("`bufsize 1232`"), "{message}");
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert!(trace.lines(|line| line["destination_port"] == 4101).is_empty(), "that one has become whole");

@@ -389,7 +389,7 @@ impl Event for TooBig {
             Kind::Lost => "a message that it is too large is dropped: ",
             Kind::Stalled if self.fate == Fate::BlackHole => "full-size segments vanish: ",
             Kind::Stalled => "a segment is not acknowledged: ",
-            Kind::Incomplete => "fragments of a packet do not come: ",
+            Kind::Incomplete => "a packet stays incomplete: ",
         });
         row::flow(self, pods, text);
         match (self.by(), self.record.mtu) {

@@ -22,19 +22,17 @@ pub(super) const fn missing(came: &Fragments) -> &'static str {
     }
 }
 
-/// What came, as the end of a sentence.
-pub(super) fn came(came: &Fragments) -> String {
+/// What arrived, as the end of a sentence.
+pub(super) fn arrived(came: &Fragments) -> String {
     let Fragments { end, bytes, largest, count, flags } = *came;
-    let of = if flags & Fragments::LAST == 0 { "at least " } else { "" };
-    let which = match missing(came) {
-        "later" => "what follows does not",
-        "first" => "the first does not",
-        _ => "what is between them does not",
+    let of = if flags & Fragments::LAST == 0 { String::new() } else { format!(" of {end}") };
+    let rest = match missing(came) {
+        "later" => "the later ones did not",
+        "first" => "the first did not",
+        _ => "one in between did not",
     };
-    // What follows is at least something.
-    let end = if flags & Fragments::LAST == 0 { end + 1 } else { end };
     format!(
-        "{} came ({bytes} of {of}{end} bytes of payload, the largest with {largest} bytes), and {which}",
+        "{} arrived ({bytes}{of} bytes of payload; the largest fragment has {largest} bytes), and {rest}",
         counted(count.into(), "fragment")
     )
 }
@@ -43,26 +41,28 @@ pub(super) fn came(came: &Fragments) -> String {
 pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Judgement {
     let Ends { who, to, is_ours, .. } = Ends::of(event, pods);
     let fragments = &event.record.fragments;
-    let at_least = if is_cut { "at least " } else { "" };
-    let often = if count == 1 && !is_cut {
-        ": by chance, or since something on the way drops fragments"
+    let many = if is_cut {
+        format!("at least {} from {who} to {to} stay incomplete", counted(count, "packet"))
+    } else if count == 1 {
+        format!("a packet from {who} to {to} stays incomplete")
     } else {
-        match missing(fragments) {
-            "later" => ": something on the way drops all but the first, which alone has ports (a firewall, a load balancer, a cloud's network)",
-            "first" => ": something on the way drops the first alone, or sends it another way",
-            _ => ": something on the way drops fragments",
-        }
+        format!("{count} packets from {who} to {to} stay incomplete")
     };
-    // DNS says how large an answer may be, and asks by TCP for more.
-    let less = match event.ports() {
-        (Some(53), _) => format!(
-            "have the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`), which {who} then sends whole"
-        ),
-        _ if is_ours => format!("have {who} send at most {} bytes at a time", fragments.largest.saturating_sub(28)),
-        _ => format!(
-            "have {who} send at most {} bytes at a time, which is not for this node to set",
-            fragments.largest.saturating_sub(28)
-        ),
+    let why = match missing(fragments) {
+        _ if count == 1 => "by chance, or something on the way drops fragments",
+        "later" => {
+            "something on the way drops all but the first, which alone has ports (a firewall, a load balancer, a cloud's network)"
+        }
+        "first" => "something on the way drops the first alone, or sends it another way",
+        _ => "something on the way drops fragments",
+    };
+    // What one packet carries, without the headers of IP and UDP.
+    let whole = fragments.largest.saturating_sub(if event.record.ip_version == 6 { 48 } else { 28 });
+    let until = match event.ports() {
+        // DNS says how large an answer may be, and asks by TCP for more.
+        (Some(53), _) => "let the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`)".to_owned(),
+        _ if is_ours => format!("let {who} send at most {whole} bytes at a time"),
+        _ => format!("{who}, which is not of this node, would have to send at most {whole} bytes at a time"),
     };
     Judgement {
         finding: Finding::FragmentsLost,
@@ -71,11 +71,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Ju
             _ if count < NO_CHANCE => Confidence::Medium,
             _ => Confidence::High,
         },
-        what: format!(
-            "of {at_least}{} that {who} sends to {to} some fragments never come: of the last {}{often}",
-            counted(count, "packet"),
-            came(fragments)
-        ),
-        fix: Some(format!("let fragments pass on the way from {who}; until then {less}")),
+        what: format!("{many}: of the last, {}: {why}", arrived(fragments)),
+        fix: Some(format!("let fragments pass on the way from {who}; until then {until}")),
     }
 }

@@ -163,8 +163,8 @@ pub fn summary(counts: &Counts<MtuRows>) -> Vec<String> {
             Some(Kind::Lost) => "messages about it dropped on their way",
             Some(Kind::Stalled) if one => "segment sent again after many timeouts",
             Some(Kind::Stalled) => "segments sent again after many timeouts",
-            Some(Kind::Incomplete) if one => "packet of which fragments never came",
-            Some(Kind::Incomplete) => "packets of which fragments never came",
+            Some(Kind::Incomplete) if one => "packet that stays incomplete",
+            Some(Kind::Incomplete) => "packets that stay incomplete",
             None => "of another kind",
         };
         let fate = match labels.fate {

@@ -171,7 +171,7 @@ pub(super) fn fate(event: &TooBig, text: &mut String) {
             );
         }
         (Kind::Incomplete, _) => {
-            let _ = write!(text, "; {}", fragments::came(&event.record.fragments));
+            let _ = write!(text, "; {}", fragments::arrived(&event.record.fragments));
         }
         _ => {}
     }

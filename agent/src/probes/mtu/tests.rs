@@ -1,7 +1,7 @@
 //! Decoding and verdicts, without a kernel.
 
 use agent_common::mtu::stall::Stall;
-use agent_common::mtu::{Device, Fate, Kind, MtuRecord, Stage, flags};
+use agent_common::mtu::{Device, Fate, Fragments, Kind, MtuRecord, Stage, flags};
 use agent_common::quote::HEADER;
 use agent_common::{IFNAMSIZ, NO_REASON};
 
@@ -61,6 +61,7 @@ fn record(kind: Kind, mtu: u32) -> MtuRecord {
         reason: NO_REASON,
         zero: 0,
         stall: Stall::default(),
+        fragments: Fragments::default(),
         header,
     }
 }

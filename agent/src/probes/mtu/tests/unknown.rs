@@ -20,7 +20,7 @@ fn decoded(record: &MtuRecord) -> Result<(Kind, Fate), DecodeError> {
 fn a_record_of_an_unknown_kind_or_fate_says_which() {
     let known = record(Kind::Received, 1400);
     assert_eq!(decoded(&known), Ok((Kind::Received, Fate::Unknown)));
-    for number in [0, 8, 255] {
+    for number in [0, 9, 255] {
         let unknown = DecodeError::Unknown { what: "kind", number };
         assert_eq!(decoded(&MtuRecord { kind: number, ..known }), Err(unknown));
     }
@@ -36,17 +36,17 @@ fn a_row_of_an_unknown_kind_or_fate_is_another() {
         format!("{:?}", MtuRows.labels(&MtuRows::kind(&key)))
     };
     assert!(labels(Kind::Received as u8, 15).contains("fate: None"), "{}", labels(2, 15));
-    assert!(labels(8, 1).contains("kind: None"), "{}", labels(8, 1));
+    assert!(labels(9, 1).contains("kind: None"), "{}", labels(9, 1));
     assert_ne!(labels(2, 15), labels(2, 0));
 }
 
-/// What is lost or stalled is judged elsewhere: here it would be called a message that was received, or a path that is known.
+/// What is lost, stalled or incomplete is judged elsewhere: here it would be called a message that was received, or a path that is known.
 #[test]
 fn what_has_a_judge_of_its_own_has_none_here() {
     for kind in Kind::ALL {
         let judged =
             words::judge(&super::event(&record(kind, 1400)), &Pods::default(), 0, words::Heed::default());
-        assert_eq!(judged.is_none(), matches!(kind, Kind::Lost | Kind::Stalled), "{kind:?}");
+        assert_eq!(judged.is_none(), matches!(kind, Kind::Lost | Kind::Stalled | Kind::Incomplete), "{kind:?}");
     }
 }
 
