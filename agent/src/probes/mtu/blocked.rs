@@ -8,6 +8,7 @@ use super::event::{TooBig, name};
 use super::row::stage_name;
 use super::verdict::{Finding, Judgement};
 use super::words::Ends;
+use crate::probe::row::device_sysctl;
 use crate::probe::{Confidence, Pods};
 
 /// What a lost message comes to; `cause` is the event that tells what it was about.
@@ -72,7 +73,7 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
                 on(lost)
             ),
             match name(&lost.record.device) {
-                Some(device) => format!("sysctl net.ipv4.conf.{device}.rp_filter=2"),
+                Some(device) => format!("sysctl {}=2", device_sysctl("ipv4", &device, "rp_filter")),
                 None => "set net.ipv4.conf.*.rp_filter to 2 there".to_owned(),
             },
         ),

@@ -227,6 +227,7 @@ fn every_class_that_harms_has_a_fix_and_names_the_device() {
     assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 6, 0), "`sysctl -w net.ipv6.conf.all.forwarding=1`");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1500), "`sysctl -w net.ipv6.conf.eth7.disable_ipv6=0`");
+    assert_eq!(fix(Class::Ipv6Off, Some("eth0.100"), 6, 1500), "`sysctl -w net/ipv6/conf/eth0.100/disable_ipv6=0`");
     assert!(fix(Class::NeighbourTable, None, 6, 0).contains("net.ipv6.neigh.default.gc_thresh3"));
     assert!(
         fix(Class::Hairpin, Some("veth-web"), 4, 0).starts_with("`bridge link set dev veth-web hairpin on`")

@@ -7,6 +7,7 @@ use agent_common::quote::Tunnel;
 
 use super::Class;
 use crate::kernel::limits::Fill;
+use crate::probe::row::device_sysctl;
 use crate::probes::drops::evidence::Evidence;
 
 /// What is known of a drop beside its class. Without it the words are those for all drops of the class.
@@ -102,7 +103,8 @@ impl Class {
             Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
             Self::Routing => routing_fix(about),
             Self::ReversePath => format!(
-                "route the source's address back by {device}, or `sysctl -w net.ipv4.conf.{device}.rp_filter=2`"
+                "route the source's address back by {device}, or `sysctl -w {}=2`",
+                device_sysctl("ipv4", device, "rp_filter")
             )
             .into(),
             Self::ForwardingOff if about.ip_version == 6 => "`sysctl -w net.ipv6.conf.all.forwarding=1`".into(),
@@ -118,7 +120,7 @@ impl Class {
             Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => {
                 format!("`ip link set {device} mtu 1280`, or more").into()
             }
-            Self::Ipv6Off => format!("`sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`").into(),
+            Self::Ipv6Off => format!("`sysctl -w {}=0`", device_sysctl("ipv6", device, "disable_ipv6")).into(),
             Self::BridgePort => format!("`bridge -d link show dev {device}` and `bridge vlan show` tell why").into(),
             Self::Hairpin => {
                 format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode; kubelet: hairpinMode)").into()
