@@ -1,5 +1,7 @@
 //! Fragments whose packet does not become whole, noted as they are queued and looked at a few times a second.
 
+use core::mem::offset_of;
+
 use agent_common::mtu::{Device, Fragments, Kind, hook};
 use agent_common::quote::HEADER;
 use agent_ebpf::device;
@@ -145,6 +147,9 @@ pub(crate) unsafe fn queued<R: Read>(queue: *const u8, skb: *const u8, offset: i
         }
         // Ports are in the first one alone.
         if offset == 0 || (*waiting).header_len == 0 {
+            const { assert!(offset_of!(Waiting, header).is_multiple_of(8)) };
+            #[expect(clippy::cast_ptr_alignment, reason = "asserted above")]
+            kernel::clear((&raw mut (*waiting).header).cast::<[u64; HEADER / 8]>());
             let network = packet::network_offset::<R>(skb).into();
             (*waiting).header_len = packet::copy_linear::<R, _>(&raw mut (*waiting).header, skb, network);
         }

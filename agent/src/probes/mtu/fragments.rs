@@ -14,7 +14,8 @@ pub(super) const NO_CHANCE: u64 = 3;
 
 /// What is missing, as programs may ask for it.
 pub(super) const fn missing(came: &Fragments) -> &'static str {
-    let is_one_run = came.bytes == came.end;
+    // One that came twice is counted twice.
+    let is_one_run = came.bytes >= came.end;
     match (came.flags & Fragments::FIRST != 0, came.flags & Fragments::LAST != 0) {
         (true, false) if is_one_run => "later",
         (false, _) => "first",
@@ -31,6 +32,7 @@ pub(super) fn arrived(came: &Fragments) -> String {
         "first" => "the first did not",
         _ => "one in between did not",
     };
+    let bytes = bytes.min(end);
     format!(
         "{} arrived ({bytes}{of} bytes of payload; the largest fragment has {largest} bytes), and {rest}",
         counted(count.into(), "fragment")
