@@ -321,7 +321,8 @@ pub struct MtuRecord {
 // A padding byte would be stale kernel memory in a record, and a key that never matches itself.
 const _: () = assert!(size_of::<MtuKey>() == 8);
 const _: () = assert!(size_of::<Device>() == 8 + 2 * IFNAMSIZ);
-const _: () = assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + 8 + size_of::<Stall>() + 16 + HEADER);
+const _: () =
+    assert!(size_of::<MtuRecord>() == 24 + 16 + 48 + 80 + 8 + 8 + 8 + size_of::<Stall>() + 16 + HEADER);
 const _: () = assert!(size_of::<MtuRecord>().is_multiple_of(8));
 
 impl MtuRecord {

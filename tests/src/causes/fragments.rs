@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::packet::{ipv4, ipv6, send_routed, udp_segment};
+use crate::harness::until;
 
 use super::Scene;
 
@@ -54,13 +55,15 @@ fn the_rest_never_comes() {
         };
         // Late, but it comes.
         send((53, 4101), 1, FIRST);
-        std::thread::sleep(Duration::from_secs(1));
+        let late = Instant::now();
+        until("a second has passed", || (late.elapsed() > Duration::from_secs(1)).then_some(()));
         send((53, 4101), 1, LATER);
         let begun = Instant::now();
         for id in 2..5 {
             send((53, 4102), id, FIRST);
         }
-        let is_event = |line: &Value| line["event"] == "incomplete" && line["source_ip"] == json!(own.to_string());
+        let is_event =
+            |line: &Value| line["event"] == "incomplete" && line["source_ip"] == json!(own.to_string());
         let is_row = |line: &Value| is_event(line) && line["finding"].is_null();
         let row = trace.expect("the first that is incomplete", is_row);
         let took = begun.elapsed();
@@ -70,7 +73,10 @@ fn the_rest_never_comes() {
             [&json!(53), &json!(4102), &json!(1), &json!("later")],
             "{row:#}"
         );
-        assert_eq!([&row["fragment_bytes"], &row["largest_fragment"]], [&json!(1448), &json!(1448 + headers)]);
+        assert_eq!(
+            [&row["fragment_bytes"], &row["largest_fragment"]],
+            [&json!(1448), &json!(1448 + headers)]
+        );
         assert_eq!(row["payload_bytes"], Value::Null, "how much was to come is in what did not");
         assert_eq!(row["destination_pod"], json!({"namespace": "shop", "pod": "web-0"}));
         let verdict = trace.expect("three are no chance", |line| {
@@ -78,7 +84,10 @@ fn the_rest_never_comes() {
         });
         assert_eq!([&verdict["count"], &verdict["count_is_exact"]], [&json!(3), &json!(true)], "{verdict:#}");
         let message = verdict["message"].as_str().unwrap();
-        assert!(message.contains("3 packets from") && message.contains("drops all but the first"), "{message}");
+        assert!(
+            message.contains("3 packets from") && message.contains("drops all but the first"),
+            "{message}"
+        );
         assert!(super::fix(&verdict).contains("`bufsize 1232`"), "{message}");
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert!(trace.lines(|line| line["destination_port"] == 4101).is_empty(), "that one has become whole");

@@ -33,10 +33,10 @@ fn a_place_has_the_name_of_the_module_that_owns_it() {
          link add v0 type vti local 10.97.3.1 remote 10.97.3.2 key 7\nlink set v0 up\naddr add 10.97.2.1/24 dev v0\n",
     );
     // No state says how to encrypt it. Until the names of new modules are read a place has none.
-    let is_named = |event: &serde_json::Value| event["destination_port"] == 7703 && !event["function"].is_null();
+    let is_named =
+        |event: &serde_json::Value| event["destination_port"] == 7703 && !event["function"].is_null();
     until("a drop in the tunnel has a place", || {
         netns.inside(|| udp("10.97.2.2:7703".parse().unwrap(), 1, 100));
-        std::thread::sleep(std::time::Duration::from_millis(200));
         (!traces[1].lines(is_named).is_empty()).then_some(())
     });
     let event = traces[1].lines(is_named).remove(0);

@@ -112,7 +112,7 @@ unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, directi
 /// the kernel's own that no device shows.
 #[inline(always)]
 unsafe fn has_no_queue<R: Read>(dev: *const u8) -> bool {
-    /// `TCQ_F_BUILTIN` (include/net/sch_generic.h, 5.10 to 7.2).
+    /// `TCQ_F_BUILTIN` (`include/net/sch_generic.h`, 5.10 to 7.2).
     const BUILTIN: u32 = 1;
     if QDISC_FLAGS.load() == kernel::ABSENT || !kernel::reads() {
         return false;
@@ -143,8 +143,8 @@ unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8)
     }
 }
 
-/// Whether it is a TCP segment that ends a connection or carries nothing: with such a connection in TIME_WAIT ends. TCP has taken
-/// the IP header off it by then.
+/// Whether it is a TCP segment that ends a connection or carries nothing: with such a connection in `TIME_WAIT` ends. TCP has
+/// taken the IP header off it by then.
 #[inline(always)]
 unsafe fn is_ending<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
     const TCP: u8 = 6;

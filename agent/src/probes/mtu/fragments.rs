@@ -62,7 +62,9 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Ju
     let whole = fragments.largest.saturating_sub(if event.record.ip_version == 6 { 48 } else { 28 });
     let until = match event.ports() {
         // DNS says how large an answer may be, and asks by TCP for more.
-        (Some(53), _) => "let the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`)".to_owned(),
+        (Some(53), _) => {
+            "let the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`)".to_owned()
+        }
         _ if is_ours => format!("let {who} send at most {whole} bytes at a time"),
         _ => format!("{who}, which is not of this node, would have to send at most {whole} bytes at a time"),
     };

@@ -105,8 +105,7 @@ pub(super) const REASONS: Table = &[
         &[
             "TCP_OLD_DATA", "TCP_OFOMERGE", "TCP_OLD_SEQUENCE", "TCP_OLD_ACK", "TCP_TOO_OLD_ACK",
             // Up to 6.1 what has come before is called this.
-            "TCP_INVALID_SEQUENCE",
-            "TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS",
+            "TCP_INVALID_SEQUENCE", "TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS",
         ],
     ),
     (

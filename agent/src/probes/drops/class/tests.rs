@@ -127,7 +127,11 @@ fn a_device_that_is_down_explains_what_says_nothing() {
     // What is no packet is none where nothing else explains it.
     assert_eq!(judge("NOT_SPECIFIED", "never_heard_of", fact::NO_PACKET), benign(Class::LocalSocket));
     assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::NO_PACKET), harmful(Class::Policy));
-    assert_eq!(judge("", "tun_get_user", fact::NO_PACKET), harmful(Class::Other), "it was to become a packet");
+    assert_eq!(
+        judge("", "tun_get_user", fact::NO_PACKET),
+        harmful(Class::Other),
+        "it was to become a packet"
+    );
     assert_eq!([Harm::Harmful, Harm::Benign].map(Harm::name), ["harmful", "benign"]);
 }
 
@@ -203,10 +207,16 @@ fn a_question_about_a_neighbour_ends_with_its_link() {
         assert_eq!(judge(reason, function, facts), harmful(class), "{reason} in {function}");
         assert_eq!(judge(reason, function, facts | fact::DISCOVERY), benign(class), "{reason} in {function}");
     }
-    for (reason, function) in
-        [("NETFILTER_DROP", "nft_do_chain"), ("QDISC_DROP", "__dev_queue_xmit"), ("NOT_SPECIFIED", "ndisc_rcv")]
-    {
-        assert_eq!(judge(reason, function, fact::DISCOVERY), judged(reason, function), "{reason} in {function}");
+    for (reason, function) in [
+        ("NETFILTER_DROP", "nft_do_chain"),
+        ("QDISC_DROP", "__dev_queue_xmit"),
+        ("NOT_SPECIFIED", "ndisc_rcv"),
+    ] {
+        assert_eq!(
+            judge(reason, function, fact::DISCOVERY),
+            judged(reason, function),
+            "{reason} in {function}"
+        );
     }
 }
 
@@ -227,7 +237,10 @@ fn every_class_that_harms_has_a_fix_and_names_the_device() {
     assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 6, 0), "`sysctl -w net.ipv6.conf.all.forwarding=1`");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1500), "`sysctl -w net.ipv6.conf.eth7.disable_ipv6=0`");
-    assert_eq!(fix(Class::Ipv6Off, Some("eth0.100"), 6, 1500), "`sysctl -w net/ipv6/conf/eth0.100/disable_ipv6=0`");
+    assert_eq!(
+        fix(Class::Ipv6Off, Some("eth0.100"), 6, 1500),
+        "`sysctl -w net/ipv6/conf/eth0.100/disable_ipv6=0`"
+    );
     assert!(fix(Class::NeighbourTable, None, 6, 0).contains("net.ipv6.neigh.default.gc_thresh3"));
     assert!(
         fix(Class::Hairpin, Some("veth-web"), 4, 0).starts_with("`bridge link set dev veth-web hairpin on`")

@@ -46,7 +46,11 @@ fn what_has_a_judge_of_its_own_has_none_here() {
     for kind in Kind::ALL {
         let judged =
             words::judge(&super::event(&record(kind, 1400)), &Pods::default(), 0, words::Heed::default());
-        assert_eq!(judged.is_none(), matches!(kind, Kind::Lost | Kind::Stalled | Kind::Incomplete), "{kind:?}");
+        assert_eq!(
+            judged.is_none(),
+            matches!(kind, Kind::Lost | Kind::Stalled | Kind::Incomplete),
+            "{kind:?}"
+        );
     }
 }
 
