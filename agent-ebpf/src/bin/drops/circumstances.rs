@@ -10,7 +10,7 @@ use agent_ebpf::kernel::{
 use agent_ebpf::packet::{self, Header, LinkType};
 use aya_ebpf::Global;
 
-use super::{Freed, Site};
+use super::{Freed, Site, told};
 
 /// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
 #[unsafe(no_mangle)]
@@ -66,6 +66,9 @@ pub(super) unsafe fn of<R: Read>(
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
         }
+        if told::has(freed.skb) {
+            bits |= circumstance::TOLD;
+        }
         let by_netfilter = freed.reason == REASON_NETFILTER.load();
         if by_netfilter && is_untracked::<R>(freed.skb) {
             bits |= circumstance::UNTRACKED;
@@ -109,7 +112,7 @@ unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, directi
 /// the kernel's own that no device shows.
 #[inline(always)]
 unsafe fn has_no_queue<R: Read>(dev: *const u8) -> bool {
-    /// `TCQ_F_BUILTIN` (include/net/sch_generic.h, 5.10 to 7.2).
+    /// `TCQ_F_BUILTIN` (`include/net/sch_generic.h`, 5.10 to 7.2).
     const BUILTIN: u32 = 1;
     if QDISC_FLAGS.load() == kernel::ABSENT || !kernel::reads() {
         return false;
