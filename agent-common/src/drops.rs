@@ -5,6 +5,18 @@ use crate::IFNAMSIZ;
 use crate::NO_REASON;
 use crate::quote::HEADER;
 
+/// The probe's hooks, by their place in its list, which the tallies go by.
+pub mod hook {
+    /// `kfree_skb`
+    pub const KFREE_SKB: u32 = 0;
+    /// `__icmp_send`
+    pub const ICMP_SEND: u32 = 1;
+    /// `icmp6_send`
+    pub const ICMP6_SEND: u32 = 2;
+    /// How many there are.
+    pub const COUNT: usize = 3;
+}
+
 /// Which way a dropped packet was going, seen from the network namespace it died in.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +97,8 @@ pub mod circumstance {
     pub const OTHERS: u16 = 1 << 10;
     /// It is ARP or IPv6's neighbour discovery, with which kernels ask each other.
     pub const DISCOVERY: u16 = 1 << 11;
+    /// The kernel has just made a message about it: it is too large.
+    pub const TOLD: u16 = 1 << 12;
     /// It is a TCP segment that ends a connection or carries nothing, and no SYN. Only told where the kernel has no reasons.
     pub const ENDING: u16 = 1 << 13;
 }

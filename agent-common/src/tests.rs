@@ -49,6 +49,9 @@ fn each_fact_has_a_bit_of_its_own() {
         circumstance::UNTRACKED,
         circumstance::TO_ITSELF,
         circumstance::NO_PACKET,
+        circumstance::OTHERS,
+        circumstance::DISCOVERY,
+        circumstance::TOLD,
     ];
     let drops = [
         drop::HAS_IP,

@@ -9,8 +9,11 @@
 pub mod counts;
 pub mod device;
 pub mod filter;
+pub mod icmp;
 pub mod kernel;
+pub mod noted;
 pub mod packet;
+pub mod programs;
 pub mod slots;
 pub mod tally;
 

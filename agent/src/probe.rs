@@ -20,6 +20,7 @@ pub mod counts;
 pub mod filter;
 pub mod flow;
 pub mod globals;
+pub mod ladder;
 pub mod loader;
 pub mod pipeline;
 pub mod report;
@@ -258,6 +259,8 @@ pub trait Probe: Sized + Send + 'static {
     const ASIDE: &'static str = "benign";
     /// Whether its kernel side applies the user's filter on packets.
     const FILTERS: bool = false;
+    /// The hook that all events come from, if the others only tell more of them: without it nothing is seen.
+    const SOURCE: Option<&'static str> = None;
 
     /// Its BPF object.
     fn object() -> &'static [u8];

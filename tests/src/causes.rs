@@ -27,6 +27,7 @@ mod netfilter;
 mod quiet;
 mod size;
 mod tables;
+mod tunnels;
 
 /// Where nobody listens: what is sent there is the last drop that a test makes.
 const LAST: u16 = 7799;
@@ -113,7 +114,11 @@ impl Scene {
         self.host.enter(&mut command);
         let agent = Agent::spawn(&mut command);
         until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));
-        Trace { agent, of: [&self.host, &self.web.netns, &self.ext].map(Netns::inode).to_vec() }
+        Trace {
+            agent,
+            probe: probe.to_owned(),
+            of: [&self.host, &self.web.netns, &self.ext].map(Netns::inode).to_vec(),
+        }
     }
 }
 
@@ -129,6 +134,8 @@ const EXT6: &str = "[fd97:9::2]:7";
 /// A running `trace -o json`.
 struct Trace {
     agent: Agent,
+    /// What it traces.
+    probe: String,
     /// Namespaces that it is about: in others something of an earlier test may still end.
     of: Vec<u64>,
 }
@@ -159,10 +166,10 @@ impl Trace {
         self.listens_at("__icmp_send")
     }
 
-    /// Whether it has this hook of the mtu probe.
+    /// Whether it has this hook of its probe.
     fn listens_at(&self, hook: &str) -> bool {
         until("it says where it listens", || {
-            self.agent.stderr.text().contains("tracing mtu by ").then_some(())
+            self.agent.stderr.text().contains(&format!("tracing {} by ", self.probe)).then_some(())
         });
         self.agent.stderr.text().contains(&format!(" {hook} ("))
     }

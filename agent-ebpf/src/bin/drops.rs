@@ -9,7 +9,7 @@
 
 use core::mem::offset_of;
 
-use agent_common::drops::{Direction, DropKey, DropRecord, flags};
+use agent_common::drops::{Direction, DropKey, DropRecord, flags, hook};
 use agent_common::quote::HEADER;
 use agent_common::{Count, NO_REASON};
 use agent_ebpf::counts::count;
@@ -18,6 +18,7 @@ use agent_ebpf::kernel::{
     self, DEV_IFINDEX, DEV_MTU, DEV_NAME, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_DEV, SKB_IIF, SKB_LEN,
     SKB_REFDST, SKB_SK, Typed,
 };
+use agent_ebpf::on_begin;
 use agent_ebpf::packet::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Header};
 use agent_ebpf::slots::{self, Here};
 use agent_ebpf::tally::tally;
@@ -31,6 +32,8 @@ use aya_log_ebpf::debug;
 // Cargo would take files beside this one for binaries of their own.
 #[path = "drops/circumstances.rs"]
 mod circumstances;
+#[path = "drops/told.rs"]
+mod told;
 
 /// Rows of exact counts. A row is a (place, reason, pods, direction) that has dropped something; a busy node has a
 /// few hundred. What does not fit is counted in [`agent_common::Tally::uncounted`]. Each row takes memory for every CPU
@@ -62,9 +65,6 @@ static TP_REASON: Global<u32> = Global::new(kernel::ABSENT);
 
 /// The loopback device has this index in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
-
-/// The probe's one hook.
-const KFREE_SKB: u32 = 0;
 
 /// What the tracepoint was called with.
 struct Freed {
@@ -109,6 +109,11 @@ fn kfree_skb_classic(ctx: TracePointContext) -> u32 {
     0
 }
 
+// include/net/icmp.h: void __icmp_send(struct sk_buff *skb_in, int type, int code, ..)              5.10 to 7.2
+on_begin!(icmp_send_fentry, icmp_send_kprobe: told::icmp_send => (0, 1, 2));
+// include/linux/icmpv6.h: void icmp6_send(struct sk_buff *skb, u8 type, u8 code, ..)                 5.10 to 7.2
+on_begin!(icmp6_send_fentry, icmp6_send_kprobe: told::icmp6_send => (0, 1));
+
 fn try_classic(ctx: &TracePointContext) -> Result<(), i64> {
     if TP_LOCATION.load() == kernel::ABSENT {
         return Ok(());
@@ -146,7 +151,7 @@ fn try_kfree_skb<R: Read, C: EbpfContext>(ctx: &C, freed: &Freed) -> Result<(), 
     if freed.reason == REASON_CONSUMED.load() {
         return Ok(());
     }
-    let tally = tally(KFREE_SKB).ok_or(0)?;
+    let tally = tally(hook::KFREE_SKB).ok_or(0)?;
     tally.seen();
 
     // SAFETY: `skb` is the tracepoint's own argument, read the way this kind of program may.
@@ -359,3 +364,5 @@ unsafe fn record_site<R: Read>(record: *mut DropRecord, freed: &Freed) {
         }
     }
 }
+
+const _: () = assert!(hook::COUNT <= agent_common::MAX_HOOKS as usize);

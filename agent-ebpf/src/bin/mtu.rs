@@ -11,6 +11,7 @@
 use agent_common::NO_REASON;
 use agent_common::mtu::hook;
 use agent_ebpf::kernel::{Probed, Read, Typed};
+use agent_ebpf::on_begin;
 use aya_ebpf::Global;
 use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe, perf_event, raw_tracepoint};
 use aya_ebpf::programs::{
@@ -61,23 +62,6 @@ macro_rules! on_entry {
             use $event as event;
             // SAFETY: as above.
             let _ = (|| unsafe { event::<Probed>($(ctx.arg($arg)?),*) })();
-            0
-        }
-    };
-}
-
-/// The same for what is only noted: no structure is looked into.
-macro_rules! on_begin {
-    ($fentry:ident, $kprobe:ident: $event:path => ($($arg:literal),*)) => {
-        #[fentry]
-        fn $fentry(ctx: FEntryContext) -> i32 {
-            let _ = $event($(ctx.arg($arg)),*);
-            0
-        }
-
-        #[kprobe]
-        fn $kprobe(ctx: ProbeContext) -> u32 {
-            let _ = (|| $event($(ctx.arg($arg)?),*))();
             0
         }
     };

@@ -176,12 +176,12 @@ pub enum StartError {
         /// The runtime's reason.
         source: std::io::Error,
     },
-    /// Every rung of every hook was refused.
+    /// Every rung of every hook was refused, or of the one that all events come from.
     #[error("probe {probe}: {}", refusals(.climbs))]
     Refused {
         /// The probe.
         probe: &'static str,
-        /// Each hook, with each rung's refusal.
+        /// Each hook that was refused, with each rung's refusal.
         climbs: Vec<Climb>,
     },
 }
@@ -238,7 +238,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let only = context.settings.rung.as_deref();
     let ground = Ground { types: context.loader.types(), reads: may_read(context.kernel) };
     let climbs: Vec<Climb> = P::HOOKS.iter().map(|hook| climb(&mut bpf, hook, ground, only)).collect();
-    if climbs.iter().all(|climb| climb.holds.is_none()) {
+    if is_blind(&climbs, P::SOURCE.filter(|_| only.is_none())) {
+        let climbs = climbs.into_iter().filter(|climb| climb.holds.is_none()).collect();
         return Err(StartError::Refused { probe: probe_name, climbs });
     }
 
@@ -271,6 +272,12 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         attached,
         carry,
     })
+}
+
+/// Whether nothing is seen: no hook holds, or not the one that all events come from.
+fn is_blind(climbs: &[Climb], source: Option<&str>) -> bool {
+    let mut needed = climbs.iter().filter(|climb| source.is_none_or(|source| climb.hook.name == source));
+    needed.all(|climb| climb.holds.is_none())
 }
 
 fn load<P: Probe>(context: &Context<'_>) -> Result<Ebpf, StartError> {
@@ -349,7 +356,24 @@ fn forward_bpf_log(bpf: &mut Ebpf, probe: &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use super::window_shift;
+    use super::{Climb, is_blind, window_shift};
+    use crate::probe::{Hook, Rung};
+
+    const RUNG: Rung = Rung { name: "fentry", loses: "", attach: &[] };
+    const SOURCE: Hook = Hook { name: "source", tells: "", module: None, provoked: false, ladder: &[RUNG] };
+    const MORE: Hook = Hook { name: "more", ..SOURCE };
+
+    #[test]
+    fn a_probe_without_the_hook_that_its_events_come_from_is_blind() {
+        let climb = |hook, holds: bool| Climb { hook, holds: holds.then_some(&RUNG), refused: Vec::new() };
+        for (source, more, blind) in
+            [(false, false, [true, true]), (false, true, [true, false]), (true, false, [false, false])]
+        {
+            let climbs = [climb(&SOURCE, source), climb(&MORE, more)];
+            let of = [Some(SOURCE.name), None].map(|source| is_blind(&climbs, source));
+            assert_eq!(of, blind, "{source} {more}");
+        }
+    }
 
     #[test]
     fn a_window_is_about_a_second() {

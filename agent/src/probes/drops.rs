@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
-use agent_common::drops::{Direction, DropRecord, circumstance, flags};
+use agent_common::drops::{Direction, DropRecord, circumstance, flags, hook};
 use agent_common::quote::Inner;
 use prometheus_client::collector::Collector;
 
@@ -17,6 +17,7 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
+use crate::probe::ladder::on_functions;
 use crate::probe::slots::SlotMaps;
 use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
 use crate::probe::{Cell, Column, Field, Level};
@@ -99,14 +100,28 @@ const KFREE_SKB: Hook = Hook {
     ],
 };
 
+/// In the order of [`hook`]: the kernel side's tallies go by it.
+const HOOKS: &[Hook] = &[
+    KFREE_SKB,
+    on_functions!("__icmp_send", "which IPv4 packet was too large where the kernel gives no reason (tunnels)", true, [
+        entry "__icmp_send": "icmp_send_fentry", "icmp_send_kprobe";
+    ]),
+    on_functions!("icmp6_send", "which IPv6 packet was too large where the kernel gives no reason (tunnels)", true, [
+        entry "icmp6_send": "icmp6_send_fentry", "icmp6_send_kprobe";
+    ]),
+];
+
+const _: () = assert!(HOOKS.len() == hook::COUNT);
+
 impl Probe for Drops {
     type Event = PacketDrop;
 
     const NAME: &'static str = "drops";
     const ABOUT: &'static str = "packets the kernel drops: reason, place, cause, and the pods at both ends";
-    const HOOKS: &'static [Hook] = &[KFREE_SKB];
+    const HOOKS: &'static [Hook] = HOOKS;
     const COLUMNS: &'static [Column] = row::COLUMNS;
     const FILTERS: bool = true;
+    const SOURCE: Option<&'static str> = Some(KFREE_SKB.name);
 
     fn object() -> &'static [u8] {
         aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"))
@@ -201,9 +216,17 @@ impl Probe for Drops {
     }
 
     fn provoke() -> std::io::Result<()> {
-        // A port that was free a moment ago: nobody listens there.
-        let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.send_to(b"r2c-agent", closed).map(drop)
+        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let socket = match UdpSocket::bind((address, 0)) {
+                // A host without IPv6.
+                Err(_) if address.is_ipv6() => continue,
+                bound => bound?,
+            };
+            // A port that was free a moment ago: nobody listens there, and an ICMP message says so.
+            let closed = UdpSocket::bind((address, 0))?.local_addr()?;
+            socket.send_to(b"r2c-agent", closed)?;
+        }
+        Ok(())
     }
 
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
@@ -297,6 +320,7 @@ impl PacketDrop {
             ip_version: self.record.ip_version,
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
+            told: self.is(circumstance::TOLD),
             evidence: self.evidence,
         }
     }

@@ -112,5 +112,5 @@ fn first_namespace(scene: &Scene) -> super::Trace {
         ["trace", "drops", "--all", "--duration", "0", "-o", "json", "--ready-file", ready.to_str().unwrap()];
     let agent = Agent::spawn(&mut command(&scene.node, &args));
     until("attached", || fs::exists(&ready).unwrap().then_some(()));
-    super::Trace { agent, of: vec![scene.host.inode()] }
+    super::Trace { agent, probe: "drops".to_owned(), of: vec![scene.host.inode()] }
 }

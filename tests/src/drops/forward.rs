@@ -41,8 +41,6 @@ fn larger_than_the_next_hop_takes() {
             reason: &["PKT_TOO_BIG"],
             function: &[function],
             class: "mtu",
-            // What has no hops left dies in the same place.
-            by_place: Some("other"),
             interface: &[interface],
             destination: Some(FAR),
             ..FORWARDED

@@ -10,7 +10,7 @@ use agent_ebpf::kernel::{
 use agent_ebpf::packet::{self, Header, LinkType};
 use aya_ebpf::Global;
 
-use super::{Freed, Site};
+use super::{Freed, Site, told};
 
 /// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
 #[unsafe(no_mangle)]
@@ -68,6 +68,9 @@ pub(super) unsafe fn of<R: Read>(
         }
         if freed.reason == NO_REASON && is_ending::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::ENDING;
+        }
+        if told::has(freed.skb) {
+            bits |= circumstance::TOLD;
         }
         let by_netfilter = freed.reason == REASON_NETFILTER.load();
         if by_netfilter && is_untracked::<R>(freed.skb) {

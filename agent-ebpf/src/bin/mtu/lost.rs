@@ -7,6 +7,7 @@ use agent_ebpf::kernel::{
     self, DST_DEV, Probed, RT6_FLAGS, RTABLE_FLAGS, Read, SKB_CSUM_START, SKB_DEV, SKB_IP_SUMMED, SKB_NFCT,
     SKB_PROTOCOL, SKB_REFDST, SKB_SK,
 };
+use agent_ebpf::noted;
 use agent_ebpf::packet::{self, Header, LinkType};
 use agent_ebpf::tally::{called, passed};
 use aya_ebpf::Global;
@@ -292,5 +293,5 @@ pub(crate) fn conntrack_judged(verdict: i32) -> Option<()> {
 /// Whether conntrack has just found no connection for this packet.
 #[inline(always)]
 fn is_invalid(skb: *const u8) -> bool {
-    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && underway::is_just(tracked.at))
+    tracked().is_some_and(|tracked| tracked.skb == skb as u64 && noted::is_just(tracked.at))
 }

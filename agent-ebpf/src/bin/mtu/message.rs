@@ -2,6 +2,7 @@
 
 use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
+use agent_ebpf::icmp;
 use agent_ebpf::kernel::{
     self, DST_DEV, DST_XFRM, Probed, RT6_FLAGS, RTABLE_PMTU, Read, SKB_DEV, SKB_LEN, SKB_REFDST,
     XFRM_CHILD_MTU,
@@ -12,9 +13,6 @@ use agent_ebpf::tally::{called, passed};
 use crate::seen::Seen;
 use crate::underway::{self, Family, LEARNED, PUSHED, ROUTING, STRAY, TAKEN, Underway};
 
-const ICMP_DEST_UNREACH: u8 = 3;
-const ICMP_FRAG_NEEDED: u8 = 4;
-const ICMPV6_PKT_TOOBIG: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Bytes of an ICMP or ICMPv6 error before the packet it quotes.
@@ -34,17 +32,15 @@ pub(crate) fn told_mtu(ip_version: u8, icmp: [u8; 8]) -> Option<u32> {
     let [kind, code, _, _, mtu @ ..] = icmp;
     match ip_version {
         // RFC 1191: the lower half; the upper is unused.
-        4 if kind == ICMP_DEST_UNREACH && code == ICMP_FRAG_NEEDED => {
-            Some(u16::from_be_bytes([mtu[2], mtu[3]]).into())
-        }
-        6 if kind == ICMPV6_PKT_TOOBIG => Some(u32::from_be_bytes(mtu)),
+        4 if icmp::is_frag_needed(kind, code) => Some(u16::from_be_bytes([mtu[2], mtu[3]]).into()),
+        6 if icmp::is_packet_too_big(kind) => Some(u32::from_be_bytes(mtu)),
         _ => None,
     }
 }
 
 #[inline(always)]
 pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info: u32) -> Option<()> {
-    if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
+    if !icmp::is_frag_needed(kind, code) {
         return passed(hook::ICMP_SEND);
     }
     // SAFETY: the caller's.
@@ -54,7 +50,7 @@ pub(crate) unsafe fn icmp_send<R: Read>(skb: *const u8, kind: u8, code: u8, info
 /// As [`icmp_send`], where its end is seen as well.
 #[inline(always)]
 pub(crate) fn icmp_begin(skb: *const u8, kind: u8, code: u8, info: u32) -> Option<()> {
-    if kind != ICMP_DEST_UNREACH || code != ICMP_FRAG_NEEDED {
+    if !icmp::is_frag_needed(kind, code) {
         underway::begin_other(hook::ICMP_SEND, skb);
         return passed(hook::ICMP_SEND);
     }
@@ -86,7 +82,7 @@ pub(crate) fn icmp_pushed(_: i32) -> Option<()> {
 
 #[inline(always)]
 pub(crate) fn icmp6_send(skb: *const u8, kind: u8, info: u32) -> Option<()> {
-    if kind != ICMPV6_PKT_TOOBIG {
+    if !icmp::is_packet_too_big(kind) {
         underway::begin_other(hook::ICMP6_SEND, skb);
         return passed(hook::ICMP6_SEND);
     }
@@ -145,7 +141,7 @@ pub(crate) unsafe fn icmp_unreached<R: Read>(skb: *const u8, underway: &Underway
 
 #[inline(always)]
 pub(crate) fn icmpv6_notify(skb: *const u8, kind: u8, info: u32) -> Option<()> {
-    if kind != ICMPV6_PKT_TOOBIG {
+    if !icmp::is_packet_too_big(kind) {
         underway::begin_other(hook::ICMPV6_NOTIFY, skb);
         return passed(hook::ICMPV6_NOTIFY);
     }

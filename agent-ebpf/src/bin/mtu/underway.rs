@@ -1,6 +1,7 @@
 //! The messages that a CPU is working on, from a function's entry to its end: what happens in between is their fate.
 
 use agent_common::mtu::Fate;
+use agent_ebpf::noted::{self, Noted, is_just};
 use agent_ebpf::tally::unseen;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
@@ -51,16 +52,8 @@ struct Nested {
 static UNDERWAY: PerCpuArray<Nested> = PerCpuArray::with_max_entries(1, 0);
 
 /// The last packet-too-big message on this CPU that reached its receiver.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Delivered {
-    skb: u64,
-    /// When, in jiffies.
-    at: u64,
-}
-
 #[map]
-static DELIVERED: PerCpuArray<Delivered> = PerCpuArray::with_max_entries(1, 0);
+static DELIVERED: PerCpuArray<Noted> = PerCpuArray::with_max_entries(1, 0);
 
 /// When this CPU began to send an ICMP message of the kernel's that it has not handed on yet, in jiffies; 0 if there is none.
 /// IPv4's and IPv6's have a socket each.
@@ -101,37 +94,17 @@ fn nested_in(family: Family) -> u32 {
     if since != 0 && is_just(since) { NESTED } else { 0 }
 }
 
-/// Whether that was a moment ago, in jiffies. An skb's address may be another's later, but an interrupt may have come in
-/// between.
-#[inline(always)]
-pub(crate) fn is_just(at: u64) -> bool {
-    /// Jiffies: 25 to 250 ms.
-    const JUST: u64 = 25;
-    // SAFETY: no argument.
-    let now = unsafe { bpf_jiffies64() };
-    now.wrapping_sub(at) <= JUST
-}
-
 /// It reached its receiver.
 #[inline(always)]
 pub(crate) fn delivered(skb: *const u8) {
-    if let Some(last) = DELIVERED.get_ptr_mut(0) {
-        // SAFETY: per-CPU memory; `bpf_jiffies64` has no argument.
-        unsafe { *last = Delivered { skb: skb as u64, at: bpf_jiffies64() } };
-    }
+    let _ = noted::note(&DELIVERED, skb);
 }
 
 /// Whether this is the message that has just reached its receiver: up to 6.1 `icmpv6_rcv` then frees it like one that is
 /// lost, with no reason given. Later kernels do not, and the address stays until another message's takes its place.
 #[inline(always)]
 pub(crate) fn was_delivered(skb: *const u8) -> bool {
-    // SAFETY: per-CPU memory.
-    let Some(last) = DELIVERED.get_ptr_mut(0).and_then(|last| unsafe { last.as_mut() }) else { return false };
-    let is_it = last.skb == skb as u64 && is_just(last.at);
-    if is_it {
-        last.skb = 0;
-    }
-    is_it
+    noted::take(&DELIVERED, skb)
 }
 
 #[inline(always)]

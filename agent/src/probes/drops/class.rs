@@ -200,6 +200,10 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     if has(fact::NO_PACKET) && verdict.class == Class::Other && !FROM_PROGRAMS.contains(&function) {
         return benign(Class::LocalSocket);
     }
+    // The kernel says itself that it is too large, just before it frees it.
+    if has(fact::TOLD) && [harmful(Class::Other), harmful(Class::Mtu)].contains(&verdict) {
+        return harmful(Class::Mtu);
+    }
     // A copy for nobody, or what a tunnel or rule did not want, is not the device's matter.
     let by_device = match verdict.class {
         Class::Queue => !reason.starts_with("SOCKET_") && !reason.starts_with("TCP_"),

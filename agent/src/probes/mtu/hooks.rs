@@ -8,69 +8,8 @@ use crate::kernel::Kernel;
 use crate::kernel::kallsyms::Symbols;
 use crate::probe::attach::{MapError, Maps};
 use crate::probe::globals::{Globals, InByte, Offset, in_byte};
+use crate::probe::ladder::on_functions;
 use crate::probe::{Attach, Hook, Rung, Target};
-
-/// A hook on functions' entries and returns: by BTF, or by breakpoints; `or` with fewer functions, where a compiler has inlined
-/// one of them.
-macro_rules! on_functions {
-    ($name:literal, $tells:literal, $provoked:literal,
-     [$($kind:ident $function:literal: $by_type:literal, $by_breakpoint:literal;)+]
-     $(or, $loses:literal:
-     [$($fewer:ident $less:literal: $by_type_less:literal, $by_breakpoint_less:literal;)+])?) => {
-        Hook {
-            name: $name,
-            tells: $tells,
-            module: None,
-            provoked: $provoked,
-            ladder: &[
-                Rung {
-                    name: "fentry",
-                    loses: "",
-                    attach: &[$(Attach { program: $by_type, target: by_type!($kind $function) }),+],
-                },
-                Rung {
-                    name: "kprobe",
-                    loses: "costs more per call, and may miss some, uncounted before 6.7",
-                    attach: &[$(Attach { program: $by_breakpoint, target: by_breakpoint!($kind $function) }),+],
-                },
-                $(Rung {
-                    name: "fewer_fentry",
-                    loses: $loses,
-                    attach: &[$(Attach { program: $by_type_less, target: by_type!($fewer $less) }),+],
-                },
-                Rung {
-                    name: "fewer_kprobe",
-                    loses: concat!($loses, "; costs more per call, and may miss some, uncounted before 6.7"),
-                    attach: &[$(Attach { program: $by_breakpoint_less, target: by_breakpoint!($fewer $less) }),+],
-                },)?
-            ],
-        }
-    };
-}
-
-macro_rules! by_type {
-    (entry $function:literal) => {
-        Target::Fentry($function)
-    };
-    (end $function:literal) => {
-        Target::Fexit($function)
-    };
-    (clock $often:literal) => {
-        Target::Clock
-    };
-}
-
-macro_rules! by_breakpoint {
-    (entry $function:literal) => {
-        Target::Kprobe($function)
-    };
-    (end $function:literal) => {
-        Target::Kretprobe($function)
-    };
-    (clock $often:literal) => {
-        Target::Clock
-    };
-}
 
 /// In the order of [`hook`]: the kernel side's tallies go by it.
 pub const ALL: &[Hook] = &[

@@ -135,6 +135,41 @@ fn a_device_that_is_down_explains_what_says_nothing() {
     assert_eq!([Harm::Harmful, Harm::Benign].map(Harm::name), ["harmful", "benign"]);
 }
 
+/// Tunnels give no reason, and share the place with what has no route or no room for a header.
+#[test]
+fn what_the_kernel_has_called_too_large_died_for_that() {
+    for (reason, function) in [
+        ("NOT_SPECIFIED", "ip_tunnel_xmit"),
+        ("", "sit_tunnel_xmit"),
+        ("NOT_SPECIFIED", "ip6_tnl_start_xmit"),
+        ("NOT_SPECIFIED", "xfrm_output_resume"),
+        ("", "ip_forward"),
+        ("", ""),
+    ] {
+        assert_eq!(judged(reason, function), harmful(Class::Other), "{reason} in {function}");
+        // Whatever else is to be said of it.
+        for more in [0, fact::DOWN, fact::NO_CARRIER, fact::GROUP, fact::LONG] {
+            assert_eq!(
+                judge(reason, function, fact::TOLD | more),
+                harmful(Class::Mtu),
+                "{reason} in {function}"
+            );
+        }
+    }
+    assert_eq!(judge("NOT_SPECIFIED", "ip_fragment", fact::TOLD | fact::DOWN), harmful(Class::Mtu));
+    // What says for itself why it died.
+    for (reason, function) in [
+        ("NETFILTER_DROP", "nft_do_chain"),
+        ("", "nf_hook_slow"),
+        ("IP_OUTNOROUTES", "ip_tunnel_xmit"),
+        ("NOMEM", "ip_tunnel_xmit"),
+        ("NOT_SPECIFIED", "packet_rcv"),
+        ("OTHERHOST", "ip_rcv_core"),
+    ] {
+        assert_eq!(judge(reason, function, fact::TOLD), judged(reason, function), "{reason} in {function}");
+    }
+}
+
 #[test]
 fn a_bridge_does_not_send_back_by_the_port_that_it_came_by() {
     for function in ["br_forward", "br_handle_frame_finish"] {

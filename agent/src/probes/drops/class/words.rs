@@ -25,6 +25,8 @@ pub struct About<'a> {
     pub frame: u32,
     /// The tunnel whose packet it is, and the node that sent it.
     pub tunnel: Option<(Tunnel, IpAddr)>,
+    /// The kernel has made a message about it: it is too large.
+    pub told: bool,
     /// What else speaks for the cause.
     pub evidence: Option<Evidence>,
 }
@@ -49,6 +51,9 @@ impl Class {
             return proven.into();
         }
         match self {
+            Self::Mtu if about.told => {
+                "larger than the tunnel or path takes, and the kernel made a message to its sender about that".into()
+            }
             Self::Mtu => "larger than the next device or route takes".into(),
             Self::Policy => policy(about).into(),
             Self::Netfilter => {

@@ -17,6 +17,7 @@ const ON_ETH7: About<'static> = About {
     ip_version: 4,
     frame: 0,
     tunnel: None,
+    told: false,
     evidence: None,
 };
 const NOTHING: About<'static> = About { device: None, mtu: 0, ip_version: 0, ..ON_ETH7 };
@@ -72,6 +73,7 @@ fn told() -> Vec<String> {
         let tunnel = Some((tunnel, [192, 0, 2, 1].into()));
         told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
     }
+    told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let fill = Fill { entries: 1023, limit: 1024 };
     for (class, name, evidence) in [
         (Class::NeighbourTable, "full", Evidence::Neighbours(fill)),

@@ -1,0 +1,98 @@
+//! Packets that a tunnel's own transmit function frees for their size: it gives no reason, but has just told their sender.
+
+use crate::harness::packet::udp_unfragmented;
+
+use super::{Scene, fix, has_module};
+
+/// A tunnel that takes more than what carries it.
+struct Tunnel {
+    module: &'static str,
+    /// Makes `t0`, from the uplink's address.
+    link: &'static str,
+    /// What else it takes, by `ip -batch`.
+    also: &'static str,
+    /// Networks behind it, and somebody there.
+    behind: &'static [(&'static str, &'static str)],
+    /// Where it frees what is too large, as one of the kernels has it.
+    frees: &'static [&'static str],
+}
+
+const TUNNELS: [Tunnel; 5] = [
+    Tunnel {
+        module: "ipip",
+        link: "type ipip local 10.97.9.1 remote 10.97.9.2",
+        also: "",
+        behind: &[("10.97.5.0/24", "10.97.5.2:9")],
+        frees: &["ip_tunnel_xmit"],
+    },
+    Tunnel {
+        module: "sit",
+        link: "type sit local 10.97.9.1 remote 10.97.9.2",
+        also: "",
+        behind: &[("fd97:5::/64", "[fd97:5::2]:9")],
+        frees: &["sit_tunnel_xmit", "sit_tunnel_xmit__"],
+    },
+    Tunnel {
+        module: "ip6_tunnel",
+        link: "type ip6tnl mode any local fd97:9::1 remote fd97:9::2 encaplimit none",
+        also: "",
+        behind: &[("10.97.5.0/24", "10.97.5.2:9"), ("fd97:5::/64", "[fd97:5::2]:9")],
+        frees: &["ip6_tnl_start_xmit"],
+    },
+    Tunnel {
+        module: "ip_vti",
+        link: "type vti local 10.97.9.1 remote 10.97.9.2 key 7",
+        also: "xfrm state add src 10.97.9.1 dst 10.97.9.2 proto esp spi 7 mode tunnel mark 7 reqid 7 aead rfc4106(gcm(aes)) \
+               0x000102030405060708090a0b0c0d0e0f10111213 128\n\
+               xfrm policy add src 0.0.0.0/0 dst 0.0.0.0/0 dir out mark 7 tmpl src 10.97.9.1 dst 10.97.9.2 proto esp reqid 7 \
+               mode tunnel\n",
+        behind: &[("10.97.5.0/24", "10.97.5.2:9")],
+        frees: &["vti_tunnel_xmit"],
+    },
+    Tunnel {
+        module: "ip6_vti",
+        link: "type vti6 local fd97:9::1 remote fd97:9::2 key 8",
+        also: "xfrm state add src fd97:9::1 dst fd97:9::2 proto esp spi 8 mode tunnel mark 8 reqid 8 aead rfc4106(gcm(aes)) \
+               0x000102030405060708090a0b0c0d0e0f10111213 128\n\
+               xfrm policy add src ::/0 dst ::/0 dir out mark 8 tmpl src fd97:9::1 dst fd97:9::2 proto esp reqid 8 mode \
+               tunnel\n",
+        behind: &[("fd97:5::/64", "[fd97:5::2]:9")],
+        frees: &["vti6_tnl_xmit"],
+    },
+];
+
+#[test]
+fn what_is_too_large_for_what_carries_the_tunnel() {
+    let scene = Scene::new();
+    // The device's own MTU says nothing of it.
+    scene
+        .host
+        .ip("route add 10.97.9.2/32 dev uplink mtu 1400\nroute add fd97:9::2/128 dev uplink mtu 1400\n");
+    for tunnel in TUNNELS.iter().filter(|tunnel| has_module(tunnel.module)) {
+        let host = &scene.host;
+        host.ip(&format!("link add t0 {}\nlink set t0 mtu 1460 up\n{}", tunnel.link, tunnel.also));
+        let trace = scene.trace("drops");
+        for (network, somebody) in tunnel.behind {
+            let to: std::net::SocketAddr = somebody.parse().unwrap();
+            if !trace.listens_at(if to.is_ipv4() { "__icmp_send" } else { "icmp6_send" }) {
+                continue;
+            }
+            host.ip(&format!("route add {network} dev t0\n"));
+            scene.web.netns.inside(|| udp_unfragmented(to, 3, 1400));
+            let died = trace.expect(&format!("drop in {}", tunnel.module), |line| {
+                line["destination_ip"] == to.ip().to_string()
+                    && tunnel.frees.iter().any(|function| line["function"] == *function)
+            });
+            assert_eq!((&died["class"], &died["harm"]), (&"mtu".into(), &"harmful".into()), "{died:#}");
+            let message = died["message"].as_str().unwrap();
+            assert!(message.contains("the kernel made a message to its sender"), "{died:#}");
+            assert!(fix(&died).contains("r2c-agent trace mtu"), "{died:#}");
+            assert_eq!(died["source_pod"]["pod"], "web-0", "{died:#}");
+            // What its sender goes on to send, heedless, is no other cause.
+            let others =
+                trace.lines(|line| line["destination_ip"] == to.ip().to_string() && line["class"] != "mtu");
+            assert!(others.is_empty(), "{others:#?}");
+        }
+        host.ip("link del t0\nxfrm state flush\nxfrm policy flush\n");
+    }
+}
