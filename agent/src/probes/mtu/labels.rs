@@ -56,7 +56,7 @@ impl Rows for MtuRows {
     const FAMILIES: Families = Families {
         events: (
             "mtu_events",
-            "Packets too large for their path: messages made and received about them, drops without a message, refused sends, and path MTUs learned",
+            "Packets too large for their path: messages made and received about them, drops without a message, refused sends, path MTUs learned, and packets that stay incomplete",
         ),
         bytes: None,
         pods: (
