@@ -208,7 +208,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     let by_device = match verdict.class {
         Class::Queue => !reason.starts_with("SOCKET_") && !reason.starts_with("TCP_"),
         Class::Mtu => reason != "PKT_TOO_BIG",
-        Class::Other | Class::BridgePort => true,
+        // Nobody answers by a device that is down, or has no carrier.
+        Class::Other | Class::BridgePort | Class::Neighbour => true,
         Class::Routing => reason == "NO_TX_TARGET",
         _ => false,
     };

@@ -95,7 +95,6 @@ fn a_device_explains_what_its_queue_says() {
         ("NETFILTER_DROP", "nft_do_chain"),
         ("SOCKET_RCVBUFF", "udp_queue_rcv_one_skb"),
         ("PKT_TOO_BIG", "ip_forward"),
-        ("NEIGH_FAILED", "arp_error_report"),
     ] {
         for facts in [fact::DOWN, fact::NO_CARRIER] {
             assert_eq!(judge(reason, function, facts), judged(reason, function), "{reason}");
@@ -115,6 +114,8 @@ fn a_device_that_is_down_explains_what_says_nothing() {
         ("NOT_SPECIFIED", "ip_fragment"),
         ("NOT_SPECIFIED", "br_forward"),
         ("NO_TX_TARGET", "vxlan_xmit"),
+        ("NEIGH_FAILED", "neigh_invalidate"),
+        ("", "arp_error_report"),
     ] {
         assert_eq!(judge(reason, function, fact::DOWN), harmful(Class::DeviceDown), "{reason} in {function}");
         assert_eq!(
