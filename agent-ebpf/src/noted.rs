@@ -17,11 +17,17 @@ pub struct Noted {
 #[inline(always)]
 #[must_use]
 pub fn is_just(at: u64) -> bool {
-    /// Jiffies: 25 to 250 ms.
-    const JUST: u64 = 25;
+    // 25 to 250 ms.
+    is_within(at, 25)
+}
+
+/// Whether that was at most so many jiffies ago.
+#[inline(always)]
+#[must_use]
+pub fn is_within(at: u64, jiffies: u64) -> bool {
     // SAFETY: no argument.
     let now = unsafe { bpf_jiffies64() };
-    now.wrapping_sub(at) <= JUST
+    now.wrapping_sub(at) <= jiffies
 }
 
 /// Notes a packet in the place of the one before.

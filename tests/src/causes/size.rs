@@ -60,6 +60,10 @@ fn an_answer_too_large_for_its_tunnel() {
         }
         // The question comes in fragments; the answer is one packet.
         until("the tunnel carries", || {
+            // What the route has learned is never told again.
+            for family in ["-4", "-6"] {
+                scene.host.run("ip", &[family, "route", "flush", "cache"]);
+            }
             let asked =
                 ["-c", "1", "-W", "1", "-s", "1800", "-M", "dont", inner[0].split_once('/').unwrap().0];
             let _ = scene.ext.feed("sh", &["-c", &format!("ping {} || true", asked.join(" "))], "");
@@ -195,7 +199,8 @@ fn a_tunnel_in_udp_over_a_smaller_hop() {
     if !trace.sees_messages() {
         return;
     }
-    scene.web.netns.inside(|| udp_unfragmented("10.97.6.2:9".parse().unwrap(), 3, 1400));
+    // One: of a second the tunnel itself knows by then how much fits.
+    scene.web.netns.inside(|| udp_unfragmented("10.97.6.2:9".parse().unwrap(), 1, 1400));
     let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
     assert_eq!(under["fits"], json!(1372), "{under:#}");
     assert!(under["message"].as_str().unwrap().contains("FOU adds 28"), "{under:#}");

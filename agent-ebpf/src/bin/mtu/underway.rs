@@ -1,7 +1,7 @@
 //! The messages that a CPU is working on, from a function's entry to its end: what happens in between is their fate.
 
 use agent_common::mtu::Fate;
-use agent_ebpf::noted::{self, Noted, is_just};
+use agent_ebpf::noted::{self, Noted};
 use agent_ebpf::tally::unseen;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::map;
@@ -91,7 +91,8 @@ pub(crate) fn sent(family: Family) -> Option<()> {
 fn nested_in(family: Family) -> u32 {
     // SAFETY: per-CPU memory.
     let since = SENDING.get_ptr_mut(family as u32).map_or(0, |since| unsafe { *since });
-    if since != 0 && is_just(since) { NESTED } else { 0 }
+    // On a machine that stalls, a CPU may take long over one message: 0.1 to 1 s.
+    if since != 0 && noted::is_within(since, 100) { NESTED } else { 0 }
 }
 
 /// It reached its receiver.
