@@ -265,7 +265,7 @@ fn is_group_for_nobody(class: Class, reason: &str, function: &str) -> bool {
         | Class::Hairpin
         | Class::Ipv6Off => true,
         Class::Routing => {
-            ["IP_INNOROUTES", "IP_INADDRERRORS", "NO_TX_TARGET"].contains(&reason)
+            ["", "NOT_SPECIFIED", "IP_INNOROUTES", "IP_INADDRERRORS", "NO_TX_TARGET"].contains(&reason)
                 || TRANSIENT.contains(&function)
         }
         // `icmp_rcv` answers no broadcast ping (`icmp_echo_ignore_broadcasts`).

@@ -192,6 +192,7 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
         ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN),
         ("INVALID_PROTO", "icmp_rcv", 0),
         ("IP_INADDRERRORS", "ip6_forward", 0),
+        ("NOT_SPECIFIED", "ip_rcv_finish_core", 0),
     ] {
         assert_eq!(judge(reason, function, facts).harm, Harm::Harmful, "{reason} in {function}");
         assert_eq!(judge(reason, function, facts | fact::GROUP).harm, Harm::Benign, "{reason} in {function}");
@@ -203,6 +204,7 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
         ("NETFILTER_DROP", "nft_do_chain"),
         ("QDISC_DROP", "__dev_queue_xmit"),
         ("UDP_CSUM", "__udp4_lib_mcast_deliver"),
+        ("IP_INVALID_SOURCE", "ip_route_input"),
         ("NOT_SPECIFIED", "never_heard_of"),
     ] {
         assert_eq!(judge(reason, function, fact::GROUP), judged(reason, function), "{reason} in {function}");
