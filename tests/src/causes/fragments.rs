@@ -63,7 +63,7 @@ fn the_rest_never_comes() {
             send((53, 4102), id, FIRST);
         }
         let is_event =
-            |line: &Value| line["event"] == "incomplete" && line["source_ip"] == json!(own.to_string());
+            |line: &Value| line["event"] == "partial" && line["source_ip"] == json!(own.to_string());
         let is_row = |line: &Value| is_event(line) && line["finding"].is_null();
         let row = trace.expect("the first that is incomplete", is_row);
         let took = begun.elapsed();

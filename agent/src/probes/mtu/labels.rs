@@ -102,7 +102,7 @@ pub const fn kind_name(kind: Kind) -> &'static str {
         Kind::Learned => "learned",
         Kind::Lost => "lost",
         Kind::Stalled => "stalled",
-        Kind::Incomplete => "incomplete",
+        Kind::Incomplete => "partial",
     }
 }
 
