@@ -28,6 +28,33 @@ fn sent(netns: &Netns, ipv6: bool) -> u64 {
     columns.find(|(title, _)| *title == name).unwrap().1.parse().unwrap()
 }
 
+/// The verdict on echo replies from there that are too large, if it is about the tunnel and not about the message.
+fn judged_nested(scene: &Scene, from: &str) -> Option<Value> {
+    let trace = scene.trace("mtu");
+    // The question comes in fragments; the answer is one packet.
+    until("the tunnel carries", || {
+        // What the route has learned is never told again.
+        for family in ["-4", "-6"] {
+            scene.host.run("ip", &[family, "route", "flush", "cache"]);
+        }
+        let asked = format!("ping -c 1 -W 1 -s 1800 -M dont {from} || true");
+        scene.ext.feed("sh", &["-c", &asked], "");
+        let is_told = |line: &String| {
+            ["no message is sent", "message is not sent"].iter().any(|told| line.contains(told))
+        };
+        trace.said().iter().any(is_told).then_some(())
+    });
+    let found = verdict(&trace, "the reply is too large", |line| {
+        line["finding"] == "small_underlay" || line["finding"] == "messages_lost"
+    });
+    if found["finding"] != "small_underlay" {
+        return None;
+    }
+    let text = trace.said().join("\n");
+    assert!(!text.contains("being eaten") && !text.contains("ratemask"), "{text}");
+    Some(found)
+}
+
 /// An echo reply that is too large for what carries the tunnel: a message about it would be part of one that is being sent.
 #[test]
 fn an_answer_too_large_for_its_tunnel() {
@@ -54,27 +81,15 @@ fn an_answer_too_large_for_its_tunnel() {
             let asked = format!("ping -c 1 -W 1 {} && echo yes || true", inner[0].split_once('/').unwrap().0);
             scene.ext.feed("sh", &["-c", &asked], "").contains("yes").then_some(())
         });
-        let (trace, before) = (scene.trace("mtu"), sent(&scene.host, family == "6"));
-        if !trace.sees_messages() {
+        if !scene.trace("mtu").sees_messages() {
             return;
         }
-        // The question comes in fragments; the answer is one packet.
-        until("the tunnel carries", || {
-            // What the route has learned is never told again.
-            for family in ["-4", "-6"] {
-                scene.host.run("ip", &[family, "route", "flush", "cache"]);
-            }
-            let asked =
-                ["-c", "1", "-W", "1", "-s", "1800", "-M", "dont", inner[0].split_once('/').unwrap().0];
-            let _ = scene.ext.feed("sh", &["-c", &format!("ping {} || true", asked.join(" "))], "");
-            trace.said().iter().any(|line| line.contains("no message is sent")).then_some(())
-        });
-        let nested = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+        let (before, to) = (sent(&scene.host, family == "6"), inner[0].split_once('/').unwrap().0);
+        // A processor that stalls in the middle of a reply is not known to be in it any more.
+        let nested = (0..3).find_map(|_| judged_nested(&scene, to)).expect("nested in one of three tries");
         assert_eq!(nested["fits"], json!(1500 - adds), "{nested:#}");
         assert!(nested["message"].as_str().unwrap().contains("nobody is told"), "{nested:#}");
         assert_eq!(sent(&scene.host, family == "6"), before, "the kernel has sent none");
-        let text = trace.said().join("\n");
-        assert!(!text.contains("being eaten") && !text.contains("ratemask"), "{text}");
         scene.host.ip("link del vx\n");
         scene.ext.ip("link del vx\n");
     }
