@@ -133,7 +133,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// One of which nothing is set.
+    /// One with nothing set.
     #[must_use]
     pub const fn plain(encapsulation: Encapsulation) -> Self {
         Self { encapsulation, local: None, remote: None, underlay: None, external: false, extra: 0, key: 0 }

@@ -20,6 +20,7 @@ pub mod counts;
 pub mod filter;
 pub mod flow;
 pub mod globals;
+pub mod knock;
 pub mod ladder;
 pub mod loader;
 pub mod pipeline;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +17,7 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
+use crate::probe::knock::knock;
 use crate::probe::ladder::on_functions;
 use crate::probe::slots::SlotMaps;
 use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
@@ -216,17 +217,7 @@ impl Probe for Drops {
     }
 
     fn provoke() -> std::io::Result<()> {
-        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-            let socket = match UdpSocket::bind((address, 0)) {
-                // A host without IPv6.
-                Err(_) if address.is_ipv6() => continue,
-                bound => bound?,
-            };
-            // A port that was free a moment ago: nobody listens there, and an ICMP message says so.
-            let closed = UdpSocket::bind((address, 0))?.local_addr()?;
-            socket.send_to(b"r2c-agent", closed)?;
-        }
-        Ok(())
+        knock(|_| Ok(()))
     }
 
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {

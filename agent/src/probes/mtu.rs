@@ -2,7 +2,7 @@
 //! word.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 
 use agent_common::mtu::Kind;
@@ -14,6 +14,7 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
+use crate::probe::knock::knock;
 use crate::probe::slots::SlotMaps;
 use crate::probe::{Column, DecodeError, Enriched, Event as _, Hook, Probe, Summary};
 
@@ -100,19 +101,11 @@ impl Probe for Mtu {
     fn provoke() -> io::Result<()> {
         // Too much for any datagram, so for any device, though not for the socket.
         static TOO_MUCH: [u8; 65_535] = [0; 65_535];
-        for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-            let socket = match UdpSocket::bind((address, 0)) {
-                // A host without IPv6.
-                Err(_) if address.is_ipv6() => continue,
-                bound => bound?,
-            };
-            // A port that was free a moment ago: the answer is an ICMP message, made and received here.
-            let closed = UdpSocket::bind((address, 0))?.local_addr()?;
-            socket.send_to(b"r2c-agent", closed)?;
-            // It is meant to be refused.
-            let _ = UdpSocket::bind((address, 0))?.send_to(&TOO_MUCH, closed);
-        }
-        Ok(())
+        knock(|closed| {
+            // The kernel is meant to refuse it.
+            let _ = UdpSocket::bind((closed.ip(), 0))?.send_to(&TOO_MUCH, closed);
+            Ok(())
+        })
     }
 
     fn observe(&mut self, enriched: &Enriched<'_, TooBig>) {

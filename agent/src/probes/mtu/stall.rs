@@ -41,7 +41,7 @@ pub(super) struct Stalls {
     /// The last event whose own socket proves it, else one that chance hardly explains or another connection proves; and whose
     /// it was.
     proof: Option<Box<(TooBig, Pods)>>,
-    /// The last event of which nothing proves anything: a full segment is not acknowledged, and nothing smaller is under way.
+    /// The last event that proves nothing: a full segment is not acknowledged, and nothing smaller is under way.
     doubt: Option<Box<(TooBig, Pods)>>,
     /// Connections of which no full-size segment was ever acknowledged.
     suspects: Vec<Suspect>,
