@@ -70,6 +70,12 @@ fn numbers(read: &[Namespace], judgement: &Judgement) -> Numbers {
         let carrying = namespace.links.iter().filter(|link| link.up && !link.loopback);
         Some((Arc::clone(namespace.owner.as_ref()?), carrying.map(|link| link.mtu).min()?))
     });
+    let mut pods: Vec<_> = pods.collect();
+    // A pod that comes back under its name while the first still ends has the same series, which a scrape may hold once.
+    pods.sort_by(|(one, mtu), (next, other)| {
+        (&one.namespace, &one.name, mtu).cmp(&(&next.namespace, &next.name, other))
+    });
+    pods.dedup_by(|(next, _), (one, _)| (&next.namespace, &next.name) == (&one.namespace, &one.name));
     let learned = host.and_then(|host| host.exceptions.as_ref()).map(|learned| {
         let v6 = learned.iter().filter(|one| one.destination.is_ipv6()).count();
         [learned.len() - v6, v6]
@@ -77,7 +83,7 @@ fn numbers(read: &[Namespace], judgement: &Judgement) -> Numbers {
     let not_read = judgement.not_judged.iter().filter(|one| one.unread).count();
     let unread = read.iter().map(|namespace| namespace.unread.len()).sum::<usize>() + not_read;
     let gaps = [judgement.not_judged.len() - not_read + judgement.more_not_judged, unread];
-    Numbers { interfaces, left_out, pods: pods.collect(), learned, gaps }
+    Numbers { interfaces, left_out, pods, learned, gaps }
 }
 
 impl Collector for Gauges {
@@ -177,7 +183,14 @@ mod tests {
             links: vec![lo, Link::up(2, "eth0", "veth", 1500), Link::up(3, "net1", "macvlan", 1400)],
             ..Namespace::default()
         };
-        vec![host, pod]
+        // The same pod before it was made again, not yet gone.
+        let before = Namespace {
+            owner: pod.owner.as_ref().map(|owner| Arc::new(Pod { uid: "t".to_owned(), ..Pod::clone(owner) })),
+            id: Some(NetnsId(2)),
+            links: vec![Link::up(2, "eth0", "veth", 1450)],
+            ..Namespace::default()
+        };
+        vec![host, before, pod]
     }
 
     #[test]
@@ -205,5 +218,6 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "no {line} in {text}");
         }
         assert!(!text.contains("cali1"), "a veth's MTU is its pod's");
+        assert_eq!(series("r2c_pod_interface_mtu_bytes{"), 1, "a series stands once in a scrape: {text}");
     }
 }

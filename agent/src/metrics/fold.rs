@@ -85,6 +85,11 @@ impl<K: Eq + Hash + Clone, S: BuildHasher + Default> Fold<K, S> {
         });
     }
 
+    /// Adds to the overflow what belongs to no row any more.
+    pub const fn set_aside(&mut self, count: u64) {
+        self.retired = self.retired.saturating_add(count);
+    }
+
     /// Rows that were put into the overflow since the start (those beyond 65,536 at a time are not told apart).
     #[must_use]
     pub const fn rows_folded(&self) -> u64 {

@@ -12,7 +12,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use super::attach::{MapError, Maps};
 use super::{Ends, Level, Pods, TraceId};
 use crate::metrics::fold::Fold;
-use crate::pod::{FindPod, Pod, Slot};
+use crate::pod::{FindPod, Slot};
 
 mod batch;
 mod names;
@@ -20,12 +20,15 @@ mod scrape;
 mod source;
 
 use names::{Names, Quick};
-use scrape::PodRow;
+use scrape::{PodName, PodRow, Slots};
 use source::KernelMaps;
 pub(crate) use source::Source;
 
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;
+
+/// Rows of pods that are kept here after they left the kernel; further ones go into the overflow row.
+const MAX_LEFT: usize = 65_536;
 
 /// What the rows of one probe's map `COUNTS` mean.
 pub trait Rows: Send + Sync + 'static {
@@ -142,9 +145,11 @@ struct Shared<R: Rows> {
 struct State<R: Rows> {
     source: Box<dyn Source<R::Key>>,
     label_names: Names<R::Labels>,
-    pod_names: Names<Arc<Pod>>,
+    pod_names: Names<PodName>,
     /// Node-wide counts of rows whose slots were retired, by labels: those series must not go backwards.
     retired: BTreeMap<u32, Sum>,
+    /// What pods that are still there had in rows that went with a pod at the other end: nor must theirs.
+    left: HashMap<PodRow, u64, Quick>,
     /// By labels.
     exemplars: HashMap<u32, (TraceId, SystemTime), Quick>,
     pods: Option<Arc<dyn FindPod>>,
@@ -155,6 +160,15 @@ struct State<R: Rows> {
 impl<R: Rows> State<R> {
     fn labels_id(&mut self, labels: R::Labels) -> u32 {
         self.label_names.id(labels, |labels| names::text_of(labels.clone()))
+    }
+
+    /// Keeps what a pod had in a row that goes.
+    fn leave(&mut self, row: PodRow, events: u64) {
+        if self.left.len() < MAX_LEFT || self.left.contains_key(&row) {
+            *self.left.entry(row).or_default() += events;
+        } else {
+            self.fold.set_aside(events);
+        }
     }
 }
 
@@ -174,6 +188,7 @@ impl<R: Rows> Counts<R> {
             label_names: Names::default(),
             pod_names: Names::default(),
             retired: BTreeMap::new(),
+            left: HashMap::default(),
             exemplars: HashMap::default(),
             pods: None,
             fold: Fold::new(MAX_SERIES),
@@ -239,21 +254,42 @@ impl<R: Rows> Counts<R> {
         }
     }
 
-    /// Folds a gone pod's rows into the node-wide counts and clears them, so that its slot can be another pod's.
+    /// Takes a gone pod's rows out, so that its slot can be another pod's. The node and the pods at their other ends keep what
+    /// they had in them, for a counter that falls passes for one that began anew.
     pub fn retire(&self, slot: Slot) {
-        let mut state = self.state();
-        for (key, sum) in state.source.rows() {
-            let Ends { source, destination } = R::slots(&key);
-            let is_its = [source, destination].contains(&slot.0.get());
-            if is_its && state.source.remove(&key) {
-                let labels = state.labels_id(self.0.meaning.labels(&R::kind(&key)));
-                state.retired.entry(labels).or_default().add(sum);
+        let (mut state, now) = (self.state(), SystemTime::now());
+        let (state, mut slots) = (&mut *state, Slots::new());
+        let meaning = self.meaning();
+        let is_its = |(key, _): &(R::Key, Sum)| {
+            let Ends { source, destination } = R::slots(key);
+            [source, destination].contains(&slot.0.get())
+        };
+        let (its, others): (Vec<_>, Vec<_>) = state.source.rows().into_iter().partition(is_its);
+        let name = state.pod(slot.0.get(), now).map(PodName);
+        let gone = state.pod_id(slot.0.get(), now);
+        // A pod of a StatefulSet comes back under its name, and goes on with its series.
+        let comes_back = gone.is_some()
+            && others
+                .iter()
+                .any(|(key, _)| state.ends(meaning, key, &mut slots, now).any(|(_, pod)| Some(pod) == gone));
+        for (key, sum) in its {
+            if !state.source.remove(&key) {
+                continue;
+            }
+            let labels = state.labels_id(meaning.labels(&R::kind(&key)));
+            state.retired.entry(labels).or_default().add(sum);
+            for (end, pod) in state.ends(meaning, &key, &mut slots, now) {
+                if comes_back || Some(pod) != gone {
+                    state.leave(PodRow { pod, end, labels }, sum.events);
+                }
             }
         }
-        let pod = state.pod(slot.0.get(), SystemTime::now());
-        // Its number may be another pod's next, so no row of the fold may keep it.
-        if let Some(gone) = pod.and_then(|pod| state.pod_names.forget(&pod)) {
+        // Its number may be another pod's next, so no row may keep it.
+        if let Some(name) = name.filter(|_| !comes_back)
+            && let Some(gone) = state.pod_names.forget(&name)
+        {
             state.fold.retire(|row| row.pod == gone);
+            state.left.retain(|row, _| row.pod != gone);
         }
     }
 }

@@ -157,6 +157,7 @@ impl Probe for Drops {
             ("REASON_CONSUMED", "CONSUMED"),
             ("REASON_NETFILTER", "NETFILTER_DROP"),
             ("REASON_QDISC", "QDISC_DROP"),
+            ("REASON_NO_SOCKET", "NO_SOCKET"),
         ] {
             if let Some(number) = reasons.number(name) {
                 globals.set(constant, number);
@@ -286,6 +287,9 @@ impl PacketDrop {
         let about = self.about_class(interface.as_deref());
         match self.verdict.harm {
             Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
+            Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
+                "it ends a connection, or only acknowledges, and that connection is already gone here".into()
+            }
             Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
                 let means = self.verdict.class.means(&about);
                 format!("sent to a group or to all, as devices do when they come up; {means}").into()

@@ -151,14 +151,17 @@ fn forward() -> Result<String> {
 
 /// Answers each request once all of it is here: it begins with its length.
 fn serve(port: u16) -> Result<String> {
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    answer_all(TcpListener::bind(("0.0.0.0", port))?);
+    Ok(DONE.to_owned())
+}
+
+fn answer_all(listener: TcpListener) {
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             // A request that never comes whole must not keep the next one waiting.
             std::thread::spawn(move || take(stream));
         }
     });
-    Ok(DONE.to_owned())
 }
 
 fn take(mut stream: TcpStream) -> io::Result<()> {
@@ -207,13 +210,14 @@ fn plain(error: &anyhow::Error) -> String {
 mod tests {
     use std::net::TcpListener;
 
-    use super::{obey, plain};
+    use super::{answer_all, obey, plain};
 
     #[test]
     fn a_request_is_answered_once_it_is_whole() {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        assert_eq!(obey(&format!("serve {port}")).unwrap(), "done");
-        assert_eq!(obey(&format!("request 127.0.0.1:{port} 4000")).unwrap(), "answered");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        answer_all(listener);
+        assert_eq!(obey(&format!("request {to} 4000")).unwrap(), "answered");
     }
 
     #[test]

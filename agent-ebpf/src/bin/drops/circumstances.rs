@@ -20,6 +20,10 @@ static REASON_NETFILTER: Global<u32> = Global::new(NO_REASON);
 #[unsafe(no_mangle)]
 static REASON_QDISC: Global<u32> = Global::new(NO_REASON);
 
+/// `SKB_DROP_REASON_NO_SOCKET` of the running kernel; of one without reasons, what every packet has.
+#[unsafe(no_mangle)]
+static REASON_NO_SOCKET: Global<u32> = Global::new(NO_REASON);
+
 /// The bit of `net_device.state` that is set for a device that is up (`__LINK_STATE_START`); 0 if unknown.
 #[unsafe(no_mangle)]
 static STARTED: Global<u32> = Global::new(0);
@@ -66,7 +70,7 @@ pub(super) unsafe fn of<R: Read>(
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
         }
-        if freed.reason == NO_REASON && is_ending::<R>(freed.skb, header, ip_version) {
+        if freed.reason == REASON_NO_SOCKET.load() && is_ending::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::ENDING;
         }
         if told::has(freed.skb) {
@@ -146,8 +150,8 @@ unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8)
     }
 }
 
-/// Whether it is a TCP segment that ends a connection or carries nothing: with such a connection in `TIME_WAIT` ends. TCP has
-/// taken the IP header off it by then.
+/// Whether it is a TCP segment that ends a connection or carries nothing: such come to a connection in `TIME_WAIT`, and after
+/// its end. TCP has taken the IP header off it by then.
 #[inline(always)]
 unsafe fn is_ending<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
     const TCP: u8 = 6;

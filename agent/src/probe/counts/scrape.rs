@@ -1,5 +1,6 @@
 //! One scrape of exact counts: rows are added up by small numbers, and only the sums get their labels.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::{self, Write as _};
@@ -20,9 +21,38 @@ use crate::metrics::fold::Folded;
 use crate::pod::{MAX_SLOTS, Pod, Slot, Subject};
 use crate::probe::Ends;
 
+/// A pod as its series name it. Its uid is no label: a pod that comes back under its name has the same series.
+pub(super) struct PodName(pub(super) Arc<Pod>);
+
+impl PodName {
+    fn labels(&self) -> [&str; 2] {
+        [&self.0.namespace, &self.0.name]
+    }
+}
+
+impl Ord for PodName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.labels().cmp(&other.labels())
+    }
+}
+
+impl PartialOrd for PodName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for PodName {
+    fn eq(&self, other: &Self) -> bool {
+        self.labels() == other.labels()
+    }
+}
+
+impl Eq for PodName {}
+
 /// Which end of an event a pod is at, in the order of the names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum End {
+pub(super) enum End {
     Destination = 0,
     Source = 1,
 }
@@ -40,8 +70,8 @@ impl End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PodRow {
     pub(super) pod: u32,
-    end: End,
-    labels: u32,
+    pub(super) end: End,
+    pub(super) labels: u32,
 }
 
 /// One scrape's worth of counts.
@@ -53,7 +83,7 @@ struct Snapshot {
 }
 
 /// The numbers of the pods that slots belong to: each slot is looked up once a scrape, not once a row.
-struct Slots(Vec<Slotted>);
+pub(super) struct Slots(Vec<Slotted>);
 
 #[derive(Clone, Copy)]
 enum Slotted {
@@ -63,7 +93,7 @@ enum Slotted {
 }
 
 impl Slots {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(vec![Slotted::NotLookedUp; usize::from(MAX_SLOTS)])
     }
 
@@ -83,11 +113,39 @@ impl<R: Rows> State<R> {
     }
 
     /// The number of a slot's pod.
-    fn pod_id(&mut self, slot: u16, now: SystemTime) -> Option<u32> {
+    pub(super) fn pod_id(&mut self, slot: u16, now: SystemTime) -> Option<u32> {
         let pod = self.pod(slot, now)?;
-        let text =
-            |pod: &Arc<Pod>| text_of([("namespace", pod.namespace.clone()), ("pod", pod.name.clone())]);
-        Some(self.pod_names.id(pod, text))
+        let text = |PodName(pod): &PodName| {
+            text_of([("namespace", pod.namespace.clone()), ("pod", pod.name.clone())])
+        };
+        Some(self.pod_names.id(PodName(pod), text))
+    }
+
+    /// The numbers of the pods at a row's ends, as far as they are known and may be believed.
+    pub(super) fn ends(
+        &mut self,
+        meaning: &R,
+        key: &R::Key,
+        slots: &mut Slots,
+        now: SystemTime,
+    ) -> impl Iterator<Item = (End, u32)> + use<R> {
+        self.ends_if(meaning.trusts_source(&R::kind(key)), key, slots, now)
+    }
+
+    /// The same, where it is known whether the source may be believed.
+    fn ends_if(
+        &mut self,
+        trusts_source: bool,
+        key: &R::Key,
+        slots: &mut Slots,
+        now: SystemTime,
+    ) -> impl Iterator<Item = (End, u32)> + use<R> {
+        let Ends { source, destination } = R::slots(key);
+        let source = if trusts_source { source } else { 0 };
+        [(End::Source, source), (End::Destination, destination)]
+            .map(|(end, slot)| Some((end, slots.pod(slot, || self.pod_id(slot, now))?)))
+            .into_iter()
+            .flatten()
     }
 
     fn snapshot(&mut self, meaning: &R) -> Snapshot {
@@ -108,14 +166,10 @@ impl<R: Rows> State<R> {
                 }
             };
             add(&mut sums, labels, sum);
-            let Ends { source, destination } = R::slots(&key);
-            let source = if trusts_source { source } else { 0 };
-            for (end, slot) in [(End::Source, source), (End::Destination, destination)] {
-                if let Some(pod) = slots.pod(slot, || self.pod_id(slot, now)) {
-                    ends.push((PodRow { pod, end, labels }, sum.events));
-                }
-            }
+            let of_row = self.ends_if(trusts_source, &key, &mut slots, now);
+            ends.extend(of_row.map(|(end, pod)| (PodRow { pod, end, labels }, sum.events)));
         }
+        ends.extend(self.left.iter().map(|(row, events)| (*row, *events)));
         for (labels, sum) in &self.retired {
             add(&mut sums, *labels, *sum);
         }

@@ -193,9 +193,13 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     if has(fact::OTHERS) && verdict.class == Class::Malformed && FROM_DEVICES.contains(&function) {
         return benign(Class::Other);
     }
-    // What comes to a connection in TIME_WAIT ends there; where there are no reasons, so does what nobody listens to.
-    if has(fact::ENDING) && reason.is_empty() && ["tcp_v4_rcv", "tcp_v6_rcv"].contains(&function) {
-        return benign(Class::TcpState);
+    // A FIN sent twice, or the acknowledgement of one, finds its connection gone. Where there are no reasons it may be in TIME_WAIT.
+    if has(fact::ENDING) && ["tcp_v4_rcv", "tcp_v6_rcv"].contains(&function) {
+        match reason {
+            "" => return benign(Class::TcpState),
+            "NO_SOCKET" => return benign(Class::NoSocket),
+            _ => {}
+        }
     }
     if has(fact::NO_PACKET) && verdict.class == Class::Other && !FROM_PROGRAMS.contains(&function) {
         return benign(Class::LocalSocket);

@@ -212,11 +212,12 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
 }
 
 #[test]
-fn where_there_are_no_reasons_the_end_of_a_connection_is_told_from_nobody_there() {
+fn the_end_of_a_connection_is_told_from_nobody_there() {
     for function in ["tcp_v4_rcv", "tcp_v6_rcv"] {
         assert_eq!(judge("", function, 0), harmful(Class::NoSocket), "{function}");
         assert_eq!(judge("", function, fact::ENDING), benign(Class::TcpState), "{function}");
-        assert_eq!(judge("NO_SOCKET", function, fact::ENDING), harmful(Class::NoSocket), "{function}");
+        assert_eq!(judge("NO_SOCKET", function, 0), harmful(Class::NoSocket), "{function}");
+        assert_eq!(judge("NO_SOCKET", function, fact::ENDING), benign(Class::NoSocket), "{function}");
     }
     assert_eq!(judge("", "nf_hook_slow", fact::ENDING), harmful(Class::Netfilter));
 }

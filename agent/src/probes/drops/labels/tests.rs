@@ -223,14 +223,43 @@ fn rows_are_added_up_by_what_they_say_and_stand_in_the_order_of_names() {
     counts.retire(slot(1));
     let after = metrics.encode(Format::Classic).unwrap();
     let samples: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
-    let big = format!("r2c_drop_packets_total{{{big}}} 3");
     assert_eq!(samples[..2], expected[..2], "no series goes back");
-    assert_eq!(samples[2], big);
-    assert_eq!(
-        samples[6..],
-        expected[9..],
-        "and the gone pod's are gone, with those that only shared its rows"
-    );
+    assert_eq!(samples[2], format!("r2c_drop_packets_total{{{big}}} 3"));
+    let rest = [format!("{},{big}}} 3", pod(2, "destination")), expected[9].clone(), expected[10].clone()];
+    assert_eq!(samples[6..], rest, "the gone pod's are gone, and those of the pod at the other end stay");
+
+    counts.retire(slot(2));
+    let after = metrics.encode(Format::Classic).unwrap();
+    let samples: Vec<&str> = after.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(samples[6..], expected[9..], "until that is gone as well");
+}
+
+/// One series for both: two samples of one series in a scrape are an error to Prometheus.
+#[test]
+fn a_pod_that_comes_back_under_its_name_goes_on_with_its_series() {
+    let to = |destination| DropKey {
+        place: u32::try_from(TEXT & 0xffff_ffff).unwrap() + 4,
+        reason: 1,
+        destination,
+        direction: 1,
+        ip_version: 4,
+        ..DropKey::default()
+    };
+    let sum = |events| Sum { events, bytes: 10 * events, limited: 0 };
+    let counts = Counts::new(Box::new(Held(vec![(to(1), sum(5)), (to(2), sum(2))])), meaning());
+    let of = |uid: &str| Pod { namespace: "shop".to_owned(), name: "db-0".to_owned(), uid: uid.to_owned() };
+    let both = HashMap::from([(slot(1), Arc::new(of("a"))), (slot(2), Arc::new(of("b")))]);
+    let metrics = metrics(&counts, Arc::new(Pods(RwLock::new(both))));
+    let of_pod = || -> Vec<String> {
+        let text = metrics.encode(Format::Classic).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("r2c_pod_drop_packets_total{"));
+        lines.map(|line| line.rsplit_once(' ').unwrap().1.to_owned()).collect()
+    };
+    assert_eq!(of_pod(), ["7"]);
+    counts.retire(slot(1));
+    assert_eq!(of_pod(), ["7"], "what the first had counted stays");
+    counts.retire(slot(2));
+    assert_eq!(of_pod(), Vec::<String>::new());
 }
 
 /// What is counted under such a number is counted, and not as one of which the kernel does not say.
