@@ -23,7 +23,7 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
-pub use ipsec::{Esp, Ipsec, Policy, State};
+pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
 pub use netns::{Place, Unread};
 pub use read::{ReadError, Wants, read};
 
@@ -45,6 +45,12 @@ pub fn routes(payload: &[u8]) -> Vec<Route> {
 #[must_use]
 pub fn exception(payload: &[u8]) -> Option<Exception> {
     route::exception(payload)
+}
+
+/// The IPsec policies and states of this thread's network namespace; `None` if they cannot be read.
+#[must_use]
+pub fn ipsec() -> Option<Ipsec> {
+    ipsec::read(false).ok()
 }
 
 /// A network namespace by the number it has in the namespace of whoever reads (`nsid`).

@@ -22,6 +22,7 @@ mod bridge;
 mod copies;
 mod device;
 mod fragments;
+mod ipsec;
 mod modules;
 mod netfilter;
 mod quiet;

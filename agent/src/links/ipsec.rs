@@ -94,7 +94,49 @@ pub struct Esp {
     pub block: u32,
 }
 
+/// What encrypts the packets from one address to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrapping {
+    /// The policy that says so.
+    pub policy: Policy,
+    /// Bytes that ESP adds to each packet, at least; `None` where that is not known.
+    pub adds: Option<u32>,
+}
+
+impl Ipsec {
+    /// The states of the tunnel that a policy sends its packets through.
+    pub fn states_of(&self, policy: &Policy) -> impl Iterator<Item = &State> {
+        self.states.iter().filter(|state| {
+            state.tunnel
+                && Some(state.peer) == policy.peer
+                && (state.if_id, state.mark) == (policy.if_id, policy.mark)
+                && (policy.reqid == 0 || state.reqid == policy.reqid)
+                && (policy.local.is_none() || state.local == policy.local)
+        })
+    }
+
+    /// The policy for packets between these, of several the narrowest. One for marked packets, or of a device, says nothing of
+    /// what has no mark and leaves by another.
+    #[must_use]
+    pub fn wrapping(&self, source: IpAddr, destination: IpAddr) -> Option<Wrapping> {
+        let is_its = |policy: &&Policy| {
+            let is_of_all = policy.if_id == 0 && policy.mark.1 == 0;
+            is_of_all && policy.source.contains(&source) && policy.destination.contains(&destination)
+        };
+        let narrow = |policy: &&Policy| (policy.destination.prefix_len(), policy.source.prefix_len());
+        let policy = self.policies.iter().filter(is_its).max_by_key(narrow)?;
+        let adds = self.states_of(policy).filter_map(|state| state.esp).map(Esp::least).min();
+        Some(Wrapping { policy: policy.clone(), adds })
+    }
+}
+
 impl Esp {
+    /// Bytes that it adds to a packet that needs no filling up.
+    #[must_use]
+    pub const fn least(self) -> u32 {
+        self.before + 2 + self.proof
+    }
+
     /// The largest packet that fits (`__xfrm_state_mtu`): its two last bytes say how much was filled up, and with what.
     #[must_use]
     pub const fn fits(self, takes: u32) -> u32 {

@@ -21,6 +21,7 @@ use crate::probe::{Column, DecodeError, Enriched, Event as _, Hook, Probe, Summa
 pub mod blocked;
 pub mod cause;
 pub mod destinations;
+pub mod encrypted;
 pub mod event;
 pub mod fragments;
 pub mod hooks;
@@ -32,6 +33,7 @@ mod tests;
 pub mod verdict;
 pub mod words;
 
+use encrypted::Policies;
 use event::{Decoder, TooBig};
 use labels::{MtuRows, kind_name};
 
@@ -39,6 +41,7 @@ use labels::{MtuRows, kind_name};
 pub struct Mtu {
     counts: Counts<MtuRows>,
     decoder: Decoder,
+    policies: Policies,
 }
 
 impl Probe for Mtu {
@@ -63,7 +66,7 @@ impl Probe for Mtu {
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
         let counts = Counts::take(maps, MtuRows, Self::HOOKS.len())?;
         hooks::tell_places(kernel, maps)?;
-        Ok(Self { counts, decoder: Decoder::new(kernel) })
+        Ok(Self { counts, decoder: Decoder::new(kernel), policies: Policies::default() })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -95,7 +98,9 @@ impl Probe for Mtu {
     }
 
     fn decode(&mut self, record: &[u8]) -> Result<TooBig, DecodeError> {
-        self.decoder.decode(record)
+        let mut event = self.decoder.decode(record)?;
+        self.policies.look_up(&mut event);
+        Ok(event)
     }
 
     fn provoke() -> io::Result<()> {

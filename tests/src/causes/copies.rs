@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use super::{EXT4, LAST, Scene, has_module};
+use super::{EXT4, LAST, Scene, ipsec};
 
 /// Datagrams that come in fragments are freed in pieces, after the whole has been read.
 #[test]
@@ -29,31 +29,7 @@ fn fragments_that_became_whole() {
 /// The original is freed once it is cut into the segments that are encrypted.
 #[test]
 fn what_is_segmented_to_be_encrypted() {
-    if !has_module("esp4") || !has_module("xfrm_user") {
-        return;
-    }
-    let scene = Scene::new();
-    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
-    for (netns, own, other, own_net, other_net) in [
-        (&scene.host, "10.97.9.1", "10.97.9.2", "10.97.1.0/24", "10.97.5.0/24"),
-        (&scene.ext, "10.97.9.2", "10.97.9.1", "10.97.5.0/24", "10.97.1.0/24"),
-    ] {
-        for (from, to, spi) in [("10.97.9.1", "10.97.9.2", 1), ("10.97.9.2", "10.97.9.1", 2)] {
-            netns.ip(&format!(
-                "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {key} 128\n"
-            ));
-        }
-        let tunnel = |from: &str, to: &str| format!("tmpl src {from} dst {to} proto esp reqid 1 mode tunnel");
-        netns.ip(&format!(
-            "xfrm policy add src {own_net} dst {other_net} dir out {}\n\
-             xfrm policy add src {other_net} dst {own_net} dir in {there}\n\
-             xfrm policy add src {other_net} dst {own_net} dir fwd {there}\n",
-            tunnel(own, other),
-            there = tunnel(other, own)
-        ));
-    }
-    scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
-    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
+    let Some(scene) = ipsec::encrypted() else { return };
     // The first learns how many bytes fit.
     transfer(&scene);
     let trace = scene.trace("drops");

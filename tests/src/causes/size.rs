@@ -294,7 +294,7 @@ fn a_quote_that_is_not_translated_back() {
     assert!(message.contains("10.97.7.2") && quote["fits"] == json!(1400), "{quote:#}");
     assert_eq!(quote["source_pod"]["pod"], "web-0", "{quote:#}");
     // Until the load balancer is mended.
-    assert!(fix(&quote).contains("its route to 10.97.10.1:8080, to at most 1400"), "{quote:#}");
+    assert!(fix(&quote).contains("its route to 10.97.10.1, to at most 1400"), "{quote:#}");
     scene.web.netns.ip("route add 10.97.10.1 via 10.97.1.1 mtu lock 1400\n");
     let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
     (&client).write_all(&vec![7; 20_000]).unwrap();

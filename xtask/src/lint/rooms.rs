@@ -23,7 +23,11 @@ const ROOMS: [Room; 12] = [
         doors: &["incident", "kernel", "pod", "rights", "sink"],
         never: &["clap", "k8s_openapi", "kube"],
     },
-    Room { name: "probes", doors: &["kernel", "pod", "probe"], never: &["clap", "k8s_openapi", "kube"] },
+    Room {
+        name: "probes",
+        doors: &["kernel", "links", "pod", "probe"],
+        never: &["clap", "k8s_openapi", "kube"],
+    },
     Room {
         name: "pod",
         doors: &[],

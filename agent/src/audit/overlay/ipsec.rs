@@ -50,14 +50,8 @@ fn known<'a>(states: impl Iterator<Item = &'a State>) -> Vec<Esp> {
 /// What a policy comes to.
 fn sum(nets: &Nets<'_>, policy: &Policy) -> Result<Sum, &'static str> {
     let peer = policy.peer.filter(|_| policy.is_tunnel).ok_or("it is not one ESP tunnel to one peer")?;
-    let is_its = |state: &&State| {
-        state.tunnel
-            && state.peer == peer
-            && (state.if_id, state.mark) == (policy.if_id, policy.mark)
-            && (policy.reqid == 0 || state.reqid == policy.reqid)
-            && (policy.local.is_none() || state.local == policy.local)
-    };
-    let added = known(states(nets, HOST).iter().filter(is_its));
+    let ipsec = nets.namespaces.get(HOST).and_then(|host| host.ipsec.as_ref());
+    let added = known(ipsec.into_iter().flat_map(|ipsec| ipsec.states_of(policy)));
     if added.is_empty() {
         return Err("no IPsec state says what it adds");
     }

@@ -19,6 +19,7 @@ use crate::kernel::Kernel;
 use crate::kernel::clock::{self, Clock};
 use crate::kernel::kallsyms::Kallsyms;
 use crate::kernel::reasons::Reasons;
+use crate::links::Wrapping;
 use crate::pod::{Pod, Slot, Subject};
 use crate::probe::{Cell, DecodeError, Ends, Event, Field, Level, Pods};
 
@@ -66,6 +67,7 @@ impl Decoder {
             function: function.flatten(),
             reason: reason.map(|reason| reason.as_ref().into()),
             hertz: self.hertz,
+            wrapping: None,
             record,
         })
     }
@@ -86,6 +88,8 @@ pub struct TooBig {
     pub(super) reason: Option<Arc<str>>,
     /// Jiffies a second.
     pub(super) hertz: u32,
+    /// The IPsec policy that encrypts it, where that was looked up.
+    pub(super) wrapping: Option<Arc<Wrapping>>,
 }
 
 /// What set the MTU that a packet exceeded.

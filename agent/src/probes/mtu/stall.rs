@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use agent_common::mtu::Fate;
 use agent_common::mtu::stall::Stall;
 
+use super::encrypted;
 use super::event::TooBig;
 use super::verdict::{Finding, Judgement};
 use super::words::Ends;
@@ -139,10 +140,11 @@ impl Stalls {
             finding: Finding::Suspect,
             confidence: Confidence::Low,
             what: format!(
-                "full-size segments ({} bytes, packets of {}) from {who} to {to} are sent again for {:.1} s and not acknowledged, and nothing smaller is under way: a black hole, or a peer that is gone",
+                "full-size segments ({} bytes, packets of {}) from {who} to {to} are sent again for {:.1} s and not acknowledged, and nothing smaller is under way: a black hole, or a peer that is gone{}",
                 event.record.len,
                 stall.pmtu,
-                self.took().as_secs_f64()
+                self.took().as_secs_f64(),
+                encrypted(event)
             ),
             fix: Some(format!("{} tells which", walk(event, pods, &who))),
         }
@@ -206,7 +208,7 @@ impl Stalls {
 
     /// What a proven one comes to.
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
-        let Ends { who, to, .. } = Ends::of(event, pods);
+        let Ends { who, to, address, .. } = Ends::of(event, pods);
         let stall = &event.record.stall;
         let meanwhile = match self.passes {
             0 => "while the peer answers smaller ones".to_owned(),
@@ -225,6 +227,10 @@ impl Stalls {
                 self.tries
             );
         }
+        what.push_str(&encrypted(event));
+        let others = event.wrapping.as_deref().map_or_else(String::new, |wrapping| {
+            format!("; all that {} sends there is encrypted and needs the same", wrapping.policy.source)
+        });
         let walk = walk(event, pods, &who);
         let confidence = if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
         Judgement {
@@ -232,7 +238,7 @@ impl Stalls {
             confidence,
             what,
             fix: Some(format!(
-                "{walk} names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {to}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1"
+                "{walk} names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {address}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1{others}"
             )),
         }
     }
@@ -283,6 +289,11 @@ fn walk(event: &TooBig, pods: &Pods, who: &str) -> String {
     let address = socket(event.destination(), port);
     let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
     format!("`r2c-agent trace mtu --to {address}{from}`")
+}
+
+/// The IPsec policy on the way, if there is one.
+fn encrypted(event: &TooBig) -> String {
+    event.wrapping.as_deref().map(encrypted::told).unwrap_or_default()
 }
 
 /// Jiffies since the segment was first sent: each timeout was twice as long as the one before.

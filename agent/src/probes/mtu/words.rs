@@ -33,6 +33,8 @@ pub(super) struct Ends {
     pub(super) who: String,
     /// To whom.
     pub(super) to: String,
+    /// The address that a route leads to: it has no port.
+    pub(super) address: String,
     /// Whether the sender is this node or a pod of it: what its operator can set.
     pub(super) is_ours: bool,
     /// The pod it sends to.
@@ -52,6 +54,7 @@ impl Ends {
         Self {
             who,
             to: end(pods.destination.as_deref(), event.destination(), port).to_string(),
+            address: event.destination().map_or_else(|| "-".to_owned(), |address| address.to_string()),
             is_ours,
             receiver,
         }
@@ -60,7 +63,7 @@ impl Ends {
     /// What keeps its packets at `fits` bytes. What is elsewhere cannot be set from here; but TCP tells it at its begin how much
     /// to send, and that can be.
     pub(super) fn sends_less(&self, fits: u32) -> String {
-        let Self { who, to, is_ours, receiver } = self;
+        let Self { who, to, is_ours, receiver, .. } = self;
         if *is_ours {
             return format!("set the MTU of {who}'s interface to at most {fits}");
         }
@@ -82,7 +85,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Op
     let (finding, what, fix) = match event.kind {
         Kind::Oversize => silent(event, who),
         Kind::Made => made(event, &ends, longest, heed),
-        Kind::Received => received(event, who, to),
+        Kind::Received => received(event, &ends),
         Kind::Refused => (
             Finding::LargeDatagrams,
             format!(
@@ -122,7 +125,7 @@ fn confidence(event: &TooBig, finding: Finding) -> Confidence {
 
 /// One path is said to take now this, now that.
 pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
-    let Ends { who, to, .. } = Ends::of(event, pods);
+    let Ends { who, to, address, .. } = Ends::of(event, pods);
     let by = event.by().unwrap_or("-".into());
     Judgement {
         finding: Finding::FlappingMtu,
@@ -132,7 +135,7 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
             told.least, told.most
         ),
         fix: Some(format!(
-            "give the paths one MTU; until then set the MTU of {who}'s interface, or of its route to {to}, to at most {}",
+            "give the paths one MTU; until then set the MTU of {who}'s interface, or of its route to {address}, to at most {}",
             told.least
         )),
     }
@@ -143,6 +146,7 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
     let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(stray);
     let Ends { who, to, .. } = Ends::of(stray, pods);
     let service = socket(stuck.destination(), stuck.ports().1);
+    let address = Ends::of(stuck, pods).address;
     let port = stray.ports().0.unwrap_or_default();
     Judgement {
         finding: Finding::UntranslatedQuote,
@@ -151,7 +155,7 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
             "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but the socket there with port {port} talks to {service} and is stuck: what translates {service} to {to} does not translate the packet that such a message quotes, so nobody heeds it"
         ),
         fix: Some(format!(
-            "set the MTU of {who}'s interface, or of its route to {service}, to at most {fits}; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
+            "set the MTU of {who}'s interface, or of its route to {address}, to at most {fits}; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
         )),
     }
 }
@@ -229,8 +233,8 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
         Some(Limit::Route) => (
             Finding::SmallRoute,
             format!(
-                "the route to {to} by {device} has an MTU of {mtu}, {device} {}: {sends}",
-                event.record.route.mtu
+                "the route to {} by {device} has an MTU of {mtu}, {device} {}: {sends}",
+                ends.address, event.record.route.mtu
             ),
             Some(format!("{sender}, or take the mtu off the route")),
         ),
@@ -296,7 +300,8 @@ fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
     (Finding::SilentDrop, what, fix)
 }
 
-fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<String>) {
+fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
+    let Ends { who, to, address, .. } = ends;
     let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(event);
     let (taken, fix) = taken(event);
     if let Some(absurd) = event.absurd() {
@@ -353,7 +358,7 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
                 "hop {hop} of the underlay takes {mtu} bytes on the way from {who} to {to}, and {name} adds to what is inside: fewer of its bytes fit"
             ),
             Some(format!(
-                "set the MTU of {who}'s route to {to} to {mtu}: IPsec then tells whose packets it encrypts how many bytes fit"
+                "set the MTU of {who}'s route to {address} to {mtu}: IPsec then tells whose packets it encrypts how many bytes fit"
             )),
         );
     }
@@ -366,7 +371,7 @@ fn received(event: &TooBig, who: &str, to: &str) -> (Finding, String, Option<Str
     (
         Finding::SmallHop,
         format!("{hop} takes {mtu} bytes on the way from {who} to {to}, and {who} was told so"),
-        Some(format!("set the MTU of {who}'s interface, or of its route to {to}, to at most {fits}")),
+        Some(format!("set the MTU of {who}'s interface, or of its route to {address}, to at most {fits}")),
     )
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::links::{Policy, Wrapping};
 use crate::pod::Pod;
 
 /// What is said of each case, in their order: its name, and below it the verdict.
@@ -278,7 +279,24 @@ fn stuck_ones() -> Vec<Case> {
         ("a suspect", of(&[stalled(4000, Fate::Suspect, stuck())]), web()),
         ("a quote that is not translated back", of(&[stray, hole]), web()),
         ("a suspect, of nobody", of(&[stalled(4000, Fate::Suspect, stuck())]), nobody()),
+        ("a black hole, encrypted", encrypted(&hole, Some(54)), web()),
+        ("a suspect, encrypted", encrypted(&stalled(4000, Fate::Suspect, stuck()), None), web()),
     ]
+}
+
+/// What a policy encrypts that says where it goes if `adds` is known.
+fn encrypted(record: &MtuRecord, adds: Option<u32>) -> Vec<TooBig> {
+    let policy = Policy {
+        source: "10.244.0.0/16".parse().unwrap(),
+        destination: "198.51.100.0/24".parse().unwrap(),
+        local: None,
+        peer: adds.map(|_| [192, 0, 2, 9].into()),
+        is_tunnel: true,
+        reqid: 0,
+        if_id: 0,
+        mark: (0, 0),
+    };
+    vec![TooBig { wrapping: Some(Arc::new(Wrapping { policy, adds })), ..event(record) }]
 }
 
 /// Packets of which some fragments never come.

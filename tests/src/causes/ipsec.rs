@@ -1,0 +1,69 @@
+//! Packets that IPsec encrypts on their way: no device shows that it does.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::json;
+
+use super::{Scene, fix, has_module};
+
+/// What `web` sends to 10.97.5.2 at `ext`, and its answers, encrypted on the way; `None` where the kernel has no ESP.
+pub(super) fn encrypted() -> Option<Scene> {
+    if !has_module("esp4") || !has_module("xfrm_user") {
+        return None;
+    }
+    let scene = Scene::new();
+    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
+    for (netns, own, other, own_net, other_net) in [
+        (&scene.host, "10.97.9.1", "10.97.9.2", "10.97.1.0/24", "10.97.5.0/24"),
+        (&scene.ext, "10.97.9.2", "10.97.9.1", "10.97.5.0/24", "10.97.1.0/24"),
+    ] {
+        for (from, to, spi) in [("10.97.9.1", "10.97.9.2", 1), ("10.97.9.2", "10.97.9.1", 2)] {
+            netns.ip(&format!(
+                "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {key} 128\n"
+            ));
+        }
+        let tunnel = |from: &str, to: &str| format!("tmpl src {from} dst {to} proto esp reqid 1 mode tunnel");
+        netns.ip(&format!(
+            "xfrm policy add src {own_net} dst {other_net} dir out {}\n\
+             xfrm policy add src {other_net} dst {own_net} dir in {there}\n\
+             xfrm policy add src {other_net} dst {own_net} dir fwd {there}\n",
+            tunnel(own, other),
+            there = tunnel(other, own)
+        ));
+    }
+    scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
+    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
+    Some(scene)
+}
+
+/// What carries the encrypted packets takes less than it promises, and tells nobody.
+#[test]
+fn a_black_hole_behind_a_policy() {
+    let Some(scene) = encrypted() else { return };
+    let listener = scene.ext.inside(|| TcpListener::bind("10.97.5.2:7704").unwrap());
+    let server = thread::spawn(move || listener.accept().unwrap().0);
+    let mut client = scene.web.netns.inside(|| TcpStream::connect("10.97.5.2:7704").unwrap());
+    let mut server = server.join().unwrap();
+    client.set_nodelay(true).unwrap();
+    // The first learns how many bytes fit beside what ESP adds.
+    client.write_all(&vec![7; 20_000]).unwrap();
+    server.read_exact(&mut vec![0; 20_000]).unwrap();
+    scene.ext.batch(
+        "nft",
+        "add table ip hole\nadd chain ip hole it { type filter hook prerouting priority -400; }\n\
+         add rule ip hole it ip protocol esp ip length gt 1400 drop\n",
+    );
+    let trace = scene.trace("mtu");
+    client.write_all(&[7; 3000]).unwrap();
+    let verdict = trace.expect("black hole", |line| line["finding"] == "black_hole");
+    let text = verdict["message"].as_str().unwrap();
+    let policy = "; an IPsec policy encrypts what goes from 10.97.1.0/24 to 10.97.5.0/24, which adds at least 54 bytes, and sends it to 10.97.9.2";
+    assert!(text.contains(policy), "{text}");
+    assert_eq!(verdict["destination_ip"], json!("10.97.5.2"));
+    assert!(fix(&verdict).contains("all that 10.97.1.0/24 sends there is encrypted"), "{verdict:#}");
+    // What the fix says for until it is mended.
+    scene.web.netns.ip("link set eth0 mtu 1280\n");
+    server.read_exact(&mut [0; 3000]).unwrap();
+}
