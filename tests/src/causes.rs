@@ -19,6 +19,7 @@ use crate::harness::pod::{Node, Pod};
 use crate::harness::{tool, until};
 
 mod bridge;
+mod checksum;
 mod copies;
 mod device;
 mod fragments;
@@ -29,6 +30,7 @@ mod quiet;
 mod size;
 mod tables;
 mod tunnels;
+mod underlay;
 
 /// Where nobody listens: what is sent there is the last drop that a test makes.
 const LAST: u16 = 7799;
@@ -106,12 +108,17 @@ impl Scene {
 
     /// A trace of a probe in the host's namespace, attached.
     fn trace(&self, probe: &str) -> Trace {
+        self.trace_of(probe, &["--all"])
+    }
+
+    /// The same of what these flags choose.
+    fn trace_of(&self, probe: &str, flags: &[&str]) -> Trace {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let ready = self.node.logs.with_file_name(format!("ready-{number}"));
-        let args = ["trace", probe, "--all", "--duration", "0", "-o", "json", "--events-per-second", "200"];
+        let args = ["trace", probe, "--duration", "0", "-o", "json", "--events-per-second", "200"];
         let mut command =
-            command(&self.node, &[&args[..], &["--ready-file", ready.to_str().unwrap()]].concat());
+            command(&self.node, &[&args[..], flags, &["--ready-file", ready.to_str().unwrap()]].concat());
         self.host.enter(&mut command);
         let agent = Agent::spawn(&mut command);
         until(&format!("attached; {}", agent.stderr.text()), || fs::exists(&ready).unwrap().then_some(()));

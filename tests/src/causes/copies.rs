@@ -1,8 +1,6 @@
 //! What is freed after all has gone well: copies, pieces, originals.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::thread;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use super::{EXT4, LAST, Scene, ipsec};
@@ -31,25 +29,11 @@ fn fragments_that_became_whole() {
 fn what_is_segmented_to_be_encrypted() {
     let Some(scene) = ipsec::encrypted() else { return };
     // The first learns how many bytes fit.
-    transfer(&scene);
+    ipsec::transfer(&scene);
     let trace = scene.trace("drops");
-    transfer(&scene);
+    ipsec::transfer(&scene);
     settle(&scene, &trace);
     assert_eq!(trace.harmful(), Vec::<String>::new());
-}
-
-/// 300,000 bytes from `web` to `ext`, through the tunnel.
-fn transfer(scene: &Scene) {
-    let listener = scene.ext.inside(|| TcpListener::bind("10.97.5.2:7703").unwrap());
-    let server = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
-        bytes.len()
-    });
-    let mut client = scene.web.netns.inside(|| TcpStream::connect("10.97.5.2:7703").unwrap());
-    client.write_all(&vec![7; 300_000]).unwrap();
-    drop(client);
-    assert_eq!(server.join().unwrap(), 300_000);
 }
 
 /// Nothing is lost when a tunnel's device is made.
@@ -64,6 +48,21 @@ fn a_device_that_is_made() {
         }
     }
     settle(&scene, &trace);
+    assert_eq!(trace.harmful(), Vec::<String>::new());
+}
+
+/// `icmp_echo_ignore_broadcasts`: nobody answers.
+#[test]
+fn a_ping_to_all() {
+    let scene = Scene::new();
+    for (netns, device, own) in [(&scene.host, "uplink", 1), (&scene.ext, "eth0", 2)] {
+        netns.ip(&format!("addr add 10.97.12.{own}/24 brd + dev {device}\n"));
+    }
+    let trace = scene.trace("drops");
+    scene.host.feed("sh", &["-c", "ping -b -c 2 -i 0.2 -W 1 10.97.12.255 || true"], "");
+    settle(&scene, &trace);
+    let to_all = |line: &serde_json::Value| line["destination_ip"] == "10.97.12.255";
+    assert!(!trace.lines(to_all).is_empty(), "the kernel dropped none: {}", trace.said().join("\n"));
     assert_eq!(trace.harmful(), Vec::<String>::new());
 }
 

@@ -6,6 +6,8 @@ use std::thread;
 
 use serde_json::json;
 
+use crate::harness::packet::udp_unfragmented;
+
 use super::{Scene, fix, has_module};
 
 /// What `web` sends to 10.97.5.2 at `ext`, and its answers, encrypted on the way; `None` where the kernel has no ESP.
@@ -38,6 +40,32 @@ pub(super) fn encrypted() -> Option<Scene> {
     Some(scene)
 }
 
+/// ESP adds to each packet, and what carries those takes less than the pod's interface: the number that fits is told by the
+/// policy, not by a route.
+#[test]
+fn a_path_that_takes_less_than_what_is_encrypted() {
+    let Some(scene) = encrypted() else { return };
+    scene.host.ip("route add 10.97.9.2/32 dev uplink mtu 1400\n");
+    let trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    scene.web.netns.inside(|| udp_unfragmented("10.97.5.2:9".parse().unwrap(), 1, 1400));
+    let under = trace.expect("verdict on the policy", |line| line["finding"] == "small_underlay");
+    let text = under["message"].as_str().unwrap();
+    assert!(
+        text.contains("IPsec adds up to 54 bytes, and the path to its peer by uplink takes 1400"),
+        "{text}"
+    );
+    assert_eq!(under["fits"], json!(1346), "{under:#}");
+    assert!(fix(&under).contains("shop/web-0's interface to at most 1346"), "{under:#}");
+    // Which cures.
+    scene.web.netns.ip("route flush cache\nlink set eth0 mtu 1346\n");
+    transfer(&scene);
+    let told = |line: &serde_json::Value| line["event"] == "made" && line["trace_id"] != under["trace_id"];
+    assert_eq!(trace.lines(told).len(), 0, "{}", trace.said().join("\n"));
+}
+
 /// What carries the encrypted packets takes less than it promises, and tells nobody.
 #[test]
 fn a_black_hole_behind_a_policy() {
@@ -66,4 +94,18 @@ fn a_black_hole_behind_a_policy() {
     // What the fix says for until it is mended.
     scene.web.netns.ip("link set eth0 mtu 1280\n");
     server.read_exact(&mut [0; 3000]).unwrap();
+}
+
+/// 300,000 bytes from `web` to `ext`, through the tunnel.
+pub(super) fn transfer(scene: &Scene) {
+    let listener = scene.ext.inside(|| TcpListener::bind("10.97.5.2:7703").unwrap());
+    let server = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+        bytes.len()
+    });
+    let mut client = scene.web.netns.inside(|| TcpStream::connect("10.97.5.2:7703").unwrap());
+    client.write_all(&vec![7; 300_000]).unwrap();
+    drop(client);
+    assert_eq!(server.join().unwrap(), 300_000);
 }

@@ -12,7 +12,7 @@ use crate::harness::until;
 use super::{EXT4, Scene, Trace, fix, has_module};
 
 /// A verdict like this.
-fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+pub(super) fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
     trace.expect(&format!("verdict: {what}"), |line| line["finding"].is_string() && is_it(line))
 }
 
@@ -180,46 +180,6 @@ fn a_hundred_destinations_behind_one_device() {
     let of_one: std::collections::BTreeSet<String> =
         verdicts.iter().map(|line| line["trace_id"].to_string()).collect();
     assert_eq!(of_one.len(), 1, "{verdicts:#?}");
-}
-
-/// IP in UDP at a port that says nothing: the number is the tunnel's, not the node's own device's.
-#[test]
-fn a_tunnel_in_udp_over_a_smaller_hop() {
-    if !has_module("fou") {
-        return;
-    }
-    let scene = Scene::new();
-    // `far` is behind `ext`, which takes 1,400 on the way there.
-    let far = Netns::new();
-    scene.ext.ip(&format!(
-        "link add side mtu 1400 type veth peer name eth0 mtu 1400 netns {}\naddr add 10.97.7.1/24 dev side\nlink set side up\n",
-        far.path()
-    ));
-    scene.ext.sysctl("ipv4/ip_forward", "1");
-    far.ip(
-        "link set lo up\naddr add 10.97.7.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.7.1\n",
-    );
-    scene.host.ip("route add 10.97.7.0/24 via 10.97.9.2\n");
-    let end = |local: &str, remote: &str, own: u8| {
-        format!(
-            "fou add port 5555 ipproto 4\n\
-             link add t0 type ipip local {local} remote {remote} encap fou encap-sport auto encap-dport 5555\n\
-             link set t0 mtu 1472 up\naddr add 10.97.6.{own}/24 dev t0\n"
-        )
-    };
-    scene.host.ip(&end("10.97.9.1", "10.97.7.2", 1));
-    far.ip(&end("10.97.7.2", "10.97.9.1", 2));
-    far.ip("route add 10.97.1.0/24 dev t0\n");
-    let trace = scene.trace("mtu");
-    if !trace.sees_messages() {
-        return;
-    }
-    // One: of a second the tunnel itself knows by then how much fits.
-    scene.web.netns.inside(|| udp_unfragmented("10.97.6.2:9".parse().unwrap(), 1, 1400));
-    let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
-    assert_eq!(under["fits"], json!(1372), "{under:#}");
-    assert!(under["message"].as_str().unwrap().contains("FOU adds 28"), "{under:#}");
-    assert!(fix(&under).contains("1372") && !fix(&under).contains("10.97.9.1's interface"), "{under:#}");
 }
 
 /// The server is on the Internet, and does not hear that its packets are too large for the pod.

@@ -75,12 +75,22 @@ pub(crate) fn refuse_all(socket: &impl AsFd) {
 
 /// A UDP datagram with its header; the checksum is right, or off by one.
 pub(crate) fn udp_segment(source: SocketAddr, destination: SocketAddr, size: usize, right: bool) -> Vec<u8> {
-    let len = u16::try_from(size + 8).unwrap();
+    udp_around(source, destination, &vec![0; size], right)
+}
+
+/// As [`udp_segment`], with these bytes in it.
+pub(crate) fn udp_around(
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+    right: bool,
+) -> Vec<u8> {
+    let len = u16::try_from(payload.len() + 8).unwrap();
     let mut bytes = Vec::from(source.port().to_be_bytes());
     bytes.extend(destination.port().to_be_bytes());
     bytes.extend(len.to_be_bytes());
     bytes.extend([0, 0]);
-    bytes.resize(usize::from(len), 0);
+    bytes.extend(payload);
     let sum = checksum(&[&pseudo(source.ip(), destination.ip(), 17, len), &bytes]);
     let sum = if right { sum } else { sum ^ 1 };
     bytes[6..8].copy_from_slice(&sum.to_be_bytes());

@@ -1,0 +1,54 @@
+//! Packets whose checksum is wrong, inside of which are pods.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::json;
+
+use crate::harness::packet::{ipv4, send_routed, udp_around, udp_segment};
+
+use super::{Scene, fix};
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 97, 9, 1);
+const EXT: Ipv4Addr = Ipv4Addr::new(10, 97, 9, 2);
+const VXLAN: u16 = 8472;
+
+/// What a pod of another node sends to `web`, in VXLAN between the nodes, whose outer checksum is wrong.
+fn in_vxlan(port: u16) -> Vec<u8> {
+    let (from, to) = (Ipv4Addr::new(10, 97, 5, 2), Ipv4Addr::new(10, 97, 1, 2));
+    let inner = udp_segment((from, 53).into(), (to, port).into(), 40, true);
+    let header = [8, 0, 0, 0, 0, 0, 1, 0];
+    let ethernet = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    let frame = [&header[..], &ethernet, &ipv4(from, to, 17, &inner, true)].concat();
+    let ends: [SocketAddr; 2] = [(EXT, 40_000).into(), (HOST, VXLAN).into()];
+    ipv4(EXT, HOST, 17, &udp_around(ends[0], ends[1], &frame, false), true)
+}
+
+/// The names of the pods, and whether a trace of their namespace shows it, hang on what is inside.
+#[test]
+fn a_tunnels_checksum_that_is_wrong() {
+    let scene = Scene::new();
+    if !scene.host.tries(
+        "ip",
+        &format!(
+            "link add vx type vxlan id 1 local {HOST} dstport {VXLAN} nolearning udpcsum\nlink set vx up\n"
+        ),
+    ) {
+        return;
+    }
+    for (port, flags) in [(7711, ["-n", "shop"]), (7712, ["--pod", "shop/web-0"])] {
+        let trace = scene.trace_of("drops", &flags);
+        scene.ext.inside(|| send_routed(HOST.into(), &in_vxlan(port)).unwrap());
+        let lost = trace.expect_class("checksum", |line| line["destination_port"] == port);
+        assert_eq!(
+            json!([
+                lost["destination_pod"]["pod"], lost["source_ip"], lost["tunnel"], lost["outer_source_ip"]
+            ]),
+            json!(["web-0", "10.97.5.2", "VXLAN", EXT.to_string()]),
+            "{lost:#}"
+        );
+        assert!(
+            fix(&lost).contains(&format!("on node {EXT}")) && fix(&lost).contains("ethtool -K"),
+            "{lost:#}"
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! Tunnels over what takes less than they promise: the number is the tunnel's.
+
+use serde_json::{Value, json};
+
+use crate::harness::netns::Netns;
+use crate::harness::packet::udp_unfragmented;
+
+use super::copies::settle;
+use super::size::verdict;
+use super::{Scene, fix, has_module};
+
+/// IP in UDP at a port that says nothing: the number is the tunnel's, not the node's own device's.
+#[test]
+fn a_tunnel_in_udp_over_a_smaller_hop() {
+    if !has_module("fou") {
+        return;
+    }
+    let scene = Scene::new();
+    // `far` is behind `ext`, which takes 1,400 on the way there.
+    let far = Netns::new();
+    scene.ext.ip(&format!(
+        "link add side mtu 1400 type veth peer name eth0 mtu 1400 netns {}\naddr add 10.97.7.1/24 dev side\nlink set side up\n",
+        far.path()
+    ));
+    scene.ext.sysctl("ipv4/ip_forward", "1");
+    far.ip(
+        "link set lo up\naddr add 10.97.7.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.7.1\n",
+    );
+    scene.host.ip("route add 10.97.7.0/24 via 10.97.9.2\n");
+    let end = |local: &str, remote: &str, own: u8| {
+        format!(
+            "fou add port 5555 ipproto 4\n\
+             link add t0 type ipip local {local} remote {remote} encap fou encap-sport auto encap-dport 5555\n\
+             link set t0 mtu 1472 up\naddr add 10.97.6.{own}/24 dev t0\n"
+        )
+    };
+    scene.host.ip(&end("10.97.9.1", "10.97.7.2", 1));
+    far.ip(&end("10.97.7.2", "10.97.9.1", 2));
+    far.ip("route add 10.97.1.0/24 dev t0\n");
+    let trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    // One: of a second the tunnel itself knows by then how much fits.
+    scene.web.netns.inside(|| udp_unfragmented("10.97.6.2:9".parse().unwrap(), 1, 1400));
+    let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+    assert_eq!(under["fits"], json!(1372), "{under:#}");
+    assert!(under["message"].as_str().unwrap().contains("FOU adds 28"), "{under:#}");
+    assert!(fix(&under).contains("1372") && !fix(&under).contains("10.97.9.1's interface"), "{under:#}");
+}
+
+/// A relay inside the kernel is no hop: the number is the tunnel's, and the device that the packet came by is well.
+#[test]
+fn a_tunnel_in_udp_of_ipv6_over_a_smaller_hop() {
+    if !has_module("fou6") || !has_module("ip6_tunnel") {
+        return;
+    }
+    let scene = Scene::new();
+    let far = Netns::new();
+    scene.ext.ip(&format!(
+        "link add side mtu 1400 type veth peer name eth0 mtu 1400 netns {}\naddr add fd97:7::1/64 dev side nodad\n\
+         link set side up\n",
+        far.path()
+    ));
+    scene.ext.sysctl("ipv6/conf/all/forwarding", "1");
+    far.ip(
+        "link set lo up\naddr add fd97:7::2/64 dev eth0 nodad\nlink set eth0 up\nroute add default via fd97:7::1\n",
+    );
+    scene.host.ip("route add fd97:7::/64 via fd97:9::2\n");
+    let end = |local: &str, remote: &str, own: u8| {
+        format!(
+            "fou add port 5556 ipproto 41 -6\n\
+             link add t0 type ip6tnl mode ip6ip6 local {local} remote {remote} encap fou encap-sport auto encap-dport 5556 encaplimit none\n\
+             link set t0 mtu 1460 up\naddr add fd97:6::{own}/64 dev t0 nodad\n"
+        )
+    };
+    scene.host.ip(&end("fd97:9::1", "fd97:7::2", 1));
+    far.ip(&end("fd97:7::2", "fd97:9::1", 2));
+    let trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    scene.host.feed("sh", &["-c", "ping -6 -M do -c 3 -i 0.5 -W 1 -s 1400 fd97:6::2 || true"], "");
+    let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+    assert_eq!(under["fits"], json!(1352), "{under:#}");
+    assert!(fix(&under).contains("1352") && !fix(&under).contains("raise"), "{under:#}");
+    let wrong = trace.lines(|line| line["finding"] == "small_device" || line["finding"] == "small_hop");
+    assert_eq!(wrong, Vec::<Value>::new());
+}
+
+/// A raw socket keeps a copy of each message until it is closed. That is freed then, and nothing was lost.
+#[test]
+fn a_ping_too_large_for_its_tunnel() {
+    let scene = Scene::new();
+    let end = |own: u8, other: u8| {
+        format!(
+            "link add t0 type ipip local 10.97.9.{own} remote 10.97.9.{other}\nlink set t0 mtu 1600 up\n\
+             addr add 10.97.6.{own}/24 dev t0\n"
+        )
+    };
+    if !scene.host.tries("ip", &end(1, 2)) {
+        return;
+    }
+    scene.ext.ip(&end(2, 1));
+    let (trace, drops) = (scene.trace("mtu"), scene.trace("drops"));
+    if !trace.sees_messages() {
+        return;
+    }
+    scene.host.feed("sh", &["-c", "ping -M do -c 1 -W 1 -s 1500 10.97.6.2 || true"], "");
+    let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
+    assert_eq!(under["fits"], json!(1480), "{under:#}");
+    settle(&scene, &drops);
+    let lost = trace.lines(|line| line["event"] == "lost" || line["finding"] == "messages_lost");
+    assert_eq!(lost, Vec::<Value>::new());
+}
