@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
-use agent_common::drops::{Direction, DropRecord, circumstance, flags, hook};
+use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 use agent_common::quote::Inner;
 use prometheus_client::collector::Collector;
 
@@ -18,17 +18,18 @@ use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
 use crate::probe::knock::knock;
-use crate::probe::ladder::on_functions;
 use crate::probe::slots::SlotMaps;
-use crate::probe::{Attach, DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Rung, Summary, Target};
 use crate::probe::{Cell, Column, Field, Level};
+use crate::probe::{DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Summary};
 
 pub mod class;
 pub mod decode;
 pub mod evidence;
+pub mod hooks;
 pub mod labels;
 pub mod place;
 pub mod row;
+pub mod summary;
 
 use crate::kernel::reasons::Reasons;
 use class::words::About;
@@ -37,6 +38,7 @@ use decode::Decoder;
 use evidence::Evidence;
 use labels::{DropRows, Labels};
 use place::Place;
+use summary::Fixes;
 
 /// Whether a packet's source address may be anybody's, because it cannot have come from where it did.
 ///
@@ -53,6 +55,7 @@ pub fn may_be_forged(reason: Option<&str>, function: Option<&str>) -> bool {
 pub struct Drops {
     counts: Counts<DropRows>,
     decoder: Decoder,
+    fixes: Fixes,
 }
 
 /// One packet dropped, as the kernel saw it.
@@ -74,109 +77,29 @@ pub struct PacketDrop {
     record: DropRecord,
 }
 
-const KFREE_SKB: Hook = Hook {
-    name: "kfree_skb",
-    tells: "every packet the kernel frees as lost",
-    module: None,
-    provoked: true,
-    ladder: &[
-        Rung {
-            name: "tp_btf",
-            loses: "",
-            attach: &[Attach { program: "kfree_skb_btf", target: Target::BtfTracepoint("kfree_skb") }],
-        },
-        Rung {
-            name: "raw_tp",
-            loses: "costs more per drop",
-            attach: &[Attach { program: "kfree_skb_raw", target: Target::RawTracepoint("kfree_skb") }],
-        },
-        Rung {
-            name: "tracepoint",
-            loses: "costs much more per drop, and may miss some, uncounted before 6.7; the receiving socket is not told",
-            attach: &[Attach {
-                program: "kfree_skb_classic",
-                target: Target::Tracepoint { category: "skb", name: "kfree_skb" },
-            }],
-        },
-    ],
-};
-
-/// In the order of [`hook`]: the kernel side's tallies go by it.
-const HOOKS: &[Hook] = &[
-    KFREE_SKB,
-    on_functions!("__icmp_send", "which IPv4 packet was too large where the kernel gives no reason (tunnels)", true, [
-        entry "__icmp_send": "icmp_send_fentry", "icmp_send_kprobe";
-    ]),
-    on_functions!("icmp6_send", "which IPv6 packet was too large where the kernel gives no reason (tunnels)", true, [
-        entry "icmp6_send": "icmp6_send_fentry", "icmp6_send_kprobe";
-    ]),
-];
-
-const _: () = assert!(HOOKS.len() == hook::COUNT);
-
 impl Probe for Drops {
     type Event = PacketDrop;
 
     const NAME: &'static str = "drops";
     const ABOUT: &'static str = "packets the kernel drops: reason, place, cause, and the pods at both ends";
-    const HOOKS: &'static [Hook] = HOOKS;
+    const HOOKS: &'static [Hook] = hooks::ALL;
     const COLUMNS: &'static [Column] = row::COLUMNS;
     const FILTERS: bool = true;
-    const SOURCE: Option<&'static str> = Some(KFREE_SKB.name);
+    const SOURCE: Option<&'static str> = Some(hooks::SOURCE);
 
     fn object() -> &'static [u8] {
         aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drops"))
     }
 
     fn globals(kernel: &Kernel, globals: &mut Globals) {
-        globals.set_offsets(
-            kernel,
-            &[
-                ("RTABLE_FLAGS", "rtable", "rt_flags"),
-                ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
-                ("DEV_LOWER", "net_device", "adj_list.lower"),
-                ("SKB_NFCT", "sk_buff", "_nfct"),
-                ("DEV_TX", "net_device", "_tx"),
-                ("TX_QDISC", "netdev_queue", "qdisc"),
-                ("QDISC_FLAGS", "Qdisc", "flags"),
-            ],
-        );
-        globals.set_link_type(kernel);
-        globals.set_device_flags(kernel, &[("BRIDGE", "IFF_EBRIDGE")]);
-        globals.set_device_states(
-            kernel,
-            &[("STARTED", "__LINK_STATE_START"), ("NO_CARRIER", "__LINK_STATE_NOCARRIER")],
-        );
-        // The prototype alone says what arguments there are: stable kernels backport them.
-        let args = kernel.tracepoint_args("kfree_skb");
-        let has = |at: usize, what: &str| u32::from(args.get(at).is_some_and(|arg| arg.contains(what)));
-        globals.set("HAS_REASON", has(2, "skb_drop_reason"));
-        globals.set("HAS_RX_SK", has(3, "struct sock"));
-        let reasons = Reasons::load(kernel);
-        for (constant, name) in [
-            ("REASON_CONSUMED", "CONSUMED"),
-            ("REASON_NETFILTER", "NETFILTER_DROP"),
-            ("REASON_QDISC", "QDISC_DROP"),
-            ("REASON_NO_SOCKET", "NO_SOCKET"),
-        ] {
-            if let Some(number) = reasons.number(name) {
-                globals.set(constant, number);
-            }
-        }
-        let format = kernel.tracepoint_format("skb", "kfree_skb");
-        for (constant, field) in
-            [("TP_SKBADDR", "skbaddr"), ("TP_LOCATION", "location"), ("TP_REASON", "reason")]
-        {
-            let field = format.as_ref().and_then(|format| format.field(field));
-            globals.set_offset(constant, field.map(|field| field.offset));
-        }
+        hooks::globals(kernel, globals);
     }
 
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
         let decoder = Decoder::new(kernel);
         let meaning = DropRows { reasons: decoder.reasons.clone(), places: decoder.places.clone() };
         let counts = Counts::take(maps, meaning, Self::HOOKS.len())?;
-        Ok(Self { counts, decoder })
+        Ok(Self { counts, decoder, fixes: Fixes::default() })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -190,8 +113,8 @@ impl Probe for Drops {
     }
 
     fn summary(&self) -> Summary {
-        let counts = self.counts.clone();
-        Box::new(move || labels::summary(&counts))
+        let (counts, fixes) = (self.counts.clone(), self.fixes.clone());
+        Box::new(move || summary::of(&counts, &fixes))
     }
 
     fn limited_reader(&self) -> ReadLimited {
@@ -224,6 +147,8 @@ impl Probe for Drops {
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
         let event = enriched.event;
         let labels = Labels::new(event.reason_name(), event.counted, event.direction);
+        let proven = event.evidence.and(event.fix());
+        self.fixes.learn(&labels, proven.map(|fix| (event.verdict.class, fix.into_owned())));
         self.counts.exemplify(labels, enriched.span.trace_id, event.at);
     }
 }

@@ -48,11 +48,11 @@ fn what_was_not_examined_is_no_all_clear() {
     assert!(said.contains("500 dropped for their size without a word, ipv4"), "{said}");
 }
 
-/// As it comes the ring takes what happens while the agent waits for a processor.
+/// As it comes the ring takes what happens while the agent waits for a processor. Filters of the user side would enlarge it.
 #[test]
 fn a_burst_has_room_in_the_ring() {
     let lab = Lab::lock();
-    let (_, code, said) = stalled(&lab, 400, &["-n", "shop"]);
+    let (_, code, said) = stalled(&lab, 400, &[]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("nothing lost") && !said.contains("not examined"), "{said}");
     assert!(said.contains("400 dropped for their size without a word, ipv4"), "{said}");

@@ -1,20 +1,16 @@
-//! What a row of the exact counts is counted under, and the largest of them in words.
+//! What a row of the exact counts is counted under.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use agent_common::drops::{Direction, DropKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
-use super::class::words::About;
-use super::class::{Harm, Verdict};
+use super::class::Verdict;
 use super::may_be_forged;
 use super::place::Places;
-use crate::digits::counted;
 use crate::kernel::reasons::Reasons;
-use crate::probe::counts::{Counts, Families, Rows};
+use crate::probe::counts::{Families, Rows};
 use crate::probe::{Ends, Level};
 
 /// The label of a drop for which the kernel gives no reason (5.10).
@@ -23,10 +19,10 @@ pub const NO_REASON: &str = "NONE";
 /// What a drop is counted under, node-wide. All from closed sets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Labels {
-    reason: String,
-    verdict: Verdict,
+    pub(super) reason: String,
+    pub(super) verdict: Verdict,
     /// `None` for one that this version does not know.
-    direction: Option<Direction>,
+    pub(super) direction: Option<Direction>,
 }
 
 impl Labels {
@@ -135,45 +131,6 @@ pub const fn direction_name(direction: Direction) -> &'static str {
         Direction::Sent => "sent",
         Direction::Forwarded => "forwarded",
     }
-}
-
-/// Rows of [`summary`].
-const SUMMARY_ROWS: usize = 8;
-
-/// The largest counts by class, reason, place and direction, benign ones last; and what cures the others, a line a class.
-#[must_use]
-pub fn summary(counts: &Counts<DropRows>) -> Vec<String> {
-    let meaning = counts.meaning();
-    let mut sums: BTreeMap<(Labels, String), u64> = BTreeMap::new();
-    for (key, sum) in counts.rows() {
-        let place = meaning.places.at(key.place.into()).map(|place| format!(" in {}", place.function));
-        *sums.entry((meaning.labels(&DropRows::kind(&key)), place.unwrap_or_default())).or_default() +=
-            sum.events;
-    }
-    let mut sums: Vec<_> = sums.into_iter().collect();
-    sums.sort_by_key(|((labels, _), packets)| (labels.verdict.harm, Reverse(*packets)));
-    let more = u64::try_from(sums.len().saturating_sub(SUMMARY_ROWS)).unwrap_or(u64::MAX);
-    let mut lines: Vec<String> = sums
-        .iter()
-        .take(SUMMARY_ROWS)
-        .map(|((Labels { reason, verdict, direction }, place), packets)| {
-            let benign = if verdict.harm == Harm::Benign { " (benign)" } else { "" };
-            let (class, direction) = (verdict.class.name(), direction.map_or("other", direction_name));
-            format!("{packets:>6} {class}{benign}: {reason}{place}, {direction}")
-        })
-        .collect();
-    if more > 0 {
-        lines.push(format!("       and {}", counted(more, "more kind")));
-    }
-    let mut cured = BTreeSet::new();
-    for ((Labels { reason, verdict, .. }, _), _) in sums.iter().take(SUMMARY_ROWS) {
-        let about = About { reason, ..About::default() };
-        let fix = verdict.class.fix(&about).filter(|_| verdict.harm == Harm::Harmful);
-        if let Some(fix) = fix.filter(|fix| cured.insert(fix.clone())) {
-            lines.push(format!("fix of {}: {fix}", verdict.class.name()));
-        }
-    }
-    lines
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::*;
 use crate::kernel::{Kernel, Roots};
 use crate::metrics::{Format, Metrics};
 use crate::pod::{FindPod, Pod, Slot, Subject};
+use crate::probe::counts::Counts;
 use crate::probe::counts::{Source, Sum};
 
 /// Reasons the made-up kernel knows, by number.
