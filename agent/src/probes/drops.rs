@@ -147,8 +147,9 @@ impl Probe for Drops {
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
         let event = enriched.event;
         let labels = Labels::new(event.reason_name(), event.counted, event.direction);
-        let proven = event.evidence.and(event.fix());
-        self.fixes.learn(&labels, proven.map(|fix| (event.verdict.class, fix.into_owned())));
+        if let Some(fix) = event.fix() {
+            self.fixes.learn(&labels, event.verdict.class, &fix);
+        }
         self.counts.exemplify(labels, enriched.span.trace_id, event.at);
     }
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::UdpSocket;
 
+use nix::sys::signal::Signal;
+
 use crate::harness::netns::Netns;
 use crate::harness::until;
 
@@ -82,7 +84,7 @@ fn a_full_conntrack_table() {
         "add table ip track\nadd chain ip track it { type filter hook forward priority 0; }\n\
          add rule ip track it ct state new counter\n",
     );
-    let trace = scene.trace("drops");
+    let mut trace = scene.trace("drops");
     let limit = Setting::new(MAX, "20");
     // Another program of the node fills it.
     scene.host.inside(|| {
@@ -102,6 +104,10 @@ fn a_full_conntrack_table() {
     fs::write(MAX, "200").unwrap();
     until("cured", || scene.is_answered(EXT4).then_some(()));
     drop(limit);
+    trace.agent.signal(Signal::SIGINT);
+    trace.agent.ended();
+    let summary = trace.agent.stderr.text();
+    assert!(summary.contains("fix of netfilter: `sysctl -w net.netfilter.nf_conntrack_max=40`"), "{summary}");
 }
 
 /// A trace in the first network namespace, whose settings hold for all.

@@ -10,43 +10,41 @@ use super::labels::{DropRows, Labels, direction_name};
 use crate::digits::counted;
 use crate::probe::counts::{Counts, Rows as _};
 
-/// What single events had evidence of, by what they are counted under: counts do not know it.
-#[derive(Clone, Default)]
-pub(super) struct Fixes(Arc<Mutex<BTreeMap<Labels, Known>>>);
+/// Fixes of events that are counted under the same; of further ones the class is told.
+const MAX_FIXES: usize = 3;
 
-/// What is known of the events counted under the same.
+/// The fixes that single events had, by what they are counted under: counts know neither their devices nor what was evident.
 #[derive(Clone, Default)]
-struct Known {
-    /// The class and the fix that the last evidence speaks for.
-    proven: Option<(Class, String)>,
-    /// Some had no evidence.
-    is_plain: bool,
-}
+pub(super) struct Fixes(Arc<Mutex<BTreeMap<Labels, Vec<(Class, String)>>>>);
 
 impl Fixes {
-    /// One more event: what its evidence speaks for, if it has any.
-    pub(super) fn learn(&self, labels: &Labels, proven: Option<(Class, String)>) {
-        let mut known = self.lock();
-        if !known.contains_key(labels) {
-            known.insert(labels.clone(), Known::default());
-        }
-        if let Some(known) = known.get_mut(labels) {
-            known.is_plain |= proven.is_none();
-            known.proven = proven.or_else(|| known.proven.take());
+    /// One more event's.
+    pub(super) fn learn(&self, labels: &Labels, class: Class, fix: &str) {
+        let mut all = self.lock();
+        let Some(known) = all.get_mut(labels) else {
+            all.insert(labels.clone(), vec![(class, fix.to_owned())]);
+            return;
+        };
+        // One more than is told says that there are too many.
+        if known.len() <= MAX_FIXES && !known.iter().any(|(_, known)| known == fix) {
+            known.push((class, fix.to_owned()));
         }
     }
 
-    /// What cures what is counted under these: what the evidence speaks for, and what the class does where there was none.
-    fn of(&self, labels: &Labels) -> impl Iterator<Item = (Class, String)> {
+    /// What cures what is counted under these: what its events said, or what the class does of those that were only counted
+    /// or need many.
+    fn of(&self, labels: &Labels) -> Vec<(Class, String)> {
         let Labels { reason, verdict, .. } = labels;
         let known = self.lock().get(labels).cloned().unwrap_or_default();
+        if (1..=MAX_FIXES).contains(&known.len()) {
+            return known;
+        }
         let about = About { reason, ..About::default() };
-        let is_plain = verdict.harm == Harm::Harmful && (known.is_plain || known.proven.is_none());
-        let of_class = verdict.class.fix(&about).filter(|_| is_plain);
-        known.proven.into_iter().chain(of_class.map(|fix| (verdict.class, fix.into_owned())))
+        let fix = verdict.class.fix(&about).filter(|_| verdict.harm == Harm::Harmful);
+        fix.map(|fix| (verdict.class, fix.into_owned())).into_iter().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, Known>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, Vec<(Class, String)>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,19 +95,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_proven_is_told_and_what_is_not_beside_it() {
+    fn what_events_said_is_told_unless_it_is_too_much() {
         let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
         let labels = Labels::new("NETFILTER_DROP", netfilter, Direction::Received);
         let fixes = Fixes::default();
-        let told = || fixes.of(&labels).map(|(class, fix)| (class, fix.contains("=60"))).collect::<Vec<_>>();
-        assert_eq!(told(), [(Class::Netfilter, false)], "only counted");
-        let full = || Some((Class::Netfilter, "`sysctl -w net.netfilter.nf_conntrack_max=60`".to_owned()));
-        fixes.learn(&labels, full());
-        assert_eq!(told(), [(Class::Netfilter, true)]);
-        fixes.learn(&labels, None);
-        fixes.learn(&labels, full());
-        assert_eq!(told(), [(Class::Netfilter, true), (Class::Netfilter, false)]);
+        let told = || fixes.of(&labels).into_iter().map(|(_, fix)| fix).collect::<Vec<_>>();
+        let of_class = told();
+        assert!(
+            matches!(&of_class[..], [fix] if fix.contains("`conntrack -S`")),
+            "only counted: {of_class:?}"
+        );
+        for (fix, count) in [("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)] {
+            fixes.learn(&labels, Class::Netfilter, fix);
+            assert_eq!(told().len(), count, "{fix}");
+        }
+        assert_eq!(told(), ["max=60", "max=120", "max=240"]);
+        fixes.learn(&labels, Class::Netfilter, "max=480");
+        assert_eq!(told(), of_class);
         let benign = Labels::new("", Verdict { harm: Harm::Benign, ..netfilter }, Direction::Received);
-        assert_eq!(fixes.of(&benign).count(), 0);
+        assert_eq!(fixes.of(&benign), []);
     }
 }
