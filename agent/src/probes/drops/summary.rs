@@ -13,9 +13,12 @@ use crate::probe::counts::{Counts, Rows as _};
 /// Fixes of events that are counted under the same; of further ones the class is told.
 const MAX_FIXES: usize = 3;
 
+/// Classes and fixes by what is counted.
+type ByLabels = BTreeMap<Labels, Vec<(Class, String)>>;
+
 /// The fixes that single events had, by what they are counted under: counts know neither their devices nor what was evident.
 #[derive(Clone, Default)]
-pub(super) struct Fixes(Arc<Mutex<BTreeMap<Labels, Vec<(Class, String)>>>>);
+pub(super) struct Fixes(Arc<Mutex<ByLabels>>);
 
 impl Fixes {
     /// One more event's.
@@ -44,7 +47,7 @@ impl Fixes {
         fix.map(|fix| (verdict.class, fix.into_owned())).into_iter().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, Vec<(Class, String)>>> {
+    fn lock(&self) -> MutexGuard<'_, ByLabels> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
