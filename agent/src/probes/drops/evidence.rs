@@ -1,25 +1,27 @@
 //! What the kernel's tables and queues say, at the moment a packet died, of why it did.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_common::drops::{DropRecord, circumstance};
 
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Fill, Limits};
+use crate::kernel::limits::{Chain, Fill, Limits};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
 const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };
 
 /// What speaks for a cause beside the kernel's reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// The neighbour table is full.
     Neighbours(Fill),
     /// Conntrack's table is full.
     Conntrack(Fill),
     /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
-    Invalid,
+    /// These chains drop such packets; none are named where it is not known, or there are too many.
+    Invalid(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
@@ -32,11 +34,13 @@ pub(super) struct Sources {
     pub(super) sockets: Sockets,
 }
 
-/// The evidence there is for a drop, and what it means by that. `from` is who sent the packet, of protocols with ports.
+/// The evidence there is for a drop, and what it means by that. `function` is where the packet died, `from` who sent it, of
+/// protocols with ports.
 pub(super) fn gather(
     Sources { limits, sockets }: &Sources,
     record: &DropRecord,
     reason: &str,
+    function: &str,
     from: Option<SocketAddr>,
     verdict: Verdict,
 ) -> (Verdict, Option<Evidence>) {
@@ -60,8 +64,10 @@ pub(super) fn gather(
             let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
             let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
             let invalid = conntrack.filter(|now| is_untracked && now.invalid > 0);
-            let evidence =
-                full.map(|now| Evidence::Conntrack(now.fill)).or(invalid.map(|_| Evidence::Invalid));
+            let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
+                let chains = |_| limits.chains_dropping_invalid(record.ip_version, function);
+                invalid.map(chains).map(Evidence::Invalid)
+            });
             (verdict, evidence)
         }
         Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
