@@ -1,4 +1,4 @@
-//! How full the kernel's tables are, what a device's token bucket takes, and which rules drop what is INVALID, at this moment:
+//! How full the kernel's tables are, what a device's token bucket and policers take, and which rules drop what is INVALID, at this moment:
 //! evidence for why a packet died.
 //!
 //! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::Hash;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +14,10 @@ use std::time::{Duration, Instant};
 
 mod bucket;
 mod netlink;
+mod police;
 mod rules;
 
+pub use police::{Policed, Side};
 pub use rules::Chain;
 
 /// A reading is as good as a new one for this long.
@@ -26,7 +29,7 @@ const RULES_FRESH: Duration = Duration::from_secs(5);
 /// What could not be read of them is not tried again for this long: they are too many, or the kernel does not let us.
 const RULES_UNREAD: Duration = Duration::from_mins(1);
 
-/// Devices whose token buckets are remembered: more are forgotten all at once.
+/// Devices whose token buckets and policers are remembered: more are forgotten all at once.
 const MAX_DEVICES: usize = 256;
 
 /// Entries of a table, and how many it takes.
@@ -73,6 +76,7 @@ struct Read {
     neighbours: [Option<(Instant, Option<Fill>)>; 2],
     conntrack: Option<(Instant, Option<Conntrack>)>,
     bursts: HashMap<u32, (Instant, Option<u32>)>,
+    policed: HashMap<(u32, Side), (Instant, Policed)>,
     /// Of IPv4 and IPv6, each with when it is read again.
     chains: [Option<(Instant, Arc<[Chain]>)>; 2],
 }
@@ -123,17 +127,15 @@ impl Limits {
     /// if it has none, or that cannot be read.
     #[must_use]
     pub fn burst(&self, ifindex: u32) -> Option<u32> {
-        let mut read = self.lock();
-        if read.bursts.len() >= MAX_DEVICES {
-            read.bursts.clear();
-        }
-        let known = read.bursts.get(&ifindex).filter(|(at, _)| at.elapsed() < FRESH);
-        if let Some((_, burst)) = known {
-            return *burst;
-        }
-        let burst = bucket::smallest_burst(ifindex).ok().flatten();
-        read.bursts.insert(ifindex, (Instant::now(), burst));
-        burst
+        remembered(&mut self.lock().bursts, ifindex, || bucket::smallest_burst(ifindex).ok().flatten())
+    }
+
+    /// What the policers (`tc-police(8)`) of a device on this side let pass: nothing where it has none, or they cannot be read.
+    #[must_use]
+    pub fn policed(&self, ifindex: u32, side: Side) -> Policed {
+        remembered(&mut self.lock().policed, (ifindex, side), || {
+            police::smallest(ifindex, side).unwrap_or_default()
+        })
     }
 
     /// The chains of nftables that drop what conntrack calls INVALID and that packets of this IP version may pass, if they are few
@@ -195,6 +197,25 @@ fn fresh<T: Copy>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() 
     }
     let value = read();
     *known = Some((Instant::now(), value));
+    value
+}
+
+/// The same of a device.
+fn remembered<K: Eq + Hash, T: Copy>(
+    known: &mut HashMap<K, (Instant, T)>,
+    of: K,
+    read: impl FnOnce() -> T,
+) -> T {
+    if known.len() >= MAX_DEVICES {
+        known.clear();
+    }
+    if let Some((at, value)) = known.get(&of)
+        && at.elapsed() < FRESH
+    {
+        return *value;
+    }
+    let value = read();
+    known.insert(of, (Instant::now(), value));
     value
 }
 

@@ -7,7 +7,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::netlink::{Netlink, find, number};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
-const RTM_GETQDISC: u16 = 38;
+pub(super) const RTM_GETQDISC: u16 = 38;
 pub(super) const TCA_KIND: u16 = 1;
 pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
@@ -19,7 +19,7 @@ const RATE: usize = 8;
 const BUFFER: usize = 28;
 
 /// Bytes that are read: a node has a few hundred devices.
-const MOST: usize = 1 << 20;
+pub(super) const MOST: usize = 1 << 20;
 
 /// The smallest burst of the device's filters of this kind, bytes; `None` if it has none.
 pub(super) fn smallest_burst(ifindex: u32) -> io::Result<Option<u32>> {

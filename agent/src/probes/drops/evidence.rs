@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_common::drops::{DropRecord, circumstance};
 
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Fill, Limits};
+use crate::kernel::limits::{Chain, Fill, Limits, Policed, Side};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -26,6 +26,13 @@ pub enum Evidence {
     NotTranslated(SocketAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
+    /// A policer of the device never lets such a packet pass.
+    Policer {
+        /// Bytes of the packet that it has measured.
+        length: u32,
+        /// What of the policer is less.
+        less: Policed,
+    },
 }
 
 /// Where evidence is looked for.
@@ -58,6 +65,17 @@ pub(super) fn gather(
     if !limits.are_of(record.netns) {
         return (verdict, None);
     }
+    let (burst, filters) = match verdict.class {
+        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
+            let burst = limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
+            (burst.map(Evidence::Burst), Some(Side::Egress))
+        }
+        _ => (None, side(reason, function)),
+    };
+    let too_long = || filters.and_then(|side| policed(record, limits.policed(record.ifindex, side)));
+    if let Some(evidence) = burst.or_else(too_long) {
+        return (Verdict { class: Class::Mtu, ..verdict }, Some(evidence));
+    }
     match verdict.class {
         Class::Netfilter | Class::Policy => {
             let conntrack = limits.conntrack();
@@ -70,14 +88,26 @@ pub(super) fn gather(
             });
             (verdict, evidence)
         }
-        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
-            match limits.burst(record.ifindex).filter(|burst| frame(record) > *burst) {
-                Some(burst) => (Verdict { class: Class::Mtu, ..verdict }, Some(Evidence::Burst(burst))),
-                None => (verdict, None),
-            }
-        }
         _ => (verdict, None),
     }
+}
+
+/// The side whose filters have refused what died here.
+fn side(reason: &str, function: &str) -> Option<Side> {
+    match (reason, function) {
+        ("TC_INGRESS", _) | ("", "sch_handle_ingress" | "__netif_receive_skb_core") => Some(Side::Ingress),
+        ("TC_EGRESS", _) | ("", "sch_handle_egress") => Some(Side::Egress),
+        _ => None,
+    }
+}
+
+/// Whether the policers let a packet of its size pass at all (`tcf_police_act`).
+fn policed(record: &DropRecord, policed: Policed) -> Option<Evidence> {
+    // The burst must hold all segments at once. The MTU must as well in kernels before 5.12; in others a segment.
+    let burst = policed.burst.filter(|burst| record.len > *burst);
+    let mtu = policed.mtu.filter(|mtu| frame(record) > *mtu);
+    let length = if burst.is_some() { record.len } else { frame(record) };
+    (burst.is_some() || mtu.is_some()).then_some(Evidence::Policer { length, less: Policed { burst, mtu } })
 }
 
 /// Bytes of the largest frame that is made of the packet.

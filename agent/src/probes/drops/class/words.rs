@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use crate::kernel::limits::{Chain, Fill};
+use crate::kernel::limits::{Chain, Fill, Policed};
 use crate::probe::row::device_sysctl;
 use crate::probes::drops::evidence::Evidence;
 
@@ -181,6 +181,11 @@ fn proven(evidence: &Evidence, about: &About<'_>) -> String {
             about.frame,
             about.device()
         ),
+        Evidence::Policer { length, less } => format!(
+            "a packet of {length} bytes is more than the policer of {} ever lets pass ({})",
+            about.device(),
+            of_policer(*less, |what, bytes| format!("{what} {bytes}"), ", ")
+        ),
     }
 }
 
@@ -210,7 +215,28 @@ fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
             about.device(),
             about.frame.max(about.mtu + 14)
         ),
+        Evidence::Policer { length, less } => {
+            let whole = (*length).max(about.mtu + 14);
+            // `tc` cuts a burst to whole microseconds: at 10 Gbit/s one is 1250 bytes.
+            let enough = if less.burst.is_some() { 2 * whole } else { whole };
+            format!(
+                "give the policer of {} {} of {enough} bytes or more (`tc actions replace action police`, with the index that `tc filter show` tells)",
+                about.device(),
+                of_policer(
+                    *less,
+                    |what, _| format!("{} {what}", if what == "mtu" { "an" } else { "a" }),
+                    " and "
+                )
+            )
+        }
     }
+}
+
+/// What of a policer is less, as `say` says it.
+fn of_policer(less: Policed, say: impl Fn(&str, u32) -> String, between: &str) -> String {
+    let both = [("burst", less.burst), ("mtu", less.mtu)];
+    let said = both.into_iter().filter_map(|(what, bytes)| bytes.map(|bytes| say(what, bytes)));
+    said.collect::<Vec<_>>().join(between)
 }
 
 /// Chains by name, any of which it may be.
