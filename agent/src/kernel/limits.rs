@@ -1,21 +1,35 @@
-//! How full the kernel's tables are, and what a device's token bucket takes, at this moment: evidence for why a packet died.
+//! How full the kernel's tables are, what a device's token bucket and policers take, and which rules drop what is INVALID, at this moment:
+//! evidence for why a packet died.
 //!
 //! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
-//! second at most, however many packets die.
+//! second at most, and rules more rarely, however many packets die.
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::Hash;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 mod bucket;
+mod netlink;
+mod police;
+mod rules;
+
+pub use police::{Policed, Side};
+pub use rules::Chain;
 
 /// A reading is as good as a new one for this long.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Devices whose token buckets are remembered: more are forgotten all at once.
+/// Rules are good for this long: a node may have thousands.
+const RULES_FRESH: Duration = Duration::from_secs(5);
+
+/// What could not be read of them is not tried again for this long: they are too many, or the kernel does not let us.
+const RULES_UNREAD: Duration = Duration::from_mins(1);
+
+/// Devices whose token buckets and policers are remembered: more are forgotten all at once.
 const MAX_DEVICES: usize = 256;
 
 /// Entries of a table, and how many it takes.
@@ -62,6 +76,9 @@ struct Read {
     neighbours: [Option<(Instant, Option<Fill>)>; 2],
     conntrack: Option<(Instant, Option<Conntrack>)>,
     bursts: HashMap<u32, (Instant, Option<u32>)>,
+    policed: HashMap<(u32, Side), (Instant, Policed)>,
+    /// Of IPv4 and IPv6, each with when it is read again.
+    chains: [Option<(Instant, Arc<[Chain]>)>; 2],
 }
 
 impl Limits {
@@ -110,17 +127,56 @@ impl Limits {
     /// if it has none, or that cannot be read.
     #[must_use]
     pub fn burst(&self, ifindex: u32) -> Option<u32> {
+        remembered(&mut self.lock().bursts, ifindex, || bucket::smallest_burst(ifindex).ok().flatten())
+    }
+
+    /// What the policers (`tc-police(8)`) of a device on this side let pass: nothing where it has none, or they cannot be read.
+    #[must_use]
+    pub fn policed(&self, ifindex: u32, side: Side) -> Policed {
+        remembered(&mut self.lock().policed, (ifindex, side), || {
+            police::smallest(ifindex, side).unwrap_or_default()
+        })
+    }
+
+    /// The chains of nftables that drop what conntrack calls INVALID and that packets of this IP version may pass, if they are few
+    /// enough to be named. None are where the kernel does not show its rules, or where another kind of rule may be to blame:
+    /// `function` is where the packet died, or empty.
+    #[must_use]
+    pub fn chains_dropping_invalid(&self, ip_version: u8, function: &str) -> Arc<[Chain]> {
+        if !self.is_nftables(ip_version, function) {
+            return Arc::default();
+        }
         let mut read = self.lock();
-        if read.bursts.len() >= MAX_DEVICES {
-            read.bursts.clear();
+        let known = &mut read.chains[usize::from(ip_version == 6)];
+        if let Some((until, chains)) = known
+            && Instant::now() < *until
+        {
+            return Arc::clone(chains);
         }
-        let known = read.bursts.get(&ifindex).filter(|(at, _)| at.elapsed() < FRESH);
-        if let Some((_, burst)) = known {
-            return *burst;
+        let chains = rules::dropping_invalid(ip_version);
+        let fresh = if chains.is_ok() { RULES_FRESH } else { RULES_UNREAD };
+        let chains = chains.unwrap_or_default();
+        *known = Some((Instant::now() + fresh, Arc::clone(&chains)));
+        chains
+    }
+
+    /// Whether rules that netfilter drops a packet by can only be nftables'.
+    fn is_nftables(&self, ip_version: u8, function: &str) -> bool {
+        match function {
+            "nft_do_chain" => true,
+            // Where rules of another kind drop.
+            "ipt_do_table" | "ip6t_do_table" | "arpt_do_table" | "ebt_do_table" | "nf_hook_bpf" => false,
+            _ => {
+                let legacy = if ip_version == 6 { "net/ip6_tables_names" } else { "net/ip_tables_names" };
+                // A question about rules would load it.
+                let loaded = fs::read_to_string(self.0.proc.join("modules")).unwrap_or_default();
+                let has_legacy = match fs::read_to_string(self.0.proc.join(legacy)) {
+                    Ok(tables) => !tables.is_empty(),
+                    Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+                };
+                !has_legacy && loaded.lines().any(|line| line.starts_with("nf_tables "))
+            }
         }
-        let burst = bucket::smallest_burst(ifindex).ok().flatten();
-        read.bursts.insert(ifindex, (Instant::now(), burst));
-        burst
     }
 
     fn number(&self, file: &str) -> Option<u64> {
@@ -141,6 +197,25 @@ fn fresh<T: Copy>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() 
     }
     let value = read();
     *known = Some((Instant::now(), value));
+    value
+}
+
+/// The same of a device.
+fn remembered<K: Eq + Hash, T: Copy>(
+    known: &mut HashMap<K, (Instant, T)>,
+    of: K,
+    read: impl FnOnce() -> T,
+) -> T {
+    if known.len() >= MAX_DEVICES {
+        known.clear();
+    }
+    if let Some((at, value)) = known.get(&of)
+        && at.elapsed() < FRESH
+    {
+        return *value;
+    }
+    let value = read();
+    known.insert(of, (Instant::now(), value));
     value
 }
 

@@ -242,7 +242,7 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
-            evidence: self.evidence,
+            evidence: self.evidence.as_ref(),
         }
     }
 

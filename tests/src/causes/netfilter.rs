@@ -1,5 +1,9 @@
 //! What netfilter drops, and whether a rule does.
 
+use std::fs;
+
+use serde_json::Value;
+
 use crate::harness::packet::{ipv4, send_routed, tcp_segment};
 use crate::harness::{has_reasons, until};
 
@@ -8,27 +12,111 @@ use super::{EXT4, Scene, fix, has_module};
 /// `SYN` and `ACK`: the answer to a question that came another way.
 const SYN_ACK: u8 = 0x12;
 
-/// The node has not seen the connection begin, and drops what conntrack calls INVALID, as kube-proxy does.
+/// What a rule of nftables makes of a packet.
+fn class() -> &'static str {
+    if has_reasons() { "policy" } else { "netfilter" }
+}
+
+/// What is told of an answer to what came another way: the node has not seen the connection begin, and drops what conntrack
+/// calls INVALID.
+fn refused(scene: &Scene, class: &str) -> Value {
+    assert!(scene.is_answered(EXT4), "what is known passes");
+    let trace = scene.trace("drops");
+    let segment = tcp_segment("10.97.1.2:8080".parse().unwrap(), "10.97.9.2:5000".parse().unwrap(), SYN_ACK);
+    let packet = ipv4([10, 97, 1, 2].into(), [10, 97, 9, 2].into(), 6, &segment, true);
+    scene.web.netns.inside(|| send_routed([10, 97, 9, 2].into(), &packet).unwrap());
+    let event = trace.expect_class(class, |event| event["destination_port"] == 5000);
+    assert!(event["message"].as_str().unwrap().contains("conntrack calls it INVALID"), "{event:#}");
+    assert!(fix(&event).contains("route both directions through this node"), "{event:#}");
+    event
+}
+
+/// Whether a message and its fix name these chains, and no others. A kernel without reasons that has nftables built in does not
+/// say that it has.
+fn names(event: &Value, chains: Option<&str>) {
+    let (message, fix) = (event["message"].as_str().unwrap(), fix(event));
+    let is_known = has_reasons() || fs::exists("/sys/module/nf_tables").unwrap();
+    match chains.filter(|_| is_known) {
+        Some(chains) => {
+            assert!(message.contains(&format!("a rule of chain {chains} drops what is:")), "{event:#}");
+            assert!(fix.contains(&format!("before the rule of chain {chains} that drops")), "{event:#}");
+        }
+        None => assert!(!message.contains("of chain") && !fix.contains("of chain"), "{event:#}"),
+    }
+}
+
+/// By kube-proxy's chain and others, as `nft` writes their rules.
 #[test]
 fn an_answer_to_what_came_another_way() {
     if !has_module("nf_conntrack") {
         return;
     }
     let scene = Scene::new();
+    // Beside what drops there is a chain that nothing leads to, and one that is shown no packet of no connection.
     scene.host.batch(
         "nft",
-        "add table ip filter\nadd chain ip filter forward { type filter hook forward priority 0; }\n\
-         add rule ip filter forward ct state invalid counter drop\n",
+        "add table ip filter\nadd chain ip filter KUBE-FORWARD\nadd chain ip filter idle\n\
+         add chain ip filter forward { type filter hook forward priority 0; }\n\
+         add rule ip filter forward jump KUBE-FORWARD\nadd rule ip filter KUBE-FORWARD ct state new counter\n\
+         add rule ip filter KUBE-FORWARD ct state invalid counter drop\n\
+         add rule ip filter idle ct state invalid drop\n\
+         add table ip6 filter\nadd chain ip6 filter forward { type filter hook forward priority 0; }\n\
+         add rule ip6 filter forward ct state invalid drop\n",
     );
-    assert!(scene.is_answered(EXT4), "what is known passes");
-    let trace = scene.trace("drops");
-    let segment = tcp_segment("10.97.1.2:8080".parse().unwrap(), "10.97.9.2:5000".parse().unwrap(), SYN_ACK);
-    let packet = ipv4([10, 97, 1, 2].into(), [10, 97, 9, 2].into(), 6, &segment, true);
-    let class = if has_reasons() { "policy" } else { "netfilter" };
-    scene.web.netns.inside(|| send_routed([10, 97, 9, 2].into(), &packet).unwrap());
-    let event = trace.expect_class(class, |event| event["destination_port"] == 5000);
-    assert!(event["message"].as_str().unwrap().contains("conntrack calls it INVALID"), "{event:#}");
-    assert!(fix(&event).contains("route both directions through this node"), "{event:#}");
+    names(&refused(&scene, class()), Some("KUBE-FORWARD (nft table ip filter)"));
+    scene.host.batch(
+        "nft",
+        "add table inet wall\nadd chain inet wall wide { type filter hook forward priority 10; }\n\
+         add rule inet wall wide ct state vmap { established : accept, invalid : drop }\n",
+    );
+    names(
+        &refused(&scene, class()),
+        Some("KUBE-FORWARD (nft table ip filter) or wide (nft table inet wall)"),
+    );
+    scene.host.batch("nft", "delete table ip filter\n");
+    names(&refused(&scene, class()), Some("wide (nft table inet wall)"));
+    scene.host.batch(
+        "nft",
+        "flush chain inet wall wide\nadd rule inet wall wide ct state { invalid, untracked } drop\n\
+         add chain inet wall tight\nadd rule inet wall tight ct state != { established, related, new } drop\n\
+         add rule inet wall wide jump tight\n",
+    );
+    names(&refused(&scene, class()), Some("wide (nft table inet wall) or tight (nft table inet wall)"));
+    // More than are named.
+    for chain in ["a", "b"] {
+        scene.host.batch(
+            "nft",
+            &format!(
+                "add chain inet wall {chain}\nadd rule inet wall {chain} ct state invalid drop\n\
+                 add rule inet wall wide jump {chain}\n"
+            ),
+        );
+    }
+    names(&refused(&scene, class()), None);
+}
+
+/// The same by both kinds of iptables. The older one's rules are not read: nobody says that it has none.
+#[test]
+fn an_answer_that_iptables_refuses() {
+    if !has_module("nf_conntrack") {
+        return;
+    }
+    let scene = Scene::new();
+    let refuse = |iptables: &str| {
+        let lines = format!(
+            "{iptables} -N KUBE-FORWARD && {iptables} -A FORWARD -j KUBE-FORWARD && \
+             {iptables} -A KUBE-FORWARD -m conntrack --ctstate INVALID -m comment --comment x -j DROP"
+        );
+        scene.host.feed("sh", &["-c", &format!("{{ {lines}; }} && echo done || true")], "").contains("done")
+    };
+    if has_module("nft_compat") {
+        assert!(refuse("iptables-nft"));
+        names(&refused(&scene, class()), Some("KUBE-FORWARD (nft table ip filter)"));
+        scene.host.batch("nft", "delete table ip filter\n");
+    }
+    if refuse("iptables-legacy") {
+        names(&refused(&scene, "netfilter"), None);
+    }
 }
 
 /// A rule that drops what conntrack knows well.
@@ -42,8 +130,7 @@ fn a_rule_is_a_rule() {
     );
     let trace = scene.trace("drops");
     assert!(!scene.is_answered(EXT4));
-    let class = if has_reasons() { "policy" } else { "netfilter" };
-    let event = trace.expect_class(class, |event| event["destination_port"] == 7);
+    let event = trace.expect_class(class(), |event| event["destination_port"] == 7);
     assert!(!event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
     scene.host.batch("nft", "delete table ip filter\n");
     until("cured", || scene.is_answered(EXT4).then_some(()));

@@ -301,3 +301,47 @@ fn a_message_about_another_nodes_connection() {
     let fix = fix(&lost);
     assert!(fix.contains("pass on to the others") && !fix.contains("icmp type"), "{fix}");
 }
+
+/// A policer with too small a burst or MTU, where packets come in and where they leave: small ones pass, full ones never.
+#[test]
+fn a_policer_smaller_than_a_packet() {
+    let scene = Scene::new();
+    if !scene.host.tries("tc", "qdisc add dev veth-web clsact\n") {
+        return;
+    }
+    // Where it comes in a packet has no link header.
+    for (side, filter, least, told, length) in [
+        ("ingress", "matchall", "burst 1400 mtu 2000", "burst 1400", 1500),
+        ("ingress", "u32 match u32 0 0", "burst 10000 mtu 1300", "mtu 1300", 1500),
+        ("egress", "matchall", "burst 10000 mtu 1300", "mtu 1300", 1514),
+        ("egress", "u32 match u32 0 0", "burst 1400 mtu 1300", "burst 1400, mtu 1300", 1514),
+    ] {
+        let police = |limits: &str| format!("action police rate 10mbit {limits} conform-exceed drop");
+        let add = format!("filter add dev veth-web {side} protocol ip {filter} {}\n", police(least));
+        if !scene.host.tries("tc", &add) {
+            return;
+        }
+        assert!(scene.is_answered_of(EXT4, 1000), "small ones pass");
+        let trace = scene.trace("drops");
+        assert!(!scene.is_answered_of(EXT4, 1472));
+        let event = trace.expect_class("mtu", |event| event["interface"] == "veth-web");
+        let told = format!(
+            "a packet of {length} bytes is more than the policer of veth-web ever lets pass ({told})"
+        );
+        assert!(event["message"].as_str().unwrap().contains(&told), "{told}: {event:#}");
+        let fix = fix(&event);
+        let enough = fix.split_once(" bytes or more").unwrap().0.rsplit_once(' ').unwrap().1;
+        let shown = scene.host.run("tc", &["filter", "show", "dev", "veth-web", side]);
+        let index = shown.split_once(" police 0x").unwrap().1.split_once(' ').unwrap().0;
+        let index = u32::from_str_radix(index, 16).unwrap();
+        let mut mended = least.to_owned();
+        for (what, small) in [("burst", "1400"), ("mtu", "1300")] {
+            if fix.contains(&format!("{what} of ")) || fix.contains(&format!("{what} and ")) {
+                mended = mended.replace(small, enough);
+            }
+        }
+        scene.host.batch("tc", &format!("actions replace {} index {index}\n", police(&mended)));
+        until(&format!("cured by {mended}: {fix}"), || scene.is_answered_of(EXT4, 1472).then_some(()));
+        scene.host.batch("tc", &format!("filter del dev veth-web {side}\n"));
+    }
+}

@@ -1,132 +1,76 @@
 //! The token bucket filters of a device, by rtnetlink: `RTM_GETQDISC`.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
 
-/// `linux/rtnetlink.h`, `linux/netlink.h`, `linux/pkt_sched.h`.
-const RTM_NEWQDISC: u16 = 36;
-const RTM_GETQDISC: u16 = 38;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
+use super::netlink::{Netlink, find, number};
+
+/// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
+pub(super) const RTM_GETQDISC: u16 = 38;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
-/// `sizeof(struct nlmsghdr)`, `sizeof(struct tcmsg)`
-const HEADER: usize = 16;
-const TCMSG: usize = 20;
-/// In `struct tc_tbf_qopt`: `rate.rate`, and `buffer`, in ticks of 64 ns (`PSCHED_SHIFT`).
+/// `sizeof(struct tcmsg)`
+pub(super) const TCMSG: usize = 20;
+/// In `struct tc_tbf_qopt`: `rate.rate`, and `buffer`.
 const RATE: usize = 8;
 const BUFFER: usize = 28;
-const TICK_NS: u64 = 64;
 
-/// Replies that are read: a node has a few hundred devices.
-const MAX_REPLIES: usize = 1000;
+/// Bytes that are read: a node has a few hundred devices.
+pub(super) const MOST: usize = 1 << 20;
 
 /// The smallest burst of the device's filters of this kind, bytes; `None` if it has none.
 pub(super) fn smallest_burst(ifindex: u32) -> io::Result<Option<u32>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    // SAFETY: the descriptor is the socket's, which lives for the whole call.
-    let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-    // The kernel answers within the call; this is for one that does not: packets wait meanwhile.
-    setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))?;
-    socket.send_to(&question(ifindex), &SocketAddr::new(0, 0), 0)?;
     let mut smallest = None;
-    for _ in 0..MAX_REPLIES {
-        let (reply, _) = socket.recv_from_full()?;
-        let mut rest = reply.as_slice();
-        while let Some((kind, payload, next)) = message(rest) {
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => return Ok(smallest),
-                RTM_NEWQDISC => {
-                    let burst = burst(payload, ifindex);
-                    smallest = smallest.into_iter().chain(burst).min();
-                }
-                _ => {}
-            }
-            rest = next;
-        }
-    }
+    Netlink::open(NETLINK_ROUTE, MOST)?.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
+        smallest = smallest.into_iter().chain(burst(payload, ifindex)).min();
+    })?;
     Ok(smallest)
 }
 
-fn question(ifindex: u32) -> Vec<u8> {
-    let length = u32::try_from(HEADER + TCMSG).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(HEADER + TCMSG);
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(RTM_GETQDISC.to_ne_bytes());
-    bytes.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend([0; 4]);
-    bytes.extend(ifindex.to_ne_bytes());
-    bytes.extend([0; 12]);
-    bytes
-}
-
-/// The first message: its type, its payload, and what is behind it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let payload = bytes.get(HEADER..length)?;
-    Some((kind, payload, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+/// A `struct tcmsg` that asks for what a device has below this parent.
+pub(super) fn of_device(ifindex: u32, parent: u32) -> Vec<u8> {
+    let mut body = vec![0; TCMSG];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    body[12..16].copy_from_slice(&parent.to_ne_bytes());
+    body
 }
 
 /// The burst of a `struct tcmsg` and its attributes, if it is a token bucket filter of this device.
 fn burst(payload: &[u8], ifindex: u32) -> Option<u32> {
-    if u32_at(payload, 4)? != ifindex {
+    if number(payload.get(4..)?)? != ifindex {
         return None;
     }
     let attributes = payload.get(TCMSG..)?;
-    if attribute(attributes, TCA_KIND)? != b"tbf\0" {
+    if find(attributes, TCA_KIND)? != b"tbf\0" {
         return None;
     }
-    let options = attribute(attributes, TCA_OPTIONS)?;
-    let parameters = attribute(options, TCA_TBF_PARMS)?;
-    let rate64 = attribute(options, TCA_TBF_RATE64)
-        .and_then(|rate| Some(u64::from_ne_bytes(rate.get(..8)?.try_into().ok()?)));
-    let rate = rate64.or_else(|| u32_at(parameters, RATE).map(u64::from))?;
-    let nanoseconds = u64::from(u32_at(parameters, BUFFER)?) * TICK_NS;
+    let options = find(attributes, TCA_OPTIONS)?;
+    let parameters = find(options, TCA_TBF_PARMS)?;
+    let rate = rate(find(options, TCA_TBF_RATE64), parameters.get(RATE..)?)?;
+    in_bytes(rate, number(parameters.get(BUFFER..)?)?)
+}
+
+/// Bytes a second: of more than 32 bits, or else of 32.
+pub(super) fn rate(rate64: Option<&[u8]>, rate: &[u8]) -> Option<u64> {
+    let large = rate64.and_then(|rate| Some(u64::from_ne_bytes(rate.get(..8)?.try_into().ok()?)));
+    large.or_else(|| number(rate).map(u64::from))
+}
+
+/// The bytes that pass at this rate in so many ticks.
+pub(super) fn in_bytes(rate: u64, ticks: u32) -> Option<u32> {
+    /// `PSCHED_SHIFT`
+    const TICK_NS: u64 = 64;
+    let nanoseconds = u64::from(ticks) * TICK_NS;
     u32::try_from(u128::from(rate) * u128::from(nanoseconds) / 1_000_000_000).ok()
-}
-
-/// The value of the first attribute of this type.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    /// `NLA_TYPE_MASK`: the upper two bits are flags.
-    const TYPE: u16 = 0x3fff;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
-        let value = bytes.get(4..length)?;
-        if kind & TYPE == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
-    }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::attribute as attr;
     use super::*;
-
-    fn attr(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     /// As the kernel answers of `tbf rate 10mbit burst 1400`.
     fn answer(kind: &[u8], rate: u32, more: &[u8]) -> Vec<u8> {
@@ -134,8 +78,7 @@ mod tests {
         qopt[RATE..RATE + 4].copy_from_slice(&rate.to_ne_bytes());
         qopt[BUFFER..BUFFER + 4].copy_from_slice(&17_500_u32.to_ne_bytes());
         let options = [attr(TCA_TBF_PARMS, &qopt), more.to_vec()].concat();
-        let mut payload = vec![0; TCMSG];
-        payload[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+        let mut payload = of_device(7, 0);
         payload.extend(attr(TCA_KIND, kind));
         payload.extend(attr(TCA_OPTIONS, &options));
         payload
@@ -156,8 +99,5 @@ mod tests {
         for length in 0..whole.len() {
             assert_eq!(burst(&whole[..length], 7), None, "{length} bytes");
         }
-        // A length that leads nowhere.
-        assert_eq!(attribute(&[0, 0, 1, 0, 0, 0, 0, 0], TCA_OPTIONS), None);
-        assert_eq!(message(&[8, 0, 0, 0, 3, 0]), None);
     }
 }

@@ -54,7 +54,7 @@ impl Decoder {
             let flow = packet.flow;
             Some(SocketAddr::new(flow.source, flow.ports?.0))
         });
-        let (verdict, evidence) = evidence::gather(&self.sources, &record, named, from, counted);
+        let (verdict, evidence) = evidence::gather(&self.sources, &record, named, function, from, counted);
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),

@@ -1,29 +1,38 @@
 //! What the kernel's tables and queues say, at the moment a packet died, of why it did.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use agent_common::drops::{DropRecord, circumstance};
 
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Fill, Limits};
+use crate::kernel::limits::{Chain, Fill, Limits, Policed, Side};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
 const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };
 
 /// What speaks for a cause beside the kernel's reason.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Evidence {
     /// The neighbour table is full.
     Neighbours(Fill),
     /// Conntrack's table is full.
     Conntrack(Fill),
     /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
-    Invalid,
+    /// These chains drop such packets; none are named where it is not known, or there are too many.
+    Invalid(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
+    /// A policer of the device never lets such a packet pass.
+    Policer {
+        /// Bytes of the packet that it has measured.
+        length: u32,
+        /// What of the policer is less.
+        less: Policed,
+    },
 }
 
 /// Where evidence is looked for.
@@ -32,11 +41,13 @@ pub(super) struct Sources {
     pub(super) sockets: Sockets,
 }
 
-/// The evidence there is for a drop, and what it means by that. `from` is who sent the packet, of protocols with ports.
+/// The evidence there is for a drop, and what it means by that. `function` is where the packet died, `from` who sent it, of
+/// protocols with ports.
 pub(super) fn gather(
     Sources { limits, sockets }: &Sources,
     record: &DropRecord,
     reason: &str,
+    function: &str,
     from: Option<SocketAddr>,
     verdict: Verdict,
 ) -> (Verdict, Option<Evidence>) {
@@ -54,24 +65,49 @@ pub(super) fn gather(
     if !limits.are_of(record.netns) {
         return (verdict, None);
     }
+    let (burst, filters) = match verdict.class {
+        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
+            let burst = limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
+            (burst.map(Evidence::Burst), Some(Side::Egress))
+        }
+        _ => (None, side(reason, function)),
+    };
+    let too_long = || filters.and_then(|side| policed(record, limits.policed(record.ifindex, side)));
+    if let Some(evidence) = burst.or_else(too_long) {
+        return (Verdict { class: Class::Mtu, ..verdict }, Some(evidence));
+    }
     match verdict.class {
         Class::Netfilter | Class::Policy => {
             let conntrack = limits.conntrack();
             let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
             let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
             let invalid = conntrack.filter(|now| is_untracked && now.invalid > 0);
-            let evidence =
-                full.map(|now| Evidence::Conntrack(now.fill)).or(invalid.map(|_| Evidence::Invalid));
+            let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
+                let chains = |_| limits.chains_dropping_invalid(record.ip_version, function);
+                invalid.map(chains).map(Evidence::Invalid)
+            });
             (verdict, evidence)
-        }
-        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
-            match limits.burst(record.ifindex).filter(|burst| frame(record) > *burst) {
-                Some(burst) => (Verdict { class: Class::Mtu, ..verdict }, Some(Evidence::Burst(burst))),
-                None => (verdict, None),
-            }
         }
         _ => (verdict, None),
     }
+}
+
+/// The side whose filters have refused what died here.
+fn side(reason: &str, function: &str) -> Option<Side> {
+    match (reason, function) {
+        ("TC_INGRESS", _) | ("", "sch_handle_ingress" | "__netif_receive_skb_core") => Some(Side::Ingress),
+        ("TC_EGRESS", _) | ("", "sch_handle_egress") => Some(Side::Egress),
+        _ => None,
+    }
+}
+
+/// Whether the policers let a packet of its size pass at all (`tcf_police_act`).
+fn policed(record: &DropRecord, policed: Policed) -> Option<Evidence> {
+    // The burst must hold all segments at once. The MTU must as well in kernels before 5.12; in others a segment.
+    let burst = policed.burst.filter(|burst| record.len > *burst);
+    let mtu = policed.mtu.filter(|mtu| frame(record) > *mtu);
+    let length = if burst.is_some() { record.len } else { frame(record) };
+    (burst.is_some() || mtu.is_some()).then_some(Evidence::Policer { length, less: Policed { burst, mtu } })
 }
 
 /// Bytes of the largest frame that is made of the packet.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use crate::kernel::limits::Fill;
+use crate::kernel::limits::{Chain, Fill, Policed};
 use crate::probe::row::device_sysctl;
 use crate::probes::drops::evidence::Evidence;
 
@@ -28,7 +28,7 @@ pub struct About<'a> {
     /// The kernel has made a message about it: it is too large.
     pub told: bool,
     /// What else speaks for the cause.
-    pub evidence: Option<Evidence>,
+    pub evidence: Option<&'a Evidence>,
 }
 
 impl About<'_> {
@@ -157,7 +157,7 @@ impl Class {
 }
 
 /// What the evidence says, as the end of a sentence.
-fn proven(evidence: Evidence, about: &About<'_>) -> String {
+fn proven(evidence: &Evidence, about: &About<'_>) -> String {
     match evidence {
         Evidence::Neighbours(Fill { entries, limit }) => format!(
             "the neighbour table is full: {entries} entries of {limit} (net.{}.neigh.default.gc_thresh3)",
@@ -166,9 +166,13 @@ fn proven(evidence: Evidence, about: &About<'_>) -> String {
         Evidence::Conntrack(Fill { entries, limit }) => format!(
             "conntrack's table is full: {entries} connections of {limit} (net.netfilter.nf_conntrack_max)"
         ),
-        Evidence::Invalid => {
+        Evidence::Invalid(chains) if chains.is_empty() => {
             "a rule refused it, and conntrack calls it INVALID: it has not seen the connection begin (an asymmetric path), or has forgotten it".to_owned()
         }
+        Evidence::Invalid(chains) => format!(
+            "conntrack calls it INVALID, and a rule of chain {} drops what is: conntrack has not seen the connection begin (an asymmetric path), or has forgotten it",
+            named(chains)
+        ),
         Evidence::NotTranslated(expected) => format!(
             "not translated back: a socket with that port waits for an answer from {expected}, and this one comes from another address"
         ),
@@ -177,10 +181,15 @@ fn proven(evidence: Evidence, about: &About<'_>) -> String {
             about.frame,
             about.device()
         ),
+        Evidence::Policer { length, less } => format!(
+            "a packet of {length} bytes is more than the policer of {} ever lets pass ({})",
+            about.device(),
+            of_policer(*less, |what, bytes| format!("{what} {bytes}"), ", ")
+        ),
     }
 }
 
-fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
+fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
     match evidence {
         Evidence::Neighbours(Fill { limit, .. }) => format!(
             "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`",
@@ -191,8 +200,11 @@ fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
             "`sysctl -w net.netfilter.nf_conntrack_max={}`, and `conntrack -L` shows who fills it",
             2 * limit
         ),
-        Evidence::Invalid => {
-            "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`)".to_owned()
+        Evidence::Invalid(chains) => {
+            let of = if chains.is_empty() { String::new() } else { format!(" of chain {}", named(chains)) };
+            format!(
+                "route both directions through this node, or let it pass before the rule{of} that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`)"
+            )
         }
         Evidence::NotTranslated(expected) => format!(
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1)"
@@ -203,7 +215,35 @@ fn proven_fix(evidence: Evidence, about: &About<'_>) -> String {
             about.device(),
             about.frame.max(about.mtu + 14)
         ),
+        Evidence::Policer { length, less } => {
+            let whole = (*length).max(about.mtu + 14);
+            // `tc` cuts a burst to whole microseconds: at 10 Gbit/s one is 1250 bytes.
+            let enough = if less.burst.is_some() { 2 * whole } else { whole };
+            format!(
+                "give the policer of {} {} of {enough} bytes or more (`tc actions replace action police`, with the index that `tc filter show` tells)",
+                about.device(),
+                of_policer(
+                    *less,
+                    |what, _| format!("{} {what}", if what == "mtu" { "an" } else { "a" }),
+                    " and "
+                )
+            )
+        }
     }
+}
+
+/// What of a policer is less, as `say` says it.
+fn of_policer(less: Policed, say: impl Fn(&str, u32) -> String, between: &str) -> String {
+    let both = [("burst", less.burst), ("mtu", less.mtu)];
+    let said = both.into_iter().filter_map(|(what, bytes)| bytes.map(|bytes| say(what, bytes)));
+    said.collect::<Vec<_>>().join(between)
+}
+
+/// Chains by name, any of which it may be.
+fn named(chains: &[Chain]) -> String {
+    let named =
+        chains.iter().map(|Chain { family, table, name }| format!("{name} (nft table {family} {table})"));
+    named.collect::<Vec<_>>().join(" or ")
 }
 
 fn tunnel_checksum_fix(about: &About<'_>) -> Cow<'static, str> {

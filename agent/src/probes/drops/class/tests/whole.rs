@@ -4,7 +4,7 @@ use agent_common::quote::Tunnel;
 
 use super::words::About;
 use super::*;
-use crate::kernel::limits::Fill;
+use crate::kernel::limits::{Chain, Fill, Policed};
 use crate::probes::drops::evidence::Evidence;
 
 /// What is said of each case, in their order: class and case, and below them its meaning and its fix (`-` if it has none).
@@ -74,15 +74,24 @@ fn told() -> Vec<String> {
         told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
     }
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
+    let chain =
+        |family, table: &str, name: &str| Chain { family, table: table.to_owned(), name: name.to_owned() };
+    let chains = [chain("ip", "filter", "KUBE-FORWARD"), chain("inet", "firewalld", "filter_FORWARD")];
+    let policer = |burst, mtu| Evidence::Policer { length: 1400, less: Policed { burst, mtu } };
     let fill = Fill { entries: 1023, limit: 1024 };
     for (class, name, evidence) in [
         (Class::NeighbourTable, "full", Evidence::Neighbours(fill)),
         (Class::Netfilter, "full", Evidence::Conntrack(fill)),
-        (Class::Policy, "INVALID", Evidence::Invalid),
+        (Class::Policy, "INVALID", Evidence::Invalid([].into())),
+        (Class::Policy, "INVALID by one chain", Evidence::Invalid(chains[..1].into())),
+        (Class::Policy, "INVALID by one of two chains", Evidence::Invalid(chains.into())),
         (Class::NoSocket, "not translated back", Evidence::NotTranslated(([10, 96, 0, 1], 53).into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
+        (Class::Mtu, "policer's burst", policer(Some(1000), None)),
+        (Class::Mtu, "policer's mtu", policer(None, Some(1200))),
+        (Class::Mtu, "both of a policer", policer(Some(1000), Some(1200))),
     ] {
-        let about = About { evidence: Some(evidence), frame: 1400, ..ON_ETH7 };
+        let about = About { evidence: Some(&evidence), frame: 1400, ..ON_ETH7 };
         told.push(case(class, name, about));
         told.push(case(class, &format!("{name}, IPv6"), About { ip_version: 6, ..about }));
         told.push(case(

@@ -1,0 +1,192 @@
+//! Questions to the kernel by netlink while a packet's record waits: an answer is whole, or it is an error; all of them together
+//! are bounded in bytes and time.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+
+/// Bytes of one reply: the kernel makes none longer than 32 KiB (`netlink_dump`).
+const REPLY: usize = 64 * 1024;
+
+/// How long all answers may take.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// A socket in this process's namespace.
+pub(super) struct Netlink {
+    socket: Socket,
+    buffer: Vec<u8>,
+    sequence: u32,
+    /// Bytes that are still read.
+    left: usize,
+    until: Instant,
+}
+
+impl Netlink {
+    /// Opens one that reads so many bytes at most.
+    pub(super) fn open(protocol: isize, most: usize) -> io::Result<Self> {
+        let socket = Socket::new(protocol)?;
+        // SAFETY: the descriptor is the socket's, which lives for the whole call.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+        // The kernel answers within the call; this is for one that does not.
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &TimeVal::new(0, 200_000))?;
+        let until = Instant::now() + PATIENCE;
+        Ok(Self { socket, buffer: Vec::with_capacity(REPLY), sequence: 0, left: most, until })
+    }
+
+    /// Asks for a list; `each` gets the payload of each message.
+    pub(super) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        self.sequence += 1;
+        self.socket.send_to(&request(kind, self.sequence, body)?, &SocketAddr::new(0, 0), 0)?;
+        loop {
+            if self.left == 0 || Instant::now() > self.until {
+                return Err(ErrorKind::FileTooLarge.into());
+            }
+            self.buffer.clear();
+            let (length, from) = match self.socket.recv_from(&mut self.buffer, nix::libc::MSG_TRUNC) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if length > self.buffer.len() {
+                return Err(ErrorKind::InvalidData.into());
+            }
+            // Only the kernel is 0: whoever else may send here is not believed.
+            if from.port_number() != 0 {
+                continue;
+            }
+            self.left = self.left.saturating_sub(length);
+            if read(&self.buffer, self.sequence, &mut each)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Takes the messages of one reply; whether it was the last.
+fn read(mut reply: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    while !reply.is_empty() {
+        let message = NetlinkBuffer::new_checked(reply).map_err(|_| ErrorKind::InvalidData)?;
+        if message.sequence_number() == sequence {
+            if i32::from(message.flags()) & NLM_F_DUMP_INTR != 0 {
+                return Err(io::Error::other("it has changed while it was read"));
+            }
+            match i32::from(message.message_type()) {
+                NLMSG_DONE | NLMSG_ERROR => {
+                    let code = number(message.payload()).unwrap_or_default().cast_signed();
+                    return if code < 0 {
+                        Err(io::Error::from_raw_os_error(code.saturating_neg()))
+                    } else {
+                        Ok(true)
+                    };
+                }
+                NLMSG_OVERRUN => return Err(ErrorKind::InvalidData.into()),
+                _ => each(message.payload()),
+            }
+        }
+        let next = usize::try_from(message.length()).unwrap_or(usize::MAX).checked_next_multiple_of(4);
+        reply = next.and_then(|next| reply.get(next..)).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn request(kind: u16, sequence: u32, body: &[u8]) -> io::Result<Vec<u8>> {
+    /// `sizeof(struct nlmsghdr)`
+    const HEADER: usize = 16;
+    let too_long = |_| ErrorKind::InvalidInput;
+    let length = u32::try_from(HEADER + body.len()).map_err(too_long)?;
+    let flags = u16::try_from(NLM_F_REQUEST | NLM_F_DUMP).map_err(too_long)?;
+    let mut message = Vec::with_capacity(HEADER + body.len());
+    message.extend(length.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    message.extend([0; 4]);
+    message.extend(body);
+    Ok(message)
+}
+
+/// Kind and value of each attribute, up to the first that is cut off.
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(Result::ok).filter_map(|attribute| {
+        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
+        Some((kind, attribute.into_inner().get(4..length)?))
+    })
+}
+
+/// The value of the first attribute of this kind.
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
+}
+
+/// A number in this machine's order.
+pub(super) fn number(value: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
+}
+
+/// Text up to its first zero byte.
+pub(super) fn text(value: &[u8]) -> &[u8] {
+    value.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// An attribute as it goes into a question, padded.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of a dump, as the kernel numbers it.
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = request(kind, sequence, payload).unwrap();
+        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn taken(reply: &[u8]) -> io::Result<(bool, Vec<Vec<u8>>)> {
+        let mut payloads = Vec::new();
+        let is_last = read(reply, 7, &mut |payload| payloads.push(payload.to_vec()))?;
+        Ok((is_last, payloads))
+    }
+
+    #[test]
+    fn an_answer_is_whole_or_an_error() {
+        let (one, other) = (message(36, 2, 7, b"one"), message(36, 2, 6, b"late"));
+        let done = message(3, 2, 7, &[0; 4]);
+        let whole = taken(&[&other[..], &one, &done].concat()).unwrap();
+        assert_eq!(whole, (true, vec![b"one".to_vec()]));
+        assert_eq!(taken(&one).unwrap(), (false, vec![b"one".to_vec()]));
+        assert!(taken(&message(36, 0x12, 7, b"one")).is_err(), "it has changed");
+        let refused = taken(&message(2, 0, 7, &(-1_i32).to_ne_bytes())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        assert!(taken(&[8, 0, 0, 0, 3, 0]).is_err(), "cut off");
+    }
+
+    #[test]
+    fn an_attribute_that_is_cut_off_is_none() {
+        let two = [attribute(1, b"odd"), attribute(0x8002, b"nested")].concat();
+        assert_eq!(find(&two, 2), Some(&b"nested"[..]));
+        assert_eq!(find(&two[..two.len() - 4], 2), None);
+        // A length that leads nowhere.
+        assert_eq!(find(&[0, 0, 1, 0, 0, 0, 0, 0], 2), None);
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_allowed() {
+        // RTM_GETQDISC: each namespace has at least its loopback device's.
+        let body = [0; 20];
+        assert!(Netlink::open(0, 1 << 20).unwrap().dump(38, &body, |_| {}).is_ok());
+        assert!(Netlink::open(0, 1).unwrap().dump(38, &body, |_| {}).is_err());
+    }
+}

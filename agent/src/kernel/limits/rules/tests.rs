@@ -1,0 +1,199 @@
+//! Rules and chains as the kernel lists them, and what is taken from them.
+
+use super::expression::*;
+use super::*;
+
+/// Attributes one in the other, the outermost first.
+fn nest(kinds: &[u16], value: &[u8]) -> Vec<u8> {
+    kinds.iter().rev().fold(value.to_vec(), |inner, kind| attribute(*kind, &inner))
+}
+
+fn be(kind: u16, value: u32) -> Vec<u8> {
+    attribute(kind, &value.to_be_bytes())
+}
+
+/// A register's worth of bytes.
+fn value(kind: u16, value: u32) -> Vec<u8> {
+    nest(&[kind, NFTA_DATA_VALUE], &value.to_ne_bytes())
+}
+
+fn expression(name: &str, content: &[Vec<u8>]) -> Vec<u8> {
+    let name = attribute(NFTA_EXPR_NAME, format!("{name}\0").as_bytes());
+    attribute(NFTA_LIST_ELEM, &[name, attribute(NFTA_EXPR_DATA, &content.concat())].concat())
+}
+
+fn load_state() -> Vec<u8> {
+    expression("ct", &[be(2, 0), be(1, 1)])
+}
+
+fn mask(mask: u32) -> Vec<u8> {
+    expression("bitwise", &[be(1, 1), be(2, 1), be(3, 4), be(6, 0), value(4, mask), value(5, 0)])
+}
+
+fn compare(operation: u32, with: u32) -> Vec<u8> {
+    expression("cmp", &[be(1, 1), be(2, operation), value(3, with)])
+}
+
+fn look_up(set: &str, more: &[Vec<u8>]) -> Vec<u8> {
+    expression("lookup", &[&[attribute(1, format!("{set}\0").as_bytes()), be(2, 1)], more].concat())
+}
+
+fn verdict(code: u32) -> Vec<u8> {
+    expression(
+        "immediate",
+        &[be(1, 0), nest(&[2, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE], &code.to_be_bytes())],
+    )
+}
+
+fn counter() -> Vec<u8> {
+    expression("counter", &[attribute(1, &[0; 8]), attribute(2, &[0; 8])])
+}
+
+/// `iptables -m conntrack`, as `xt_conntrack_mtinfo3` or what came before it.
+fn conntrack(revision: u32, flags: u16, inverted: u16, states: &[u8]) -> Vec<u8> {
+    let mut content = vec![0; 164];
+    content[146..148].copy_from_slice(&flags.to_ne_bytes());
+    content[148..150].copy_from_slice(&inverted.to_ne_bytes());
+    content[150..150 + states.len()].copy_from_slice(states);
+    expression("match", &[attribute(1, b"conntrack\0"), be(2, revision), attribute(3, &content)])
+}
+
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+const EQ: u32 = 0;
+const NEQ: u32 = 1;
+
+#[test]
+fn a_rule_that_drops_what_is_invalid_is_seen() {
+    for (what, expressions) in [
+        ("ct state invalid", vec![load_state(), mask(1), compare(NEQ, 0), counter(), verdict(DROP)]),
+        ("ct state invalid,untracked", vec![load_state(), mask(0x41), compare(NEQ, 0), verdict(DROP)]),
+        ("ct state == invalid", vec![load_state(), compare(EQ, 1), verdict(DROP)]),
+        ("ct state & invalid == invalid", vec![load_state(), mask(1), compare(EQ, 1), verdict(DROP)]),
+        ("ct state != established", vec![load_state(), compare(NEQ, 2), verdict(DROP)]),
+        ("--ctstate INVALID", vec![conntrack(3, 1, 0, &1_u16.to_ne_bytes()), counter(), verdict(DROP)]),
+        ("--ctstate, older", vec![conntrack(1, 1, 0, &[1]), verdict(DROP)]),
+        ("! --ctstate NEW", vec![conntrack(3, 1, 1, &8_u16.to_ne_bytes()), verdict(DROP)]),
+        (
+            "--state INVALID",
+            vec![
+                expression(
+                    "match",
+                    &[attribute(1, b"state\0"), be(2, 0), attribute(3, &1_u32.to_ne_bytes())],
+                ),
+                expression("target", &[attribute(1, b"DROP\0"), be(2, 0)]),
+            ],
+        ),
+    ] {
+        assert_eq!(asks(&expressions.concat()), Some(Asks::Itself), "{what}");
+    }
+}
+
+#[test]
+fn a_rule_that_lets_it_pass_is_none() {
+    for (what, expressions) in [
+        ("drop", vec![verdict(DROP)]),
+        ("ct state invalid accept", vec![load_state(), mask(1), compare(NEQ, 0), verdict(ACCEPT)]),
+        ("ct state invalid", vec![load_state(), mask(1), compare(NEQ, 0), counter()]),
+        ("ct state new", vec![load_state(), mask(8), compare(NEQ, 0), verdict(DROP)]),
+        ("ct state != invalid", vec![load_state(), compare(NEQ, 1), verdict(DROP)]),
+        ("ct status", vec![expression("ct", &[be(2, 2), be(1, 1)]), mask(1), compare(NEQ, 0), verdict(DROP)]),
+        (
+            "of something else",
+            vec![load_state(), expression("meta", &[be(1, 1), be(2, 15)]), compare(EQ, 1), verdict(DROP)],
+        ),
+        ("! --ctstate INVALID", vec![conntrack(3, 1, 1, &1_u16.to_ne_bytes()), verdict(DROP)]),
+        ("--ctproto", vec![conntrack(3, 2, 0, &1_u16.to_ne_bytes()), verdict(DROP)]),
+    ] {
+        assert_eq!(asks(&expressions.concat()), None, "{what}");
+    }
+}
+
+#[test]
+fn sets_and_maps_are_looked_into() {
+    let name = || b"__set0".to_vec();
+    let set = |more: &[Vec<u8>]| asks(&[load_state(), look_up("__set0", more), verdict(DROP)].concat());
+    let (within, without) = (set(&[]).unwrap(), set(&[be(5, 1)]).unwrap());
+    assert_eq!(within, Asks::Set { name: name(), inverted: false });
+    assert_eq!(without, Asks::Set { name: name(), inverted: true });
+    let map = asks(&[load_state(), look_up("__set0", &[be(3, 0)])].concat()).unwrap();
+    assert_eq!(map, Asks::Map { name: name() });
+    let element = |key: u32, does: Option<u32>| {
+        let does = does.map(|code| nest(&[2, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE], &code.to_be_bytes()));
+        attribute(NFTA_LIST_ELEM, &[value(NFTA_SET_ELEM_KEY, key), does.unwrap_or_default()].concat())
+    };
+    let both = [element(8, None), element(1, None)].concat();
+    assert!(within.is_invalid_among(&both) && !within.is_invalid_among(&element(8, None)));
+    assert!(within.drops(true) && !within.drops(false) && without.drops(false) && !without.drops(true));
+    assert!(map.is_invalid_among(&[element(2, Some(ACCEPT)), element(1, Some(DROP))].concat()));
+    assert!(!map.is_invalid_among(&[element(2, Some(DROP)), element(1, Some(ACCEPT))].concat()));
+}
+
+/// A rule of a table `filter`.
+fn rule(chain: &str, expressions: &[Vec<u8>]) -> Vec<u8> {
+    let names = [(NFTA_RULE_TABLE, &b"filter"[..]), (NFTA_RULE_CHAIN, chain.as_bytes())];
+    [question(NFPROTO_IPV4, &names), attribute(NFTA_RULE_EXPRESSIONS, &expressions.concat())].concat()
+}
+
+fn invalid_dropped() -> [Vec<u8>; 4] {
+    [load_state(), mask(1), compare(NEQ, 0), verdict(DROP)]
+}
+
+#[test]
+fn rules_are_noted_with_their_chain() {
+    let mut suspects = Vec::new();
+    for (chain, expressions) in
+        [("FORWARD", &[counter()][..]), ("KUBE", &invalid_dropped()), ("KUBE", &[counter()]), ("X", &[])]
+    {
+        note(&mut suspects, &rule(chain, expressions), b"filter");
+    }
+    note(&mut suspects, &rule("KUBE", &invalid_dropped()), b"nat");
+    let noted = |suspect: &Suspect| (suspect.chain.clone(), suspect.rules, suspect.asks.len());
+    assert_eq!(
+        suspects.iter().map(noted).collect::<Vec<_>>(),
+        [(b"KUBE".to_vec(), 2, 1), (b"X".to_vec(), 1, 0)]
+    );
+}
+
+/// A chain of a table `filter`; of this type, if netfilter calls it.
+fn chain(name: &str, base: Option<&str>, uses: u32) -> Vec<u8> {
+    let names = [(NFTA_CHAIN_TABLE, &b"filter"[..]), (NFTA_CHAIN_NAME, name.as_bytes())];
+    let hook = base.map(|kind| {
+        let kind = attribute(NFTA_CHAIN_TYPE, format!("{kind}\0").as_bytes());
+        [attribute(NFTA_CHAIN_HOOK, &[be(1, 2), be(2, 0)].concat()), kind].concat()
+    });
+    [question(NFPROTO_IPV4, &names), hook.unwrap_or_default(), be(NFTA_CHAIN_USE, uses)].concat()
+}
+
+#[test]
+fn a_chain_that_no_packet_comes_to_drops_none() {
+    let listed = |base, uses| Listed::read(&chain("c", base, uses)).unwrap();
+    assert!(listed(Some("filter"), 1).is_passed(1) && listed(Some("route"), 1).is_filter());
+    assert!(!listed(Some("nat"), 1).is_passed(1), "what is INVALID is not shown to NAT");
+    assert!(listed(None, 2).is_passed(1), "a jump leads to it");
+    assert!(!listed(None, 1).is_passed(1));
+}
+
+#[test]
+fn what_is_cut_off_is_nothing() {
+    let (rule, chain) = (rule("KUBE", &invalid_dropped()), chain("KUBE", Some("filter"), 2));
+    for length in 0..rule.len() {
+        let mut suspects = Vec::new();
+        note(&mut suspects, &rule[..length], b"filter");
+        assert!(suspects.iter().all(|suspect| suspect.asks.is_empty()), "{length} bytes");
+    }
+    for length in 0..chain.len() {
+        assert!(Listed::read(&chain[..length]).is_none(), "{length} bytes");
+    }
+    let xt = [conntrack(3, 1, 0, &1_u16.to_ne_bytes()), verdict(DROP)].concat();
+    for length in 0..xt.len() {
+        assert_eq!(asks(&xt[..length]), None, "{length} bytes");
+    }
+}
+
+#[test]
+fn a_name_breaks_no_sentence() {
+    assert_eq!(shown(b"KUBE-FORWARD"), "KUBE-FORWARD");
+    assert_eq!(shown(b"a`b\x1b[2J\n\xff c"), "a\\x60b\\x1b[2J\\n\\xff c");
+    assert_eq!(shown(&[b'x'; 100]).chars().count(), 65);
+}
