@@ -99,7 +99,8 @@ pub mod circumstance {
     pub const DISCOVERY: u16 = 1 << 11;
     /// The kernel has just made a message about it: it is too large.
     pub const TOLD: u16 = 1 << 12;
-    /// It is a TCP segment that ends a connection or carries nothing, and no SYN. Only told of what has no socket, or no reason.
+    /// It is a TCP segment that resets a connection, or one without payload and SYN. The kernel side sets this only if the reason
+    /// is `NO_SOCKET`, or there is none.
     pub const ENDING: u16 = 1 << 13;
 }
 

@@ -52,6 +52,7 @@ fn each_fact_has_a_bit_of_its_own() {
         circumstance::OTHERS,
         circumstance::DISCOVERY,
         circumstance::TOLD,
+        circumstance::ENDING,
     ];
     let drops = [
         drop::HAS_IP,
@@ -70,8 +71,9 @@ fn each_fact_has_a_bit_of_its_own() {
         size::LAST_OF_BUDGET,
         size::ENCRYPTED,
     ];
+    let fragments = [mtu::Fragments::FIRST, mtu::Fragments::LAST];
     let narrow = [drops.map(u16::from).to_vec(), sizes.map(u16::from).to_vec()];
-    for bits in narrow.into_iter().chain([circumstances.to_vec()]) {
+    for bits in narrow.into_iter().chain([circumstances.to_vec(), fragments.to_vec()]) {
         assert!(bits.iter().all(|bit| bit.is_power_of_two()), "{bits:?}");
         assert_eq!(bits.iter().fold(0, |all, bit| all | bit).count_ones() as usize, bits.len(), "{bits:?}");
     }

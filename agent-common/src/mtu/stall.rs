@@ -242,6 +242,12 @@ mod tests {
         let mut stall = Stall::default();
         stall.report([[400, 500], [u32::MAX - 99, 100], NONE, NONE], u32::MAX - 999);
         assert_eq!((stall.hole, stall.longest_run), (900, 200));
+        // Half of all numbers ahead is as far behind.
+        for (begin, hole) in [(i32::MAX as u32, i32::MAX as u32), (1 << 31, 0)] {
+            let mut stall = Stall::default();
+            stall.report([[begin, begin + 1], NONE, NONE, NONE], 0);
+            assert_eq!(stall.hole, hole);
+        }
     }
 
     #[test]

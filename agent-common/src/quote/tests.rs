@@ -162,8 +162,10 @@ fn tunnels_show_what_they_carry_and_what_they_cost() {
     let twice = [outer(4), outer(4), outer(4), inner()].concat();
     let found = Quote::parse(&twice).unwrap().inner.unwrap();
     assert_eq!(found.overhead, 40, "no deeper than anybody goes");
-    let other = [outer(UDP), udp(53), vxlan, v4, inner()].concat();
+    let other = [outer(UDP), udp(53), vxlan, v4.clone(), inner()].concat();
     assert_eq!(Quote::parse(&other).unwrap().inner, None, "a port that is no tunnel's");
+    let without = [outer(UDP), udp(4789), [0x10, 0, 0, 0, 0, 0, 1, 0].to_vec(), v4, inner()].concat();
+    assert_eq!(Quote::parse(&without).unwrap().inner, None, "no network identifier, no VXLAN");
 }
 
 #[test]

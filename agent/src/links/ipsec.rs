@@ -46,6 +46,12 @@ pub struct Ipsec {
 /// What packets between two networks must leave by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
+    /// They are to be wrapped; else they pass as they are, or are refused.
+    pub wraps: bool,
+    /// Of the policies for a packet the one with the lowest decides.
+    pub priority: u32,
+    /// It is of one protocol, port or device only.
+    pub is_partial: bool,
     /// Where they come from.
     pub source: IpNet,
     /// Where they go.
@@ -115,16 +121,21 @@ impl Ipsec {
         })
     }
 
-    /// The policy for packets between these, of several the narrowest. One for marked packets, or of a device, says nothing of
-    /// what has no mark and leaves by another.
+    /// The policy that encrypts all packets between these; `None` where one that decides before it is of some packets only.
     #[must_use]
     pub fn wrapping(&self, source: IpAddr, destination: IpAddr) -> Option<Wrapping> {
         let is_its = |policy: &&Policy| {
-            let is_of_all = policy.if_id == 0 && policy.mark.1 == 0;
-            is_of_all && policy.source.contains(&source) && policy.destination.contains(&destination)
+            policy.if_id == 0 && policy.source.contains(&source) && policy.destination.contains(&destination)
         };
+        let first = self.policies.iter().filter(is_its).map(|policy| policy.priority).min()?;
+        // Of one priority the older decides, which nobody tells.
+        let deciding = || self.policies.iter().filter(is_its).filter(|policy| policy.priority == first);
+        let is_of_all = |policy: &Policy| policy.is_tunnel && !policy.is_partial && policy.mark.1 == 0;
+        if self.cut || !deciding().all(is_of_all) {
+            return None;
+        }
         let narrow = |policy: &&Policy| (policy.destination.prefix_len(), policy.source.prefix_len());
-        let policy = self.policies.iter().filter(is_its).max_by_key(narrow)?;
+        let policy = deciding().max_by_key(narrow)?;
         let adds = self.states_of(policy).filter_map(|state| state.esp).map(Esp::least).min();
         Some(Wrapping { policy: policy.clone(), adds })
     }
@@ -166,7 +177,7 @@ pub(super) fn read(devices: bool) -> Result<Ipsec, SocketError> {
     })?;
     ipsec.policies = policies;
     ipsec.cut = whole == Whole::No;
-    if devices || !ipsec.policies.is_empty() {
+    if devices || ipsec.policies.iter().any(|policy| policy.wraps) {
         let (states, whole) = socket.dump(XFRM_MSG_GETSA, &[], Vec::new, |states, payload| {
             states.extend(state(payload));
             states.len() < MOST
@@ -187,26 +198,37 @@ fn of_family(bytes: &[u8], family: u16) -> Option<IpAddr> {
     any_address(bytes.get(..length)?)
 }
 
-/// A policy of packets that leave and are to be wrapped.
+/// A policy of packets that leave.
 pub(super) fn policy(payload: &[u8]) -> Option<Policy> {
     let fixed = payload.get(..POLICY)?;
-    if (fixed[160], fixed[161]) != (OUT, ALLOW) {
+    if fixed[160] != OUT {
         return None;
     }
     let attributes = payload.get(POLICY..)?;
-    let templates = find(attributes, XFRMA_TMPL)?;
     let family = short(&fixed[40..])?;
     let net = |at: usize, length: u8| IpNet::new(of_family(&fixed[at..], family)?, length).ok();
-    let first = templates.get(..TEMPLATE)?;
-    let outer = short(&first[24..])?;
-    let end = |at: usize| of_family(&first[at..], outer).filter(|end| !end.is_unspecified());
+    let templates = find(attributes, XFRMA_TMPL).filter(|_| fixed[161] == ALLOW).unwrap_or_default();
+    let first = templates.get(..TEMPLATE);
+    let end = |at: usize| {
+        let outer = short(&first?[24..])?;
+        of_family(&first?[at..], outer).filter(|end| !end.is_unspecified())
+    };
+    // Protocol, mode, and whether it may be left out.
+    let is_tunnel = first.is_some_and(|first| (first[20], first[48], first[50]) == (ESP, MODE_TUNNEL, 0));
     Some(Policy {
+        wraps: first.is_some(),
+        priority: number(&fixed[152..])?,
+        // Masks of both ports, the protocol, the device.
+        is_partial: [&fixed[34..36], &fixed[38..40], &fixed[44..45], &fixed[48..52]]
+            .concat()
+            .iter()
+            .any(|byte| *byte != 0),
         source: net(16, fixed[43])?,
         destination: net(0, fixed[42])?,
         local: end(28),
         peer: end(0),
-        is_tunnel: templates.len() == TEMPLATE && (first[20], first[48]) == (ESP, MODE_TUNNEL),
-        reqid: number(&first[44..])?,
+        is_tunnel: is_tunnel && templates.len() == TEMPLATE,
+        reqid: first.and_then(|first| number(&first[44..])).unwrap_or(0),
         if_id: find(attributes, XFRMA_IF_ID).and_then(number).unwrap_or(0),
         mark: mark(attributes)?,
     })

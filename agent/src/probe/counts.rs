@@ -12,7 +12,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use super::attach::{MapError, Maps};
 use super::{Ends, Level, Pods, TraceId};
 use crate::metrics::fold::Fold;
-use crate::pod::{FindPod, Slot};
+use crate::pod::{FindPod, MAX_SLOTS, Slot};
 
 mod batch;
 mod names;
@@ -264,14 +264,14 @@ impl<R: Rows> Counts<R> {
             let Ends { source, destination } = R::slots(key);
             [source, destination].contains(&slot.0.get())
         };
-        let (its, others): (Vec<_>, Vec<_>) = state.source.rows().into_iter().partition(is_its);
+        let its: Vec<_> = state.source.rows().into_iter().filter(is_its).collect();
         let name = state.pod(slot.0.get(), now).map(PodName);
         let gone = state.pod_id(slot.0.get(), now);
         // A pod of a StatefulSet comes back under its name, and goes on with its series.
         let comes_back = gone.is_some()
-            && others
-                .iter()
-                .any(|(key, _)| state.ends(meaning, key, &mut slots, now).any(|(_, pod)| Some(pod) == gone));
+            && (1..MAX_SLOTS)
+                .filter(|other| *other != slot.0.get())
+                .any(|other| slots.pod(other, || state.pod_id(other, now)) == gone);
         for (key, sum) in its {
             if !state.source.remove(&key) {
                 continue;

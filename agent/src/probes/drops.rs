@@ -214,7 +214,7 @@ impl PacketDrop {
         match self.verdict.harm {
             Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
             Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
-                "it ends a connection, or only acknowledges, and that connection is already gone here".into()
+                "it ends a connection, or has no payload, and that connection is already gone here".into()
             }
             Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
                 let means = self.verdict.class.means(&about);

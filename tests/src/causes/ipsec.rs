@@ -59,11 +59,16 @@ fn a_path_that_takes_less_than_what_is_encrypted() {
     );
     assert_eq!(under["fits"], json!(1346), "{under:#}");
     assert!(fix(&under).contains("shop/web-0's interface to at most 1346"), "{under:#}");
+    let before = trace.lines(|line| line["event"] == "made").len();
     // Which cures.
     scene.web.netns.ip("route flush cache\nlink set eth0 mtu 1346\n");
     transfer(&scene);
-    let told = |line: &serde_json::Value| line["event"] == "made" && line["trace_id"] != under["trace_id"];
-    assert_eq!(trace.lines(told).len(), 0, "{}", trace.said().join("\n"));
+    // What would be told by now comes before this.
+    scene.web.netns.inside(|| udp_unfragmented("10.97.5.2:10".parse().unwrap(), 1, 1340));
+    trace.expect("a datagram too large for the interface", |line| {
+        line["event"] == "refused" && line["destination_port"] == 10
+    });
+    assert_eq!(trace.lines(|line| line["event"] == "made").len(), before, "{}", trace.said().join("\n"));
 }
 
 /// What carries the encrypted packets takes less than it promises, and tells nobody.

@@ -110,6 +110,11 @@ fn a_ping_too_large_for_its_tunnel() {
     let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
     assert_eq!(under["fits"], json!(1480), "{under:#}");
     settle(&scene, &drops);
+    // What would be told by now comes before this.
+    scene.host.inside(|| udp_unfragmented("10.97.6.2:10".parse().unwrap(), 1, 1700));
+    trace.expect("a datagram too large for the device", |line| {
+        line["event"] == "refused" && line["destination_port"] == 10
+    });
     let lost = trace.lines(|line| line["event"] == "lost" || line["finding"] == "messages_lost");
     assert_eq!(lost, Vec::<Value>::new());
 }

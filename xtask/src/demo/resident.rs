@@ -228,6 +228,7 @@ mod tests {
         drop(listener);
         assert_eq!(plain(&obey(&format!("connect {to}")).unwrap_err()), "connection refused");
         assert!(obey("dance").is_err());
+        assert!(obey("serve nowhere").is_err());
         assert!(obey("connect db").is_err());
     }
 }

@@ -150,12 +150,12 @@ unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8)
     }
 }
 
-/// Whether it is a TCP segment that ends a connection or carries nothing: such come to a connection in `TIME_WAIT`, and after
-/// its end. TCP has taken the IP header off it by then.
+/// Whether it is a TCP segment that resets a connection, or has neither payload nor SYN: such segments come to a connection in
+/// `TIME_WAIT`, and after its end. TCP has taken the IP header off it by then.
 #[inline(always)]
 unsafe fn is_ending<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
     const TCP: u8 = 6;
-    const FIN_OR_RST: u8 = 1 | 1 << 2;
+    const RST: u8 = 1 << 2;
     const SYN: u8 = 1 << 1;
     let Some(transport) = header.transport(ip_version).filter(|_| header.protocol(ip_version) == TCP) else {
         return false;
@@ -165,7 +165,7 @@ unsafe fn is_ending<R: Read>(skb: *const u8, header: &Header, ip_version: u8) ->
         let [offset, bits]: [u8; 2] =
             kernel::copy(packet::network_header::<R>(skb).wrapping_add(transport + 12).cast());
         let length = u32::from(offset >> 4) * 4;
-        bits & FIN_OR_RST != 0 || bits & SYN == 0 && kernel::field::<R, u32>(skb, &SKB_LEN) == length
+        bits & RST != 0 || bits & SYN == 0 && kernel::field::<R, u32>(skb, &SKB_LEN) == length
     }
 }
 

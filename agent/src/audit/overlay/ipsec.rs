@@ -28,14 +28,16 @@ fn states<'a>(nets: &Nets<'a>, home: usize) -> &'a [State] {
     ipsec.map_or(&[], |ipsec| &ipsec.states)
 }
 
-fn policies<'a>(nets: &Nets<'a>, home: usize) -> &'a [Policy] {
+/// The policies that wrap.
+fn policies<'a>(nets: &Nets<'a>, home: usize) -> impl Iterator<Item = &'a Policy> {
     let ipsec = nets.namespaces.get(home).and_then(|read| read.ipsec.as_ref());
-    ipsec.map_or(&[], |ipsec| &ipsec.policies)
+    let all = ipsec.map_or(&[][..], |ipsec| &ipsec.policies);
+    all.iter().filter(|policy| policy.wraps)
 }
 
 /// Where an xfrm device's policies send to.
 pub(super) fn ends(nets: &Nets<'_>, home: usize, tunnel: &Tunnel) -> Vec<IpAddr> {
-    let own = policies(nets, home).iter().filter(|policy| policy.is_tunnel && policy.if_id == tunnel.key);
+    let own = policies(nets, home).filter(|policy| policy.is_tunnel && policy.if_id == tunnel.key);
     let mut ends: Vec<IpAddr> = own.filter_map(|policy| policy.peer).collect();
     ends.sort_unstable();
     ends.dedup();
@@ -82,7 +84,7 @@ pub(super) fn of_policies(nets: &Nets<'_>) -> (Vec<Finding>, Vec<NotJudged>) {
             let keys = read.links.iter().filter_map(|link| link.tunnel.filter(|tunnel| vti(*tunnel)));
             mask != 0 && keys.into_iter().any(|tunnel| tunnel.key & mask == value)
         };
-        let alone = policies(nets, namespace).iter().filter(|policy| policy.if_id == 0 && !is_of_vti(policy));
+        let alone = policies(nets, namespace).filter(|policy| policy.if_id == 0 && !is_of_vti(policy));
         for policy in alone {
             let mut not = |why: &'static str| {
                 not_judged.push(NotJudged {

@@ -97,7 +97,7 @@ impl Slots {
         Self(vec![Slotted::NotLookedUp; usize::from(MAX_SLOTS)])
     }
 
-    fn pod(&mut self, slot: u16, look_up: impl FnOnce() -> Option<u32>) -> Option<u32> {
+    pub(super) fn pod(&mut self, slot: u16, look_up: impl FnOnce() -> Option<u32>) -> Option<u32> {
         let slotted = self.0.get_mut(usize::from(slot))?;
         if matches!(slotted, Slotted::NotLookedUp) {
             *slotted = look_up().map_or(Slotted::Nobody, Slotted::Pod);

@@ -193,7 +193,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     if has(fact::OTHERS) && verdict.class == Class::Malformed && FROM_DEVICES.contains(&function) {
         return benign(Class::Other);
     }
-    // A FIN sent twice, or the acknowledgement of one, finds its connection gone. Where there are no reasons it may be in TIME_WAIT.
+    // A FIN sent twice, or the acknowledgement of one, finds its connection gone: that told its peer so itself when it went. Where
+    // there are no reasons it may be in TIME_WAIT.
     if has(fact::ENDING) && ["tcp_v4_rcv", "tcp_v6_rcv"].contains(&function) {
         match reason {
             "" => return benign(Class::TcpState),

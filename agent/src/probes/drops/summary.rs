@@ -14,7 +14,16 @@ use crate::probe::counts::{Counts, Rows as _};
 const MAX_FIXES: usize = 3;
 
 /// Classes and fixes by what is counted.
-type ByLabels = BTreeMap<Labels, Vec<(Class, String)>>;
+type ByLabels = BTreeMap<Labels, Known>;
+
+/// What is known of the events that are counted under the same.
+#[derive(Clone, Default)]
+struct Known {
+    /// So many said their fix.
+    described: u64,
+    /// One more than is told says that there are too many.
+    fixes: Vec<(Class, String)>,
+}
 
 /// The fixes that single events had, by what they are counted under: counts know neither their devices nor what was evident.
 #[derive(Clone, Default)]
@@ -24,27 +33,30 @@ impl Fixes {
     /// One more event's.
     pub(super) fn learn(&self, labels: &Labels, class: Class, fix: &str) {
         let mut all = self.lock();
-        let Some(known) = all.get_mut(labels) else {
-            all.insert(labels.clone(), vec![(class, fix.to_owned())]);
-            return;
-        };
-        // One more than is told says that there are too many.
-        if known.len() <= MAX_FIXES && !known.iter().any(|(_, known)| known == fix) {
-            known.push((class, fix.to_owned()));
+        if !all.contains_key(labels) {
+            all.insert(labels.clone(), Known::default());
+        }
+        let Some(known) = all.get_mut(labels) else { return };
+        known.described += 1;
+        if known.fixes.len() <= MAX_FIXES && !known.fixes.iter().any(|(_, known)| known == fix) {
+            known.fixes.push((class, fix.to_owned()));
         }
     }
 
-    /// What cures what is counted under these: what its events said, or what the class does of those that were only counted
-    /// or need many.
-    fn of(&self, labels: &Labels) -> Vec<(Class, String)> {
+    /// What cures what was counted under these so many times: what its events said; and what the class does, if some of them
+    /// were only counted, or need too many.
+    fn of(&self, labels: &Labels, events: u64) -> Vec<(Class, String)> {
         let Labels { reason, verdict, .. } = labels;
-        let known = self.lock().get(labels).cloned().unwrap_or_default();
-        if (1..=MAX_FIXES).contains(&known.len()) {
-            return known;
+        let mut known = self.lock().get(labels).cloned().unwrap_or_default();
+        if known.fixes.len() > MAX_FIXES {
+            known = Known::default();
         }
-        let about = About { reason, ..About::default() };
-        let fix = verdict.class.fix(&about).filter(|_| verdict.harm == Harm::Harmful);
-        fix.map(|fix| (verdict.class, fix.into_owned())).into_iter().collect()
+        if known.described < events && verdict.harm == Harm::Harmful {
+            let about = About { reason, ..About::default() };
+            let fix = verdict.class.fix(&about);
+            known.fixes.extend(fix.map(|fix| (verdict.class, fix.into_owned())));
+        }
+        known.fixes
     }
 
     fn lock(&self) -> MutexGuard<'_, ByLabels> {
@@ -55,7 +67,7 @@ impl Fixes {
 /// Rows of it.
 const SUMMARY_ROWS: usize = 8;
 
-/// The largest counts by class, reason, place and direction, benign ones last; and what cures the others, a line a class.
+/// The largest counts by class, reason, place and direction, benign ones last; and what cures the others, a line a fix.
 pub(super) fn of(counts: &Counts<DropRows>, fixes: &Fixes) -> Vec<String> {
     let meaning = counts.meaning();
     let mut sums: BTreeMap<(Labels, String), u64> = BTreeMap::new();
@@ -80,8 +92,8 @@ pub(super) fn of(counts: &Counts<DropRows>, fixes: &Fixes) -> Vec<String> {
         lines.push(format!("       and {}", counted(more, "more kind")));
     }
     let mut cured = BTreeSet::new();
-    for ((labels, _), _) in sums.iter().take(SUMMARY_ROWS) {
-        for (class, fix) in fixes.of(labels) {
+    for ((labels, _), events) in sums.iter().take(SUMMARY_ROWS) {
+        for (class, fix) in fixes.of(labels, *events) {
             if cured.insert(fix.clone()) {
                 lines.push(format!("fix of {}: {fix}", class.name()));
             }
@@ -102,20 +114,21 @@ mod tests {
         let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
         let labels = Labels::new("NETFILTER_DROP", netfilter, Direction::Received);
         let fixes = Fixes::default();
-        let told = || fixes.of(&labels).into_iter().map(|(_, fix)| fix).collect::<Vec<_>>();
-        let of_class = told();
+        let told = |events| fixes.of(&labels, events).into_iter().map(|(_, fix)| fix).collect::<Vec<_>>();
+        let of_class = told(1);
         assert!(
             matches!(&of_class[..], [fix] if fix.contains("`conntrack -S`")),
             "only counted: {of_class:?}"
         );
-        for (fix, count) in [("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)] {
+        for (at, (fix, count)) in (1..).zip([("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)]) {
             fixes.learn(&labels, Class::Netfilter, fix);
-            assert_eq!(told().len(), count, "{fix}");
+            assert_eq!(told(at).len(), count, "{fix}");
         }
-        assert_eq!(told(), ["max=60", "max=120", "max=240"]);
+        assert_eq!(told(4), ["max=60", "max=120", "max=240"]);
+        assert_eq!(told(5)[3..], of_class, "one was only counted");
         fixes.learn(&labels, Class::Netfilter, "max=480");
-        assert_eq!(told(), of_class);
+        assert_eq!(told(5), of_class);
         let benign = Labels::new("", Verdict { harm: Harm::Benign, ..netfilter }, Direction::Received);
-        assert_eq!(fixes.of(&benign), []);
+        assert_eq!(fixes.of(&benign, 1), []);
     }
 }

@@ -29,7 +29,7 @@ impl Policies {
     }
 }
 
-/// `; IPsec encrypts what goes from 10.1.0.0/24 to 10.2.0.0/24, which adds at least 54 bytes, and sends it to 10.8.0.1`.
+/// `; an IPsec policy encrypts what goes from 10.1.0.0/24 to 10.2.0.0/24, which adds at least 54 bytes, and sends it to 10.8.0.1`.
 pub(super) fn told(wrapping: &Wrapping) -> String {
     let Wrapping { policy: Policy { source, destination, peer, .. }, adds } = wrapping;
     let adds = adds.map_or_else(String::new, |adds| format!(", which adds at least {adds} bytes"));

@@ -183,6 +183,9 @@ fn state(peer: &str, esp: Option<Esp>) -> State {
 
 fn policy(to: &str) -> Policy {
     Policy {
+        wraps: true,
+        priority: 0,
+        is_partial: false,
         source: "10.42.1.0/24".parse().unwrap(),
         destination: "10.42.77.0/26".parse().unwrap(),
         local: None,

@@ -249,8 +249,10 @@ fn a_pod_that_comes_back_under_its_name_goes_on_with_its_series() {
     let sum = |events| Sum { events, bytes: 10 * events, limited: 0 };
     let counts = Counts::new(Box::new(Held(vec![(to(1), sum(5)), (to(2), sum(2))])), meaning());
     let of = |uid: &str| Pod { namespace: "shop".to_owned(), name: "db-0".to_owned(), uid: uid.to_owned() };
-    let both = HashMap::from([(slot(1), Arc::new(of("a"))), (slot(2), Arc::new(of("b")))]);
-    let metrics = metrics(&counts, Arc::new(Pods(RwLock::new(both))));
+    // The third has no row yet.
+    let all = [(slot(1), Arc::new(of("a"))), (slot(2), Arc::new(of("b"))), (slot(3), Arc::new(of("c")))];
+    let pods = Arc::new(Pods(RwLock::new(HashMap::from(all))));
+    let metrics = metrics(&counts, Arc::clone(&pods));
     let of_pod = || -> Vec<String> {
         let text = metrics.encode(Format::Classic).unwrap();
         let lines = text.lines().filter(|line| line.starts_with("r2c_pod_drop_packets_total{"));
@@ -258,8 +260,12 @@ fn a_pod_that_comes_back_under_its_name_goes_on_with_its_series() {
     };
     assert_eq!(of_pod(), ["7"]);
     counts.retire(slot(1));
+    pods.0.write().unwrap().remove(&slot(1));
     assert_eq!(of_pod(), ["7"], "what the first had counted stays");
     counts.retire(slot(2));
+    assert_eq!(of_pod(), ["7"], "nor does what the second had");
+    pods.0.write().unwrap().retain(|at, _| *at == slot(3));
+    counts.retire(slot(3));
     assert_eq!(of_pod(), Vec::<String>::new());
 }
 

@@ -287,6 +287,9 @@ fn stuck_ones() -> Vec<Case> {
 /// What a policy encrypts that says where it goes if `adds` is known.
 fn encrypted(record: &MtuRecord, adds: Option<u32>) -> Vec<TooBig> {
     let policy = Policy {
+        wraps: true,
+        priority: 0,
+        is_partial: false,
         source: "10.244.0.0/16".parse().unwrap(),
         destination: "198.51.100.0/24".parse().unwrap(),
         local: None,
