@@ -7,17 +7,20 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hash::Hash;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use agent_common::drops::Direction;
 
 mod bucket;
 mod netlink;
 mod police;
 mod rules;
 
-pub use police::{Policed, Side};
+pub use police::{Policed, Policers, Side};
 pub use rules::Chain;
 
 /// A reading is as good as a new one for this long.
@@ -76,9 +79,9 @@ struct Read {
     neighbours: [Option<(Instant, Option<Fill>)>; 2],
     conntrack: Option<(Instant, Option<Conntrack>)>,
     bursts: HashMap<u32, (Instant, Option<u32>)>,
-    policed: HashMap<(u32, Side), (Instant, Policed)>,
+    policed: HashMap<(u32, Side), (Instant, Policers)>,
     /// Of IPv4 and IPv6, each with when it is read again.
-    chains: [Option<(Instant, Arc<[Chain]>)>; 2],
+    chains: [Option<(Instant, Arc<[rules::Found]>)>; 2],
 }
 
 impl Limits {
@@ -130,33 +133,44 @@ impl Limits {
         remembered(&mut self.lock().bursts, ifindex, || bucket::smallest_burst(ifindex).ok().flatten())
     }
 
-    /// What the policers (`tc-police(8)`) of a device on this side let pass: nothing where it has none, or they cannot be read.
+    /// The policers (`tc-police(8)`) of a device that all packets on this side come to: none where it has none, or they cannot be
+    /// read.
     #[must_use]
-    pub fn policed(&self, ifindex: u32, side: Side) -> Policed {
+    pub fn policers(&self, ifindex: u32, side: Side) -> Policers {
         remembered(&mut self.lock().policed, (ifindex, side), || {
-            police::smallest(ifindex, side).unwrap_or_default()
+            police::read(ifindex, side).unwrap_or_default()
         })
     }
 
-    /// The chains of nftables that drop what conntrack calls INVALID and that packets of this IP version may pass, if they are few
-    /// enough to be named. None are where the kernel does not show its rules, or where another kind of rule may be to blame:
-    /// `function` is where the packet died, or empty.
+    /// The chains of nftables that have a rule that drops what conntrack calls INVALID and that packets of this IP version that go
+    /// this way may come to, if they are few enough to be named. It is empty where the kernel does not show its rules, or where
+    /// another kind of rule may be to blame: `function` is where the packet died, or empty.
     #[must_use]
-    pub fn chains_dropping_invalid(&self, ip_version: u8, function: &str) -> Arc<[Chain]> {
+    pub fn chains_dropping_invalid(
+        &self,
+        ip_version: u8,
+        direction: Direction,
+        function: &str,
+    ) -> Arc<[Chain]> {
         if !self.is_nftables(ip_version, function) {
             return Arc::default();
         }
         let mut read = self.lock();
         let known = &mut read.chains[usize::from(ip_version == 6)];
-        if let Some((until, chains)) = known
+        if let Some((until, found)) = known
             && Instant::now() < *until
         {
-            return Arc::clone(chains);
+            return rules::named(found, direction);
         }
-        let chains = rules::dropping_invalid(ip_version);
-        let fresh = if chains.is_ok() { RULES_FRESH } else { RULES_UNREAD };
-        let chains = chains.unwrap_or_default();
-        *known = Some((Instant::now() + fresh, Arc::clone(&chains)));
+        let has_changed = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
+        let mut found = rules::dropping_invalid(ip_version);
+        if found.as_ref().is_err_and(has_changed) {
+            found = rules::dropping_invalid(ip_version);
+        }
+        let is_read = found.as_ref().map_or_else(has_changed, |_| true);
+        let found = found.unwrap_or_default();
+        let chains = rules::named(&found, direction);
+        *known = Some((Instant::now() + if is_read { RULES_FRESH } else { RULES_UNREAD }, found));
         chains
     }
 
@@ -172,7 +186,7 @@ impl Limits {
                 let loaded = fs::read_to_string(self.0.proc.join("modules")).unwrap_or_default();
                 let has_legacy = match fs::read_to_string(self.0.proc.join(legacy)) {
                     Ok(tables) => !tables.is_empty(),
-                    Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+                    Err(error) => error.kind() != ErrorKind::NotFound,
                 };
                 !has_legacy && loaded.lines().any(|line| line.starts_with("nf_tables "))
             }
@@ -201,7 +215,7 @@ fn fresh<T: Copy>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() 
 }
 
 /// The same of a device.
-fn remembered<K: Eq + Hash, T: Copy>(
+fn remembered<K: Eq + Hash, T: Clone>(
     known: &mut HashMap<K, (Instant, T)>,
     of: K,
     read: impl FnOnce() -> T,
@@ -212,10 +226,10 @@ fn remembered<K: Eq + Hash, T: Copy>(
     if let Some((at, value)) = known.get(&of)
         && at.elapsed() < FRESH
     {
-        return *value;
+        return value.clone();
     }
     let value = read();
-    known.insert(of, (Instant::now(), value));
+    known.insert(of, (Instant::now(), value.clone()));
     value
 }
 

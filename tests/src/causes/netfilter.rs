@@ -38,10 +38,13 @@ fn names(event: &Value, chains: Option<&str>) {
     let is_known = has_reasons() || fs::exists("/sys/module/nf_tables").unwrap();
     match chains.filter(|_| is_known) {
         Some(chains) => {
-            assert!(message.contains(&format!("a rule of chain {chains} drops what is:")), "{event:#}");
-            assert!(fix.contains(&format!("before the rule of chain {chains} that drops")), "{event:#}");
+            assert!(
+                message.contains(&format!("chain {chains} has a rule that drops such packets:")),
+                "{event:#}"
+            );
+            assert!(fix.contains(&format!("look first in chain {chains}")), "{event:#}");
         }
-        None => assert!(!message.contains("of chain") && !fix.contains("of chain"), "{event:#}"),
+        None => assert!(!message.contains("and chain") && !fix.contains("in chain"), "{event:#}"),
     }
 }
 
@@ -52,7 +55,7 @@ fn an_answer_to_what_came_another_way() {
         return;
     }
     let scene = Scene::new();
-    // Beside what drops there is a chain that nothing leads to, and one that is shown no packet of no connection.
+    // Beside what drops there is a chain that nothing leads to, one of another hook, and a table that sleeps.
     scene.host.batch(
         "nft",
         "add table ip filter\nadd chain ip filter KUBE-FORWARD\nadd chain ip filter idle\n\
@@ -60,6 +63,11 @@ fn an_answer_to_what_came_another_way() {
          add rule ip filter forward jump KUBE-FORWARD\nadd rule ip filter KUBE-FORWARD ct state new counter\n\
          add rule ip filter KUBE-FORWARD ct state invalid counter drop\n\
          add rule ip filter idle ct state invalid drop\n\
+         add chain ip filter sent { type filter hook output priority 0; }\n\
+         add rule ip filter sent ct state invalid drop\n\
+         add table ip asleep { flags dormant; }\n\
+         add chain ip asleep forward { type filter hook forward priority 0; }\n\
+         add rule ip asleep forward ct state invalid drop\n\
          add table ip6 filter\nadd chain ip6 filter forward { type filter hook forward priority 0; }\n\
          add rule ip6 filter forward ct state invalid drop\n",
     );
@@ -82,6 +90,17 @@ fn an_answer_to_what_came_another_way() {
          add rule inet wall wide jump tight\n",
     );
     names(&refused(&scene, class()), Some("wide (nft table inet wall) or tight (nft table inet wall)"));
+    // The chains that ask for more than the state may be about other packets.
+    scene.host.batch(
+        "nft",
+        "flush chain inet wall wide\nadd rule inet wall wide iifname \"veth-web\" ct state invalid drop\n",
+    );
+    names(&refused(&scene, class()), None);
+    scene.host.batch(
+        "nft",
+        "flush chain inet wall wide\nadd rule inet wall wide ct state { invalid, untracked } drop\n\
+         add rule inet wall wide jump tight\n",
+    );
     // More than are named.
     for chain in ["a", "b"] {
         scene.host.batch(

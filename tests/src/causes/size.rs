@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
 use crate::harness::packet::{icmp_message, ipv4, send_routed, tcp_segment, udp_unfragmented};
-use crate::harness::until;
+use crate::harness::{has_reasons, until};
 
 use super::{EXT4, Scene, Trace, fix, has_module};
 
@@ -310,14 +310,14 @@ fn a_policer_smaller_than_a_packet() {
         return;
     }
     // Where it comes in a packet has no link header.
-    for (side, filter, least, told, length) in [
-        ("ingress", "matchall", "burst 1400 mtu 2000", "burst 1400", 1500),
-        ("ingress", "u32 match u32 0 0", "burst 10000 mtu 1300", "mtu 1300", 1500),
-        ("egress", "matchall", "burst 10000 mtu 1300", "mtu 1300", 1514),
-        ("egress", "u32 match u32 0 0", "burst 1400 mtu 1300", "burst 1400, mtu 1300", 1514),
+    for (side, protocol, least, told, length) in [
+        ("ingress", "ip", "burst 1400 mtu 2000", "burst 1400", 1500),
+        ("ingress", "all", "burst 10000 mtu 1300", "mtu 1300", 1500),
+        ("egress", "ip", "burst 10000 mtu 1300", "mtu 1300", 1514),
+        ("egress", "all", "burst 1400 mtu 1300", "burst 1400, mtu 1300", 1514),
     ] {
         let police = |limits: &str| format!("action police rate 10mbit {limits} conform-exceed drop");
-        let add = format!("filter add dev veth-web {side} protocol ip {filter} {}\n", police(least));
+        let add = format!("filter add dev veth-web {side} protocol {protocol} matchall {}\n", police(least));
         if !scene.host.tries("tc", &add) {
             return;
         }
@@ -343,5 +343,33 @@ fn a_policer_smaller_than_a_packet() {
         scene.host.batch("tc", &format!("actions replace {} index {index}\n", police(&mended)));
         until(&format!("cured by {mended}: {fix}"), || scene.is_answered_of(EXT4, 1472).then_some(()));
         scene.host.batch("tc", &format!("filter del dev veth-web {side}\n"));
+    }
+}
+
+/// A policer of another flow, beside a filter that drops all that is long.
+#[test]
+fn a_policer_of_another_flow() {
+    let scene = Scene::new();
+    let police = "action police rate 10mbit burst 1400 mtu 1300 conform-exceed drop";
+    // A classic BPF program that says TC_ACT_SHOT to all of 1000 bytes or more, and to all else that the next filter may look.
+    let long = "bpf da bytecode '4,128 0 0 0,53 0 1 1000,6 0 0 2,6 0 0 4294967295,'";
+    for others in [
+        format!("prio 1 protocol ip u32 match ip dst 192.0.2.1 {police}"),
+        format!("prio 1 protocol ipv6 matchall {police}"),
+    ] {
+        let lines = format!(
+            "qdisc add dev veth-web clsact\nfilter add dev veth-web ingress {others}\n\
+             filter add dev veth-web ingress prio 2 protocol ip {long}\n"
+        );
+        if !scene.host.tries("tc", &lines) {
+            return;
+        }
+        assert!(scene.is_answered_of(EXT4, 500), "small ones pass");
+        let trace = scene.trace("drops");
+        assert!(!scene.is_answered_of(EXT4, 1472));
+        let class = if has_reasons() { "policy" } else { "other" };
+        let event = trace.expect_class(class, |event| event["interface"] == "veth-web");
+        assert!(!event["message"].as_str().unwrap().contains("policer"), "{event:#}");
+        scene.host.batch("tc", "qdisc del dev veth-web clsact\n");
     }
 }

@@ -1,5 +1,5 @@
-//! Questions to the kernel by netlink while a packet's record waits: an answer is whole, or it is an error; all of them together
-//! are bounded in bytes and time.
+//! Questions to the kernel by netlink while a packet's record waits: an answer is whole, or it is an error (`Interrupted`: it has
+//! changed while it was read); all of them together are bounded in bytes and time.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -73,7 +73,7 @@ fn read(mut reply: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> io::Re
         let message = NetlinkBuffer::new_checked(reply).map_err(|_| ErrorKind::InvalidData)?;
         if message.sequence_number() == sequence {
             if i32::from(message.flags()) & NLM_F_DUMP_INTR != 0 {
-                return Err(io::Error::other("it has changed while it was read"));
+                return Err(ErrorKind::Interrupted.into());
             }
             match i32::from(message.message_type()) {
                 NLMSG_DONE | NLMSG_ERROR => {
@@ -167,7 +167,8 @@ mod tests {
         let whole = taken(&[&other[..], &one, &done].concat()).unwrap();
         assert_eq!(whole, (true, vec![b"one".to_vec()]));
         assert_eq!(taken(&one).unwrap(), (false, vec![b"one".to_vec()]));
-        assert!(taken(&message(36, 0x12, 7, b"one")).is_err(), "it has changed");
+        let changed = taken(&message(36, 0x12, 7, b"one")).unwrap_err();
+        assert_eq!(changed.kind(), ErrorKind::Interrupted);
         let refused = taken(&message(2, 0, 7, &(-1_i32).to_ne_bytes())).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
         assert!(taken(&[8, 0, 0, 0, 3, 0]).is_err(), "cut off");

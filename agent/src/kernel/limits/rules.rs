@@ -1,27 +1,34 @@
 //! The chains of nftables whose rules drop what conntrack calls INVALID, by nfnetlink. What `iptables-nft` writes is among them.
 //!
-//! A rule is followed as the kernel does (`nft_do_chain`), for a packet whose state is INVALID: what its other conditions say
-//! is left open.
+//! A rule is followed as the kernel does (`nft_do_chain`), for a packet whose state is INVALID. One that asks for anything else is
+//! none of them; what other rules do before is left open.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use agent_common::drops::Direction;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::netlink::{Netlink, attribute, attributes, find, number, text};
 
 mod expression;
 
-use expression::{Asks, asks};
+use expression::{Asks, asks, jumps};
 
 /// `linux/netfilter/nfnetlink.h`, `linux/netfilter/nf_tables.h`, `linux/netfilter.h`.
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
+const NFT_MSG_GETTABLE: u16 = NFNL_SUBSYS_NFTABLES + 1;
 const NFT_MSG_GETCHAIN: u16 = NFNL_SUBSYS_NFTABLES + 4;
 const NFT_MSG_GETRULE: u16 = NFNL_SUBSYS_NFTABLES + 7;
 const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES + 13;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
+const NFT_TABLE_F_DORMANT: u32 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NFTA_CHAIN_USE: u16 = 6;
 const NFTA_CHAIN_TYPE: u16 = 7;
 const NFTA_RULE_TABLE: u16 = 1;
@@ -32,8 +39,14 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_BRIDGE: u8 = 7;
 const NFPROTO_IPV6: u8 = 10;
+/// Hooks as bits, `NF_INET_LOCAL_IN` and so on.
+const INPUT: u8 = 1 << 1;
+const FORWARD: u8 = 1 << 2;
+const OUTPUT: u8 = 1 << 3;
+const POSTROUTING: u8 = 1 << 4;
+/// Those that a packet comes to once it is routed: before that none is known to be INVALID.
+const ROUTED: u8 = INPUT | FORWARD | OUTPUT | POSTROUTING;
 /// `sizeof(struct nfgenmsg)`
 const NFGENMSG: usize = 4;
 
@@ -46,7 +59,7 @@ const MOST_CHAINS: usize = 3;
 /// A chain of nftables. Who is root in its namespace has named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The family of its table: `ip`, `ip6`, `inet` or `bridge`.
+    /// The family of its table: `ip`, `ip6` or `inet`.
     pub family: &'static str,
     /// Its table's name, safe to show.
     pub table: String,
@@ -54,90 +67,118 @@ pub struct Chain {
     pub name: String,
 }
 
-/// The chains that a packet of this IP version may pass and whose rules drop it if it is INVALID; none if there are more than
-/// can be named.
-pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Arc<[Chain]>> {
+/// A chain with a rule that drops what is INVALID, and the hooks that lead to it.
+pub(super) type Found = (Chain, u8);
+
+/// Those of them that a packet that goes this way may have come to; none if there are more than can be named.
+pub(super) fn named(found: &[Found], direction: Direction) -> Arc<[Chain]> {
+    let passed = match direction {
+        Direction::Received => INPUT | FORWARD,
+        Direction::Forwarded => FORWARD | POSTROUTING,
+        Direction::Sent => OUTPUT | POSTROUTING,
+        Direction::Unknown => ROUTED,
+    };
+    let chains: Vec<&Chain> =
+        found.iter().filter(|(_, hooks)| hooks & passed != 0).map(|(chain, _)| chain).collect();
+    if chains.len() > MOST_CHAINS { Arc::default() } else { chains.into_iter().cloned().collect() }
+}
+
+/// The chains that a routed packet of this IP version may come to and whose rules drop it if it is INVALID.
+pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Arc<[Found]>> {
     let mut netlink = Netlink::open(NETLINK_NETFILTER, MOST)?;
     let own = if ip_version == 6 { (NFPROTO_IPV6, "ip6") } else { (NFPROTO_IPV4, "ip") };
     let mut found = Vec::new();
-    for (number, family) in [own, (NFPROTO_INET, "inet"), (NFPROTO_BRIDGE, "bridge")] {
-        let chains = chains(&mut netlink, number)?;
-        let mut tables: Vec<&[u8]> =
-            chains.iter().filter(|chain| chain.is_filter()).map(|chain| &chain.table[..]).collect();
-        tables.dedup();
-        for table in tables {
-            for suspect in suspects(&mut netlink, number, table)? {
-                let listed = chains.iter().find(|chain| chain.table == table && chain.name == suspect.chain);
-                if !listed.is_some_and(|chain| chain.is_passed(suspect.rules))
-                    || !suspect.drops(&mut netlink, number, table)?
-                {
-                    continue;
+    for (number, family) in [own, (NFPROTO_INET, "inet")] {
+        for table in tables(&mut netlink, number)? {
+            if table.chains.iter().all(|chain| chain.hooks == 0) {
+                continue;
+            }
+            let ruled = rules(&mut netlink, number, &table.name)?;
+            let hooks = leading(&table.chains, &ruled);
+            for one in &ruled {
+                let hooks = hooks.get(&one.chain[..]).copied().unwrap_or_default();
+                if hooks != 0 && one.drops(&mut netlink, number, &table.name)? {
+                    let chain = Chain { family, table: shown(&table.name), name: shown(&one.chain) };
+                    found.push((chain, hooks));
                 }
-                if found.len() == MOST_CHAINS {
-                    return Ok(Arc::default());
-                }
-                found.push(Chain { family, table: shown(table), name: shown(&suspect.chain) });
             }
         }
     }
     Ok(found.into())
 }
 
+/// A table that is not dormant.
+struct Table {
+    name: Vec<u8>,
+    chains: Vec<Listed>,
+}
+
+fn tables(netlink: &mut Netlink, family: u8) -> io::Result<Vec<Table>> {
+    let mut tables = Vec::new();
+    netlink.dump(NFT_MSG_GETTABLE, &question(family, &[]), |payload| tables.extend(awake(payload)))?;
+    netlink.dump(NFT_MSG_GETCHAIN, &question(family, &[]), |payload| {
+        if let Some((of, chain)) = Listed::read(payload)
+            && let Some(table) = tables.iter_mut().find(|table| table.name == of)
+        {
+            table.chains.push(chain);
+        }
+    })?;
+    Ok(tables)
+}
+
+/// A table as it is listed, unless it is dormant: then netfilter calls none of its chains.
+fn awake(payload: &[u8]) -> Option<Table> {
+    let attributes = payload.get(NFGENMSG..)?;
+    let is_dormant = big(find(attributes, NFTA_TABLE_FLAGS)?)? & NFT_TABLE_F_DORMANT != 0;
+    let name = text(find(attributes, NFTA_TABLE_NAME)?).to_vec();
+    (!is_dormant).then_some(Table { name, chains: Vec::new() })
+}
+
 /// A chain as it is listed.
 struct Listed {
-    table: Vec<u8>,
     name: Vec<u8>,
-    /// Its type, if netfilter calls it; others are jumped to.
-    base: Option<Vec<u8>>,
+    /// Whether netfilter calls it; others are jumped to.
+    is_base: bool,
+    /// Where netfilter shows it packets that are INVALID: it shows none to NAT.
+    hooks: u8,
     /// Its rules and the jumps to it.
     uses: u32,
 }
 
 impl Listed {
-    fn read(payload: &[u8]) -> Option<Self> {
+    /// It and its table's name.
+    fn read(payload: &[u8]) -> Option<(&[u8], Self)> {
         let attributes = payload.get(NFGENMSG..)?;
-        let name = |kind| find(attributes, kind).map(|name| text(name).to_vec());
-        let is_base = find(attributes, NFTA_CHAIN_HOOK).is_some();
-        Some(Self {
-            table: name(NFTA_CHAIN_TABLE)?,
-            name: name(NFTA_CHAIN_NAME)?,
-            base: is_base.then(|| name(NFTA_CHAIN_TYPE)).flatten(),
+        let name = |kind| find(attributes, kind).map(text);
+        let hook = find(attributes, NFTA_CHAIN_HOOK);
+        let number = hook.and_then(|hook| find(hook, NFTA_HOOK_HOOKNUM)).and_then(big);
+        let bit = number.and_then(|number| 1_u8.checked_shl(number)).unwrap_or_default() & ROUTED;
+        let chain = Self {
+            name: name(NFTA_CHAIN_NAME)?.to_vec(),
+            is_base: hook.is_some(),
+            hooks: if name(NFTA_CHAIN_TYPE) == Some(b"nat") { 0 } else { bit },
             uses: big(find(attributes, NFTA_CHAIN_USE)?)?,
-        })
-    }
-
-    /// Whether netfilter shows it packets of no connection: it shows none to NAT.
-    fn is_filter(&self) -> bool {
-        self.base.as_ref().is_some_and(|kind| kind != b"nat")
-    }
-
-    /// Whether packets come to it at all, given how many rules it has.
-    fn is_passed(&self, rules: u32) -> bool {
-        if self.base.is_some() { self.is_filter() } else { self.uses > rules }
+        };
+        Some((name(NFTA_CHAIN_TABLE)?, chain))
     }
 }
 
-fn chains(netlink: &mut Netlink, family: u8) -> io::Result<Vec<Listed>> {
-    let mut chains = Vec::new();
-    netlink.dump(NFT_MSG_GETCHAIN, &question(family, &[]), |payload| chains.extend(Listed::read(payload)))?;
-    Ok(chains)
-}
-
-/// A chain with rules that may drop what is INVALID.
-struct Suspect {
+/// A chain's rules.
+struct Ruled {
     chain: Vec<u8>,
     rules: u32,
-    /// How each of those rules asks.
+    /// How each of those asks that may drop what is INVALID.
     asks: Vec<Asks>,
+    /// The chains that they lead to.
+    jumps: Vec<Vec<u8>>,
 }
 
-impl Suspect {
-    /// Whether one of them does.
+impl Ruled {
+    /// Whether one of them drops what is INVALID.
     fn drops(&self, netlink: &mut Netlink, family: u8, table: &[u8]) -> io::Result<bool> {
         for asks in &self.asks {
             let Some(set) = asks.set() else { return Ok(true) };
-            let names = [(NFTA_SET_ELEM_LIST_TABLE, table), (NFTA_SET_ELEM_LIST_SET, set)]
-                .map(|(kind, name)| (kind, name));
+            let names = [(NFTA_SET_ELEM_LIST_TABLE, table), (NFTA_SET_ELEM_LIST_SET, set)];
             let mut holds = false;
             netlink.dump(NFT_MSG_GETSETELEM, &question(family, &names), |payload| {
                 let elements =
@@ -152,30 +193,63 @@ impl Suspect {
     }
 }
 
-fn suspects(netlink: &mut Netlink, family: u8, table: &[u8]) -> io::Result<Vec<Suspect>> {
-    let mut suspects = Vec::new();
+fn rules(netlink: &mut Netlink, family: u8, table: &[u8]) -> io::Result<Vec<Ruled>> {
+    let mut ruled = Vec::new();
     netlink.dump(NFT_MSG_GETRULE, &question(family, &[(NFTA_RULE_TABLE, table)]), |payload| {
-        note(&mut suspects, payload, table);
+        note(&mut ruled, payload, table);
     })?;
-    suspects.retain(|suspect| !suspect.asks.is_empty());
-    Ok(suspects)
+    Ok(ruled)
 }
 
 /// Notes a rule down with its chain; the rules of one chain come one after the other.
-fn note(suspects: &mut Vec<Suspect>, payload: &[u8], table: &[u8]) -> Option<()> {
+fn note(ruled: &mut Vec<Ruled>, payload: &[u8], table: &[u8]) -> Option<()> {
     let attributes = payload.get(NFGENMSG..)?;
     if text(find(attributes, NFTA_RULE_TABLE)?) != table {
         return None;
     }
     let chain = text(find(attributes, NFTA_RULE_CHAIN)?);
-    if suspects.last().is_none_or(|last| last.chain != chain) {
-        suspects.pop_if(|last| last.asks.is_empty());
-        suspects.push(Suspect { chain: chain.to_vec(), rules: 0, asks: Vec::new() });
+    if ruled.last().is_none_or(|last| last.chain != chain) {
+        ruled.push(Ruled { chain: chain.to_vec(), rules: 0, asks: Vec::new(), jumps: Vec::new() });
     }
-    let last = suspects.last_mut()?;
+    let last = ruled.last_mut()?;
     last.rules += 1;
-    last.asks.extend(asks(find(attributes, NFTA_RULE_EXPRESSIONS)?));
+    let expressions = find(attributes, NFTA_RULE_EXPRESSIONS)?;
+    last.asks.extend(asks(expressions));
+    last.jumps.extend(jumps(expressions).map(<[u8]>::to_vec));
     Some(())
+}
+
+/// The hooks that lead to each chain of a table.
+fn leading<'a>(chains: &'a [Listed], ruled: &[Ruled]) -> HashMap<&'a [u8], u8> {
+    let mut seen: HashMap<&[u8], u32> = HashMap::new();
+    for one in ruled {
+        *seen.entry(&one.chain).or_default() += one.rules;
+        one.jumps.iter().for_each(|to| *seen.entry(to).or_default() += 1);
+    }
+    let any = chains.iter().fold(0, |any, chain| any | chain.hooks);
+    let mut hooks: HashMap<&[u8], u8> = HashMap::new();
+    for chain in chains {
+        // No rule has the jump: a map has, and which hook leads to that is not known.
+        let is_in_map = !chain.is_base && chain.uses > seen.get(&chain.name[..]).copied().unwrap_or_default();
+        hooks.insert(&chain.name, if is_in_map { any } else { chain.hooks });
+    }
+    loop {
+        let mut is_all = true;
+        for one in ruled {
+            let from = hooks.get(&one.chain[..]).copied().unwrap_or_default();
+            for to in &one.jumps {
+                if let Some(to) = hooks.get_mut(&to[..])
+                    && *to | from != *to
+                {
+                    *to |= from;
+                    is_all = false;
+                }
+            }
+        }
+        if is_all {
+            return hooks;
+        }
+    }
 }
 
 /// A `struct nfgenmsg` and names.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use agent_common::drops::{DropRecord, circumstance};
+use agent_common::drops::{Direction, DropRecord, circumstance};
 
 use super::class::{Class, Harm, Verdict};
 use crate::kernel::limits::{Chain, Fill, Limits, Policed, Side};
@@ -20,7 +20,7 @@ pub enum Evidence {
     /// Conntrack's table is full.
     Conntrack(Fill),
     /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
-    /// These chains drop such packets; none are named where it is not known, or there are too many.
+    /// These chains have a rule that drops such packets; none are named where it is not known, or there are too many.
     Invalid(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
@@ -65,15 +65,7 @@ pub(super) fn gather(
     if !limits.are_of(record.netns) {
         return (verdict, None);
     }
-    let (burst, filters) = match verdict.class {
-        Class::Queue if reason.is_empty() || reason.starts_with("QDISC_") => {
-            let burst = limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
-            (burst.map(Evidence::Burst), Some(Side::Egress))
-        }
-        _ => (None, side(reason, function)),
-    };
-    let too_long = || filters.and_then(|side| policed(record, limits.policed(record.ifindex, side)));
-    if let Some(evidence) = burst.or_else(too_long) {
+    if let Some(evidence) = too_long(limits, record, reason, function, verdict) {
         return (Verdict { class: Class::Mtu, ..verdict }, Some(evidence));
     }
     match verdict.class {
@@ -83,7 +75,8 @@ pub(super) fn gather(
             let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
             let invalid = conntrack.filter(|now| is_untracked && now.invalid > 0);
             let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
-                let chains = |_| limits.chains_dropping_invalid(record.ip_version, function);
+                let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
+                let chains = |_| limits.chains_dropping_invalid(record.ip_version, direction, function);
                 invalid.map(chains).map(Evidence::Invalid)
             });
             (verdict, evidence)
@@ -92,20 +85,55 @@ pub(super) fn gather(
     }
 }
 
-/// The side whose filters have refused what died here.
+/// What never lets a packet of its size pass, where it died.
+fn too_long(
+    limits: &Limits,
+    record: &DropRecord,
+    reason: &str,
+    function: &str,
+    verdict: Verdict,
+) -> Option<Evidence> {
+    let side = side(reason, function)?;
+    let unnamed = if side == Side::Ingress { Class::Other } else { Class::Queue };
+    if verdict.harm != Harm::Harmful || ![Class::Policy, unnamed].contains(&verdict.class) {
+        return None;
+    }
+    let burst = || limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
+    let burst = if side == Side::Queue { burst() } else { None };
+    burst.map(Evidence::Burst).or_else(|| {
+        let policer = limits.policers(record.ifindex, side).of(record.ethertype);
+        policer.and_then(|policer| policed(record, policer))
+    })
+}
+
+/// Where the packet was that died here, if that was where filters or a queueing discipline refuse packets. Kernels without reasons
+/// have only the function.
 fn side(reason: &str, function: &str) -> Option<Side> {
     match (reason, function) {
-        ("TC_INGRESS", _) | ("", "sch_handle_ingress" | "__netif_receive_skb_core") => Some(Side::Ingress),
-        ("TC_EGRESS", _) | ("", "sch_handle_egress") => Some(Side::Egress),
-        _ => None,
+        ("TC_INGRESS", _)
+        | ("" | "TC_RECLASSIFY_LOOP", "sch_handle_ingress" | "__netif_receive_skb_core") => {
+            Some(Side::Ingress)
+        }
+        ("TC_EGRESS", _) | ("" | "TC_RECLASSIFY_LOOP", "sch_handle_egress" | "__dev_queue_xmit") => {
+            Some(Side::Egress)
+        }
+        (
+            "" | "TC_RECLASSIFY_LOOP",
+            "__dev_xmit_skb"
+            | "kfree_skb_list"
+            | "kfree_skb_list_reason"
+            | "tcf_kfree_skb_list"
+            | "__tcf_kfree_skb_list",
+        ) => Some(Side::Queue),
+        _ => reason.starts_with("QDISC_").then_some(Side::Queue),
     }
 }
 
-/// Whether the policers let a packet of its size pass at all (`tcf_police_act`).
-fn policed(record: &DropRecord, policed: Policed) -> Option<Evidence> {
+/// Whether the policer lets a packet of its size pass at all (`tcf_police_act`).
+fn policed(record: &DropRecord, policer: Policed) -> Option<Evidence> {
     // The burst must hold all segments at once. The MTU must as well in kernels before 5.12; in others a segment.
-    let burst = policed.burst.filter(|burst| record.len > *burst);
-    let mtu = policed.mtu.filter(|mtu| frame(record) > *mtu);
+    let burst = policer.burst.filter(|burst| record.len > *burst);
+    let mtu = policer.mtu.filter(|mtu| frame(record) > *mtu);
     let length = if burst.is_some() { record.len } else { frame(record) };
     (burst.is_some() || mtu.is_some()).then_some(Evidence::Policer { length, less: Policed { burst, mtu } })
 }
@@ -115,4 +143,33 @@ pub(super) fn frame(record: &DropRecord) -> u32 {
     /// Ethernet, IP and TCP without options: no segment is shorter than that and its payload.
     const HEADERS: u32 = 14 + 20 + 20;
     if record.gso_size == 0 { record.len } else { record.len.min(u32::from(record.gso_size) + HEADERS) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_is_told_by_the_reason_or_else_by_the_place() {
+        for (reason, function, told) in [
+            ("TC_INGRESS", "__netif_receive_skb_core", Some(Side::Ingress)),
+            ("TC_EGRESS", "__dev_queue_xmit", Some(Side::Egress)),
+            ("QDISC_DROP", "__dev_queue_xmit", Some(Side::Queue)),
+            ("QDISC_OVERLIMIT", "tcf_kfree_skb_list", Some(Side::Queue)),
+            ("TC_RECLASSIFY_LOOP", "__netif_receive_skb_core", Some(Side::Ingress)),
+            ("TC_RECLASSIFY_LOOP", "__dev_queue_xmit", Some(Side::Egress)),
+            ("TC_RECLASSIFY_LOOP", "kfree_skb_list_reason", Some(Side::Queue)),
+            ("", "sch_handle_ingress", Some(Side::Ingress)),
+            ("", "__dev_queue_xmit", Some(Side::Egress)),
+            ("", "kfree_skb_list", Some(Side::Queue)),
+            ("", "__udp_enqueue_schedule_skb", None),
+            ("", "udp_queue_rcv_one_skb", None),
+            ("", "tcp_add_backlog", None),
+            ("", "enqueue_to_backlog", None),
+            ("NOT_SPECIFIED", "__netif_receive_skb_core", None),
+            ("SOCKET_RCVBUFF", "kfree_skb_list", None),
+        ] {
+            assert_eq!(side(reason, function), told, "{reason} {function}");
+        }
+    }
 }

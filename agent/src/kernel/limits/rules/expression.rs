@@ -1,4 +1,4 @@
-//! What the expressions of one rule do to a packet that conntrack calls INVALID.
+//! What the expressions of one rule do to every packet that conntrack calls INVALID.
 
 use super::{attributes, big, find, number, text};
 
@@ -9,6 +9,7 @@ pub(super) const NFTA_EXPR_DATA: u16 = 2;
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_DATA_VERDICT: u16 = 2;
 pub(super) const NFTA_VERDICT_CODE: u16 = 1;
+pub(super) const NFTA_VERDICT_CHAIN: u16 = 2;
 pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_CT_DREG: u16 = 1;
@@ -78,26 +79,22 @@ impl Asks {
     }
 }
 
-/// How the rule of these expressions asks; `None` if it lets INVALID pass, or does not ask.
+/// How the rule of these expressions asks; `None` if it lets INVALID pass, does not ask, or asks for anything else as well: then it
+/// may be about other packets.
 pub(super) fn asks(expressions: &[u8]) -> Option<Asks> {
     // The register that holds the state, and what is in it.
     let mut state: Option<(u32, u32)> = None;
     let mut asks = None;
-    for (_, expression) in attributes(expressions).filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
-        let name = text(find(expression, NFTA_EXPR_NAME)?);
-        let content = find(expression, NFTA_EXPR_DATA).unwrap_or_default();
+    for (name, content) in expressions_of(expressions) {
         let field = |kind| find(content, kind).and_then(big);
-        // Another expression may load something else into its register.
-        let held = state.take();
-        let of_state = |source| held.filter(|(register, _)| field(source) == Some(*register));
+        // Of another register nothing is known.
+        let of_state = |source| state.filter(|(register, _)| field(source) == Some(*register));
         match name {
-            b"ct" if field(NFTA_CT_KEY) == Some(NFT_CT_STATE) => {
-                state = field(NFTA_CT_DREG).map(|register| (register, INVALID));
-            }
-            b"bitwise" => state = of_state(NFTA_SREG).and_then(|(_, held)| masked(content, held)),
+            b"counter" | b"log" => {}
+            b"ct" if field(NFTA_CT_KEY)? == NFT_CT_STATE => state = Some((field(NFTA_CT_DREG)?, INVALID)),
+            b"bitwise" => state = Some(masked(content, of_state(NFTA_SREG)?.1)?),
             b"cmp" => {
-                let Some((_, now)) = of_state(NFTA_SREG) else { continue };
-                let equal = find(content, NFTA_CMP_DATA).and_then(value)? == now;
+                let equal = find(content, NFTA_CMP_DATA).and_then(value)? == of_state(NFTA_SREG)?.1;
                 let passes = match field(NFTA_CMP_OP)? {
                     NFT_CMP_EQ => equal,
                     NFT_CMP_NEQ => !equal,
@@ -107,9 +104,9 @@ pub(super) fn asks(expressions: &[u8]) -> Option<Asks> {
                     return None;
                 }
                 asks = asks.or(Some(Asks::Itself));
-                state = held;
             }
-            b"lookup" if of_state(NFTA_LOOKUP_SREG).is_some() => {
+            // What a mask has left of the state is not what is looked up here.
+            b"lookup" if of_state(NFTA_LOOKUP_SREG)?.1 == INVALID => {
                 let name = text(find(content, NFTA_LOOKUP_SET)?).to_vec();
                 match field(NFTA_LOOKUP_DREG) {
                     Some(NFT_REG_VERDICT) => return Some(Asks::Map { name }),
@@ -119,20 +116,36 @@ pub(super) fn asks(expressions: &[u8]) -> Option<Asks> {
                 let inverted = field(NFTA_LOOKUP_FLAGS).is_some_and(|flags| flags & NFT_LOOKUP_F_INV != 0);
                 asks = Some(Asks::Set { name, inverted });
             }
-            b"match" => match is_matched(content) {
-                Some(true) => asks = asks.or(Some(Asks::Itself)),
-                Some(false) => return None,
-                None => {}
+            b"match" => match text(find(content, NFTA_XT_NAME)?) {
+                b"comment" => {}
+                name if is_matched(name, content)? => asks = asks.or(Some(Asks::Itself)),
+                _ => return None,
             },
-            b"immediate" if field(NFTA_IMMEDIATE_DREG) == Some(NFT_REG_VERDICT) => {
+            b"immediate" if field(NFTA_IMMEDIATE_DREG)? == NFT_REG_VERDICT => {
                 let drops = find(content, NFTA_IMMEDIATE_DATA).and_then(verdict) == Some(NF_DROP);
                 return asks.filter(|_| drops);
             }
             b"target" => return asks.filter(|_| find(content, NFTA_XT_NAME).map(text) == Some(b"DROP")),
-            _ => {}
+            _ => return None,
         }
     }
     None
+}
+
+/// The chains that the rule of these expressions leads to, whatever it asks. Those that a map leads to are not told.
+pub(super) fn jumps(expressions: &[u8]) -> impl Iterator<Item = &[u8]> {
+    expressions_of(expressions).filter(|(name, _)| *name == b"immediate").filter_map(|(_, content)| {
+        let verdict = find(find(content, NFTA_IMMEDIATE_DATA)?, NFTA_DATA_VERDICT)?;
+        find(verdict, NFTA_VERDICT_CHAIN).map(text)
+    })
+}
+
+/// Name and content of each expression. One without a name is like one of a name that nobody knows.
+fn expressions_of(expressions: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    attributes(expressions).filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, expression)| {
+        let of = |kind| find(expression, kind).unwrap_or_default();
+        (text(of(NFTA_EXPR_NAME)), of(NFTA_EXPR_DATA))
+    })
 }
 
 /// The register that a bitwise expression writes, and what is in it then.
@@ -146,19 +159,21 @@ fn masked(content: &[u8], held: u32) -> Option<(u32, u32)> {
     Some((register, held & of(NFTA_BITWISE_MASK)? ^ of(NFTA_BITWISE_XOR)?))
 }
 
-/// What a match of iptables says of a packet that is INVALID; `None` if it does not ask for the state.
-fn is_matched(content: &[u8]) -> Option<bool> {
+/// What a match of iptables says of a packet that is INVALID; `None` if it asks for more than the state, or for something else.
+fn is_matched(name: &[u8], content: &[u8]) -> Option<bool> {
     /// In `struct xt_conntrack_mtinfo{1,2,3}`: `match_flags`, `invert_flags`, `state_mask`.
     const FLAGS: usize = 146;
     const INVERTED: usize = 148;
     const STATES: usize = 150;
     /// `XT_CONNTRACK_STATE`
     const BY_STATE: u16 = 1;
+    /// `XT_CONNTRACK_STATE_ALIAS`: it was written as `-m state`.
+    const ALIAS: u16 = 1 << 13;
     let content_of = find(content, NFTA_XT_INFO)?;
     let short = |at: usize| Some(u16::from_ne_bytes(content_of.get(at..at + 2)?.try_into().ok()?));
-    match text(find(content, NFTA_XT_NAME)?) {
+    match name {
         b"state" => Some(number(content_of)? & INVALID != 0),
-        b"conntrack" if short(FLAGS)? & BY_STATE != 0 => {
+        b"conntrack" if short(FLAGS)? & !ALIAS == BY_STATE => {
             // One byte in its first form, which is the lower one only on some machines.
             let states = match big(find(content, NFTA_XT_REV)?)? {
                 1 => u32::from(*content_of.get(STATES)?),

@@ -57,8 +57,9 @@ pub(super) const REASONS: Table = &[
     (
         harmful(Class::Policy),
         &[
-            "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "XFRM_POLICY", "TC_EGRESS", "TC_INGRESS", "XDP",
-            "SECURITY_HOOK", "TAP_FILTER", "TAP_TXFILTER", "PSP_INPUT", "PSP_OUTPUT",
+            "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "XFRM_POLICY", "TC_EGRESS", "TC_INGRESS",
+            "TC_RECLASSIFY_LOOP", "XDP", "SECURITY_HOOK", "TAP_FILTER", "TAP_TXFILTER", "PSP_INPUT",
+            "PSP_OUTPUT",
         ],
     ),
     (harmful(Class::Netfilter), &["NETFILTER_DROP"]),

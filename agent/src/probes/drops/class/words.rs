@@ -170,7 +170,7 @@ fn proven(evidence: &Evidence, about: &About<'_>) -> String {
             "a rule refused it, and conntrack calls it INVALID: it has not seen the connection begin (an asymmetric path), or has forgotten it".to_owned()
         }
         Evidence::Invalid(chains) => format!(
-            "conntrack calls it INVALID, and a rule of chain {} drops what is: conntrack has not seen the connection begin (an asymmetric path), or has forgotten it",
+            "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it has not seen the connection begin (an asymmetric path), or has forgotten it",
             named(chains)
         ),
         Evidence::NotTranslated(expected) => format!(
@@ -201,9 +201,13 @@ fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
             2 * limit
         ),
         Evidence::Invalid(chains) => {
-            let of = if chains.is_empty() { String::new() } else { format!(" of chain {}", named(chains)) };
+            let first = if chains.is_empty() {
+                String::new()
+            } else {
+                format!(": look first in chain {}", named(chains))
+            };
             format!(
-                "route both directions through this node, or let it pass before the rule{of} that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`)"
+                "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`){first}"
             )
         }
         Evidence::NotTranslated(expected) => format!(
@@ -260,6 +264,7 @@ fn policy(about: &About<'_>) -> &'static str {
         "SOCKET_FILTER" => "the receiving socket's own filter refused it",
         "BPF_CGROUP_EGRESS" => "a BPF program of its cgroup refused it",
         "TC_INGRESS" | "TC_EGRESS" => "a filter of its device (tc) refused it",
+        "TC_RECLASSIFY_LOOP" => "filters or queues of its device (tc) sent it round without end",
         "XDP" => "an XDP program refused it",
         "XFRM_POLICY" => "an IPsec policy refused it",
         "SECURITY_HOOK" => "a security module refused it",
@@ -275,6 +280,7 @@ fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
         "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
         "TC_INGRESS" => format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter").into(),
         "TC_EGRESS" => format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter").into(),
+        "TC_RECLASSIFY_LOOP" => format!("`tc qdisc show dev {device}`, `tc filter show dev {device}` and the same with `ingress` and `egress` show what reclassifies or redirects it").into(),
         "XDP" => format!("`bpftool net show dev {device}` names the program").into(),
         "XFRM_POLICY" => "`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it".into(),
         "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),

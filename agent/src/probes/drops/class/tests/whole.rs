@@ -27,8 +27,8 @@ const REASONS: [(Class, &[&str]); 3] = [
     (
         Class::Policy,
         &[
-            "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "TC_INGRESS", "TC_EGRESS", "XDP", "XFRM_POLICY",
-            "SECURITY_HOOK", "PSP_INPUT", "PSP_OUTPUT", "NETFILTER_DROP",
+            "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "TC_INGRESS", "TC_EGRESS", "TC_RECLASSIFY_LOOP", "XDP",
+            "XFRM_POLICY", "SECURITY_HOOK", "PSP_INPUT", "PSP_OUTPUT", "NETFILTER_DROP",
         ],
     ),
     (
