@@ -171,6 +171,8 @@ impl Told {
 fn weight(event: &TooBig) -> u8 {
     match (event.kind, event.fate) {
         (Kind::Oversize, _) => 7,
+        // Nobody knows what it is about.
+        (Kind::Made, _) if event.flow().is_none() => 0,
         (Kind::Made, _) if event.limit() != Some(Limit::Path) => 6,
         // More than what comes of it.
         (Kind::Received, Fate::NoSocket) => {

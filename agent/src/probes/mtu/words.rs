@@ -84,6 +84,8 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Op
     let Ends { who, to, .. } = &ends;
     let (finding, what, fix) = match event.kind {
         Kind::Oversize => silent(event, who),
+        // What is no packet was sent by nobody: the kernel itself misreads what it relays (FOU of IPv6).
+        Kind::Made if event.flow().is_none() => return None,
         Kind::Made => made(event, &ends, longest, heed),
         Kind::Received => received(event, &ends),
         Kind::Refused => (

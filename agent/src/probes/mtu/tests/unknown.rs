@@ -3,8 +3,8 @@
 use agent_common::mtu::{Fate, Kind, MtuKey, MtuRecord};
 
 use super::{decoder, record};
-use crate::probe::counts::Rows as _;
-use crate::probe::{DecodeError, Pods};
+use crate::probe::{DecodeError, Evidence as _, Pods, Value};
+use crate::probe::{Evidence as _, Value};
 use crate::probes::mtu::hooks::has_error;
 use crate::probes::mtu::labels::MtuRows;
 use crate::probes::mtu::words;
@@ -52,6 +52,17 @@ fn what_has_a_judge_of_its_own_has_none_here() {
             "{kind:?}"
         );
     }
+}
+
+/// The kernel makes messages about what it has misread (`ip6ip6_err` of what FOU carries): no device takes too little for that.
+#[test]
+fn what_is_no_packet_is_no_cause() {
+    let garbage = MtuRecord { ip_version: 0, header_len: 0, ..record(Kind::Made, 1360) };
+    let (mut findings, pods) = (super::Findings::default(), Pods::default());
+    findings.add(&super::event(&garbage), &pods);
+    assert!(findings.verdict().is_none());
+    findings.add(&super::event(&super::fated(Kind::Received, Fate::Delivered, 1400)), &pods);
+    assert_eq!(findings.verdict().unwrap().fields[0].1, Value::Text("small_hop".into()));
 }
 
 /// Of a family that is not known no number is absurd: which is the least, nobody knows.
