@@ -92,7 +92,8 @@ fn nested_in(family: Family) -> u32 {
     // SAFETY: per-CPU memory.
     let since = SENDING.get_ptr_mut(family as u32).map_or(0, |since| unsafe { *since });
     // A virtual CPU may be taken away in the middle of one: 1 to 10 s. Only a kretprobe that runs out of instances misses an end.
-    if since != 0 && noted::is_within(since, 1000) { NESTED } else { 0 }
+    // Its lowest bit is set: without it a message in the same even jiffy would begin before the one around it.
+    if since != 0 && noted::is_within(since & !1, 1000) { NESTED } else { 0 }
 }
 
 /// It reached its receiver.

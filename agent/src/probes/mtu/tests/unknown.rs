@@ -3,8 +3,8 @@
 use agent_common::mtu::{Fate, Kind, MtuKey, MtuRecord};
 
 use super::{decoder, record};
+use crate::probe::counts::Rows as _;
 use crate::probe::{DecodeError, Evidence as _, Pods, Value};
-use crate::probe::{Evidence as _, Value};
 use crate::probes::mtu::hooks::has_error;
 use crate::probes::mtu::labels::MtuRows;
 use crate::probes::mtu::words;
