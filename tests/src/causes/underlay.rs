@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{udp_refused, udp_unfragmented};
 
 use super::copies::settle;
 use super::size::verdict;
@@ -116,7 +116,7 @@ fn a_ping_too_large_for_its_tunnel() {
     assert_eq!(under["fits"], json!(1480), "{under:#}");
     settle(&scene, &drops);
     // What would be told by now comes before this.
-    scene.host.inside(|| udp_unfragmented("10.97.6.2:10".parse().unwrap(), 1, 1700));
+    scene.host.inside(|| udp_refused("10.97.6.2:10".parse().unwrap(), 1700));
     trace.expect("a datagram too large for the device", |line| line["event"] == "refused");
     let lost = trace.lines(|line| line["event"] == "lost" || line["finding"] == "messages_lost");
     assert_eq!(lost, Vec::<Value>::new());

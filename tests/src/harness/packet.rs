@@ -26,6 +26,19 @@ pub(crate) fn udp(to: SocketAddr, count: u64, size: usize) {
 
 /// Sends as [`udp`], never fragmented here and whatever path MTU is known.
 pub(crate) fn udp_unfragmented(to: SocketAddr, count: u64, size: usize) {
+    let socket = udp_unfragmenting(to);
+    for _ in 0..count {
+        socket.send_to(&vec![0; size], to).unwrap();
+    }
+}
+
+/// Sends a datagram of which the kernel refuses to make fragments: it is larger than its device takes.
+pub(crate) fn udp_refused(to: SocketAddr, size: usize) {
+    let refused = udp_unfragmenting(to).send_to(&vec![0; size], to).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE), "{refused}");
+}
+
+fn udp_unfragmenting(to: SocketAddr) -> UdpSocket {
     let socket = udp_for(to);
     match to {
         SocketAddr::V4(_) => set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
@@ -33,9 +46,7 @@ pub(crate) fn udp_unfragmented(to: SocketAddr, count: u64, size: usize) {
             set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
         }
     }
-    for _ in 0..count {
-        socket.send_to(&vec![0; size], to).unwrap();
-    }
+    socket
 }
 
 /// Sends `count` datagrams with this TTL or hop limit.
