@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::json;
 
+use crate::harness::has_reasons;
 use crate::harness::packet::{ipv4, send_routed, udp_around, udp_segment};
 
 use super::{Scene, fix};
@@ -26,6 +27,10 @@ fn in_vxlan(port: u16) -> Vec<u8> {
 /// The names of the pods, and whether a trace of their namespace shows it, hang on what is inside.
 #[test]
 fn a_tunnels_checksum_that_is_wrong() {
+    if !has_reasons() {
+        // The place alone is that of a full queue as well.
+        return;
+    }
     let scene = Scene::new();
     if !scene.host.tries(
         "ip",
