@@ -17,6 +17,7 @@ pub mod log;
 pub mod metrics;
 pub mod metrics_once;
 pub mod nearest;
+pub mod netlink;
 pub mod node;
 pub mod path;
 pub mod pod;

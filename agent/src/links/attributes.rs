@@ -2,26 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::NlasIterator;
-
-/// Kind and value of each attribute, up to the first that is cut off.
-pub(super) fn all(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let attributes = NlasIterator::new(bytes).map_while(Result::ok);
-    attributes.filter_map(|attribute| {
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        Some((kind, attribute.into_inner().get(4..length)?))
-    })
-}
-
-/// The value of the first attribute of this kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    all(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-/// A number in this machine's order.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
-}
+pub(super) use crate::netlink::{attributes as all, find, number, text};
 
 /// A signed number in this machine's order.
 pub(super) fn signed(value: &[u8]) -> Option<i32> {
@@ -44,11 +25,6 @@ pub(super) fn any_address(value: &[u8]) -> Option<IpAddr> {
         [a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d).into()),
         _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
     }
-}
-
-/// Text up to its first zero byte.
-pub(super) fn text(value: &[u8]) -> &[u8] {
-    value.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Appends an attribute with a number.

@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{Socket, SocketAddr};
-use nix::libc::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN,
-};
+use nix::libc::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+
+use crate::netlink::request;
 
 /// Bytes of one reply: the kernel makes none longer than 32 KiB (`netlink_dump`), but for a
 /// device with thousands of virtual functions, which are not asked for.
@@ -169,7 +169,8 @@ impl Netlink {
         mut each: impl FnMut(&[u8]) -> bool,
     ) -> Result<Outcome, SocketError> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send_to(&request(kind, flags, self.sequence, body)?, &SocketAddr::new(0, 0), 0)?;
+        let question = request(kind, flags, self.sequence, body).map_err(|_| SocketError::Garbled)?;
+        self.socket.send_to(&question, &SocketAddr::new(0, 0), 0)?;
         let (mut outcome, mut read) = (Outcome::Whole, 0);
         loop {
             self.buffer.clear();
@@ -221,20 +222,6 @@ enum Outcome {
 fn done(payload: &[u8], outcome: Outcome) -> Result<Outcome, SocketError> {
     let code = super::attributes::signed(payload).ok_or(SocketError::Garbled)?;
     if code < 0 { Err(SocketError::Refused(code.saturating_neg())) } else { Ok(outcome) }
-}
-
-fn request(kind: u16, flags: i32, sequence: u32, body: &[u8]) -> Result<Vec<u8>, SocketError> {
-    const HEADER: usize = 16;
-    let length = u32::try_from(HEADER + body.len()).map_err(|_| SocketError::Garbled)?;
-    let flags = u16::try_from(NLM_F_REQUEST | flags).map_err(|_| SocketError::Garbled)?;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend(sequence.to_ne_bytes());
-    message.extend([0; 4]);
-    message.extend(body);
-    Ok(message)
 }
 
 #[cfg(test)]

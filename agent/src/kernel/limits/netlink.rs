@@ -5,11 +5,14 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{Socket, SocketAddr};
-use nix::libc::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN};
+use nix::libc::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+
+use crate::netlink::request;
+pub(super) use crate::netlink::{attributes, find, number, text};
 
 /// Bytes of one reply: the kernel makes none longer than 32 KiB (`netlink_dump`).
 const REPLY: usize = 64 * 1024;
@@ -42,7 +45,11 @@ impl Netlink {
     /// Asks for a list; `each` gets the payload of each message.
     pub(super) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.sequence += 1;
-        self.socket.send_to(&request(kind, self.sequence, body)?, &SocketAddr::new(0, 0), 0)?;
+        self.socket.send_to(
+            &request(kind, NLM_F_DUMP, self.sequence, body).map_err(io::Error::other)?,
+            &SocketAddr::new(0, 0),
+            0,
+        )?;
         loop {
             if self.left == 0 || Instant::now() > self.until {
                 return Err(ErrorKind::FileTooLarge.into());
@@ -94,45 +101,6 @@ fn read(mut reply: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> io::Re
     Ok(false)
 }
 
-fn request(kind: u16, sequence: u32, body: &[u8]) -> io::Result<Vec<u8>> {
-    /// `sizeof(struct nlmsghdr)`
-    const HEADER: usize = 16;
-    let too_long = |_| ErrorKind::InvalidInput;
-    let length = u32::try_from(HEADER + body.len()).map_err(too_long)?;
-    let flags = u16::try_from(NLM_F_REQUEST | NLM_F_DUMP).map_err(too_long)?;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend(flags.to_ne_bytes());
-    message.extend(sequence.to_ne_bytes());
-    message.extend([0; 4]);
-    message.extend(body);
-    Ok(message)
-}
-
-/// Kind and value of each attribute, up to the first that is cut off.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    NlasIterator::new(bytes).map_while(Result::ok).filter_map(|attribute| {
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        Some((kind, attribute.into_inner().get(4..length)?))
-    })
-}
-
-/// The value of the first attribute of this kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
-/// A number in this machine's order.
-pub(super) fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?))
-}
-
-/// Text up to its first zero byte.
-pub(super) fn text(value: &[u8]) -> &[u8] {
-    value.split(|byte| *byte == 0).next().unwrap_or_default()
-}
-
 /// An attribute as it goes into a question, padded.
 pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
@@ -148,7 +116,7 @@ mod tests {
 
     /// A message of a dump, as the kernel numbers it.
     fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = request(kind, sequence, payload).unwrap();
+        let mut bytes = request(kind, NLM_F_DUMP, sequence, payload).unwrap();
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
