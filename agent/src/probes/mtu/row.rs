@@ -145,7 +145,7 @@ pub(super) const fn stage_name(stage: Stage) -> &'static str {
 /// What became of it, behind what it is.
 pub(super) fn fate(event: &TooBig, text: &mut String) {
     match (event.kind, event.fate) {
-        (Kind::Received, Fate::NoSocket) => text.push_str("; nobody there sent such a packet"),
+        (Kind::Received, Fate::NoSocket) => text.push_str("; no socket there has sent such a packet"),
         (Kind::Received, Fate::Ignored) => text.push_str("; it is not heeded (ip_no_pmtu_disc)"),
         (Kind::Made, Fate::Unsent) => text.push_str("; the message is not sent"),
         (Kind::Made, Fate::Nested) => {

@@ -179,7 +179,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             heed.took.as_secs_f64()
         )
     } else {
-        " and is told so".to_owned()
+        " and gets a message that says so".to_owned()
     };
     let sends = format!("{who} sends{up_to} with DF to {to}{told}");
     let takes = match event.limit() {
@@ -327,7 +327,7 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
         return (
             Finding::StrayMessage,
             format!(
-                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but nobody there sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed, or it belongs to a connection of another node that answers at the same address{taken}"
+                "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but no socket there has sent such a packet: the message is forged, or what translated the packet's address has forgotten it, or its socket is closed, or it belongs to a connection of another node that answers at the same address{taken}"
             ),
             fix,
         );

@@ -56,7 +56,7 @@ fn case(class: Class, name: &str, about: About<'_>) -> String {
 fn told() -> Vec<String> {
     let mut told = Vec::new();
     for class in Class::ALL {
-        told.push(case(class, "of which nothing is known", NOTHING));
+        told.push(case(class, "without details", NOTHING));
         told.push(case(class, "on eth7", ON_ETH7));
         let of_class = REASONS.iter().filter(|(of, _)| *of == class).flat_map(|(_, reasons)| *reasons);
         told.extend(of_class.map(|reason| case(class, reason, About { reason, ..ON_ETH7 })));
