@@ -15,10 +15,9 @@ use crate::sink::{Line, Sink, Told, Written};
 /// What the events of one probe's incidents add up to.
 pub type EvidenceOf<P> = <<P as Probe>::Event as Event>::Evidence;
 
-/// Everything an event of one probe passes on its way.
+/// Everything an event of one probe passes on its way from the ring.
 pub struct Path<P: Probe> {
     pub(super) probe: P,
-    pub(super) ring: Ring,
     pub(super) pods: Arc<dyn FindPod>,
     pub(super) sink: Box<dyn Sink>,
     pub(super) flow: Arc<Flow>,
@@ -37,10 +36,10 @@ pub enum Ended {
 }
 
 impl<P: Probe> Path<P> {
-    /// Carries records until `drain`; then detaches the programs and carries what is left in the ring.
-    pub async fn run(mut self, mut drain: Drain, detach: impl FnOnce()) -> Ended {
+    /// Carries the records of `ring` until `drain`; then detaches the programs and carries what is left in the ring.
+    pub async fn run(mut self, mut ring: Ring, mut drain: Drain, detach: impl FnOnce()) -> Ended {
         let ended = loop {
-            let record = if let Some(record) = self.ring.try_next() {
+            let record = if let Some(record) = ring.try_next() {
                 record
             } else {
                 // Nothing more to add to this write: let the reader of stdout have it now.
@@ -51,7 +50,7 @@ impl<P: Probe> Path<P> {
                 tokio::select! {
                     biased;
                     () = drain.wait() => break Ended::Drained,
-                    record = self.ring.next() => match record {
+                    record = ring.next() => match record {
                         Ok(record) => record,
                         Err(error) => break Ended::Failed(error),
                     },
@@ -74,7 +73,7 @@ impl<P: Probe> Path<P> {
         };
         detach();
         if matches!(ended, Ended::Drained) {
-            while let Some(record) = self.ring.try_next() {
+            while let Some(record) = ring.try_next() {
                 if let Err(error) = self.carry(&record) {
                     return Ended::Failed(error);
                 }
@@ -205,3 +204,6 @@ pub fn write<P: Probe>(enriched: &Enriched<'_, P::Event>, sink: &mut dyn Sink) -
         says: enriched,
     })
 }
+
+#[cfg(test)]
+mod tests;

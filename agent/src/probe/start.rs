@@ -255,8 +255,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let carry: Carry = {
         let (attached, pods) = (Arc::clone(&attached), Arc::clone(&context.pods));
         Box::new(move |sink, drain| {
-            let path = Path { probe, ring, pods, sink, flow, incidents: Incidents::default() };
-            Box::pin(path.run(drain, move || attached.detach()))
+            let path = Path { probe, pods, sink, flow, incidents: Incidents::default() };
+            Box::pin(path.run(ring, drain, move || attached.detach()))
         })
     };
     let filters_late = context.settings.leaves_filters::<P>();

@@ -98,8 +98,14 @@ fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
     if EvidenceOf::<P>::SUMS_UP {
         let mut evidence = EvidenceOf::<P>::default();
         evidence.add(event, pods);
-        // A segment that is sent again is a line of its own, and may prove nothing.
-        if evidence.verdict().is_some() || line["event"] != "stalled" {
+        let may_prove_nothing = match line["event"].as_str() {
+            // A segment that is sent again is a line of its own.
+            Some("stalled") => true,
+            // A message about what is no packet blames nobody.
+            Some("made") => line["destination_ip"].is_null(),
+            _ => false,
+        };
+        if evidence.verdict().is_some() || !may_prove_nothing {
             sum_up::<P>(span, &evidence);
         }
     }

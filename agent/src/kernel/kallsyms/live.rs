@@ -11,6 +11,10 @@ use super::{Symbols, SymbolsError};
 /// Modules are compared at most this often: packets that die may be many.
 const COMPARE: Duration = Duration::from_secs(1);
 
+/// An address that no symbol covers may be of a module that came since: for such the modules are compared this many times
+/// more in that time. Else the first packets a module frees would have no place.
+const SPARE: u8 = 8;
+
 /// After a reading that failed the next is tried this much later: each costs some 100 ms.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -32,6 +36,8 @@ struct State {
     modules: Option<u64>,
     /// Modules are not compared before.
     next: Option<Instant>,
+    /// Except so many times.
+    spare: u8,
 }
 
 enum Table {
@@ -47,7 +53,8 @@ impl Kallsyms {
     /// Those of the kernel whose `/proc` is `proc`.
     #[must_use]
     pub fn below(proc: &Path) -> Self {
-        let state = Mutex::new(State { table: Table::Unread(Vec::new()), modules: None, next: None });
+        let state = State { table: Table::Unread(Vec::new()), modules: None, next: None, spare: SPARE };
+        let state = Mutex::new(state);
         Self(Arc::new(Shared { file: proc.join("kallsyms"), modules: proc.join("modules"), state }))
     }
 
@@ -88,9 +95,10 @@ impl Kallsyms {
 
     /// What `look` finds among the symbols, which are read again once a module has come or gone: the memory of one that has gone,
     /// or that has given its initialisation's back, may be another's.
-    pub fn find<T>(&self, look: impl FnOnce(&Symbols) -> Option<T>) -> Option<T> {
+    pub fn find<T>(&self, look: impl Fn(&Symbols) -> Option<T>) -> Option<T> {
         let symbols = self.get()?;
-        look(self.again().unwrap_or(symbols).as_ref())
+        let found = look(self.again(false).unwrap_or(symbols).as_ref());
+        found.or_else(|| look(self.again(true)?.as_ref()))
     }
 
     /// What `look` finds among the symbols that have been read. Reads no file: for scrapes, which must not wait.
@@ -99,14 +107,18 @@ impl Kallsyms {
         look(symbols?.as_ref())
     }
 
-    fn again(&self) -> Option<Arc<Symbols>> {
+    /// The symbols, if they had to be read again. `lost`: what is looked for is in none that are known.
+    fn again(&self, lost: bool) -> Option<Arc<Symbols>> {
         let now = Instant::now();
         {
             let mut state = self.lock();
-            if state.next.is_some_and(|next| now < next) {
+            if state.next.is_none_or(|next| now >= next) {
+                (state.next, state.spare) = (Some(now + COMPARE), SPARE);
+            } else if lost && state.spare > 0 {
+                state.spare -= 1;
+            } else {
                 return None;
             }
-            state.next = Some(now + COMPARE);
         }
         // Not under the lock: a scrape may ask meanwhile.
         let modules = loaded(&self.0.modules);
@@ -117,7 +129,7 @@ impl Kallsyms {
         let mut state = self.lock();
         let Ok(symbols) = read else {
             // Those known before stay.
-            (state.modules, state.next) = (None, Some(now + RETRY));
+            (state.modules, state.next, state.spare) = (None, Some(now + RETRY), 0);
             return None;
         };
         state.modules = Some(modules);
@@ -217,6 +229,30 @@ mod tests {
         assert!(late(&kallsyms).is_some());
     }
 
+    /// The first packet that a module frees is freed within a second of another one's.
+    #[test]
+    fn a_module_that_came_this_moment_is_known() {
+        let (proc, kallsyms) = kallsyms(BEFORE);
+        assert_eq!(late(&kallsyms), None, "compared just now");
+        fs::write(proc.path().join("kallsyms"), AFTER).unwrap();
+        fs::write(proc.path().join("modules"), MODULE).unwrap();
+        assert_eq!(late(&kallsyms).as_deref(), Some("late+0x10 [m]"));
+    }
+
+    /// Addresses of no symbol may be many: a program that other programs made frees packets at one.
+    #[test]
+    fn the_modules_are_not_compared_for_every_packet() {
+        let (proc, kallsyms) = kallsyms(BEFORE);
+        for _ in 0..=SPARE {
+            assert_eq!(late(&kallsyms), None);
+        }
+        fs::write(proc.path().join("kallsyms"), AFTER).unwrap();
+        fs::write(proc.path().join("modules"), MODULE).unwrap();
+        assert_eq!(late(&kallsyms), None, "its budget is used up");
+        kallsyms.lock().next = None;
+        assert!(late(&kallsyms).is_some());
+    }
+
     #[test]
     fn a_failed_reading_loses_nothing() {
         let (proc, kallsyms) = kallsyms(BEFORE);
@@ -225,6 +261,7 @@ mod tests {
         fs::write(proc.path().join("modules"), MODULE).unwrap();
         assert_eq!(late(&kallsyms), None);
         assert!(kallsyms.get().is_some());
+        assert_eq!(kallsyms.lock().spare, 0, "each reading that fails costs as much");
     }
 
     #[test]
