@@ -303,6 +303,8 @@ offsets! {
     RT6_DESTINATION
     /// `flowi6.daddr`
     FL6_DESTINATION
+    /// `flowi6.__fl_common.flowic_proto`
+    FL6_PROTOCOL
     /// `flowi6.uli.ports.dport`
     FL6_DPORT
 }

@@ -131,6 +131,9 @@ pub const AGAIN: Duration = Duration::from_secs(10);
 /// retransmissions within a second.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Verdicts told at a time: a flood's thousand incidents end at once, and records must not wait for a thousand lines.
+pub const BATCH: usize = 32;
+
 /// A verdict that needs nothing more to be sure is told this long after the event that made it due.
 pub const SOON: Duration = Duration::from_millis(300);
 
@@ -236,29 +239,42 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
         self.due
     }
 
-    /// Hands out each incident whose verdict is due at `now`, and those that are over and of which something was told; forgets
-    /// the latter. `tell` says whether there was anything to be told.
+    /// Hands out the incidents whose verdict is due at `now`, then those that are over and of which something was told, and
+    /// forgets the latter: [`BATCH`] of them, and the others at the next calls. `tell` says whether there was anything to be
+    /// told.
     pub fn sum_up<E>(
         &mut self,
         now: SystemTime,
         mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>,
     ) -> Result<(), E> {
         self.due = None;
-        for open in self.open.values_mut() {
-            if is_over(open.last, now) {
-                if open.said || open.due.is_some() {
-                    tell(open.span(), &open.evidence, State::Over)?;
-                }
-                continue;
-            }
-            if open.due.is_some_and(|due| due <= now) {
+        let mut left = BATCH;
+        for open in self.open.values_mut().filter(|open| !is_over(open.last, now)) {
+            if left > 0 && open.due.is_some_and(|due| due <= now) {
+                left -= 1;
                 (open.due, open.more) = (None, false);
                 open.said |= tell(open.span(), &open.evidence, State::Ongoing)?;
             }
             let next = open.due.or_else(|| open.said.then(|| open.last + QUIET));
             self.due = self.due.into_iter().chain(next).min();
         }
-        self.open.retain(|_, open| !is_over(open.last, now));
+        let mut failed = Ok(());
+        self.open.retain(|_, open| {
+            let is_owed = open.said || open.due.is_some();
+            if !is_over(open.last, now) || (is_owed && left == 0) {
+                return true;
+            }
+            if is_owed && failed.is_ok() {
+                left -= 1;
+                failed = tell(open.span(), &open.evidence, State::Over).map(drop);
+            }
+            false
+        });
+        if left == 0 {
+            // There may be more.
+            self.due = Some(now);
+        }
+        failed?;
         let open = &self.open;
         self.joined.retain(|_, cause| open.contains_key(cause));
         self.places.retain(|_, cause| open.contains_key(cause));

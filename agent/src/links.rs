@@ -47,10 +47,11 @@ pub fn exception(payload: &[u8]) -> Option<Exception> {
     route::exception(payload)
 }
 
-/// The IPsec policies and states of this thread's network namespace; `None` if they cannot be read.
+/// The IPsec policies and states of this thread's network namespace; `None` if they cannot be read, or not at once: a
+/// packet's record waits for them.
 #[must_use]
 pub fn ipsec() -> Option<Ipsec> {
-    ipsec::read(false).ok()
+    ipsec::read_soon().ok()
 }
 
 /// A network namespace by the number it has in the namespace of whoever reads (`nsid`).

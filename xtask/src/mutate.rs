@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Only these files (globs): a whole run takes a day
     #[arg(long)]
     file: Vec<String>,
-    /// Only this part of all: `0/8` to `7/8`
+    /// Only this part of all, spread over all files: `0/8` to `7/8`. One of a hundred is a sample of an hour
     #[arg(long)]
     shard: Option<String>,
     /// So many at once, each with a tree and a build of its own
@@ -92,12 +92,13 @@ fn unit(args: &Args) -> Result<u8> {
     let _ = fs::remove_file(&report);
     let mut cargo = Command::new("cargo");
     cargo.args(["mutants", "--package", "agent", "--package", "agent-common", "--no-shuffle"]);
+    cargo.args(["--profile", "mutants"]);
     cargo.arg("--jobs").arg(args.jobs.to_string()).arg("--output").arg(&out);
     for file in &args.file {
         cargo.args(["--file", file]);
     }
     if let Some(shard) = &args.shard {
-        cargo.args(["--shard", shard]);
+        cargo.args(["--sharding", "round-robin", "--shard", shard]);
     }
     let status = cargo.current_dir(tree::root()).dies_with_us().status().with_context(|| shown(&cargo))?;
     // 2: something was missed; 3: something hung. All else says that it did not come to an end.

@@ -64,6 +64,43 @@ fn a_storm_of_causes_stays_bounded() {
     assert_eq!(incidents.open.len(), MAX_OPEN);
 }
 
+/// A minute after a flood all its incidents are over at once, and somebody's packet has just stalled.
+#[test]
+fn many_ends_do_not_keep_a_verdict_waiting() {
+    let mut incidents = Incidents::<_, u32>::default();
+    let many = 3 * BATCH + 1;
+    for cause in 0..many {
+        *incidents.join(cause, None, at(0)).evidence = 1;
+    }
+    let told = |incidents: &mut Incidents<usize, u32>, now| {
+        let mut told = Vec::new();
+        let tell = |_, evidence: &u32, state| {
+            told.push((*evidence, state));
+            Ok::<_, ()>(true)
+        };
+        incidents.sum_up(now, tell).unwrap();
+        told
+    };
+    let mut all = 0;
+    while incidents.due().is_some_and(|due| due <= at(2)) {
+        let batch = told(&mut incidents, at(2));
+        assert!(batch.len() <= BATCH && batch.iter().all(|told| *told == (1, State::Ongoing)), "{batch:?}");
+        all += batch.len();
+    }
+    assert_eq!(all, many, "each once");
+
+    *incidents.join(many, None, at(60)).evidence = 7;
+    let first = told(&mut incidents, at(62));
+    assert_eq!(first.len(), BATCH);
+    assert_eq!(first[0], (7, State::Ongoing), "what goes on comes first");
+    let mut over = BATCH - 1;
+    while incidents.due().is_some_and(|due| due <= at(62)) {
+        over += told(&mut incidents, at(62)).len();
+    }
+    assert_eq!((over, incidents.open.len()), (many, 1), "none is forgotten");
+    assert_eq!(incidents.due(), Some(at(120)));
+}
+
 /// What verdicts are told at `now`: the events of each incident so far, and whether it goes on.
 fn told(incidents: &mut Incidents<&'static str, u32>, now: SystemTime) -> Vec<(u32, State)> {
     let mut told = Vec::new();

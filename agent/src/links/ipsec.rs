@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use nix::libc::{AF_INET, AF_INET6};
 
 use super::attributes::{address, all, any_address, find, number, short, text};
-use super::socket::{Netlink, Protocol, SocketError, Whole};
+use super::socket::{Netlink, Protocol, SHORT_PATIENCE, SocketError, Whole};
 
 // include/uapi/linux/xfrm.h
 const XFRM_MSG_GETSA: u16 = 0x12;
@@ -166,11 +166,20 @@ fn is_there() -> bool {
 
 /// What this thread's namespace has; states are asked for where a policy, or a device (`devices`), needs them.
 pub(super) fn read(devices: bool) -> Result<Ipsec, SocketError> {
-    let mut ipsec = Ipsec::default();
-    if !is_there() {
-        return Ok(ipsec);
+    if is_there() { ask(Netlink::asking(Protocol::Ipsec)?, devices) } else { Ok(Ipsec::default()) }
+}
+
+/// As [`read`] without devices, while a packet's record waits.
+pub(super) fn read_soon() -> Result<Ipsec, SocketError> {
+    if is_there() {
+        ask(Netlink::waiting(Protocol::Ipsec, SHORT_PATIENCE)?, false)
+    } else {
+        Ok(Ipsec::default())
     }
-    let mut socket = Netlink::asking(Protocol::Ipsec)?;
+}
+
+fn ask(mut socket: Netlink, devices: bool) -> Result<Ipsec, SocketError> {
+    let mut ipsec = Ipsec::default();
     let (policies, whole) = socket.dump(XFRM_MSG_GETPOLICY, &[], Vec::new, |policies, payload| {
         policies.extend(policy(payload));
         policies.len() < MOST

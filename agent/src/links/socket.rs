@@ -25,6 +25,8 @@ const TRIES: usize = 4;
 
 /// The kernel answers within the call; this is for one that does not.
 const PATIENCE: TimeVal = TimeVal::new(5, 0);
+/// As above, while a packet's record waits for the answer.
+pub(super) const SHORT_PATIENCE: TimeVal = TimeVal::new(0, 200_000);
 
 /// Why a question was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,7 @@ pub(super) enum Protocol {
 pub(super) struct Netlink {
     socket: Socket,
     protocol: Protocol,
+    patience: TimeVal,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -88,6 +91,11 @@ impl Netlink {
 
     /// As [`Netlink::open`], of somebody else.
     pub(super) fn asking(protocol: Protocol) -> io::Result<Self> {
+        Self::waiting(protocol, PATIENCE)
+    }
+
+    /// As [`Netlink::asking`], waiting so long for each answer.
+    pub(super) fn waiting(protocol: Protocol, patience: TimeVal) -> io::Result<Self> {
         let socket = Socket::new(match protocol {
             Protocol::Route => NETLINK_ROUTE,
             Protocol::Generic => NETLINK_GENERIC,
@@ -96,8 +104,8 @@ impl Netlink {
         socket.set_netlink_get_strict_chk(true)?;
         // SAFETY: the descriptor is the socket's, which lives for the whole call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        setsockopt(&descriptor, sockopt::ReceiveTimeout, &PATIENCE)?;
-        Ok(Self { socket, protocol, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        setsockopt(&descriptor, sockopt::ReceiveTimeout, &patience)?;
+        Ok(Self { socket, protocol, patience, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Asks for a list; `each` gets the payload of each message, and says whether it wants more. What changed meanwhile
@@ -116,7 +124,7 @@ impl Netlink {
                 Outcome::Whole => return Ok((list, Whole::Yes)),
                 Outcome::Part => {
                     // The rest of the answer goes with the socket: what a pod made a million of is not read to its end.
-                    *self = Self::asking(self.protocol)?;
+                    *self = Self::waiting(self.protocol, self.patience)?;
                     return Ok((list, Whole::No));
                 }
                 Outcome::Interrupted => {}

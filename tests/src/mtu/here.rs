@@ -1,9 +1,13 @@
 //! What this node itself says is too large: a device, a route, a socket.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd as _;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, socket,
+};
 use serde_json::json;
 
 use crate::harness::lab::{FAR, Lab, WEB};
@@ -160,6 +164,20 @@ fn a_socket_that_asks_for_too_much() {
         assert_eq!(verdict["finding"], "large_datagrams");
         assert_eq!(watch.of_pod(WEB, "refused"), 2);
     }
+
+    // A ping has no ports: where a datagram has its own, the kernel keeps the type of a ping.
+    let to = SockaddrIn6::from(SocketAddrV6::new("fd99:2::43".parse().unwrap(), 0, 0, 0));
+    let watch = Watch::new(&lab);
+    lab.web.netns.inside(|| {
+        let (family, kind) = (AddressFamily::Inet6, SockType::Raw);
+        let ping = socket(family, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
+        set(&ping, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO);
+        let mut echo = [0; 1490];
+        echo[0] = 128;
+        assert_eq!(sendto(ping.as_raw_fd(), &echo, &to, MsgFlags::empty()), Err(Errno::EMSGSIZE));
+    });
+    let refused = watch.first(&[("destination_ip", json!("fd99:2::43")), ("event", json!("refused"))]);
+    assert_eq!((&refused["mtu"], &refused["destination_port"]), (&json!(1500), &json!(null)), "{refused:#}");
 }
 
 #[test]

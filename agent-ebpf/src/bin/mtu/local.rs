@@ -2,7 +2,9 @@
 
 use agent_common::mtu::{Fate, Kind, flags, hook};
 use agent_ebpf::device::fill;
-use agent_ebpf::kernel::{self, FL6_DESTINATION, FL6_DPORT, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, Read};
+use agent_ebpf::kernel::{
+    self, FL6_DESTINATION, FL6_DPORT, FL6_PROTOCOL, NHC_DEV, Probed, RT6_DESTINATION, RT6_DEV, Read,
+};
 use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;
 
@@ -10,6 +12,8 @@ use crate::message;
 use crate::seen::{Entry, Seen};
 
 const EMSGSIZE: i32 = 90;
+const UDP: u8 = 17;
+const UDP_LITE: u8 = 136;
 
 #[inline(always)]
 pub(crate) unsafe fn ip_local_error<R: Read>(
@@ -41,7 +45,11 @@ pub(crate) unsafe fn ipv6_local_error<R: Read>(
     // SAFETY: the function's own arguments; the flow is on its caller's stack.
     unsafe {
         let to = Flow::to(6, kernel::field::<Probed, _>(flow, &FL6_DESTINATION));
-        let port: u16 = kernel::field::<Probed, _>(flow, &FL6_DPORT);
+        // A ping has its ICMP type in the same place.
+        let port = match kernel::field::<Probed, u8>(flow, &FL6_PROTOCOL) {
+            UDP | UDP_LITE => kernel::field::<Probed, u16>(flow, &FL6_DPORT),
+            _ => 0,
+        };
         refused(hook::IPV6_LOCAL_ERROR, packet::socket_netns::<R>(sk), to, port, mtu)
     }
 }

@@ -160,7 +160,7 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 32] = [
+const OFFSETS: [Offset; 33] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("DST_XFRM", "dst_entry", "xfrm"),
@@ -170,6 +170,7 @@ const OFFSETS: [Offset; 32] = [
     ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
     ("RT6_DESTINATION", "rt6_info", "rt6i_dst.addr"),
     ("FL6_DESTINATION", "flowi6", "daddr"),
+    ("FL6_PROTOCOL", "flowi6", "__fl_common.flowic_proto"),
     ("FL6_DPORT", "flowi6", "uli.ports.dport"),
     ("SKB_NFCT", "sk_buff", "_nfct"),
     ("SKB_CSUM_START", "sk_buff", "csum_start"),
