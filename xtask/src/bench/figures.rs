@@ -221,7 +221,8 @@ pub(super) const ALL: &[Figure] = {
         ),
         row("verifier.drops.raw_tp", "the same, raw_tp", Count, AtMost(20_000.), EXACT),
         row("verifier.drops.tracepoint", "the same, tracepoint", Count, AtMost(20_000.), EXACT),
-        row("verifier.mtu.fentry", "the longest of mtu's programs by fentry", Count, AtMost(20_000.), EXACT),
+        row("verifier.mtu.tp_btf", "the longest of mtu's programs by tp_btf", Count, AtMost(20_000.), EXACT),
+        row("verifier.mtu.fentry", "the same, fentry", Count, AtMost(20_000.), EXACT),
         row("verifier.mtu.kprobe", "the same, kprobe", Count, AtMost(20_000.), EXACT),
     ]
 };

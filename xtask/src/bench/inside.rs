@@ -65,7 +65,8 @@ pub(super) fn costs(only: &[String]) -> Result<()> {
 /// The binary's size, and what the verifier walked through, rung by rung.
 fn programs() -> Result<()> {
     figure("binary.size", fs::metadata("/r2c/bin/r2c-agent")?.len() as f64);
-    for (probe, rungs) in [("drops", &["tp_btf", "raw_tp", "tracepoint"][..]), ("mtu", &["fentry", "kprobe"])]
+    for (probe, rungs) in
+        [("drops", &["tp_btf", "raw_tp", "tracepoint"][..]), ("mtu", &["tp_btf", "fentry", "kprobe"])]
     {
         for rung in rungs {
             let agent = Watcher::agent(probe, &["--rung", rung])?;

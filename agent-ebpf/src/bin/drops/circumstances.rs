@@ -103,9 +103,11 @@ unsafe fn of_device<R: Read>(freed: &Freed, site: &Site, ip_version: u8, directi
         if ip_version == 6 && mtu < IPV6_MIN_MTU {
             bits |= circumstance::BELOW_IPV6;
         }
-        // What has been received was for this host, whatever the bridge has.
-        if direction != Direction::Received as u8 && device::is_portless_bridge::<R>(site.dev) {
-            bits |= circumstance::PORTLESS;
+        // What has been received was for this host, whatever the bridge has. In numbers: a branch on the direction would have the
+        // verifier walk all that follows once for each.
+        let other = direction ^ Direction::Received as u8;
+        if device::is_portless_bridge::<R>(site.dev) {
+            bits |= circumstance::PORTLESS * u16::from((other | other >> 1) & 1);
         }
         // Few packets are so long; only these are measured without their link header.
         if kernel::field::<R, u32>(freed.skb, &SKB_LEN) > mtu && device::frame::<R>(freed.skb).packet > mtu {

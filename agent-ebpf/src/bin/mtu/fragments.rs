@@ -22,6 +22,13 @@ const WATCHED: u32 = 256;
 /// A queue is watched at one of so many places.
 const PLACES: u32 = 8;
 
+/// So many places are looked at in a turn: the verifier walks the loop once for each.
+const TURN: u32 = 64;
+const _: () = assert!(WATCHED.is_multiple_of(TURN));
+
+/// A turn lasts 2^27 ns, 0.13 s: a little longer than from one look to the next, so that none is left out.
+const TURN_SHIFT: u32 = 27;
+
 /// The kernel gives up after a minute at most, unless a sysctl says otherwise: what is older was missed.
 const FORGOTTEN_NS: u64 = 120_000_000_000;
 
@@ -201,15 +208,18 @@ unsafe fn free(place: u32, waiting: *mut Waiting) {
     let _ = TAKEN.remove(place);
 }
 
-/// Reports one packet that has been waited for too long. One a turn: the next is looked at in the next.
+/// Looks at a part of the places, by turns, and reports one packet that has been waited for too long: the next is looked at
+/// when it is their turn again.
 #[inline(always)]
 pub(crate) unsafe fn late() -> Option<()> {
     // SAFETY: as for `tell`; no argument.
     unsafe {
         let now = bpf_ktime_get_ns();
+        #[expect(clippy::cast_possible_truncation, reason = "turns go round")]
+        let first = (now >> TURN_SHIFT) as u32 % (WATCHED / TURN) * TURN;
         // The place is compared with nothing behind the loop: the verifier would look at what follows once for each of them.
-        for place in 0..WATCHED {
-            let waiting = WAITING.get_ptr_mut(place)?;
+        for next in 0..TURN {
+            let waiting = WAITING.get_ptr_mut(first + next)?;
             let is_late = now.saturating_sub((*waiting).since_ns) > Fragments::PATIENCE_NS;
             if (*waiting).queue != 0 && (*waiting).is_told == 0 && is_late {
                 return tell(waiting);
