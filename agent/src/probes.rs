@@ -7,3 +7,6 @@ pub mod mtu;
 
 /// Every probe of the agent. Adding one is one line here.
 pub const ALL: &[Entry] = &[Entry::of::<drops::Drops>(), Entry::of::<mtu::Mtu>()];
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ struct Read {
     bursts: HashMap<u32, (Instant, Option<u32>)>,
     policed: HashMap<(u32, Side), (Instant, Policers)>,
     /// Of IPv4 and IPv6, each with when it is read again.
-    chains: [Option<(Instant, Arc<[rules::Found]>)>; 2],
+    chains: [Option<(Instant, rules::Rules)>; 2],
 }
 
 impl Limits {
@@ -144,23 +144,26 @@ impl Limits {
 
     /// The chains of nftables that have a rule that drops what conntrack calls INVALID and that packets of this IP version that go
     /// this way may come to, if they are few enough to be named. It is empty where the kernel does not show its rules, or where
-    /// another kind of rule may be to blame: `function` is where the packet died, or empty.
+    /// another kind of rule may be to blame: `function` is where the packet died, or empty. `None` where no rule asks for the
+    /// state of a connection.
     #[must_use]
     pub fn chains_dropping_invalid(
         &self,
         ip_version: u8,
         direction: Direction,
         function: &str,
-    ) -> Arc<[Chain]> {
+    ) -> Option<Arc<[Chain]>> {
         if !self.is_nftables(ip_version, function) {
-            return Arc::default();
+            return Some(Arc::default());
         }
+        let named =
+            |rules: &rules::Rules| (!rules.is_stateless).then(|| rules::named(&rules.found, direction));
         let mut read = self.lock();
         let known = &mut read.chains[usize::from(ip_version == 6)];
         if let Some((until, found)) = known
             && Instant::now() < *until
         {
-            return rules::named(found, direction);
+            return named(found);
         }
         let has_changed = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
         let mut found = rules::dropping_invalid(ip_version);
@@ -169,7 +172,7 @@ impl Limits {
         }
         let is_read = found.as_ref().map_or_else(has_changed, |_| true);
         let found = found.unwrap_or_default();
-        let chains = rules::named(&found, direction);
+        let chains = named(&found);
         *known = Some((Instant::now() + if is_read { RULES_FRESH } else { RULES_UNREAD }, found));
         chains
     }

@@ -26,6 +26,8 @@ const MOST: u64 = 1536 << 10;
 /// Processes that are looked at to find one of a namespace.
 const MAX_PROCESSES: usize = 32_768;
 
+const TCP: u8 = 6;
+
 /// Finds them. Cheap to clone: all share what was found.
 #[derive(Clone, Debug)]
 pub struct Sockets(Arc<Shared>);
@@ -50,13 +52,13 @@ impl Sockets {
         }))
     }
 
-    /// Whom a socket of this namespace waits for that has the port `local`, and that talks to the port of `answer`, but not to
-    /// its address. `None` if there is none, or it cannot be seen: the namespace is nobody's that we see, or its sockets are too
-    /// many.
+    /// Whom a socket of this namespace waits for that has the port `local`, and that does not talk to the address of `answer`. Its
+    /// port may be another as well: a Kubernetes service often has another than its pods. `None` if there is none, or it cannot
+    /// be seen: the namespace is nobody's that we see, or its sockets are too many.
     #[must_use]
     pub fn expects(&self, netns: u32, protocol: u8, local: u16, answer: SocketAddr) -> Option<SocketAddr> {
         let name = match protocol {
-            6 => "tcp",
+            TCP => "tcp",
             17 => "udp",
             _ => return None,
         };
@@ -68,7 +70,7 @@ impl Sockets {
             let mut text = String::new();
             let file = File::open(self.0.proc.join(&process).join("net").join(list)).ok()?;
             file.take(MOST).read_to_string(&mut text).ok()?;
-            expected(&text, local, answer)
+            expected(&text, local, answer, protocol == TCP)
         })
     }
 
@@ -107,15 +109,19 @@ impl Sockets {
     }
 }
 
-/// The peer of the socket with this local port, in text of the form of `/proc/net/tcp`, if that is another than `answer` with
-/// the same port.
-fn expected(text: &str, local: u16, answer: SocketAddr) -> Option<SocketAddr> {
+/// The peer of the socket with this local port, in text of the form of `/proc/net/tcp`, if that has another address than
+/// `answer`. With another port it must be one that has no answer yet, if `has_states`: a connection's local port may have been
+/// an earlier one's, whose peer still sends.
+fn expected(text: &str, local: u16, answer: SocketAddr, has_states: bool) -> Option<SocketAddr> {
+    /// `TCP_SYN_SENT` (`include/net/tcp_states.h`)
+    const SYN_SENT: &str = "02";
     text.lines().skip(1).find_map(|line| {
         let mut words = line.split_whitespace();
         let (ours, peer) = (words.nth(1)?, address(words.next()?)?);
+        let waits = !has_states || words.next()? == SYN_SENT;
         let (_, port) = ours.rsplit_once(':')?;
         let is_it = u16::from_str_radix(port, 16).ok()? == local
-            && peer.port() == answer.port()
+            && (waits || peer.port() == answer.port())
             && peer.ip() != answer.ip()
             && !peer.ip().is_unspecified();
         is_it.then_some(peer)
@@ -146,19 +152,29 @@ mod tests {
 
     use super::*;
 
-    const TCP: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+    const LIST: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n\
         \x20  0: 0200010A:1F90 00000000:0000 0A 00000000:00000000\n\
-        \x20  1: 0200010A:B876 0A00600A:1538 02 00000000:00000000\n";
+        \x20  1: 0200010A:B876 0A00600A:1538 02 00000000:00000000\n\
+        \x20  2: 0200010A:B877 0A00600A:1538 01 00000000:00000000\n";
 
     #[test]
     #[cfg(target_endian = "little")]
     fn a_socket_that_waits_for_another_is_found() {
         let answer = |text: &str| text.parse().unwrap();
-        let expected = |local, from| expected(TCP, local, answer(from)).map(|peer| peer.to_string());
+        let expected = |local, from| expected(LIST, local, answer(from), true).map(|peer| peer.to_string());
         assert_eq!(expected(0xb876, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
         assert_eq!(expected(0xb876, "10.96.0.10:5432"), None, "that is whom it asked");
-        assert_eq!(expected(0xb876, "10.1.0.3:80"), None, "another port is no answer");
+        assert_eq!(expected(0xb876, "10.1.0.3:8080").as_deref(), Some("10.96.0.10:5432"), "a service's pod");
+        assert_eq!(expected(0xb877, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
+        assert_eq!(
+            expected(0xb877, "10.1.0.3:8080"),
+            None,
+            "it has its connection: that is an earlier one's"
+        );
         assert_eq!(expected(8080, "10.1.0.3:5432"), None, "it listens");
+        let list = LIST.replace(" 02 ", " 01 ");
+        let of_udp = super::expected(&list, 0xb876, answer("10.1.0.3:8080"), false);
+        assert!(of_udp.is_some(), "a socket of UDP that has a peer waits for it alone");
     }
 
     #[test]
@@ -167,7 +183,7 @@ mod tests {
         for line in
             ["", "x", "0: a b c", "0: 0200010A:B876 0A00600A 02", "0: :: :: ::", "0: 0200010A:FFFFF é:1 02"]
         {
-            assert_eq!(expected(&format!("title\n{line}\n"), 1, answer), None, "{line}");
+            assert_eq!(expected(&format!("title\n{line}\n"), 1, answer, true), None, "{line}");
         }
     }
 

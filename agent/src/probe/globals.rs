@@ -89,6 +89,12 @@ impl Globals {
         }
     }
 
+    /// The constants that are set.
+    #[cfg(test)]
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(name, _)| *name)
+    }
+
     /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
     /// bytes an object.
     pub fn inject(self, loader: &mut EbpfLoader<'static>) {

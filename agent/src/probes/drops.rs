@@ -242,8 +242,18 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
+            is_answer: self.is_answer(),
             evidence: self.evidence.as_ref(),
         }
+    }
+
+    /// Whether it goes from a port that servers have to one that the kernel gives to who asks (`net.ipv4.ip_local_port_range`
+    /// begins there unless it is set).
+    fn is_answer(&self) -> bool {
+        const UDP: u8 = 17;
+        const FIRST_GIVEN: u16 = 32_768;
+        let is_it = |(from, to)| from < FIRST_GIVEN && to >= FIRST_GIVEN;
+        self.inner.is_none() && self.record.protocol == UDP && self.ports().is_some_and(is_it)
     }
 
     /// The device's name with what is not UTF-8 replaced; `None` if the packet was on no device.

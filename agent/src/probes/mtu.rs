@@ -52,7 +52,7 @@ impl Probe for Mtu {
         "packets too large for their path: which hop or device, what it takes, and whose they are";
     const HOOKS: &'static [Hook] = hooks::ALL;
     // A path MTU that is learned, and a connection that is stuck for another cause.
-    const ASIDE: &'static str = "not a matter of size";
+    const ASIDE: &'static str = "ordinary";
     const COLUMNS: &'static [Column] = row::COLUMNS;
 
     fn object() -> &'static [u8] {

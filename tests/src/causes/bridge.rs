@@ -73,7 +73,7 @@ fn an_answer_that_is_not_translated_back() {
     scene.host.batch(
         "nft",
         "add table ip svc\nadd chain ip svc pre { type nat hook prerouting priority -100; }\n\
-         add rule ip svc pre ip daddr 10.97.10.1 udp dport 7 dnat to 10.97.4.3:7\n",
+         add rule ip svc pre ip daddr 10.97.10.1 udp dport 53 dnat to 10.97.4.3:7\n",
     );
     let pods = [(&client, "shop/client-0"), (&server, "shop/server-0")]
         .map(|(netns, name)| Pod::start(&scene.node, name, netns));
@@ -82,7 +82,8 @@ fn an_answer_that_is_not_translated_back() {
     let calls = || {
         client.inside(|| {
             let socket = std::net::UdpSocket::bind("10.97.4.2:0").unwrap();
-            socket.connect("10.97.10.1:7").unwrap();
+            // Its port is not the pod's, as with most services.
+            socket.connect("10.97.10.1:53").unwrap();
             socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
             socket.send(b"you").is_ok() && socket.recv(&mut [0; 100]).is_ok()
         })
@@ -94,7 +95,7 @@ fn an_answer_that_is_not_translated_back() {
             && event["message"].as_str().unwrap().contains("not translated back")
     });
     let message = event["message"].as_str().unwrap();
-    assert!(message.contains("waits for an answer from 10.97.10.1:7"), "{event:#}");
+    assert!(message.contains("waits for an answer from 10.97.10.1:53"), "{event:#}");
     let sysctl = fix(&event).split('`').nth(3).unwrap().to_owned();
     apply(&scene.host, &format!("`{sysctl}`"));
     assert!(calls(), "cured by {sysctl}");

@@ -17,16 +17,21 @@ fn class() -> &'static str {
     if has_reasons() { "policy" } else { "netfilter" }
 }
 
+/// An answer to a connection that the node has not seen begin.
+fn answer_from_elsewhere(scene: &Scene) {
+    let segment = tcp_segment("10.97.1.2:8080".parse().unwrap(), "10.97.9.2:5000".parse().unwrap(), SYN_ACK);
+    let packet = ipv4([10, 97, 1, 2].into(), [10, 97, 9, 2].into(), 6, &segment, true);
+    scene.web.netns.inside(|| send_routed([10, 97, 9, 2].into(), &packet).unwrap());
+}
+
 /// What is told of an answer to what came another way: the node has not seen the connection begin, and drops what conntrack
 /// calls INVALID.
 fn refused(scene: &Scene, class: &str) -> Value {
     assert!(scene.is_answered(EXT4), "what is known passes");
     let trace = scene.trace("drops");
-    let segment = tcp_segment("10.97.1.2:8080".parse().unwrap(), "10.97.9.2:5000".parse().unwrap(), SYN_ACK);
-    let packet = ipv4([10, 97, 1, 2].into(), [10, 97, 9, 2].into(), 6, &segment, true);
-    scene.web.netns.inside(|| send_routed([10, 97, 9, 2].into(), &packet).unwrap());
+    answer_from_elsewhere(scene);
     let event = trace.expect_class(class, |event| event["destination_port"] == 5000);
-    assert!(event["message"].as_str().unwrap().contains("conntrack calls it INVALID"), "{event:#}");
+    assert!(event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
     assert!(fix(&event).contains("route both directions through this node"), "{event:#}");
     event
 }
@@ -136,6 +141,28 @@ fn an_answer_that_iptables_refuses() {
     if refuse("iptables-legacy") {
         names(&refused(&scene, "netfilter"), None);
     }
+}
+
+/// A rule that asks for no state, where conntrack has called packets INVALID before: what it drops was never looked at.
+#[test]
+fn a_rule_without_a_state() {
+    if !has_module("nf_conntrack") {
+        return;
+    }
+    let scene = Scene::new();
+    let chain = "add table ip filter\nadd chain ip filter forward { type filter hook forward priority 0; }\n";
+    scene.host.batch("nft", &format!("{chain}add rule ip filter forward ct state invalid drop\n"));
+    refused(&scene, class());
+    scene
+        .host
+        .batch("nft", "flush chain ip filter forward\nadd rule ip filter forward tcp dport 5000 drop\n");
+    let trace = scene.trace("drops");
+    answer_from_elsewhere(&scene);
+    let event = trace.expect_class(class(), |event| event["destination_port"] == 5000);
+    // Whether a kernel without reasons has nftables, which it may have built in, is not seen.
+    let is_known = has_reasons() || fs::exists("/sys/module/nf_tables").unwrap();
+    let message = event["message"].as_str().unwrap();
+    assert!(!is_known || !message.contains("INVALID"), "{event:#}");
 }
 
 /// A rule that drops what conntrack knows well.

@@ -14,7 +14,7 @@ use super::netlink::{Netlink, attribute, attributes, find, number, text};
 
 mod expression;
 
-use expression::{Asks, asks, jumps};
+use expression::{Asks, asks, asks_for_state, jumps};
 
 /// `linux/netfilter/nfnetlink.h`, `linux/netfilter/nf_tables.h`, `linux/netfilter.h`.
 const NFNL_SUBSYS_NFTABLES: u16 = 10 << 8;
@@ -70,6 +70,15 @@ pub struct Chain {
 /// A chain with a rule that drops what is INVALID, and the hooks that lead to it.
 pub(super) type Found = (Chain, u8);
 
+/// What the rules do to packets of one IP version that are INVALID.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rules {
+    /// The chains whose rules drop them all.
+    pub(super) found: Arc<[Found]>,
+    /// No rule asks for the state of a connection: what they drop, they drop for something else.
+    pub(super) is_stateless: bool,
+}
+
 /// Those of them that a packet that goes this way may have come to; none if there are more than can be named.
 pub(super) fn named(found: &[Found], direction: Direction) -> Arc<[Chain]> {
     let passed = match direction {
@@ -84,10 +93,10 @@ pub(super) fn named(found: &[Found], direction: Direction) -> Arc<[Chain]> {
 }
 
 /// The chains that a routed packet of this IP version may come to and whose rules drop it if it is INVALID.
-pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Arc<[Found]>> {
+pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Rules> {
     let mut netlink = Netlink::open(NETLINK_NETFILTER, MOST)?;
     let own = if ip_version == 6 { (NFPROTO_IPV6, "ip6") } else { (NFPROTO_IPV4, "ip") };
-    let mut found = Vec::new();
+    let (mut found, mut is_stateless) = (Vec::new(), true);
     for (number, family) in [own, (NFPROTO_INET, "inet")] {
         for table in tables(&mut netlink, number)? {
             if table.chains.iter().all(|chain| chain.hooks == 0) {
@@ -95,6 +104,7 @@ pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Arc<[Found]>> {
             }
             let ruled = rules(&mut netlink, number, &table.name)?;
             let hooks = leading(&table.chains, &ruled);
+            is_stateless &= !ruled.iter().any(|one| one.asks_for_state);
             for one in &ruled {
                 let hooks = hooks.get(&one.chain[..]).copied().unwrap_or_default();
                 if hooks != 0 && one.drops(&mut netlink, number, &table.name)? {
@@ -104,7 +114,7 @@ pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Arc<[Found]>> {
             }
         }
     }
-    Ok(found.into())
+    Ok(Rules { found: found.into(), is_stateless })
 }
 
 /// A table that is not dormant.
@@ -167,6 +177,8 @@ impl Listed {
 struct Ruled {
     chain: Vec<u8>,
     rules: u32,
+    /// Whether one of them asks for the state of the connection.
+    asks_for_state: bool,
     /// How each of those asks that may drop what is INVALID.
     asks: Vec<Asks>,
     /// The chains that they lead to.
@@ -209,11 +221,13 @@ fn note(ruled: &mut Vec<Ruled>, payload: &[u8], table: &[u8]) -> Option<()> {
     }
     let chain = text(find(attributes, NFTA_RULE_CHAIN)?);
     if ruled.last().is_none_or(|last| last.chain != chain) {
-        ruled.push(Ruled { chain: chain.to_vec(), rules: 0, asks: Vec::new(), jumps: Vec::new() });
+        let (asks, jumps) = (Vec::new(), Vec::new());
+        ruled.push(Ruled { chain: chain.to_vec(), rules: 0, asks_for_state: false, asks, jumps });
     }
     let last = ruled.last_mut()?;
     last.rules += 1;
     let expressions = find(attributes, NFTA_RULE_EXPRESSIONS)?;
+    last.asks_for_state |= asks_for_state(expressions);
     last.asks.extend(asks(expressions));
     last.jumps.extend(jumps(expressions).map(<[u8]>::to_vec));
     Some(())

@@ -77,7 +77,7 @@ pub(super) fn gather(
             let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
                 let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
                 let chains = |_| limits.chains_dropping_invalid(record.ip_version, direction, function);
-                invalid.map(chains).map(Evidence::Invalid)
+                invalid.and_then(chains).map(Evidence::Invalid)
             });
             (verdict, evidence)
         }

@@ -66,7 +66,9 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Ju
             "let the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`)".to_owned()
         }
         _ if is_ours => format!("let {who} send at most {whole} bytes at a time"),
-        _ => format!("{who}, which is not of this node, would have to send at most {whole} bytes at a time"),
+        _ => format!(
+            "{who}, which is not known as a pod of this node, would have to send at most {whole} bytes at a time"
+        ),
     };
     Judgement {
         finding: Finding::FragmentsLost,

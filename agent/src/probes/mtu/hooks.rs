@@ -160,13 +160,14 @@ const KFREE_SKB: Hook = Hook {
 };
 
 /// Offsets that only this probe reads through.
-const OFFSETS: [Offset; 33] = [
+const OFFSETS: [Offset; 34] = [
     ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
     ("DST_DEV", "dst_entry", "dev"),
     ("DST_XFRM", "dst_entry", "xfrm"),
     ("XFRM_CHILD_MTU", "xfrm_dst", "child_mtu_cached"),
     ("NHC_DEV", "fib_nh_common", "nhc_dev"),
     ("RT6_DEV", "rt6_info", "dst.dev"),
+    ("RTABLE_FLAGS", "rtable", "rt_flags"),
     ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
     ("RT6_DESTINATION", "rt6_info", "rt6i_dst.addr"),
     ("FL6_DESTINATION", "flowi6", "daddr"),

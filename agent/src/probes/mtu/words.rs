@@ -69,10 +69,10 @@ impl Ends {
         }
         match receiver {
             Some(pod) => format!(
-                "{who} is not of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
+                "{who} is not known as a pod of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
             ),
             None => format!(
-                "{who} is not of this node, so let TCP ask it for less: clamp the MSS of what passes here to {to} (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
+                "{who} is not known as a pod of this node, so let TCP ask it for less: clamp the MSS of what passes here to {to} (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
             ),
         }
     }

@@ -132,6 +132,16 @@ pub(super) fn asks(expressions: &[u8]) -> Option<Asks> {
     None
 }
 
+/// Whether the rule of these expressions asks for the state of the connection, whatever else it asks and does.
+pub(super) fn asks_for_state(expressions: &[u8]) -> bool {
+    expressions_of(expressions).any(|(name, content)| match name {
+        b"ct" => find(content, NFTA_CT_KEY).and_then(big) == Some(NFT_CT_STATE),
+        b"match" => find(content, NFTA_XT_NAME)
+            .is_some_and(|name| [&b"state"[..], b"conntrack"].contains(&text(name))),
+        _ => false,
+    })
+}
+
 /// The chains that the rule of these expressions leads to, whatever it asks. Those that a map leads to are not told.
 pub(super) fn jumps(expressions: &[u8]) -> impl Iterator<Item = &[u8]> {
     expressions_of(expressions).filter(|(name, _)| *name == b"immediate").filter_map(|(_, content)| {

@@ -272,7 +272,10 @@ fn every_class_that_harms_has_a_fix_and_names_the_device() {
     };
     assert_eq!(fix(Class::DeviceDown, Some("eth7"), 4, 0), "`ip link set eth7 up`");
     assert_eq!(fix(Class::DeviceDown, None, 4, 0), "`ip link set DEVICE up`");
-    assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 4, 0), "`sysctl -w net.ipv4.ip_forward=1`");
+    assert_eq!(
+        fix(Class::ForwardingOff, Some("eth7"), 4, 0),
+        "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w net.ipv4.conf.eth7.forwarding=1`, in the network namespace of eth7"
+    );
     assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 6, 0), "`sysctl -w net.ipv6.conf.all.forwarding=1`");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
     assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1500), "`sysctl -w net.ipv6.conf.eth7.disable_ipv6=0`");

@@ -27,6 +27,8 @@ pub struct About<'a> {
     pub tunnel: Option<(Tunnel, IpAddr)>,
     /// The kernel has made a message about it: it is too large.
     pub told: bool,
+    /// By its ports it is an answer over UDP, to a port that a program asks from.
+    pub is_answer: bool,
     /// What else speaks for the cause.
     pub evidence: Option<&'a Evidence>,
 }
@@ -59,9 +61,12 @@ impl Class {
             Self::Netfilter => {
                 "netfilter refused it: a rule, or conntrack or NAT themselves (a full table, no free port)".into()
             }
+            Self::NoSocket if about.is_answer => {
+                "nobody waits there any more: by its ports it is an answer, and the socket that asked is closed".into()
+            }
             Self::NoSocket => "nobody listens there".into(),
             Self::Routing => routing(about).into(),
-            Self::ReversePath => "the way back to its source leads by another device (reverse path filter)".into(),
+            Self::ReversePath => "no way back to its source leads by the device that it came by (reverse path filter)".into(),
             Self::ForwardingOff => format!("it is for another host, and forwarding is off{on}").into(),
             Self::Ttl => "its TTL or hop limit was used up".into(),
             Self::Queue => queue(about).into(),
@@ -105,15 +110,22 @@ impl Class {
             Self::Netfilter => {
                 "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; else find the rule (`nft list ruleset`, `iptables -vnL`)".into()
             }
+            Self::NoSocket if about.is_answer => {
+                "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
+            }
             Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
             Self::Routing => routing_fix(about),
             Self::ReversePath => format!(
-                "route the source's address back by {device}, or `sysctl -w {}=2`",
+                "route the source's address back by {device}; if its route leads by another device on purpose, `sysctl -w {}=2`",
                 device_sysctl("ipv4", device, "rp_filter")
             )
             .into(),
             Self::ForwardingOff if about.ip_version == 6 => "`sysctl -w net.ipv6.conf.all.forwarding=1`".into(),
-            Self::ForwardingOff => "`sysctl -w net.ipv4.ip_forward=1`".into(),
+            Self::ForwardingOff => format!(
+                "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`, in the network namespace of {device}",
+                device_sysctl("ipv4", device, "forwarding")
+            )
+            .into(),
             Self::Ttl => {
                 "raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into()
             }
@@ -167,14 +179,14 @@ fn proven(evidence: &Evidence, about: &About<'_>) -> String {
             "conntrack's table is full: {entries} connections of {limit} (net.netfilter.nf_conntrack_max)"
         ),
         Evidence::Invalid(chains) if chains.is_empty() => {
-            "a rule refused it, and conntrack calls it INVALID: it has not seen the connection begin (an asymmetric path), or has forgotten it".to_owned()
+            "a rule refused it, and conntrack knows no connection of it: it may call it INVALID (it has not seen the connection begin, by an asymmetric path, or has forgotten it)".to_owned()
         }
         Evidence::Invalid(chains) => format!(
             "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it has not seen the connection begin (an asymmetric path), or has forgotten it",
             named(chains)
         ),
         Evidence::NotTranslated(expected) => format!(
-            "not translated back: a socket with that port waits for an answer from {expected}, and this one comes from another address"
+            "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
         ),
         Evidence::Burst(burst) => format!(
             "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
@@ -211,7 +223,7 @@ fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
             )
         }
         Evidence::NotTranslated(expected) => format!(
-            "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1)"
+            "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
         ),
         // Room for a full frame of the device, with its link header.
         Evidence::Burst(_) => format!(
