@@ -18,6 +18,7 @@ use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 use crate::harness::{tool, until};
 
+mod addresses;
 mod bridge;
 mod checksum;
 mod copies;

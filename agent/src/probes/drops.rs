@@ -242,9 +242,18 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
+            is_martian: self.is_martian(),
             is_answer: self.is_answer(),
             evidence: self.evidence.as_ref(),
         }
+    }
+
+    /// Whether IPv4's input routing refused its source or destination (`ip_route_input_slow`). Where that has a reason of its
+    /// own, that is said; packets without a route die elsewhere, and those of the reverse path filter have theirs.
+    fn is_martian(&self) -> bool {
+        let function = self.place.as_ref().map(|place| &*place.function);
+        self.reason.as_deref() == Some("NOT_SPECIFIED")
+            && matches!(function, Some("ip_rcv_finish_core" | "ip_rcv_finish"))
     }
 
     /// Whether it goes from a port that servers have to one that the kernel gives to who asks (`net.ipv4.ip_local_port_range`

@@ -27,6 +27,8 @@ pub struct About<'a> {
     pub tunnel: Option<(Tunnel, IpAddr)>,
     /// The kernel has made a message about it: it is too large.
     pub told: bool,
+    /// IPv4's routing refused one of its addresses, and gives no reason of its own.
+    pub is_martian: bool,
     /// By its ports it is an answer over UDP, to a port that a program asks from.
     pub is_answer: bool,
     /// What else speaks for the cause.
@@ -307,6 +309,9 @@ fn routing(about: &About<'_>) -> &'static str {
         "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
             "its source or destination is no address that may be seen there"
         }
+        _ if about.is_martian => {
+            "an address of it may not be seen there: a source that is this node's own, a loopback's or a group's"
+        }
         "VXLAN_VNI_NOT_FOUND" => "no VXLAN device here has its VNI",
         "TUNNEL_TXINFO" => "the tunnel is not told where to send it",
         "NO_TX_TARGET" => "no port or remote takes it",
@@ -320,6 +325,9 @@ fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
         "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
         "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
             "mend the address that its sender uses".into()
+        }
+        _ if about.is_martian => {
+            "see whether its sender has the same address as this node (`ip address`), or forges one".into()
         }
         "VXLAN_VNI_NOT_FOUND" => "give both ends the same VNI (`ip -d link show type vxlan`)".into(),
         "TUNNEL_TXINFO" | "NO_TX_TARGET" => format!(

@@ -18,6 +18,7 @@ const ON_ETH7: About<'static> = About {
     frame: 0,
     tunnel: None,
     told: false,
+    is_martian: false,
     is_answer: false,
     evidence: None,
 };
@@ -74,6 +75,7 @@ fn told() -> Vec<String> {
         let tunnel = Some((tunnel, [192, 0, 2, 1].into()));
         told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
     }
+    told.push(case(Class::Routing, "martian", About { is_martian: true, ..ON_ETH7 }));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let chain =
