@@ -61,8 +61,12 @@ impl<'a> Watch<'a> {
 
     fn wait(&self, verdict: bool, fields: &[(&str, Value)]) -> Value {
         let lines = &self.lab.agent.agent.stdout;
+        // Each line is looked at once: a thousand incidents may end meanwhile, and a verdict must not wait for them here.
+        let mut seen = 0;
         let found = lines.wait(self.from, |new| {
-            new.iter().filter_map(|line| of(line, verdict)).find(|line| has(line, fields))
+            let fresh = new.get(seen..).unwrap_or_default();
+            seen = new.len();
+            fresh.iter().filter_map(|line| of(line, verdict)).find(|line| has(line, fields))
         });
         found.unwrap_or_else(|| panic!("none has {fields:?}; there are {:#?}", self.messages()))
     }
