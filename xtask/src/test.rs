@@ -219,6 +219,8 @@ struct Log {
     kernel: String,
     file: File,
     passed: u64,
+    /// When the last test ended: they run one after the other.
+    ended: Instant,
 }
 
 impl Log {
@@ -227,19 +229,22 @@ impl Log {
         fs::create_dir_all(&directory)?;
         let path = directory.join(format!("{kernel}.log"));
         let file = File::create(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { kernel: kernel.to_owned(), file, passed: 0 })
+        Ok(Self { kernel: kernel.to_owned(), file, passed: 0, ended: Instant::now() })
     }
 
-    /// libtest's own lines keep their beginning, so that they can be searched for; the kernel follows them.
+    /// libtest's own lines keep their beginning, so that they can be searched for; the kernel follows them, and how long
+    /// the test took.
     fn line(&mut self, line: &[u8]) -> Result<()> {
-        self.file.write_all(line)?;
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end();
         self.passed += passed(line);
         if line.starts_with("test ") {
-            println!("{line}  [{}]", self.kernel);
+            let took = std::mem::replace(&mut self.ended, Instant::now()).elapsed();
+            println!("{line}  [{}, {:.1} s]", self.kernel, took.as_secs_f64());
+            writeln!(self.file, "{line}  [{:.1} s]", took.as_secs_f64())?;
         } else {
             println!("[{}] {line}", self.kernel);
+            writeln!(self.file, "{line}")?;
         }
         Ok(())
     }
