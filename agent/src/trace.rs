@@ -126,7 +126,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
     // A reader that has seen enough (`| head`) wanted no more.
     if out.fault.as_ref().is_none_or(|fault| fault.kind() != io::ErrorKind::BrokenPipe) {
-        sums.take_back(out.taken);
+        sums.take_back(out.taken, out.lost);
     }
     if matches!(carried, Ended::Last) {
         sums.end_at_last();

@@ -44,7 +44,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
 
 /// A transport port.
 pub(super) fn port(text: &str) -> Result<u16, &'static str> {
-    text.parse().map_err(|_| "expected a port's number, such as 443")
+    // No packet that is traced has port 0: to ask for it would show nothing, and look as if all were well.
+    text.parse().ok().filter(|port| *port > 0).ok_or("expected a port's number from 1 to 65535, such as 443")
 }
 
 /// How many events are enough.
@@ -128,6 +129,14 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert!(duration("-1s").is_err() && duration("").is_err());
+    }
+
+    #[test]
+    fn a_port_that_no_packet_has_is_refused() {
+        assert_eq!((port("1"), port("65535")), (Ok(1), Ok(65_535)));
+        for text in ["0", "65536", "-1", "http", ""] {
+            assert!(port(text).unwrap_err().contains("from 1 to 65535"), "{text}");
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(super) struct Sums {
     missed: u64,
     /// Wanted and not written: the reader of stdout stalls.
     unwritten: u64,
+    /// Lines of any kind that were not written.
+    lines_lost: u64,
     /// Came after the last one that was asked for (`--max-events`).
     after_last: u64,
 }
@@ -84,10 +86,11 @@ impl Sums {
         sums
     }
 
-    /// Of what was shown so many lines were not written in the end.
-    pub(super) fn take_back(&mut self, lines: u64) {
+    /// So many lines were not written, of which the writer had taken `taken` as shown.
+    pub(super) fn take_back(&mut self, taken: u64, lost: u64) {
+        self.lines_lost = lost;
         // Some may have been a heading or a verdict.
-        let events = lines.min(self.shown);
+        let events = taken.min(self.shown);
         self.shown -= events;
         self.unwritten += events;
     }
@@ -161,8 +164,11 @@ impl Sums {
         if self.missed > 0 {
             losses.push(format!("{} not examined as the kernel did not hand them over", self.missed));
         }
-        if self.unwritten > 0 {
-            losses.push(format!("{} not written", self.unwritten));
+        match (self.unwritten, self.lines_lost) {
+            (0, 0) => {}
+            // A heading, a verdict, or what stands.
+            (0, lines) => losses.push(format!("{} not written", counted(lines, "line"))),
+            (events, _) => losses.push(format!("{events} not written")),
         }
         if losses.is_empty() { "nothing lost".to_owned() } else { losses.join("; ") }
     }
@@ -281,8 +287,15 @@ mod tests {
         let first = |sums: &Sums| sums.lines(Duration::ZERO, &[], "benign").remove(0);
         // A reader that stalled took 83 lines; what waited behind them was never shown.
         let mut stalled = Sums { produced: 11_700, shown: 1_550, unwritten: 10_150, ..Sums::default() };
-        stalled.take_back(1_467);
+        stalled.take_back(1_467, 11_617);
         assert_eq!(first(&stalled), "11700 events in 0.0 s: 83 shown, 11617 not written");
+        let mut headless = Sums { produced: 3, benign: 3, ..Sums::default() };
+        headless.take_back(0, 1);
+        assert_eq!(
+            headless.lines(Duration::ZERO, &[], "benign"),
+            ["3 events in 0.0 s: 0 shown, 3 benign", "1 line not written"],
+            "a heading on a full disk"
+        );
         let mut enough = Sums { produced: 100, shown: 2, benign: 8, only_counted: 50, ..Sums::default() };
         enough.end_at_last();
         assert_eq!(

@@ -68,6 +68,8 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("direction", Value::Text(direction_name(event.direction).into())),
         ("class", Value::Reason(event.verdict.class.name().into())),
         ("harm", Value::Text(event.verdict.harm.name().into())),
+        // `--reason` finds it by this as well, and so do those who come from the metrics.
+        ("counted_as", counted_as(event).map_or(Value::Absent, |class| Value::Reason(class.into()))),
         ("reason", event.reason.as_deref().map_or(Value::Absent, |reason| Value::Reason(reason.into()))),
         ("function", text(event.place.as_ref().map(|place| place.function.as_ref()))),
         ("module", text(event.place.as_ref().and_then(|place| place.module.as_deref()))),
@@ -97,6 +99,11 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("suppressed", Value::Number(record.held)),
         ("fix", event.fix().map_or(Value::Absent, Value::Text)),
     ]);
+}
+
+/// The class that metrics and the summary have it under, if it is another: they know nothing of the evidence.
+fn counted_as(event: &PacketDrop) -> Option<&'static str> {
+    (event.counted.class != event.verdict.class).then(|| event.counted.class.name())
 }
 
 /// `UDP default/web-0 (10.0.1.2:5000) -> 10.0.2.3:53`, as far as it is known.
