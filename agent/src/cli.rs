@@ -43,6 +43,10 @@ pub struct Cli {
     /// What the agent reads of the host.
     #[command(flatten)]
     pub host: Host,
+
+    /// The variables that a flag has its value from, and these values.
+    #[arg(skip)]
+    pub variables: Vec<(String, String)>,
 }
 
 /// Where the host's files are, and who the agent is. A DaemonSet sets these by environment.
@@ -379,6 +383,7 @@ pub fn read(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, 
     let matches = environment::apply(Cli::command()).try_get_matches_from(&args).map_err(refused)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(refused)?;
     together::check(&mut cli, &matches).map_err(Refused::Mistake)?;
+    cli.variables = environment::used(&Cli::command(), &matches);
     Ok(cli)
 }
 

@@ -28,6 +28,8 @@ pub mod tracefs;
 pub struct Roots {
     /// `/proc`
     pub proc: PathBuf,
+    /// The `/proc` that shows the host's processes: in a container that is another than its own.
+    pub processes: PathBuf,
     /// `/sys`
     pub sys: PathBuf,
 }
@@ -42,7 +44,7 @@ impl Roots {
     /// `proc` and `sys` below `root`.
     #[must_use]
     pub fn under(root: &Path) -> Self {
-        Self { proc: root.join("proc"), sys: root.join("sys") }
+        Self { proc: root.join("proc"), processes: root.join("proc"), sys: root.join("sys") }
     }
 }
 
@@ -237,7 +239,7 @@ impl Kernel {
     /// Sockets that wait for an answer, in any network namespace with a process that this one sees.
     #[must_use]
     pub fn sockets(&self) -> Sockets {
-        Sockets::below(&self.roots.proc)
+        Sockets::below(&self.roots.processes)
     }
 
     /// Tracepoint formats.

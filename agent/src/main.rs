@@ -45,7 +45,9 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), "r2c-agent", &mut script);
         return end(answer(&script));
     }
-    end(start_log(&cli).and_then(|()| check_paths(&cli)).and_then(|()| dispatch(cli)))
+    let variables = cli.variables.clone();
+    let done = start_log(&cli).and_then(|()| check_paths(&cli)).and_then(|()| dispatch(cli));
+    end(done.map_err(|failure| failure.set_by(&variables)))
 }
 
 /// Help and version: answers, not mistakes.
@@ -115,14 +117,17 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 /// How long the last diagnostics may take to leave: a reader of stderr that stalls must not hold up the end.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
+/// The same of why it failed: an exit code alone says too little, and a node under load may not run the writer at once.
+const LAST_WORD_OF_FAILURE: Duration = Duration::from_millis(1500);
+
 fn end(result: Result<(), Failure>) -> ExitCode {
-    let code = result.map_or_else(
-        |failure| {
-            log::fatal(&failure.message);
-            ExitCode::from(failure.code)
-        },
-        |()| ExitCode::SUCCESS,
-    );
-    log::drain(LAST_WORDS);
+    let (code, patience) = match result {
+        Ok(()) => (ExitCode::SUCCESS, LAST_WORDS),
+        Err(Failure { code, message }) => {
+            log::fatal(&message);
+            (ExitCode::from(code), LAST_WORD_OF_FAILURE)
+        }
+    };
+    log::drain(patience);
     code
 }

@@ -1,9 +1,9 @@
 //! What every command needs of the node it runs on: its kernel, its pods, and probes brought up on both.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -140,7 +140,11 @@ fn say_climbs(kernel: &Kernel, probe: &str, climbs: &[Climb]) {
 /// Where the kernel's files are.
 #[must_use]
 pub fn kernel_roots(host: &Host) -> kernel::Roots {
-    kernel::Roots { sys: host.host_sys.clone(), ..kernel::Roots::default() }
+    kernel::Roots {
+        sys: host.host_sys.clone(),
+        processes: host.host_proc.clone(),
+        ..kernel::Roots::default()
+    }
 }
 
 /// Where the files are that tell of pods.
@@ -189,26 +193,10 @@ pub struct Interfaces {
 /// Looks for them in the processes of `proc`.
 #[must_use]
 pub fn interfaces(proc: &Path) -> Interfaces {
-    let (mut seen, mut found) = (BTreeSet::new(), Interfaces::default());
-    let is_process = |entry: &fs::DirEntry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit);
-    let processes = fs::read_dir(proc).into_iter().flatten().flatten().filter(is_process);
-    for process in processes {
-        let netns = match fs::read_link(process.path().join("ns/net")) {
-            // 5.10 gives an empty name where it refuses.
-            Ok(netns) if netns.as_os_str().is_empty() => {
-                found.hidden = true;
-                continue;
-            }
-            Ok(netns) => netns,
-            Err(error) => {
-                found.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied;
-                continue;
-            }
-        };
-        if !seen.insert(netns) {
-            continue;
-        }
-        let devices = fs::read(process.path().join("net/dev")).unwrap_or_default();
+    let Namespaces { there, hidden } = namespaces(proc);
+    let mut found = Interfaces { hidden, ..Interfaces::default() };
+    for (_, process) in there {
+        let devices = fs::read(process.join("net/dev")).unwrap_or_default();
         let devices = escape::bytes(&devices);
         // Two lines of headings, then `  name: counters`.
         found.names.extend(
@@ -216,6 +204,47 @@ pub fn interfaces(proc: &Path) -> Interfaces {
         );
     }
     found
+}
+
+/// The network namespaces that some process of this node lives in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Inode, and the directory of one of its processes.
+    pub there: BTreeMap<u32, PathBuf>,
+    /// Whether there are processes that this one may not look into: there may be more.
+    pub hidden: bool,
+}
+
+/// Looks for them in the processes of `proc`.
+#[must_use]
+pub fn namespaces(proc: &Path) -> Namespaces {
+    let mut found = Namespaces::default();
+    let is_process = |entry: &fs::DirEntry| entry.file_name().as_bytes().iter().all(u8::is_ascii_digit);
+    let processes = fs::read_dir(proc).into_iter().flatten().flatten().filter(is_process);
+    for process in processes.map(|entry| entry.path()) {
+        match fs::read_link(process.join("ns/net")) {
+            // 5.10 gives an empty name where it refuses.
+            Ok(netns) if netns.as_os_str().is_empty() => found.hidden = true,
+            Ok(netns) => {
+                if let Some(inode) = inode(&netns) {
+                    found.there.entry(inode).or_insert(process);
+                }
+            }
+            Err(error) => found.hidden |= error.kind() == std::io::ErrorKind::PermissionDenied,
+        }
+    }
+    found
+}
+
+/// The inode of the network namespace of the process with this directory.
+#[must_use]
+pub fn namespace(process: &Path) -> Option<u32> {
+    inode(&fs::read_link(process.join("ns/net")).ok()?)
+}
+
+/// 4026531840 of `net:[4026531840]`.
+fn inode(netns: &Path) -> Option<u32> {
+    netns.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// The pod index as metrics: how many pods are known, and what was left out and why.

@@ -185,11 +185,17 @@ fn listen(args: &Run, state: &Arc<State>) -> Result<Vec<(TcpListener, Arc<State>
         let listener = http::bind(address).map_err(|error| Failure::listen(flag, address, &error))?;
         Ok::<_, Failure>((listener.local_addr()?, listener))
     };
-    let (address, listener) = bind("--listen", args.listen)?;
+    if args.health_listen == Some(args.listen) && args.listen.port() != 0 {
+        return Err(Failure::usage(format!(
+            "--listen and --health-listen are both {}: leave out --health-listen, or give it a port of its own",
+            args.listen
+        )));
+    }
+    let (address, listener) = bind("--listen or R2C_LISTEN", args.listen)?;
     info!("r2c-agent {} serves {address}", crate::version::SHORT);
     let mut listeners = vec![(listener, Arc::clone(state))];
     if let Some(address) = args.health_listen {
-        let (address, listener) = bind("--health-listen", address)?;
+        let (address, listener) = bind("--health-listen or R2C_HEALTH_LISTEN", address)?;
         info!("/healthz and /readyz are served on {address}, too");
         listeners.push((listener, Arc::new(state.health_only())));
     }

@@ -27,11 +27,13 @@ use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Sink, Written};
 
 mod errand;
+mod listeners;
 mod names;
 mod summary;
 mod to;
 mod walks;
 
+use listeners::{Full, Listeners};
 use summary::Sums;
 use walks::Walks;
 
@@ -79,6 +81,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     check_rungs(&node, &filter, &started, args.limits.rung.is_some())?;
     node.settle();
+    let listeners = Listeners::watch(&host.host_proc, entry, &filter).await;
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
     ready.map_or(Ok(()), ReadyFile::publish)?;
     let began = Instant::now();
@@ -131,24 +134,29 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     if matches!(carried, Ended::Last) {
         sums.end_at_last();
     }
-    // What is said below of pods that never came says more.
-    let hint = sums.hint(args.all, &asked(&args), entry.aside).filter(|_| vain.get().is_none());
-    for line in
-        sums.lines(took, &summary(), entry.aside).iter().chain(&hint).chain(&walked).chain(&stalled(&out))
-    {
+    let full = match listeners {
+        Some(listeners) => listeners.end(&node.pods, &filter).await,
+        None => Full::default(),
+    };
+    // What is said below of pods that never came, or of queues, says more.
+    let hint = sums.hint(args.all, &asked(&args), entry.aside);
+    let hint = hint.filter(|_| vain.get().is_none() && full.packets() == 0);
+    let (lines, full_lines) = (sums.lines(took, &summary(), entry.aside), full.lines());
+    for line in lines.iter().chain(&full_lines).chain(&hint).chain(&walked).chain(&stalled(&out)) {
         note(line);
     }
-    end_of(carried, out, &args, &sums, told.load(Relaxed), vain.get())
+    let findings = told.load(Relaxed) + sums.harmful_counted() + full.packets();
+    end_of(carried, out, &args, &sums, findings, vain.get())
 }
 
-/// What a script is told of a trace that was carried to its end: `told` harmful lines were written, and `vain` says why the pods
+/// What a script is told of a trace that was carried to its end: there were so many `findings`, and `vain` says why the pods
 /// that were waited for have not come.
 fn end_of(
     carried: Ended,
     out: Drained,
     args: &Trace,
     sums: &Sums,
-    told: u64,
+    findings: u64,
     vain: Option<&Failure>,
 ) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
@@ -160,7 +168,6 @@ fn end_of(
             message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
         });
     }
-    let findings = told + sums.harmful_counted();
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
     }

@@ -25,6 +25,7 @@ mod copies;
 mod device;
 mod fragments;
 mod ipsec;
+mod listeners;
 mod modules;
 mod netfilter;
 mod quiet;

@@ -8,7 +8,8 @@ use std::env;
 use std::ffi::OsString;
 
 use clap::builder::{BoolishValueParser, Resettable};
-use clap::{Arg, ArgAction, Command};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// Variables that manifests set for these flags (by the downward API) in place of their own.
 const OTHERS: [(&str, &str); 3] =
@@ -53,6 +54,21 @@ pub(super) fn variable(arg: &Arg) -> Option<&str> {
 pub(super) fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     let own = command.get_arguments().find(|arg| arg.get_long() == Some(long) && arg.get_env().is_some());
     own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
+}
+
+/// The variables that a flag of this command line has its value from, and their values.
+pub(super) fn used(command: &Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let from_variable =
+        |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::EnvVariable);
+    let own = command.get_arguments().filter(from_variable).filter_map(variable);
+    let mut used: Vec<(String, String)> =
+        own.filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect();
+    if let Some((name, matches)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        used.extend(self::used(command, matches));
+    }
+    used
 }
 
 /// The value of a variable that is no text.

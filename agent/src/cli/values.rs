@@ -92,7 +92,18 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
         (Ok(port), _) => {
             format!("the host is missing: 127.0.0.1:{port} is for this host only, [::]:{port} for all")
         }
-        (_, Ok(host)) => format!("the port is missing: {}", SocketAddr::new(host, 9436)),
+        (_, Ok(host)) => {
+            let as_meant = text.rsplit_once(':').and_then(|(host, port)| {
+                Some(SocketAddr::new(host.parse().ok()?, port.parse().ok().filter(|_| port.len() > 1)?))
+            });
+            match as_meant {
+                // `::1:9436` is an address as well.
+                Some(meant) => {
+                    format!("an IPv6 address needs brackets: {meant}, or {}", SocketAddr::new(host, 9436))
+                }
+                None => format!("the port is missing: {}", SocketAddr::new(host, 9436)),
+            }
+        }
         _ => "expected an address and a port, such as 127.0.0.1:9436 or [::]:9436".to_owned(),
     })
 }
@@ -161,6 +172,8 @@ mod tests {
             (":80", "[::]:80"),
             ("10.0.0.1", "10.0.0.1:9436"),
             ("::", "[::]:9436"),
+            ("::1:9436", "[::1]:9436"),
+            ("fd00::1", "missing: [fd00::1]:9436"),
             ("localhost:9436", "127.0.0.1:9436"),
             ("", "127.0.0.1:9436"),
         ] {

@@ -21,7 +21,9 @@ const PASSES: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GroundError {
     /// No right to it.
-    #[error("selftest makes its drops in network namespaces of its own, which needs {0}: run it as root")]
+    #[error(
+        "selftest makes its drops in network namespaces of its own, which needs {0}, more than the DaemonSet is given: run it on the node itself, as root (`sudo r2c-agent selftest`)"
+    )]
     Forbidden(&'static str),
     /// The kernel refused a step.
     #[error("network namespace for the selftest: {step}: {source}")]

@@ -114,14 +114,11 @@ fn interfaces(host: &Host, args: &Trace, waits: bool) -> Result<(), Failure> {
     let Some(wrong) = asked.iter().find(|name| !there.names.contains(*name)) else { return Ok(()) };
     let hint = nearest::hint(wrong, there.names.iter().map(String::as_str));
     let no = format!("no interface {wrong:?} in this node's or its pods' network namespaces");
-    if there.hidden {
-        let no = format!("{no} that this process may look into; {hint}");
-        // If no namespace has it, nothing can be found.
-        if args.fail_on_findings {
-            return Err(Failure::unsupported(no));
-        }
-        note(&no);
-        return Ok(());
+    // If it is a typing error, nothing can be found, and that would look as if all were well.
+    if there.hidden && !waits {
+        return Err(Failure::unsupported(format!(
+            "{no} that this process may look into; {hint}; if one that is hidden has it, leave out -i"
+        )));
     }
     if waits {
         note(&format!("{no} yet; {hint}"));

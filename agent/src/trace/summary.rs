@@ -150,10 +150,16 @@ impl Sums {
     fn losses(&self) -> String {
         let mut losses = Vec::new();
         if self.over_budget > 0 {
-            losses.push(format!("{} not examined: too many of one kind a second", self.over_budget));
+            losses.push(format!(
+                "{} not examined: too many of one kind a second; raise --events-per-second",
+                self.over_budget
+            ));
         }
         if self.no_row > 0 {
-            losses.push(format!("{} not examined as no row was free to count them by", self.no_row));
+            losses.push(format!(
+                "{} not examined as no row was free to count them by; ask for less (--port, --ip, -i)",
+                self.no_row
+            ));
         }
         if self.ring_full > 0 {
             losses.push(format!("{} not examined as the ring was full; raise --ring-kib", self.ring_full));
@@ -251,7 +257,7 @@ mod tests {
         let took = Duration::from_millis(1_500);
         let lines = sums(true, 0).lines(took, &[], "benign");
         assert_eq!(lines[0], "2000 events in 1.5 s: 7 shown, 1 benign, 10 filtered out, 1100 not examined");
-        assert_eq!(lines[1], "1100 not examined: too many of one kind a second");
+        assert_eq!(lines[1], "1100 not examined: too many of one kind a second; raise --events-per-second");
         // With a budget of none there is no event to be shown.
         let counted = Sums { produced: 9, only_counted: 9, ..Sums::default() };
         assert!(counted.hint(false, "", "benign").unwrap().contains("raise --events-per-second"));
