@@ -39,6 +39,7 @@ fn an_address_that_is_taken_is_a_runtime_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (code, said) = refused(&["run", "--listen", &taken.local_addr().unwrap().to_string()]);
     assert_eq!(code, 1, "{said}");
-    let wanted = format!("{} is in use by another process", taken.local_addr().unwrap());
+    let wanted =
+        format!("{} is in use; choose another with --listen or R2C_LISTEN", taken.local_addr().unwrap());
     assert!(said.contains(&wanted), "{said}");
 }
