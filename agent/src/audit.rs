@@ -256,3 +256,6 @@ fn unread(read: &[Namespace]) -> Vec<String> {
         .map(|((what, why), names)| format!("{what} not read: {why}: {}", few(&names)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ mod table;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use pods::{KnownPod, Network, PodIndex, PodNetns, PodStats};
 

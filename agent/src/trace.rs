@@ -13,7 +13,7 @@ use crate::digits::counted;
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
-use crate::probe::attach::may_read;
+use crate::probe::attach::{Climb, may_read};
 use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Settings, Started};
@@ -72,17 +72,17 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         () = signals.first() => return Err(interrupted()),
     };
     let filter = filter(&args);
-    check_packets(&node, &filter)?;
+    check_packets(node.kernel.btf().is_some(), || may_read(&node.kernel), &filter)?;
     let settings = Settings {
         filter: PacketFilter::new(&filter.ip, &filter.port, &filter.interface),
         by_pod: filter.is_about_pods(),
         ..node::settings(&args.limits)
     };
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
-    check_rungs(&node, &filter, &started, args.limits.rung.is_some())?;
+    check_rungs(|| may_read(&node.kernel), &filter, &started.climbs, args.limits.rung.is_some())?;
     node.settle();
     let listeners = Listeners::watch(&host.host_proc, entry, &filter).await;
-    note(&format!("tracing {} by {}{}", entry.name, rungs(&started), until(args.duration)));
+    note(&format!("tracing {} by {}{}", entry.name, rungs(&started.climbs), until(args.duration)));
     ready.map_or(Ok(()), ReadyFile::publish)?;
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
@@ -188,10 +188,10 @@ fn interrupted() -> Failure {
 }
 
 /// Where what a filter looks at cannot be read, it would hide all there is.
-fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
+fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter) -> Result<(), Failure> {
     let by_packet = !(filter.ip.is_empty() && filter.port.is_empty());
     let by_place = !filter.interface.is_empty() || filter.is_about_pods();
-    if by_place && node.kernel.btf().is_none() {
+    if by_place && !has_types {
         return Err(Failure::unsupported(
             "-i, -n and --pod would hide everything: the kernel's types (BTF) are missing, so neither the device nor the \
              pod of a packet is known here; leave them out",
@@ -200,9 +200,9 @@ fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
     if !by_packet {
         return Ok(());
     }
-    let why = if node.kernel.btf().is_none() {
+    let why = if !has_types {
         "the kernel's types (BTF) are missing"
-    } else if !may_read(&node.kernel) {
+    } else if !reads() {
         "the kernel is locked down (confidentiality)"
     } else {
         return Ok(());
@@ -213,14 +213,19 @@ fn check_packets(node: &Node, filter: &Filter) -> Result<(), Failure> {
 }
 
 /// Where no program may read memory, only arguments that have types tell the device and the pod.
-fn check_rungs(node: &Node, filter: &Filter, started: &Started, is_asked: bool) -> Result<(), Failure> {
+fn check_rungs(
+    reads: impl FnOnce() -> bool,
+    filter: &Filter,
+    climbs: &[Climb],
+    is_asked: bool,
+) -> Result<(), Failure> {
     let by_place = !filter.interface.is_empty() || filter.is_about_pods();
-    let untyped = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?)));
+    let untyped = climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?)));
     let untyped: Vec<String> = untyped
         .filter(|(_, rung)| !rung.is_typed())
         .map(|(hook, rung)| format!("{hook} ({})", rung.name))
         .collect();
-    if !by_place || untyped.is_empty() || may_read(&node.kernel) {
+    if !by_place || untyped.is_empty() || reads() {
         return Ok(());
     }
     Err(Failure::unsupported(format!(
@@ -322,8 +327,8 @@ impl Sink for Noted {
     }
 }
 
-fn rungs(started: &Started) -> String {
-    let holds = started.climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?.name)));
+fn rungs(climbs: &[Climb]) -> String {
+    let holds = climbs.iter().filter_map(|climb| Some((climb.hook.name, climb.holds?.name)));
     holds.map(|(hook, rung)| format!("{hook} ({rung})")).collect::<Vec<_>>().join(", ")
 }
 
@@ -348,3 +353,6 @@ fn asked(args: &Trace) -> String {
     let given = filters.iter().filter(|(_, values)| !values.is_empty());
     given.map(|(flag, values)| format!("{flag} {values}")).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests;

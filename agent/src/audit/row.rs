@@ -364,3 +364,6 @@ impl Says for Gap<'_> {
 
     fn cells<'a>(&'a self, _: &mut Vec<Cell<'a>>) {}
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_common::Tally;
 use serde::Serialize;
 
 use crate::kernel::Kernel;
@@ -198,12 +199,17 @@ async fn fires(entry: &Entry, started: &Started) -> Vec<Option<bool>> {
             false
         }
     };
-    let called =
-        || -> Vec<bool> { (started.tallies)().iter().map(|tally| tally.seen + tally.passed > 0).collect() };
-    let expected = |at: usize| {
-        let climb = &started.climbs[at];
-        provoked && climb.holds.is_some() && climb.hook.provoked
-    };
+    fired(provoked, &started.climbs, &*started.tallies).await
+}
+
+/// As [`fires`], of hooks that were provoked or not.
+async fn fired(
+    provoked: bool,
+    climbs: &[Climb],
+    tallies: &(dyn Fn() -> Vec<Tally> + Send + Sync),
+) -> Vec<Option<bool>> {
+    let called = || -> Vec<bool> { tallies().iter().map(|tally| tally.seen + tally.passed > 0).collect() };
+    let expected = |at: usize| provoked && climbs[at].holds.is_some() && climbs[at].hook.provoked;
     let all_seen = async {
         while called().iter().enumerate().any(|(at, called)| expected(at) && !called) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -211,7 +217,7 @@ async fn fires(entry: &Entry, started: &Started) -> Vec<Option<bool>> {
     };
     // What is not called by then is not called.
     let _ = tokio::time::timeout(PATIENCE, all_seen).await;
-    let told = |(at, called): (usize, bool)| match (started.climbs[at].holds, called) {
+    let told = |(at, called): (usize, bool)| match (climbs[at].holds, called) {
         (Some(_), true) => Some(true),
         (Some(_), false) if expected(at) => Some(false),
         _ => None,
@@ -241,6 +247,90 @@ mod tests {
             let begins = format!("probe {}: no rung of hook {} holds: ", entry.name, entry.hooks[0].name);
             assert!(said.starts_with(&begins), "{said}");
         }
+    }
+
+    const RUNG: Rung = Rung { name: "only", loses: "", attach: &[] };
+    const PROVOKED: Hook = Hook { name: "p", tells: "", module: None, provoked: true, ladder: &[RUNG] };
+    const BY_CHANCE: Hook = Hook { provoked: false, ..PROVOKED };
+
+    fn climb(hook: &'static Hook, holds: bool) -> Climb {
+        Climb { hook, holds: holds.then(|| &hook.ladder[0]), refused: Vec::new() }
+    }
+
+    /// Seen and passed, in this order.
+    fn tally((seen, passed): (u64, u64)) -> Tally {
+        Tally { seen, passed, ..Tally::default() }
+    }
+
+    /// A hook that is called silent without cause fails a node that is well; one that is silent for real must be told.
+    #[tokio::test(start_paused = true)]
+    async fn a_hook_is_silent_if_it_was_provoked_holds_and_is_not_called() {
+        let (holds, refused, chance) =
+            (climb(&PROVOKED, true), climb(&PROVOKED, false), climb(&BY_CHANCE, true));
+        for (provoked, climb, counts, told) in [
+            (true, &holds, (0, 0), Some(false)),
+            (true, &holds, (1, 0), Some(true)),
+            (true, &holds, (0, 1), Some(true)),
+            (false, &holds, (0, 0), None),
+            (false, &holds, (1, 1), Some(true)),
+            (true, &refused, (0, 0), None),
+            (true, &refused, (1, 0), None),
+            (true, &chance, (0, 0), None),
+            (true, &chance, (2, 2), Some(true)),
+        ] {
+            let found = fired(provoked, std::slice::from_ref(climb), &move || vec![tally(counts)]).await;
+            assert_eq!(found, [told], "{provoked} {} {counts:?}", climb.hook.provoked);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_what_was_provoked_and_for_nothing_else() {
+        let climbs = [climb(&PROVOKED, true), climb(&PROVOKED, false), climb(&BY_CHANCE, true)];
+        let began = tokio::time::Instant::now();
+        let late = Duration::from_millis(100);
+        let counted = || vec![tally((u64::from(began.elapsed() >= late), 0)), tally((0, 0)), tally((0, 0))];
+        let found = fired(true, &climbs, &counted);
+        assert_eq!(found.await, [Some(true), None, None]);
+        assert!((late..PATIENCE / 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        let began = tokio::time::Instant::now();
+        let found = fired(true, &climbs, &|| [(1, 0), (0, 0), (0, 0)].map(tally).to_vec()).await;
+        assert_eq!((found, began.elapsed()), (vec![Some(true), None, None], Duration::ZERO));
+        let found = fired(true, &climbs, &|| vec![Tally::default(); 3]).await;
+        assert_eq!((found[0], began.elapsed()), (Some(false), PATIENCE), "it has had its time");
+    }
+
+    fn rung_report(name: &'static str, fired: Option<bool>, cause: Option<Cause>) -> RungReport {
+        let refused = cause.map(|cause| Refused { cause, why: String::new(), cure: None });
+        let status = if refused.is_some() { RungStatus::Refused } else { RungStatus::Holds };
+        RungReport { name, status, why: String::new(), cure: None, fired, refused }
+    }
+
+    fn hook_report(rungs: Vec<RungReport>, takes: Option<&'static str>) -> HookReport {
+        HookReport { probe: "drops", hook: "p", tells: "", rungs, takes, module_absent: None }
+    }
+
+    #[test]
+    fn a_hook_is_judged_by_the_rung_that_it_takes() {
+        let rungs = || {
+            vec![
+                rung_report("first", None, Some(Cause::Paranoid(3))),
+                rung_report("second", Some(true), None),
+                rung_report("third", Some(false), None),
+            ]
+        };
+        let second = hook_report(rungs(), Some("second"));
+        assert_eq!((second.is_lost(), second.is_silent(), second.paranoid()), (false, false, Some(3)));
+        let third = hook_report(rungs(), Some("third"));
+        assert!(third.is_silent(), "what another rung has seen helps nobody");
+        let none = hook_report(vec![rung_report("first", None, Some(Cause::Paranoid(4)))], None);
+        assert_eq!((none.is_lost(), none.is_silent(), none.paranoid()), (true, false, Some(4)));
+        let absent = HookReport { module_absent: Some("nf_conntrack"), ..none };
+        assert_eq!((absent.is_lost(), absent.paranoid()), (false, None), "no right brings a module back");
+        let below = vec![
+            rung_report("first", Some(true), None),
+            rung_report("second", None, Some(Cause::Paranoid(3))),
+        ];
+        assert_eq!(hook_report(below, Some("first")).paranoid(), None, "what lies below is not missed");
     }
 
     #[tokio::test]

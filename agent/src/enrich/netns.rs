@@ -346,6 +346,33 @@ fe8000000000000000fc00fffe000001 04 40 20 80     eth0
         assert!(hold(proc.path(), own + 1).unwrap().is_none(), "nobody lives there");
     }
 
+    /// What is not in the list may be a pod's all the same; a list that is taken for whole when it is not would refuse it.
+    #[test]
+    fn a_list_that_was_cut_is_not_whole() {
+        let proc = tempfile::tempdir().unwrap();
+        let net = proc.path().join("7/net");
+        fs::create_dir_all(&net).unwrap();
+        // Twice each, as the kernel has them: in the main table and in the local one.
+        let trie: String = (1..=3).map(|n| format!("|-- 10.0.0.{n}\n/32 host LOCAL\n").repeat(2)).collect();
+        let listing = "fd000000000000000000000000000002 04 40 00 82     eth0\n";
+        fs::write(net.join("fib_trie"), &trie).unwrap();
+        fs::write(net.join("if_inet6"), listing).unwrap();
+        let process = Process::open(proc.path(), 7).unwrap();
+        let read = |bytes: usize, most| {
+            let (addresses, whole) = process.addresses_within(bytes as u64, most).unwrap();
+            (addresses.len(), whole)
+        };
+        let longest = trie.len().max(listing.len());
+        assert_eq!(read(longest + 1, 5), (4, Whole::Yes));
+        assert_eq!(read(longest + 1, 4), (4, Whole::Yes), "what is seen twice is no fifth");
+        assert_eq!(read(longest + 1, 3), (3, Whole::No));
+        assert_eq!(read(longest, 5), (4, Whole::No), "there may be more behind what was read");
+        fs::remove_file(net.join("if_inet6")).unwrap();
+        assert_eq!(read(longest + 1, 3), (3, Whole::Yes), "a kernel without IPv6");
+        fs::remove_file(net.join("fib_trie")).unwrap();
+        assert_eq!(process.addresses_of_pod(), None, "what is not read is not none");
+    }
+
     #[test]
     fn this_process_is_the_hosts() {
         let own = Process::open(Path::new("/proc"), std::process::id()).unwrap();

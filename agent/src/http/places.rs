@@ -204,6 +204,22 @@ mod tests {
         assert_eq!(places.lock().len(), 0);
     }
 
+    /// Else it would keep a place that it does nothing with from one that waits for its answer.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_its_answer_or_its_text_leaves_before_who_waits_for_one() {
+        type End = fn(&Placed);
+        let ends: [End; 2] = [Placed::answered, |placed| drop(placed.reads(Instant::now()))];
+        for end in ends {
+            let places = Places::default();
+            let held = full(&places, 64).await;
+            held.iter().for_each(Placed::asks);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            end(&held[5]);
+            let _new = places.take(peer(1000));
+            assert_eq!(left(&places, &held), [5]);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_reads_leaves_before_who_waits_for_us() {
         let places = Places::default();

@@ -187,6 +187,98 @@ mod tests {
         }
     }
 
+    /// Processes by their number, each in a namespace of this process's: its network's, or another that stands for one.
+    fn proc(processes: &[(&str, &str)]) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        for (process, of) in processes {
+            enter(proc.path(), process, of);
+        }
+        proc
+    }
+
+    fn enter(proc: &Path, process: &str, of: &str) {
+        fs::create_dir_all(proc.join(process).join("ns")).unwrap();
+        std::os::unix::fs::symlink(format!("/proc/self/ns/{of}"), proc.join(process).join("ns/net")).unwrap();
+    }
+
+    fn inode(of: &str) -> u32 {
+        fs::metadata(format!("/proc/self/ns/{of}")).unwrap().ino().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_namespace_has_the_process_that_lives_in_it_now() {
+        let proc = proc(&[("self", "net"), ("7", "net"), ("8", "uts")]);
+        let sockets = Sockets::below(proc.path());
+        assert_eq!(sockets.process(1), None, "nobody's");
+        assert_eq!(
+            sockets.process(inode("net")).as_deref(),
+            Some("7"),
+            "that another is nobody's is no matter"
+        );
+        assert_eq!(sockets.process(inode("uts")).as_deref(), Some("8"));
+        fs::rename(proc.path().join("7"), proc.path().join("9")).unwrap();
+        enter(proc.path(), "7", "uts");
+        assert_eq!(sockets.process(inode("net")).as_deref(), Some("9"), "the number is another's by now");
+    }
+
+    /// To look for one goes through all processes.
+    #[test]
+    fn a_namespace_of_nobody_is_not_looked_for_again_at_once() {
+        let proc = proc(&[]);
+        let sockets = Sockets::below(proc.path());
+        let remembered = || sockets.0.processes.lock().unwrap();
+        assert_eq!(sockets.process(inode("net")), None);
+        enter(proc.path(), "7", "net");
+        assert_eq!(sockets.process(inode("net")), None);
+        remembered()[0].1 -= AGAIN;
+        assert_eq!(sockets.process(inode("net")).as_deref(), Some("7"));
+        assert_eq!(remembered().len(), 1, "one line a namespace");
+        // Else each that is gone would stay in memory.
+        let most = u32::try_from(MAX_NAMESPACES).unwrap();
+        let lengths: Vec<usize> = (1..=most)
+            .map(|nobodys| {
+                sockets.process(nobodys);
+                remembered().len()
+            })
+            .collect();
+        assert_eq!(lengths.iter().max(), Some(&MAX_NAMESPACES));
+        assert_eq!(lengths.last(), Some(&1), "one more, and it begins again");
+    }
+
+    #[test]
+    fn a_storm_is_asked_about_a_few_times_a_second() {
+        let sockets = Sockets::below(Path::new("/nonexistent"));
+        let asked = |times: u32| (0..times).filter(|_| sockets.may_ask()).count();
+        assert_eq!(asked(100), QUESTIONS as usize);
+        sockets.0.asked.lock().unwrap().0 -= FRESH;
+        assert_eq!(asked(100), QUESTIONS as usize, "and again in the next second");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_protocols_own_lists_are_read_of_both_families() {
+        let proc = proc(&[("7", "net")]);
+        fs::create_dir(proc.path().join("7/net")).unwrap();
+        let line = |list: &str, peer: &str| {
+            let text = format!("title\n 0: 0200010A:1F90 {peer}:1538 01 0 0\n");
+            fs::write(proc.path().join("7/net").join(list), text).unwrap();
+        };
+        line("udp", "0A00600A");
+        let v6 = "0000000000000000FFFF00000B00600A";
+        line("tcp", "00000000");
+        line("tcp6", v6);
+        let expects = |protocol, answer: &str| {
+            let sockets = Sockets::below(proc.path());
+            let peer = sockets.expects(inode("net"), protocol, 0x1f90, answer.parse().unwrap());
+            peer.map(|peer| peer.to_string())
+        };
+        assert_eq!(expects(17, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
+        assert_eq!(expects(17, "10.1.0.3:80").as_deref(), Some("10.96.0.10:5432"), "UDP has no handshake");
+        assert_eq!(expects(TCP, "10.1.0.3:5432").as_deref(), Some("10.96.0.11:5432"), "by an IPv6 socket");
+        assert_eq!(expects(TCP, "10.1.0.3:80"), None, "an earlier connection's");
+        assert_eq!(expects(1, "10.1.0.3:5432"), None, "ICMP has no ports");
+    }
+
     #[test]
     fn the_sockets_of_this_process_are_seen() {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -384,3 +384,6 @@ impl Event for PacketDrop {
         row::cells(self, pods, cells);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,16 +146,27 @@ async fn addresses(host: &Host, pods: &PodIndex, args: &Trace) -> Result<(), Fai
         (here, absent, subnets)
     });
     let (here, absent, subnets) = read.await?;
-    for (address, subnet) in absent.into_iter().zip(subnets) {
-        match subnet {
-            // A pod that is waited for may get it.
-            Some(subnet) if !here.in_part && args.wait.is_none() => {
-                return Err(Failure::usage(nobodys(address, &subnet, &here.known)));
-            }
-            _ => note(&elsewhere(address, &here)),
-        }
+    for (address, subnet) in absent.into_iter().zip(&subnets) {
+        note(&absent_here(address, subnet.as_ref(), &here, args.wait.is_some()).map_err(Failure::usage)?);
     }
     Ok(())
+}
+
+/// What is noted of an address that nothing here has, which may be in a `subnet` that is the pods' alone.
+///
+/// # Errors
+/// Only a pod of this node could have it.
+fn absent_here(
+    address: IpAddr,
+    subnet: Option<&Subnet>,
+    here: &Addresses,
+    waits: bool,
+) -> Result<String, String> {
+    match subnet {
+        // A pod that is waited for may get it.
+        Some(subnet) if !here.in_part && !waits => Err(nobodys(address, subnet, &here.known)),
+        _ => Ok(elsewhere(address, here)),
+    }
 }
 
 fn is_somebodys(address: &IpAddr) -> bool {
@@ -233,5 +244,39 @@ mod tests {
         here.in_part = true;
         let said = elsewhere("10.244.1.29".parse().unwrap(), &here);
         assert!(said.contains("not all could") && !said.contains("elsewhere"), "{said}");
+    }
+
+    /// What is refused here shows nothing; what is refused though a pod may have it cannot be traced at all.
+    #[test]
+    fn an_address_that_only_a_pod_could_have_is_refused_unless_one_may_have_it() {
+        let address = "10.244.1.29".parse().unwrap();
+        let subnet = Subnet { network: "10.244.1.0/24".parse().unwrap(), bridge: "cni0".to_owned() };
+        let known = vec![("10.244.1.30".parse().unwrap(), "shop/db".to_owned())];
+        let said = |subnet, in_part, waits| {
+            absent_here(address, subnet, &Addresses { known: known.clone(), in_part }, waits)
+        };
+        let refused = said(Some(&subnet), false, false).unwrap_err();
+        assert_eq!(
+            refused,
+            "no pod of this node has 10.244.1.29, and 10.244.1.0/24 (cni0) is its pods' alone; nearest: 10.244.1.30 (shop/db); \
+             to trace who still sends there: --ip 10.244.1.29/32"
+        );
+        assert!(said(Some(&subnet), true, false).unwrap().contains("not all could"), "it was not seen");
+        assert!(said(Some(&subnet), false, true).is_ok(), "a pod that is waited for may get it");
+        assert!(said(None, false, false).unwrap().contains("elsewhere match it"));
+    }
+
+    /// Of what no device is asked for nothing is said: each packet to a group would be refused.
+    #[test]
+    fn an_address_of_everybody_is_no_address_of_somebody() {
+        for address in [
+            "169.254.1.1", "fe80::1", "127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1",
+            "255.255.255.255",
+        ] {
+            assert!(!is_somebodys(&address.parse().unwrap()), "{address}");
+        }
+        for address in ["10.244.1.29", "198.51.100.2", "fd00::2", "2001:db8::1", "255.255.255.254"] {
+            assert!(is_somebodys(&address.parse().unwrap()), "{address}");
+        }
     }
 }

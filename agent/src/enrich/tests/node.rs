@@ -17,17 +17,17 @@ use crate::enrich::{PodIndex, Roots, start};
 use crate::pod::{FindPod, PodSlots, Slot, SlotKey, Subject};
 use crate::shutdown::{self, Shutdown};
 
-pub(super) const HOST_NETNS: u32 = 4_026_531_840;
-pub(super) const SLICE: &str = "kubepods.slice/kubepods-burstable.slice";
+pub(crate) const HOST_NETNS: u32 = 4_026_531_840;
+pub(crate) const SLICE: &str = "kubepods.slice/kubepods-burstable.slice";
 
 /// A node's files.
-pub(super) struct Node {
-    pub(super) dir: TempDir,
+pub(crate) struct Node {
+    pub(crate) dir: TempDir,
 }
 
 impl Node {
     /// With cgroup version 2, no kubelet yet.
-    pub(super) fn bare() -> Self {
+    pub(crate) fn bare() -> Self {
         let node = Self { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(node.at("cgroup")).unwrap();
         fs::write(node.at("cgroup/cgroup.controllers"), "memory pids").unwrap();
@@ -37,22 +37,22 @@ impl Node {
         node
     }
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let node = Self::bare();
         fs::create_dir_all(node.at("cgroup").join(SLICE)).unwrap();
         fs::create_dir(node.at("log/pods")).unwrap();
         node
     }
 
-    pub(super) fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
-    pub(super) fn roots(&self) -> Roots {
+    pub(crate) fn roots(&self) -> Roots {
         Roots { proc: self.at("proc"), cgroup: self.at("cgroup"), pod_logs: self.at("log/pods") }
     }
 
-    pub(super) fn process(&self, pid: u32, netns: u32, addresses: &[&str]) {
+    pub(crate) fn process(&self, pid: u32, netns: u32, addresses: &[&str]) {
         let dir = self.at("proc").join(pid.to_string());
         fs::create_dir_all(dir.join("ns")).unwrap();
         fs::create_dir_all(dir.join("net")).unwrap();
@@ -63,7 +63,7 @@ impl Node {
         self.addresses(pid, addresses);
     }
 
-    pub(super) fn addresses(&self, pid: u32, addresses: &[&str]) {
+    pub(crate) fn addresses(&self, pid: u32, addresses: &[&str]) {
         let (mut trie, mut v6) = (String::from("Main:\n"), String::new());
         for address in addresses {
             match address.parse().unwrap() {
@@ -80,63 +80,63 @@ impl Node {
 
     /// Waits until a new directory is dated later than now: the kernel dates them by the last clock tick, and an
     /// event of the tick in which an address changed hands is nobody's.
-    pub(super) fn tick(&self) {
+    pub(crate) fn tick(&self) {
         let now = SystemTime::now();
         let file = self.at("tick");
         while fs::write(&file, "x").and_then(|()| fs::metadata(&file)?.modified()).unwrap() <= now {}
     }
 
     /// A pod by systemd's driver: its cgroup and its log directory.
-    pub(super) fn pod(&self, number: u32) -> FakePod<'_> {
+    pub(crate) fn pod(&self, number: u32) -> FakePod<'_> {
         let name = format!("kubepods-burstable-pod{}.slice", uid(number).replace('-', "_"));
         let cgroup = self.at("cgroup").join(SLICE).join(name);
         self.pod_at(number, cgroup)
     }
 
-    pub(super) fn pod_at(&self, number: u32, cgroup: PathBuf) -> FakePod<'_> {
+    pub(crate) fn pod_at(&self, number: u32, cgroup: PathBuf) -> FakePod<'_> {
         fs::create_dir_all(&cgroup).unwrap();
         fs::create_dir_all(self.at("log/pods").join(format!("default_p{number}_{}", uid(number)))).unwrap();
         FakePod { node: self, cgroup }
     }
 
-    pub(super) async fn start(&self) -> Running {
+    pub(crate) async fn start(&self) -> Running {
         let (shutdown, drain) = shutdown::channel();
         let (index, task) = start(self.roots(), drain).await;
         Running { index, task, shutdown }
     }
 }
 
-pub(super) struct FakePod<'a> {
-    pub(super) node: &'a Node,
-    pub(super) cgroup: PathBuf,
+pub(crate) struct FakePod<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) cgroup: PathBuf,
 }
 
 impl FakePod<'_> {
-    pub(super) fn run(&self, pid: u32, netns: u32, addresses: &[&str]) {
+    pub(crate) fn run(&self, pid: u32, netns: u32, addresses: &[&str]) {
         self.run_as(&format!("cri-containerd-{}.scope", id(pid)), pid, netns, addresses);
     }
 
-    pub(super) fn run_as(&self, container: &str, pid: u32, netns: u32, addresses: &[&str]) {
+    pub(crate) fn run_as(&self, container: &str, pid: u32, netns: u32, addresses: &[&str]) {
         self.node.process(pid, netns, addresses);
         let dir = self.cgroup.join(container);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("cgroup.procs"), format!("{pid}\n")).unwrap();
     }
 
-    pub(super) fn remove(self) {
+    pub(crate) fn remove(self) {
         fs::remove_dir_all(&self.cgroup).unwrap();
     }
 }
 
-pub(super) struct Running {
-    pub(super) index: PodIndex,
-    pub(super) task: JoinHandle<()>,
-    pub(super) shutdown: Shutdown,
+pub(crate) struct Running {
+    pub(crate) index: PodIndex,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) shutdown: Shutdown,
 }
 
 impl Running {
     /// Waits until `done` says so.
-    pub(super) async fn until(&self, what: &str, done: impl Fn() -> bool) {
+    pub(crate) async fn until(&self, what: &str, done: impl Fn() -> bool) {
         let mut version = self.index.version();
         let wait = async {
             while !done() {
@@ -146,21 +146,21 @@ impl Running {
         tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never: {what}"));
     }
 
-    pub(super) fn who(&self, subject: Subject, at: SystemTime) -> Option<String> {
+    pub(crate) fn who(&self, subject: Subject, at: SystemTime) -> Option<String> {
         self.index.find_pod(subject, at).map(|pod| pod.name.clone())
     }
 
-    pub(super) fn now(&self, subject: Subject) -> Option<String> {
+    pub(crate) fn now(&self, subject: Subject) -> Option<String> {
         self.who(subject, SystemTime::now())
     }
 
-    pub(super) fn slots(&self) -> Kernel {
+    pub(crate) fn slots(&self) -> Kernel {
         let kernel = Kernel::default();
         self.index.register(Box::new(kernel.clone()));
         kernel
     }
 
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         self.shutdown.start();
         self.task.await.unwrap();
     }
@@ -168,18 +168,18 @@ impl Running {
 
 /// Stands for a probe's maps.
 #[derive(Clone, Default)]
-pub(super) struct Kernel(pub(super) Arc<Mutex<Maps>>);
+pub(crate) struct Kernel(pub(crate) Arc<Mutex<Maps>>);
 
 #[derive(Default)]
-pub(super) struct Maps {
-    pub(super) bound: HashMap<SlotKey, Slot>,
-    pub(super) retired: Vec<(Slot, Option<String>)>,
-    pub(super) asks: Option<PodIndex>,
-    pub(super) refuses: bool,
+pub(crate) struct Maps {
+    pub(crate) bound: HashMap<SlotKey, Slot>,
+    pub(crate) retired: Vec<(Slot, Option<String>)>,
+    pub(crate) asks: Option<PodIndex>,
+    pub(crate) refuses: bool,
 }
 
 impl Kernel {
-    pub(super) fn slot(&self, key: SlotKey) -> Option<Slot> {
+    pub(crate) fn slot(&self, key: SlotKey) -> Option<Slot> {
         self.0.lock().unwrap().bound.get(&key).copied()
     }
 }
@@ -206,27 +206,27 @@ impl PodSlots for Kernel {
     }
 }
 
-pub(super) fn uid(number: u32) -> String {
+pub(crate) fn uid(number: u32) -> String {
     format!("{number:08x}-0000-4000-8000-000000000000")
 }
 
-pub(super) fn id(number: u32) -> String {
+pub(crate) fn id(number: u32) -> String {
     format!("{number:064x}")
 }
 
-pub(super) fn ip(text: &str) -> Subject {
+pub(crate) fn ip(text: &str) -> Subject {
     Subject::Address(text.parse().unwrap())
 }
 
-pub(super) fn ip_key(text: &str) -> SlotKey {
+pub(crate) fn ip_key(text: &str) -> SlotKey {
     SlotKey::Address(text.parse().unwrap())
 }
 
 /// A process that ends with the test.
-pub(super) struct Started(pub(super) Child);
+pub(crate) struct Started(pub(crate) Child);
 
 impl Started {
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -239,10 +239,10 @@ impl Drop for Started {
 }
 
 /// A cgroup that goes with the test, with what is below it.
-pub(super) struct Scratch(pub(super) PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         fs::create_dir(&path).unwrap();
         Self(path)
     }

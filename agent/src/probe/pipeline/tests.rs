@@ -1,3 +1,4 @@
+use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,19 +12,50 @@ use crate::probe::attach::{MapError, Maps};
 use crate::probe::counts::ReadLimited;
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
-use crate::probe::{Cell, Column, DecodeError, Field, Hook, Level, Summary};
+use crate::probe::{Absorb, Cell, Column, DecodeError, Evidence, Field, Hook, Level, SOON, Summary, Verdict};
 
-/// What a record of one byte says: a number up to 3.
-struct Said(u8);
+/// What a record of one byte says: a number up to 3, which is its cause; `V` is what such numbers add up to.
+struct Said<V>(u8, PhantomData<V>);
 
-struct Says3;
+struct Says3<V>(PhantomData<V>);
 
-impl Event for Said {
+/// How many there were; the third of them is news.
+#[derive(Default)]
+struct Sum(u32);
+
+impl Absorb for Sum {
+    fn absorb(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl Evidence<Said<Self>> for Sum {
+    const SUMS_UP: bool = true;
+
+    fn add(&mut self, _: &Said<Self>, _: &Pods) -> Option<Duration> {
+        self.0 += 1;
+        (self.0 == 3).then_some(SOON)
+    }
+
+    fn verdict(&self) -> Option<Verdict<'_>> {
+        let message = format!("{} in all", self.0);
+        let fields = vec![("count", Value::Number(self.0.into()))];
+        let verdict = Verdict { at: long_ago(), level: Level::Warn, pod: None, message, fields };
+        (self.0 > 0).then_some(verdict)
+    }
+}
+
+fn long_ago() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1)
+}
+
+impl<V: Evidence<Self>> Event for Said<V> {
     type Cause = u8;
-    type Evidence = ();
+    type Evidence = V;
 
+    /// A zero is said now.
     fn at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1)
+        if self.0 == 0 { SystemTime::now() } else { long_ago() }
     }
 
     fn level(&self) -> Level {
@@ -51,8 +83,8 @@ impl Event for Said {
     fn cells<'a>(&'a self, _: &'a Pods, _: &mut Vec<Cell<'a>>) {}
 }
 
-impl Probe for Says3 {
-    type Event = Said;
+impl<V: Evidence<Said<V>> + 'static> Probe for Says3<V> {
+    type Event = Said<V>;
 
     const NAME: &'static str = "says3";
     const ABOUT: &'static str = "numbers up to 3";
@@ -66,7 +98,7 @@ impl Probe for Says3 {
     fn globals(_: &Kernel, _: &mut Globals) {}
 
     fn open(_: &Kernel, _: &mut Maps<'_>) -> Result<Self, MapError> {
-        Ok(Self)
+        Ok(Self(PhantomData))
     }
 
     fn slots(&self, _: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -93,9 +125,9 @@ impl Probe for Says3 {
         Arc::new(Vec::new)
     }
 
-    fn decode(&mut self, record: &[u8]) -> Result<Said, DecodeError> {
+    fn decode(&mut self, record: &[u8]) -> Result<Said<V>, DecodeError> {
         match *record {
-            [number @ ..=3] => Ok(Said(number)),
+            [number @ ..=3] => Ok(Said(number, PhantomData)),
             [number] => Err(DecodeError::Unknown { what: "number", number }),
             _ => Err(DecodeError::Length { got: record.len(), want: 1 }),
         }
@@ -105,7 +137,7 @@ impl Probe for Says3 {
         Ok(())
     }
 
-    fn observe(&mut self, _: &Enriched<'_, Said>) {}
+    fn observe(&mut self, _: &Enriched<'_, Said<V>>) {}
 }
 
 struct NoPods;
@@ -116,34 +148,74 @@ impl FindPod for NoPods {
     }
 }
 
-/// Keeps what each line says.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<String>>>);
+/// Keeps what each line says, and when all of them left.
+#[derive(Clone)]
+struct Kept {
+    lines: Arc<Mutex<Vec<String>>>,
+    answers: Written,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self::that(Written::Yes)
+    }
+}
+
+impl Kept {
+    /// One that answers so to each line.
+    fn that(answers: Written) -> Self {
+        Self { lines: Arc::default(), answers }
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lines.lock().unwrap())
+    }
+}
 
 impl Sink for Kept {
     fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
         let mut text = String::new();
         line.says.message(&mut text);
-        self.0.lock().unwrap().push(text);
-        Ok(Written::Yes)
+        self.lines.lock().unwrap().push(text);
+        Ok(self.answers)
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.lines.lock().unwrap().push("flush".to_owned());
         Ok(())
     }
+}
+
+/// Nothing leaves by it.
+struct Full;
+
+impl Sink for Full {
+    fn write(&mut self, _: &Line<'_>) -> io::Result<Written> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+}
+
+fn path<V: Evidence<Said<V>> + 'static>(sink: impl Sink + 'static) -> (Path<Says3<V>>, Arc<Flow>) {
+    let flow = Arc::new(Flow::default());
+    let path = Path {
+        probe: Says3(PhantomData),
+        pods: Arc::new(NoPods),
+        sink: Box::new(sink),
+        flow: Arc::clone(&flow),
+        incidents: Incidents::default(),
+    };
+    (path, flow)
 }
 
 /// Of a kernel side that is newer or older than this agent: what it cannot read is counted, and ends nothing.
 #[test]
 fn a_record_of_an_unknown_kind_is_counted_and_the_next_is_carried() {
-    let (kept, flow) = (Kept::default(), Arc::new(Flow::default()));
-    let mut path = Path {
-        probe: Says3,
-        pods: Arc::new(NoPods),
-        sink: Box::new(kept.clone()),
-        flow: Arc::clone(&flow),
-        incidents: Incidents::default(),
-    };
+    let kept = Kept::default();
+    let (mut path, flow) = path::<()>(kept.clone());
     for (record, written) in [
         (&[1][..], Written::Yes),
         (&[4], Written::Filtered),
@@ -153,7 +225,104 @@ fn a_record_of_an_unknown_kind_is_counted_and_the_next_is_carried() {
     ] {
         assert_eq!(path.carry(record).unwrap(), written, "{record:?}");
     }
-    assert_eq!(*kept.0.lock().unwrap(), ["1", "3"]);
+    assert_eq!(kept.take(), ["1", "3"]);
     let account = flow.account(Tally { seen: 5, ..Tally::default() });
     assert_eq!((account.emitted, account.undecoded, account.in_ring), (2, 3, 0));
+}
+
+/// A trace that ends while lines are still held back has lost them.
+#[test]
+fn at_the_end_all_lines_leave_or_the_end_is_a_failure() {
+    let kept = Kept::default();
+    path::<()>(kept.clone()).0.close().unwrap();
+    assert_eq!(kept.take(), ["flush"]);
+    assert_eq!(path::<()>(Full).0.close().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    let (mut summed, _) = path::<Sum>(Full);
+    assert!(summed.carry(&[1]).is_err());
+    assert_eq!(summed.close().unwrap_err().kind(), io::ErrorKind::StorageFull);
+}
+
+/// A flood is a line and a verdict, not a line each.
+#[test]
+fn of_an_incident_that_is_summed_up_only_what_is_news_is_a_line() {
+    let kept = Kept::default();
+    let (mut path, flow) = path::<Sum>(kept.clone());
+    let carried: Vec<Written> = [1, 1, 2, 1, 1].map(|number| path.carry(&[number]).unwrap()).into();
+    assert_eq!(kept.take(), ["1", "2", "1"], "the first of each, and the third, which says more");
+    let (line, merged) = (Written::Yes, Written::Filtered);
+    assert_eq!(carried, [line, merged, line, line, merged]);
+    let account = flow.account(Tally { seen: 5, ..Tally::default() });
+    assert_eq!((account.emitted, account.merged), (3, 2));
+    path.close().unwrap();
+    let mut told = kept.take();
+    told.sort_unstable();
+    assert_eq!(told, ["1 in all", "4 in all", "flush"], "what is pending at the end is told");
+}
+
+#[test]
+fn where_events_are_lines_each_is_one() {
+    let kept = Kept::default();
+    let (mut path, flow) = path::<()>(kept.clone());
+    for _ in 0..3 {
+        assert_eq!(path.carry(&[1]).unwrap(), Written::Yes);
+    }
+    path.sum_up().unwrap();
+    path.close().unwrap();
+    assert_eq!(kept.take(), ["1", "1", "1", "flush"], "and no verdict");
+    assert_eq!(flow.account(Tally::default()).merged, 0);
+}
+
+/// Its first event did not reach the user: the next must not be taken for one that is told already.
+#[test]
+fn news_that_nobody_wanted_is_still_news() {
+    for (answers, is_told_again) in
+        [(Written::Yes, false), (Written::Benign, true), (Written::Filtered, true), (Written::Refused, true)]
+    {
+        let kept = Kept::that(answers);
+        let (mut path, flow) = path::<Sum>(kept.clone());
+        for _ in 0..2 {
+            path.carry(&[1]).unwrap();
+        }
+        assert_eq!(kept.take().len() == 2, is_told_again, "{answers:?}");
+        let account = flow.account(Tally::default());
+        let became = [account.emitted, account.benign, account.filtered, account.unwritten, account.merged];
+        let wanted = match answers {
+            Written::Yes | Written::Last => [1, 0, 0, 0, 1],
+            Written::Benign => [0, 2, 0, 0, 0],
+            Written::Filtered => [0, 0, 2, 0, 0],
+            Written::Refused => [0, 0, 0, 2, 0],
+        };
+        assert_eq!(became, wanted, "{answers:?}");
+    }
+}
+
+#[test]
+fn a_verdict_is_told_when_it_is_due_and_no_sooner() {
+    let kept = Kept::default();
+    let (mut path, _) = path::<Sum>(kept.clone());
+    path.sum_up().unwrap();
+    path.carry(&[0]).unwrap();
+    path.sum_up().unwrap();
+    assert_eq!(kept.take(), ["0"], "what belongs to it may still come");
+    path.carry(&[1]).unwrap();
+    path.sum_up().unwrap();
+    assert_eq!(kept.take(), ["1", "over, nothing more for a minute: 1 in all"]);
+}
+
+/// An incident whose verdict nobody has read owes nobody its end.
+#[test]
+fn a_verdict_is_told_if_there_is_one_and_it_is_wanted() {
+    let tell = |answers, count, state| {
+        let mut kept = Kept::that(answers);
+        let wanted = tell::<Says3<Sum>>(&mut kept, Span::root(), &Sum(count), state).unwrap();
+        (wanted, kept.take())
+    };
+    let line = |text: &str| vec![text.to_owned()];
+    assert_eq!(tell(Written::Yes, 2, State::Ongoing), (true, line("2 in all")));
+    let over = "over, nothing more for a minute: 2 in all";
+    assert_eq!(tell(Written::Last, 2, State::Over), (true, line(over)));
+    for unwanted in [Written::Benign, Written::Filtered, Written::Refused] {
+        assert!(!tell(unwanted, 2, State::Ongoing).0, "{unwanted:?}");
+    }
+    assert_eq!(tell(Written::Yes, 0, State::Over), (false, Vec::new()), "nothing to be said");
 }

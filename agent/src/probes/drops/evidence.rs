@@ -172,4 +172,114 @@ mod tests {
             assert_eq!(side(reason, function), told, "{reason} {function}");
         }
     }
+
+    fn record(len: u32, gso_size: u16) -> DropRecord {
+        let zero = DropRecord::from_bytes(&[0; size_of::<DropRecord>()]).unwrap();
+        DropRecord { len, gso_size, ..zero }
+    }
+
+    /// A packet that is cut later is judged by its pieces: a device takes them one by one.
+    #[test]
+    fn the_largest_frame_of_a_packet_is_a_segment_of_it() {
+        assert_eq!(frame(&record(60_000, 0)), 60_000);
+        assert_eq!(frame(&record(60_000, 1400)), 1400 + 54);
+        assert_eq!(frame(&record(1000, 1400)), 1000, "the last piece of it");
+    }
+
+    #[test]
+    fn a_policer_that_never_lets_it_pass_is_told_by_what_is_less() {
+        let told = |record: DropRecord, burst, mtu| match policed(&record, Policed { burst, mtu })? {
+            Evidence::Policer { length, less } => Some((length, less.burst, less.mtu)),
+            other => panic!("{other:?}"),
+        };
+        let whole = record(1500, 0);
+        assert_eq!(told(whole, Some(1500), Some(1500)), None, "what fits to the byte passes");
+        assert_eq!(told(whole, None, None), None);
+        assert_eq!(told(whole, Some(1499), Some(1500)), Some((1500, Some(1499), None)));
+        assert_eq!(told(whole, Some(1500), Some(1499)), Some((1500, None, Some(1499))));
+        // The burst holds all segments at once, the MTU one of them.
+        let cut = record(60_000, 1400);
+        assert_eq!(told(cut, Some(50_000), Some(1453)), Some((60_000, Some(50_000), Some(1453))));
+        assert_eq!(told(cut, Some(60_000), Some(1453)), Some((1454, None, Some(1453))));
+        assert_eq!(told(cut, Some(60_000), Some(1454)), None);
+    }
+
+    fn write(proc: &std::path::Path, files: &[(&str, &str)]) {
+        for (file, text) in files {
+            let file = proc.join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+    }
+
+    /// An advice to make a table larger that has room, or that is another namespace's, would send a person the wrong way.
+    #[test]
+    fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
+        let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
+        let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+        let told = |record: &DropRecord, class| {
+            let sources =
+                Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+            let verdict = Verdict { class, harm: Harm::Harmful };
+            let (same, evidence) = gather(&sources, record, "", "", None, verdict);
+            assert_eq!(same, verdict);
+            evidence
+        };
+        let full = Fill { entries: 16, limit: 16 };
+        write(
+            proc.path(),
+            &[
+                ("net/stat/arp_cache", "entries\n00000010\n"),
+                ("sys/net/ipv4/neigh/default/gc_thresh3", "16"),
+                ("sys/net/netfilter/nf_conntrack_count", "16"),
+                ("sys/net/netfilter/nf_conntrack_max", "16"),
+            ],
+        );
+        let elsewhere = DropRecord { netns: 1, ..own };
+        assert_eq!(told(&elsewhere, Class::NeighbourTable), Some(Evidence::Neighbours(full)), "all share it");
+        assert_eq!(told(&own, Class::Netfilter), Some(Evidence::Conntrack(full)));
+        assert_eq!(told(&elsewhere, Class::Netfilter), None);
+        assert_eq!(told(&own, Class::Policy), None, "a rule has refused it");
+        assert_eq!(told(&own, Class::Routing), None);
+        write(
+            proc.path(),
+            &[("net/stat/arp_cache", "entries\n00000001\n"), ("sys/net/netfilter/nf_conntrack_count", "1")],
+        );
+        assert_eq!([Class::NeighbourTable, Class::Netfilter].map(|class| told(&own, class)), [None, None]);
+    }
+
+    #[test]
+    fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
+        let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
+        let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+        // Which rules there are is not known: no module of nftables is loaded.
+        let invalid = Some(Evidence::Invalid([].into()));
+        let untracked = circumstance::UNTRACKED;
+        for (calls, circumstances, wanted) in
+            [("1", untracked, invalid), ("1", !untracked, None), ("0", untracked, None)]
+        {
+            write(
+                proc.path(),
+                &[
+                    ("net/stat/nf_conntrack", &format!("entries invalid\n00000001 {calls}\n")),
+                    ("sys/net/netfilter/nf_conntrack_count", "1"),
+                    ("sys/net/netfilter/nf_conntrack_max", "16"),
+                ],
+            );
+            let sources =
+                Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+            let record = DropRecord { circumstances, ..own };
+            for class in [Class::Policy, Class::Netfilter] {
+                let verdict = Verdict { class, harm: Harm::Harmful };
+                let told = gather(&sources, &record, "", "", None, verdict);
+                assert_eq!(told, (verdict, wanted.clone()), "{calls} {circumstances:#x}");
+            }
+        }
+    }
 }

@@ -307,3 +307,31 @@ fn veth_peer(kernel: &Kernel) -> Option<u32> {
     let private = kernel.size_of("net_device")?.checked_next_multiple_of(ALIGNMENT)?;
     private.checked_add(kernel.module_offset("veth", "veth_priv", "peer")?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_ends_where_the_next_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "ffffffff81000000 T _stext\nffffffff81000100 T raw_rcv_skb\nffffffff81000180 T next\n\
+                    ffffffff81000400 T packet_rcv\nffffffff81000500 T _etext\n";
+        let file = dir.path().join("kallsyms");
+        std::fs::write(&file, text).unwrap();
+        let symbols = Symbols::load_from(&file, &dir.path().join("modules")).unwrap();
+        let raw = Some([0xffff_ffff_8100_0100, 0xffff_ffff_8100_0180]);
+        assert_eq!(ends(&symbols, &["raw_rcv_skb"]), raw);
+        assert_eq!(ends(&symbols, &["inlined", "raw_rcv_skb", "packet_rcv"]), raw, "the first that there is");
+        assert_eq!(ends(&symbols, &["inlined"]), None);
+    }
+
+    #[test]
+    fn a_bitfield_is_masked_in_its_word() {
+        for (from, bits, wanted) in
+            [(0, 1, 1), (31, 1, 1 << 31), (0, 31, u32::MAX >> 1), (1, 31, u32::MAX - 1), (0, 32, u32::MAX)]
+        {
+            assert_eq!(mask(from, bits), wanted, "{bits} bits from {from}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use super::verdict::Findings;
 use crate::kernel::{Kernel, Roots};
 use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
+mod joined;
 mod stalls;
 mod sure;
 mod unknown;

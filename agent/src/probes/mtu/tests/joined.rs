@@ -1,0 +1,86 @@
+//! Two incidents that turn out to be one: what each had seen counts, whichever takes in the other.
+
+use super::*;
+use crate::probe::Absorb as _;
+
+fn findings(records: &[MtuRecord]) -> Findings {
+    let (mut findings, pods) = (Findings::default(), Pods::default());
+    for record in records {
+        findings.add(&event(record), &pods);
+    }
+    findings
+}
+
+/// The verdict of what both have seen: `ours` takes in `theirs`.
+fn joined(ours: &[MtuRecord], theirs: &[MtuRecord]) -> String {
+    let mut all = findings(ours);
+    all.absorb(findings(theirs));
+    let verdict = all.verdict().unwrap();
+    let field = |name: &str| format!("{:?}", verdict.fields.iter().find(|(is, _)| *is == name).unwrap().1);
+    let fields = ["finding", "fits", "count", "count_is_exact", "longest", "destinations"].map(field);
+    format!("{} {:?} {}", fields.join(" "), verdict.level, verdict.message)
+}
+
+#[test]
+fn what_is_joined_comes_to_the_same_either_way_round() {
+    let small = MtuRecord { mtu: 1300, route: device("uplink", "", 1300), ..record(Kind::Made, 1300) };
+    let larger = MtuRecord { held: 5, len: 9000, ..record(Kind::Made, 1400) };
+    let hop = fated(Kind::Received, Fate::Learned, 1200);
+    let (both, turned) = (joined(&[small], &[larger]), joined(&[larger], &[small]));
+    assert_eq!(both, turned);
+    assert!(
+        both.starts_with("Text(\"small_device\") Number(1300) Number(7) Flag(false) Number(9000)"),
+        "{both}"
+    );
+    // The place says more than who tells of it, whatever it says that fits.
+    let (both, turned) = (joined(&[small], &[hop]), joined(&[hop], &[small]));
+    assert_eq!(both, turned);
+    assert!(both.starts_with("Text(\"small_device\") Number(1300)"), "{both}");
+    // Of the same weight and the same number the first stays: it was told.
+    let first = MtuRecord { route: device("uplink", "", 1400), ..larger };
+    let second = MtuRecord { route: device("eth1", "", 1400), ..larger };
+    assert!(joined(&[first], &[second]).contains("uplink takes 1400"), "{}", joined(&[first], &[second]));
+}
+
+/// A message that arrived before both were one proves that the sender can be told.
+#[test]
+fn messages_that_arrived_and_those_that_were_lost_are_summed_up() {
+    let lost = lost(Fate::Filtered, Stage::Forward, 0);
+    let heard = fated(Kind::Received, Fate::Learned, 1400);
+    let finding = |ours: &[MtuRecord], theirs: &[MtuRecord]| {
+        let text = joined(ours, theirs);
+        text.split('"').nth(1).unwrap().to_owned()
+    };
+    for (ours, theirs, wanted) in [
+        (&[heard][..], &[lost][..], "small_hop"),
+        (&[lost], &[heard], "small_hop"),
+        (&[lost, lost], &[lost], "messages_lost"),
+        // Three in a row are no chance, though earlier ones arrived.
+        (&[heard, lost, lost], &[lost], "messages_lost"),
+        (&[heard, lost], &[lost], "small_hop"),
+        (&[heard, heard], &[heard, lost, lost, lost], "messages_lost"),
+        (&[heard], &[heard, lost], "small_hop"),
+    ] {
+        assert_eq!(finding(ours, theirs), wanted, "{} and {}", ours.len(), theirs.len());
+    }
+}
+
+/// That one knows no longer whom else it concerns must not make the number of both look exact.
+#[test]
+fn a_count_that_was_cut_stays_cut_in_both() {
+    let whole = record(Kind::Made, 1400);
+    let cut = MtuRecord { flags: flags::LAST_OF_BUDGET, ..whole };
+    let is_exact = |ours, theirs| joined(&[ours], &[theirs]).contains("Flag(true)");
+    assert!(is_exact(whole, whole));
+    assert!(!is_exact(whole, cut) && !is_exact(cut, whole) && !is_exact(cut, cut));
+}
+
+/// The time that is told is from the first event of either to the last.
+#[test]
+fn both_lasted_from_the_first_event_to_the_last() {
+    let at = |seconds: u64| MtuRecord { ktime_ns: seconds * 1_000_000_000, ..record(Kind::Made, 1400) };
+    for (ours, theirs) in [([at(10)], [at(13)]), ([at(13)], [at(10)])] {
+        let text = joined(&ours, &theirs);
+        assert!(text.contains("2 made in 3.0 s"), "{text}");
+    }
+}
