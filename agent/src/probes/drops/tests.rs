@@ -45,15 +45,15 @@ fn but(change: impl FnOnce(&mut PacketDrop)) -> PacketDrop {
     packet
 }
 
-fn place(function: &str) -> Option<Place> {
-    Some(Place { function: function.into(), module: None })
+fn place(function: &str) -> Place {
+    Place { function: function.into(), module: None }
 }
 
 /// TCP 10.0.0.1:1000 -> 10.0.0.2:2000.
-fn inner() -> Option<Inner> {
+fn inner() -> Inner {
     let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
     let flow = Flow { source, destination, protocol: 6, ports: Some((1000, 2000)), dont_fragment: false };
-    Some(Inner { tunnel: Tunnel::Vxlan, within: None, overhead: 50, flow })
+    Inner { tunnel: Tunnel::Vxlan, within: None, overhead: 50, flow }
 }
 
 fn message(packet: &PacketDrop) -> String {
@@ -70,7 +70,7 @@ fn a_drop_is_one_sentence() {
     );
     let named = but(|packet| {
         packet.reason = Some("TTL".into());
-        packet.place = place("ip_forward");
+        packet.place = Some(place("ip_forward"));
         packet.record.held = 1;
     });
     assert!(message(&named).contains(" (TTL in ip_forward): "), "{}", message(&named));
@@ -80,6 +80,8 @@ fn a_drop_is_one_sentence() {
 /// What harms nobody is told apart from what does by the words alone, where a person asks for all.
 #[test]
 fn what_harms_nobody_says_why_it_does_not() {
+    use Class::{NoSocket, Routing};
+    use Harm::{Benign, Harmful};
     let said = |class, harm, circumstances| {
         let verdict = Verdict { class, harm };
         let packet = but(|packet| (packet.verdict, packet.record.circumstances) = (verdict, circumstances));
@@ -88,8 +90,6 @@ fn what_harms_nobody_says_why_it_does_not() {
     let ending = "it ends a connection, or has no payload, and that connection is already gone here";
     let group = "sent to a group or to all, as devices do when they come up; ";
     let plain = |class: Class| class.means(&About::default()).into_owned();
-    use Class::{NoSocket, Routing};
-    use Harm::{Benign, Harmful};
     for (class, harm, circumstances, wanted) in [
         (Routing, Benign, fact::PORTLESS, "the bridge has no ports".to_owned()),
         (Routing, Harmful, fact::PORTLESS, plain(Routing)),
@@ -130,7 +130,7 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
         assert_eq!(udp.is_answer(), is_answer, "{from} to {to}");
         let tcp = PacketDrop { record: DropRecord { protocol: 6, ..udp.record }, ..udp.clone() };
         assert!(!tcp.is_answer(), "TCP tells itself");
-        assert!(!PacketDrop { inner: inner(), ..udp }.is_answer(), "a tunnel's own ports say nothing");
+        assert!(!PacketDrop { inner: Some(inner()), ..udp }.is_answer(), "a tunnel's own ports say nothing");
     }
     assert!(!but(|packet| packet.record.flags = flags::HAS_IP).is_answer(), "ports that were not read");
 }
@@ -147,7 +147,7 @@ fn a_martian_is_told_by_its_place() {
         (None, Some("ip_rcv_finish"), false),
     ] {
         let packet = but(|packet| {
-            (packet.reason, packet.place) = (reason.map(Into::into), function.and_then(place));
+            (packet.reason, packet.place) = (reason.map(Into::into), function.map(place));
         });
         assert_eq!(packet.is_martian(), wanted, "{reason:?} in {function:?}");
     }
@@ -158,7 +158,7 @@ fn addresses_ports_and_protocol_are_of_the_packet_inside() {
     let outer = packet();
     assert_eq!((outer.source(), outer.destination()), (Some(FROM.into()), Some(TO.into())));
     assert_eq!((outer.ports(), &*outer.protocol()), (Some((40_000, 53)), "UDP"));
-    let tunnel = PacketDrop { inner: inner(), ..outer };
+    let tunnel = PacketDrop { inner: Some(inner()), ..outer };
     assert_eq!(tunnel.source(), Some([10, 0, 0, 1].into()));
     assert_eq!(tunnel.destination(), Some([10, 0, 0, 2].into()));
     assert_eq!((tunnel.outer_source(), tunnel.outer_destination()), (Some(FROM.into()), Some(TO.into())));
@@ -185,7 +185,7 @@ fn what_was_not_read_of_a_packet_is_not_told() {
         let plain = icmp(|_| ());
         assert_eq!((plain.icmp(), plain.ports(), &*plain.protocol()), (Some((3, 1)), None, name));
         assert_eq!(icmp(|packet| packet.record.flags = flags::HAS_IP).icmp(), None);
-        assert_eq!(icmp(|packet| packet.inner = inner()).icmp(), None, "that is the tunnel's own");
+        assert_eq!(icmp(|packet| packet.inner = Some(inner())).icmp(), None, "that is the tunnel's own");
     }
     assert_eq!(packet().icmp(), None);
     for (ethertype, name) in [
@@ -246,7 +246,7 @@ fn the_ends_of_a_drop_are_looked_for_by_what_is_certain() {
     });
     assert_eq!(forged, ([None, None], [netns, ip(TO)]));
     let tunnel = with(|packet| {
-        packet.inner = inner();
+        packet.inner = Some(inner());
         (packet.record.source_slot, packet.record.destination_slot) = (3, 4);
     });
     assert_eq!(tunnel, ([ip([10, 0, 0, 1]), None], [ip([10, 0, 0, 2]), netns]), "who is inside is hurt");
