@@ -281,3 +281,40 @@ impl Collector for PodsReport {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    /// In a container the processes of pods are not below its own `/proc`: a socket that is looked for there is missed, and
+    /// the cause with it.
+    #[test]
+    fn what_is_of_the_host_is_looked_for_where_the_host_is() {
+        let host = cli::read(["r2c-agent", "--host-proc", "/host/proc", "--host-sys", "/host/sys", "doctor"])
+            .unwrap()
+            .host;
+        let kernel::Roots { proc, processes, sys } = kernel_roots(&host);
+        assert_eq!([processes, sys], [Path::new("/host/proc"), Path::new("/host/sys")]);
+        // Kernel symbols and sysctls are the same in any.
+        assert_eq!(proc, Path::new("/proc"));
+        assert_eq!(pod_roots(&host).proc, Path::new("/host/proc"));
+    }
+
+    #[test]
+    fn a_namespace_is_known_by_its_inode_and_one_of_its_processes() {
+        let proc = tempfile::tempdir().unwrap();
+        for (process, netns) in
+            [("7", "net:[4026531840]"), ("8", "net:[4026531840]"), ("9", "net:[5]"), ("x", "net:[6]")]
+        {
+            fs::create_dir_all(proc.path().join(process).join("ns")).unwrap();
+            std::os::unix::fs::symlink(netns, proc.path().join(process).join("ns/net")).unwrap();
+        }
+        let Namespaces { there, hidden } = namespaces(proc.path());
+        assert_eq!(there.keys().copied().collect::<Vec<_>>(), [5, 4_026_531_840]);
+        assert!(!hidden);
+        assert_eq!(namespace(&proc.path().join("9")), Some(5));
+        assert_eq!(namespace(&proc.path().join("1")), None);
+        assert_eq!(inode(Path::new("uts:[5]")), None);
+    }
+}

@@ -43,3 +43,10 @@ fn an_address_that_is_taken_is_a_runtime_error() {
         format!("{} is in use; choose another with --listen or R2C_LISTEN", taken.local_addr().unwrap());
     assert!(said.contains(&wanted), "{said}");
 }
+
+#[test]
+fn two_listeners_on_one_address_are_the_users_own() {
+    let (code, said) = refused(&["run", "--listen", "127.0.0.1:9999", "--health-listen", "127.0.0.1:9999"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("--listen and --health-listen are both 127.0.0.1:9999"), "{said}");
+}

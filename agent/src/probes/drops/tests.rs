@@ -45,12 +45,12 @@ fn but(change: impl FnOnce(&mut PacketDrop)) -> PacketDrop {
     packet
 }
 
-fn at(function: &str) -> Place {
+fn place(function: &str) -> Place {
     Place { function: function.into(), module: None }
 }
 
 /// TCP 10.0.0.1:1000 -> 10.0.0.2:2000.
-fn tunneled() -> Inner {
+fn inner() -> Inner {
     let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
     let flow = Flow { source, destination, protocol: 6, ports: Some((1000, 2000)), dont_fragment: false };
     Inner { tunnel: Tunnel::Vxlan, within: None, overhead: 50, flow }
@@ -70,7 +70,7 @@ fn a_drop_is_one_sentence() {
     );
     let named = but(|packet| {
         packet.reason = Some("TTL".into());
-        packet.place = Some(at("ip_forward"));
+        packet.place = Some(place("ip_forward"));
         packet.record.held = 1;
     });
     assert!(message(&named).contains(" (TTL in ip_forward): "), "{}", message(&named));
@@ -130,10 +130,7 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
         assert_eq!(udp.is_answer(), is_answer, "{from} to {to}");
         let tcp = PacketDrop { record: DropRecord { protocol: 6, ..udp.record }, ..udp.clone() };
         assert!(!tcp.is_answer(), "TCP tells itself");
-        assert!(
-            !PacketDrop { inner: Some(tunneled()), ..udp }.is_answer(),
-            "a tunnel's own ports say nothing"
-        );
+        assert!(!PacketDrop { inner: Some(inner()), ..udp }.is_answer(), "a tunnel's own ports say nothing");
     }
     assert!(!but(|packet| packet.record.flags = flags::HAS_IP).is_answer(), "ports that were not read");
 }
@@ -150,7 +147,7 @@ fn a_martian_is_told_by_its_place() {
         (None, Some("ip_rcv_finish"), false),
     ] {
         let packet = but(|packet| {
-            (packet.reason, packet.place) = (reason.map(Into::into), function.map(at));
+            (packet.reason, packet.place) = (reason.map(Into::into), function.map(place));
         });
         assert_eq!(packet.is_martian(), wanted, "{reason:?} in {function:?}");
     }
@@ -161,7 +158,7 @@ fn addresses_ports_and_protocol_are_of_the_packet_inside() {
     let outer = packet();
     assert_eq!((outer.source(), outer.destination()), (Some(FROM.into()), Some(TO.into())));
     assert_eq!((outer.ports(), &*outer.protocol()), (Some((40_000, 53)), "UDP"));
-    let tunnel = PacketDrop { inner: Some(tunneled()), ..outer };
+    let tunnel = PacketDrop { inner: Some(inner()), ..outer };
     assert_eq!(tunnel.source(), Some([10, 0, 0, 1].into()));
     assert_eq!(tunnel.destination(), Some([10, 0, 0, 2].into()));
     assert_eq!((tunnel.outer_source(), tunnel.outer_destination()), (Some(FROM.into()), Some(TO.into())));
@@ -188,7 +185,7 @@ fn what_was_not_read_of_a_packet_is_not_told() {
         let plain = icmp(|_| ());
         assert_eq!((plain.icmp(), plain.ports(), &*plain.protocol()), (Some((3, 1)), None, name));
         assert_eq!(icmp(|packet| packet.record.flags = flags::HAS_IP).icmp(), None);
-        assert_eq!(icmp(|packet| packet.inner = Some(tunneled())).icmp(), None, "that is the tunnel's own");
+        assert_eq!(icmp(|packet| packet.inner = Some(inner())).icmp(), None, "that is the tunnel's own");
     }
     assert_eq!(packet().icmp(), None);
     for (ethertype, name) in [
@@ -249,7 +246,7 @@ fn the_ends_of_a_drop_are_looked_for_by_what_is_certain() {
     });
     assert_eq!(forged, ([None, None], [netns, ip(TO)]));
     let tunnel = with(|packet| {
-        packet.inner = Some(tunneled());
+        packet.inner = Some(inner());
         (packet.record.source_slot, packet.record.destination_slot) = (3, 4);
     });
     assert_eq!(tunnel, ([ip([10, 0, 0, 1]), None], [ip([10, 0, 0, 2]), netns]), "who is inside is hurt");
