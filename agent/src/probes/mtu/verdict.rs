@@ -54,8 +54,9 @@ impl Absorb for Findings {
         }
         self.lost = other.lost.or(self.lost.take());
         self.stray = other.stray.or(self.stray.take());
-        self.taken += other.taken;
-        self.lost_since += other.lost_since;
+        self.told.absorb(&other.told);
+        self.taken = self.taken.saturating_add(other.taken);
+        self.lost_since = self.lost_since.saturating_add(other.lost_since);
         self.stalls.absorb(other.stalls);
         self.first = self.first.into_iter().chain(other.first).min();
         self.last = self.last.into_iter().chain(other.last).max();
@@ -153,12 +154,24 @@ impl Told {
     fn add(&mut self, mtu: u32) -> bool {
         let is_first = self.last == 0;
         let is_less = !is_first && mtu < self.least;
-        self.rises += u32::from(!is_first && mtu > self.last);
+        self.rises = self.rises.saturating_add(u32::from(!is_first && mtu > self.last));
         self.last = mtu;
         self.least = if is_first { mtu } else { self.least.min(mtu) };
         self.most = self.most.max(mtu);
         self.lines += u8::from(is_less && self.lines < Self::LINES);
         is_less && self.lines < Self::LINES
+    }
+
+    /// Takes in what another incident was told, which turns out to be this one.
+    fn absorb(&mut self, other: &Self) {
+        if other.last == 0 {
+            return;
+        }
+        self.least = if self.last == 0 { other.least } else { self.least.min(other.least) };
+        self.last = other.last;
+        self.most = self.most.max(other.most);
+        self.rises = self.rises.saturating_add(other.rises);
+        self.lines = self.lines.max(other.lines);
     }
 
     const fn is_flapping(&self) -> bool {

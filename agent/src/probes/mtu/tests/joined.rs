@@ -84,3 +84,16 @@ fn both_lasted_from_the_first_event_to_the_last() {
         assert!(text.contains("2 made in 3.0 s"), "{text}");
     }
 }
+
+/// A path that rises once in each has risen twice: it flaps.
+#[test]
+fn numbers_that_both_were_told_make_one_path_flap() {
+    let told = |mtu| fated(Kind::Received, Fate::Learned, mtu);
+    let (ours, theirs) = ([told(1300), told(1400)], [told(1280), told(1400)]);
+    for text in [joined(&ours, &theirs), joined(&theirs, &ours)] {
+        assert!(text.starts_with("Text(\"flapping_mtu\") Number(1280)"), "{text}");
+    }
+    let none: [MtuRecord; 0] = [];
+    assert!(joined(&[told(1300), told(1400)], &none).starts_with("Text(\"small_hop\")"), "one rise is none");
+    assert!(joined(&none, &[told(1300), told(1400)]).starts_with("Text(\"small_hop\")"));
+}
