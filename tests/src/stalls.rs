@@ -1,7 +1,7 @@
 //! Readers of the agent's output that stall, a disk that is full, a pipe that is closed: none of them stops it.
 
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Child, Command, Stdio};
@@ -221,4 +221,19 @@ fn what_prints_once_can_be_interrupted_behind_a_reader_that_stalls() {
         assert_eq!(code, (args[0] != "doctor").then_some(1), "{args:?}");
         drop(reader);
     }
+}
+
+/// An exit code without a word leaves a person, and a script's log, with nothing to mend.
+#[test]
+fn why_it_failed_waits_for_a_reader_that_is_late() {
+    let node = Node::new();
+    let (mut reader, writer) = full_pipe();
+    let mut agent = Muted::start(command(&node, &["trace", "drops", "-n", "shpo"]), Stdio::null(), writer);
+    let begun = Instant::now();
+    // It fails in a tenth of this, unless the machine is slow: then nobody is late.
+    until("it is late", || (begun.elapsed() > Duration::from_millis(800)).then_some(()));
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    assert_eq!(agent.ended(begun).1, Some(2));
+    assert!(said.contains("no pod of namespace \"shpo\""), "{}", said.trim());
 }
