@@ -102,8 +102,7 @@ fn ctrl_c_ends_a_walk_and_tells_what_is_known() {
     let begun = Instant::now();
     ended(&mut agent);
     let took = begun.elapsed();
-    // It would walk for 20 s; a guest on a busy machine detaches slowly.
-    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
     let walk = verdict(&agent, &[("walk_from", json!(WEB)), ("destination_ip", json!("10.99.8.6"))]);
     assert!(walk["message"].as_str().unwrap().contains("; it was interrupted"), "{walk:#}");
 }
