@@ -99,6 +99,8 @@ struct Open<V> {
     more: bool,
     /// Whether it has a place of its own.
     is_placed: bool,
+    /// Whether an event of it was asked for. Of others nothing is told.
+    wanted: bool,
     evidence: V,
 }
 
@@ -111,6 +113,8 @@ pub struct Standing<'a, K, V> {
     pub span: Span,
     /// Whether its incident has not been told for [`AGAIN`]: of incidents that are summed up, such an event is a line.
     pub news: bool,
+    /// Whether an event of it was asked for: for the caller to say, or nothing is told of what it adds up to.
+    pub wanted: &'a mut bool,
     /// What the incident adds up to so far.
     pub evidence: &'a mut V,
 }
@@ -162,6 +166,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             said: false,
             more: false,
             is_placed: false,
+            wanted: false,
             evidence: V::default(),
         };
         let open = self.open.entry(cause.clone()).or_insert_with(fresh);
@@ -180,6 +185,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             cause,
             span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
             news,
+            wanted: &mut open.wanted,
             evidence: &mut open.evidence,
         }
     }
@@ -213,6 +219,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             return own;
         }
         if let (Some(was), Some(open)) = (self.open.remove(&own), self.open.get_mut(&met)) {
+            open.wanted |= was.wanted;
             open.evidence.absorb(was.evidence);
         }
         self.joined.insert(cause, met.clone());
@@ -253,14 +260,14 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             if left > 0 && open.due.is_some_and(|due| due <= now) {
                 left -= 1;
                 (open.due, open.more) = (None, false);
-                open.said |= tell(open.span(), &open.evidence, State::Ongoing)?;
+                open.said |= open.wanted && tell(open.span(), &open.evidence, State::Ongoing)?;
             }
             let next = open.due.or_else(|| open.said.then(|| open.last + QUIET));
             self.due = self.due.into_iter().chain(next).min();
         }
         let mut failed = Ok(());
         self.open.retain(|_, open| {
-            let is_owed = open.said || open.due.is_some();
+            let is_owed = open.wanted && (open.said || open.due.is_some());
             if !is_over(open.last, now) || (is_owed && left == 0) {
                 return true;
             }
@@ -283,7 +290,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
 
     /// Hands out each incident of which there is more to be told: nobody listens any longer.
     pub fn close<E>(self, mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>) -> Result<(), E> {
-        for open in self.open.values().filter(|open| open.due.is_some() || open.more) {
+        for open in self.open.values().filter(|open| open.wanted && (open.due.is_some() || open.more)) {
             tell(open.span(), &open.evidence, State::Ongoing)?;
         }
         Ok(())

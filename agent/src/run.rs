@@ -23,7 +23,7 @@ use crate::probe::report::{Report, Reports};
 use crate::probe::start::{Entry, Running, Started};
 use crate::probes;
 use crate::shutdown::{self, Signals};
-use crate::sink::filter::{Filter, Filtered};
+use crate::sink::filter::Filter;
 use crate::sink::json::JsonSink;
 use crate::sink::stream::Stream;
 use crate::sink::{Level, Nowhere, Sink};
@@ -80,7 +80,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut paths = JoinSet::new();
     for Started { name, collector, carry, .. } in started {
         metrics.registry().register_collector(collector);
-        let path = carry(sink(host, args.events, &stdout), drain.clone());
+        let path = carry(sink(host, args.events, &stdout), wanted_of(args.events), drain.clone());
         if let Some(guard) = probes.remove(name) {
             paths.spawn(guarded(path, guard));
         }
@@ -92,7 +92,7 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
         proc: host.host_proc.clone(),
         pods: node.pods.clone(),
         gauges,
-        sink: audit_sink(host, args.events, &stdout),
+        sink: sink(host, args.events, &stdout),
         guard: audit,
     };
     tokio::spawn(watch.follow(drain));
@@ -234,19 +234,14 @@ fn start_probes(node: &Node, args: &Run) -> Result<(Vec<Started>, Vec<Report>), 
     Ok((started, reports))
 }
 
-fn sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
-    let json = || JsonSink::new(stdout.clone(), node::identity(host));
-    match events {
-        Events::None => Box::new(Nowhere),
-        Events::All => Box::new(json()),
-        Events::Harmful => {
-            Box::new(Filtered::new(json(), Filter { level: Level::Warn, ..Filter::default() }))
-        }
-    }
+/// Which events of the probes are lines. The audit's findings are, and that they are gone: the second is no harm, but who was told
+/// of the first must hear it.
+fn wanted_of(events: Events) -> Filter {
+    let level = if events == Events::All { Level::Info } else { Level::Warn };
+    Filter { level, ..Filter::default() }
 }
 
-/// Findings, and that they are gone: the second is no harm, but who was told of the first must hear it.
-fn audit_sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
+fn sink(host: &Host, events: Events, stdout: &Stream) -> Box<dyn Sink> {
     match events {
         Events::None => Box::new(Nowhere),
         Events::All | Events::Harmful => Box::new(JsonSink::new(stdout.clone(), node::identity(host))),

@@ -22,6 +22,7 @@ use crate::probe::pipeline::Ended;
 use crate::probe::start::{Context, Entry, Settings, Started};
 use crate::probes::drops::Drops;
 use crate::shutdown::{self, Drain, Signals};
+use crate::sink::filter::Filter;
 use crate::sink::json::JsonSink;
 
 mod cause;
@@ -208,7 +209,11 @@ impl Bench {
         metrics.registry().register_collector(collector);
         let (stop, drain) = shutdown::channel();
         // Every event is written out as `run` would, to nowhere.
-        let path = tokio::spawn(carry(Box::new(JsonSink::new(io::sink(), node::identity(host))), drain));
+        let path = tokio::spawn(carry(
+            Box::new(JsonSink::new(io::sink(), node::identity(host))),
+            Filter::default(),
+            drain,
+        ));
 
         let made = self.make(&plan, nth, args).await;
         if made.is_ok() {

@@ -20,7 +20,7 @@ use crate::probe::start::{Entry, Settings, Started};
 use crate::probes;
 use crate::ready::ReadyFile;
 use crate::shutdown::{self, Signals};
-use crate::sink::filter::{Filter, Filtered, Limited};
+use crate::sink::filter::{Filter, Limited};
 use crate::sink::json::JsonSink;
 use crate::sink::stream::{Drained, Stream};
 use crate::sink::table::TableSink;
@@ -86,7 +86,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     ready.map_or(Ok(()), ReadyFile::publish)?;
     let began = Instant::now();
     let told = Arc::new(AtomicU64::new(0));
-    let mut sink = sink(host, entry, &args, filter.clone(), &told, stdout.clone())?;
+    let mut sink = sink(host, entry, &args, &told, stdout.clone())?;
     let walks = args.walk.walk.then(|| Walks::start(host, &args, stdout.clone(), drain.clone()));
     if let Some(walks) = &walks {
         sink = walks.behind(sink);
@@ -116,7 +116,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         standing::tell(proc, pods, &filter, sink.as_mut(), drain.clone()).await?;
     }
     let Started { carry, account, attached, summary, limited, filters_late, .. } = started;
-    let carried = carry(sink, drain).await;
+    let carried = carry(sink, filter.clone(), drain).await;
     let took = began.elapsed();
     // The last event ends it as well.
     end.start();
@@ -282,12 +282,11 @@ fn filter(args: &Trace) -> Filter {
     }
 }
 
-/// Writes what the user's filters want; `told` counts what of that is harmful.
+/// Writes what it gets; `told` counts what of that is harmful.
 fn sink(
     host: &Host,
     entry: &Entry,
     args: &Trace,
-    filter: Filter,
     told: &Arc<AtomicU64>,
     stdout: Stream,
 ) -> io::Result<Box<dyn Sink>> {
@@ -300,10 +299,10 @@ fn sink(
             Box::new(table)
         }
     };
-    let inner = Noted { inner, told: Arc::clone(told) };
+    let noted = Noted { inner, told: Arc::clone(told) };
     Ok(match args.max_events {
-        Some(max) => Box::new(Filtered::new(Limited::new(inner, max), filter)),
-        None => Box::new(Filtered::new(inner, filter)),
+        Some(max) => Box::new(Limited::new(noted, max)),
+        None => Box::new(noted),
     })
 }
 

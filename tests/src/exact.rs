@@ -6,7 +6,6 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,7 +15,7 @@ use crate::harness::netns::Netns;
 use crate::harness::packet::{udp, udp_hops};
 use crate::harness::pod::Node;
 use crate::harness::scrape::Scrape;
-use crate::harness::{has_reasons, reason, tool, until, with_tracefs};
+use crate::harness::{has_reasons, on_first_cpu, reason, tool, until, with_tracefs};
 
 /// Drops of one kind; each test makes four kinds.
 const EACH: u64 = 5_000;
@@ -162,13 +161,6 @@ fn leaves_out() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     (numbers.next().unwrap(), numbers.next().unwrap()) > (5, 15)
-}
-
-/// Keeps this thread to one processor.
-fn on_first_cpu() {
-    let mut cpus = CpuSet::new();
-    cpus.set(0).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }
 
 #[test]

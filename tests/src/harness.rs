@@ -6,7 +6,8 @@ use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::unistd::Pid;
 
 pub(crate) mod agent;
 pub(crate) mod crowd;
@@ -95,4 +96,11 @@ pub(crate) fn with_tracefs() -> nix::Result<()> {
         let _ = mount(Some(kind), place, Some(kind), MsFlags::empty(), None::<&str>);
     }
     Ok(())
+}
+
+/// Keeps this thread to one processor.
+pub(crate) fn on_first_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(0).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &cpus).unwrap();
 }

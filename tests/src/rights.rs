@@ -11,7 +11,7 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
-use crate::harness::agent::{Running, command, json, without_capabilities};
+use crate::harness::agent::{Agent, Running, command, json, without_capabilities};
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
 use crate::harness::pod::Node;
@@ -19,6 +19,7 @@ use crate::harness::{has_reasons, is_of_udp_rcv, with_tracefs};
 
 /// Of `linux/capability.h`.
 const NET_ADMIN: Range<u64> = 12..13;
+const SYS_PTRACE: Range<u64> = 19..20;
 const SYSLOG: Range<u64> = 34..35;
 
 /// `run`, limited, and one drop at `port`: its event, and what was said above INFO.
@@ -56,6 +57,28 @@ fn without_cap_net_admin_nothing_is_lost() {
     let (event, said) = told(|command| without_capabilities(command, NET_ADMIN), 9502);
     assert!(said.is_empty(), "{said:#?}");
     assert!(is_of_udp_rcv(&event), "{event:#}");
+}
+
+/// An interface that a namespace out of its sight may have is not "nothing happened" when it is a typing error.
+#[test]
+fn without_cap_sys_ptrace_an_interface_that_nothing_seen_has_is_refused() {
+    let traced = |interface: &str, limit: fn(&mut Command)| {
+        let args = ["trace", "drops", "-i", interface, "--duration", "1s", "--fail-on-findings"];
+        let mut command = command(&Node::new(), &args);
+        limit(&mut command);
+        let mut agent = Agent::spawn(&mut command);
+        (agent.ended(), agent.stderr.text())
+    };
+    let (code, said) = traced("loo", |command| without_capabilities(command, SYS_PTRACE));
+    assert_eq!(code, 3, "{said}");
+    for words in ["no interface \"loo\"", "that this process may look into; did you mean lo?", "leave out -i"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert!(!said.contains("tracing drops"), "nothing is attached for it: {said}");
+    // Where all are seen it is a typing error.
+    let (code, said) = traced("loo", |_| ());
+    assert!(code == 2 && said.contains("namespaces; did you mean lo?"), "{code}: {said}");
 }
 
 /// What the doctor, limited, says.

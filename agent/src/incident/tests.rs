@@ -6,13 +6,22 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + seconds)
 }
 
+impl<K: Eq + std::hash::Hash + Clone, V: Default + Absorb> Incidents<K, V> {
+    /// Joins an event that was asked for.
+    fn asked(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
+        let standing = self.join(cause, place, at);
+        *standing.wanted = true;
+        standing
+    }
+}
+
 #[test]
 fn one_cause_is_one_incident_until_it_is_quiet() {
     let mut incidents = Incidents::<_, ()>::default();
-    let first = incidents.join("a", None, at(0)).span;
-    let second = incidents.join("a", None, at(60)).span;
-    let other = incidents.join("b", None, at(60)).span;
-    let later = incidents.join("a", None, at(121)).span;
+    let first = incidents.asked("a", None, at(0)).span;
+    let second = incidents.asked("a", None, at(60)).span;
+    let other = incidents.asked("b", None, at(60)).span;
+    let later = incidents.asked("a", None, at(121)).span;
     assert_eq!(first.trace_id, second.trace_id);
     assert_ne!(first.span_id, second.span_id);
     assert_ne!(first.trace_id, other.trace_id);
@@ -28,20 +37,20 @@ impl Absorb for u32 {
 #[test]
 fn causes_that_meet_at_one_place_are_one_incident() {
     let mut incidents = Incidents::<_, u32>::default();
-    *incidents.join("a", Some("hop"), at(0)).evidence += 1;
+    *incidents.asked("a", Some("hop"), at(0)).evidence += 1;
     // Another had begun before it was seen where it leads.
-    *incidents.join("b", None, at(0)).evidence += 10;
-    let first = incidents.join("a", None, at(1)).span.trace_id;
-    let standing = incidents.join("b", Some("hop"), at(1));
+    *incidents.asked("b", None, at(0)).evidence += 10;
+    let first = incidents.asked("a", None, at(1)).span.trace_id;
+    let standing = incidents.asked("b", Some("hop"), at(1));
     assert_eq!((standing.cause, standing.span.trace_id, *standing.evidence), ("a", first, 11));
-    let standing = incidents.join("b", None, at(2));
+    let standing = incidents.asked("b", None, at(2));
     assert_eq!((standing.cause, standing.span.trace_id), ("a", first), "from then on");
-    assert_ne!(incidents.join("c", Some("other hop"), at(2)).span.trace_id, first);
+    assert_ne!(incidents.asked("c", Some("other hop"), at(2)).span.trace_id, first);
     // By turns at two places: both are what is wrong with it.
-    assert_eq!(incidents.join("c", Some("hop"), at(3)).cause, "c");
+    assert_eq!(incidents.asked("c", Some("hop"), at(3)).cause, "c");
     // What has been told on its own goes on so.
     assert_eq!(told(&mut incidents, at(4)).len(), 2);
-    assert_eq!(incidents.join("c", Some("hop"), at(4)).cause, "c");
+    assert_eq!(incidents.asked("c", Some("hop"), at(4)).cause, "c");
     assert_eq!(told(&mut incidents, at(120)).len(), 2);
     assert!(incidents.joined.is_empty() && incidents.places.is_empty());
 }
@@ -50,7 +59,7 @@ fn causes_that_meet_at_one_place_are_one_incident() {
 fn a_storm_of_causes_that_meet_stays_bounded() {
     let mut incidents = Incidents::<_, u32>::default();
     for cause in 0..2 * MAX_JOINED {
-        incidents.join(cause, Some(usize::MAX), at(0));
+        incidents.asked(cause, Some(usize::MAX), at(0));
     }
     assert!(incidents.joined.len() <= MAX_JOINED && incidents.open.len() <= MAX_OPEN);
 }
@@ -59,7 +68,7 @@ fn a_storm_of_causes_that_meet_stays_bounded() {
 fn a_storm_of_causes_stays_bounded() {
     let mut incidents = Incidents::<_, ()>::default();
     for cause in 0..MAX_OPEN * 3 {
-        incidents.join(cause, None, at(0));
+        incidents.asked(cause, None, at(0));
     }
     assert_eq!(incidents.open.len(), MAX_OPEN);
 }
@@ -70,7 +79,7 @@ fn many_ends_do_not_keep_a_verdict_waiting() {
     let mut incidents = Incidents::<_, u32>::default();
     let many = 3 * BATCH + 1;
     for cause in 0..many {
-        *incidents.join(cause, None, at(0)).evidence = 1;
+        *incidents.asked(cause, None, at(0)).evidence = 1;
     }
     let told = |incidents: &mut Incidents<usize, u32>, now| {
         let mut told = Vec::new();
@@ -89,7 +98,7 @@ fn many_ends_do_not_keep_a_verdict_waiting() {
     }
     assert_eq!(all, many, "each once");
 
-    *incidents.join(many, None, at(60)).evidence = 7;
+    *incidents.asked(many, None, at(60)).evidence = 7;
     let first = told(&mut incidents, at(62));
     assert_eq!(first.len(), BATCH);
     assert_eq!(first[0], (7, State::Ongoing), "what goes on comes first");
@@ -118,23 +127,23 @@ fn an_incident_is_news_at_first_and_then_every_ten_seconds() {
     let mut incidents = Incidents::<_, u32>::default();
     let mut news = 0;
     for millisecond in 0..30_000 {
-        let standing = incidents.join("a", None, at(0) + Duration::from_millis(millisecond));
+        let standing = incidents.asked("a", None, at(0) + Duration::from_millis(millisecond));
         news += u32::from(standing.news);
     }
     assert_eq!(news, 3);
     let later = at(29) + Duration::from_millis(999);
-    assert!(!incidents.join("a", None, later).news);
+    assert!(!incidents.asked("a", None, later).news);
     incidents.unsaid(&"a");
-    assert!(incidents.join("a", None, later).news, "what a filter held back was not told");
+    assert!(incidents.asked("a", None, later).news, "what a filter held back was not told");
 }
 
 /// Its end is owed to whoever has read its begin: where there is room nobody closes it before.
 #[test]
 fn what_is_quiet_ends_in_words_though_another_begins() {
     let mut incidents = Incidents::<_, u32>::default();
-    *incidents.join("a", None, at(0)).evidence += 1;
+    *incidents.asked("a", None, at(0)).evidence += 1;
     assert_eq!(told(&mut incidents, at(2)), [(1, State::Ongoing)]);
-    incidents.join("b", None, at(90));
+    incidents.asked("b", None, at(90));
     assert_eq!(told(&mut incidents, at(90)), [(1, State::Over)]);
 }
 
@@ -143,19 +152,19 @@ fn what_is_quiet_ends_in_words_though_another_begins() {
 fn room_is_made_by_what_is_quiet() {
     let mut incidents = Incidents::<usize, ()>::default();
     for cause in 0..MAX_OPEN {
-        incidents.join(cause, None, at(if cause < 2 { 0 } else { 50 + (cause as u64 & 1) }));
+        incidents.asked(cause, None, at(if cause < 2 { 0 } else { 50 + (cause as u64 & 1) }));
     }
     let keeps = |incidents: &Incidents<usize, ()>, cause| incidents.open.contains_key(&cause);
-    incidents.join(MAX_OPEN, None, at(61));
+    incidents.asked(MAX_OPEN, None, at(61));
     assert_eq!(
         [0, 1, 2, 3, MAX_OPEN].map(|cause| keeps(&incidents, cause)),
         [false, false, true, true, true]
     );
-    incidents.join(MAX_OPEN + 1, None, at(61));
+    incidents.asked(MAX_OPEN + 1, None, at(61));
     // Now it is full again, of nothing that is quiet.
-    incidents.join(4, None, at(61));
+    incidents.asked(4, None, at(61));
     let before = incidents.open.len();
-    incidents.join(MAX_OPEN + 2, None, at(62));
+    incidents.asked(MAX_OPEN + 2, None, at(62));
     assert_eq!((before, incidents.open.len()), (MAX_OPEN, MAX_OPEN));
     assert!(
         keeps(&incidents, MAX_OPEN + 2) && keeps(&incidents, 4) && keeps(&incidents, 3),
@@ -167,7 +176,7 @@ fn room_is_made_by_what_is_quiet() {
 fn places_stay_bounded() {
     let mut incidents = Incidents::<usize, ()>::default();
     for cause in 0..MAX_JOINED + 10 {
-        incidents.join(cause, Some(usize::MAX - cause), at(0));
+        incidents.asked(cause, Some(usize::MAX - cause), at(0));
     }
     assert_eq!(incidents.places.len(), MAX_JOINED);
 }
@@ -176,13 +185,13 @@ fn places_stay_bounded() {
 fn a_verdict_comes_soon_after_news_and_once_more_at_the_end() {
     let mut incidents = Incidents::<_, u32>::default();
     assert_eq!(incidents.due(), None);
-    *incidents.join("a", None, at(0)).evidence += 1;
-    *incidents.join("a", None, at(1)).evidence += 1;
+    *incidents.asked("a", None, at(0)).evidence += 1;
+    *incidents.asked("a", None, at(1)).evidence += 1;
     assert_eq!(incidents.due(), Some(at(2)));
     assert!(told(&mut incidents, at(1)).is_empty());
     assert_eq!(told(&mut incidents, at(2)), [(2, State::Ongoing)]);
     assert_eq!(incidents.due(), Some(at(61)), "it may be over then");
-    *incidents.join("a", None, at(3)).evidence += 1;
+    *incidents.asked("a", None, at(3)).evidence += 1;
     assert!(told(&mut incidents, at(61)).is_empty());
     assert_eq!(incidents.due(), Some(at(63)));
     assert_eq!(told(&mut incidents, at(63)), [(3, State::Over)]);
@@ -193,7 +202,7 @@ fn a_verdict_comes_soon_after_news_and_once_more_at_the_end() {
 #[test]
 fn what_proved_nothing_ends_without_a_word() {
     let mut incidents = Incidents::<_, u32>::default();
-    incidents.join("a", None, at(0));
+    incidents.asked("a", None, at(0));
     incidents.sum_up(at(2), |_, _, _| Ok::<_, ()>(false)).unwrap();
     assert_eq!(incidents.due(), None);
     assert!(told(&mut incidents, at(60)).is_empty());
@@ -203,11 +212,11 @@ fn what_proved_nothing_ends_without_a_word() {
 #[test]
 fn what_cannot_wait_is_told_soon() {
     let mut incidents = Incidents::<_, u32>::default();
-    incidents.join("a", None, at(0));
+    incidents.asked("a", None, at(0));
     incidents.hasten(&"a", at(0), SOON);
     assert_eq!(incidents.due(), Some(at(0) + SOON));
     assert_eq!(told(&mut incidents, at(1)), [(0, State::Ongoing)]);
-    incidents.join("a", None, at(2));
+    incidents.asked("a", None, at(2));
     incidents.hasten(&"a", at(2), PATIENCE);
     assert_eq!(told(&mut incidents, at(4)), [(0, State::Ongoing)], "it says more than before");
 }
@@ -215,10 +224,10 @@ fn what_cannot_wait_is_told_soon() {
 #[test]
 fn the_end_tells_what_is_pending() {
     let mut incidents = Incidents::<_, u32>::default();
-    *incidents.join("a", None, at(0)).evidence += 1;
-    *incidents.join("b", None, at(0)).evidence += 5;
+    *incidents.asked("a", None, at(0)).evidence += 1;
+    *incidents.asked("b", None, at(0)).evidence += 5;
     told(&mut incidents, at(2));
-    *incidents.join("b", None, at(4)).evidence += 1;
+    *incidents.asked("b", None, at(4)).evidence += 1;
     let mut last = Vec::new();
     incidents
         .close(|_, events, state| {
@@ -239,4 +248,30 @@ fn ids_print_as_w3c_wants() {
     let span = Span { trace_id: TraceId(1), span_id: SpanId(2) };
     assert_eq!(span.trace_id.to_string(), "00000000000000000000000000000001");
     assert_eq!(span.span_id.to_string(), "0000000000000002");
+}
+
+/// What a filter takes in as evidence alone is told of nobody; with one that was asked for all of it is.
+#[test]
+fn an_incident_of_which_no_event_was_asked_for_is_not_told() {
+    let mut incidents = Incidents::<_, u32>::default();
+    *incidents.join("a", None, at(0)).evidence += 1;
+    assert_eq!(told(&mut incidents, at(3)), []);
+    incidents.unsaid(&"a");
+    *incidents.join("b", None, at(3)).evidence += 5;
+    *incidents.asked("a", None, at(3)).evidence += 1;
+    *incidents.join("a", None, at(4)).evidence += 1;
+    // What it meets at a place is asked for with it.
+    *incidents.join("c", Some("hop"), at(4)).evidence += 10;
+    *incidents.asked("d", None, at(4)).evidence += 10;
+    *incidents.join("d", Some("hop"), at(4)).evidence += 10;
+    let mut ongoing = told(&mut incidents, at(14));
+    ongoing.sort_unstable_by_key(|(count, _)| *count);
+    assert_eq!(ongoing, [(3, State::Ongoing), (30, State::Ongoing)]);
+    let mut over = told(&mut incidents, at(90));
+    over.sort_unstable_by_key(|(count, _)| *count);
+    assert_eq!(over, [(3, State::Over), (30, State::Over)]);
+    let mut left = Incidents::<_, u32>::default();
+    *left.join("a", None, at(0)).evidence += 1;
+    let told = left.close(|_, _, _| Err("told"));
+    assert_eq!(told, Ok(()));
 }

@@ -1,4 +1,4 @@
-//! The straight path: next, decode, enrich, correlate, observe, write. It fits one screen and has no branches back.
+//! The straight path: next, decode, enrich, filter, correlate, observe, write. It fits one screen and has no branches back.
 
 use std::io;
 use std::sync::Arc;
@@ -6,10 +6,11 @@ use std::time::SystemTime;
 
 use super::flow::{Fate, Flow};
 use super::ring::Ring;
-use super::{Ends, Enriched, Event, Evidence as _, Pods, Probe, State, Value};
+use super::{Ends, Enriched, Event, Evidence as _, Level, Pods, Probe, State, Value};
 use crate::incident::{Incidents, Span};
 use crate::pod::{FindPod, Pod, Subject};
 use crate::shutdown::Drain;
+use crate::sink::filter::{Asked, Filter};
 use crate::sink::{Line, Sink, Told, Written};
 
 /// What the events of one probe's incidents add up to.
@@ -19,6 +20,7 @@ pub type EvidenceOf<P> = <<P as Probe>::Event as Event>::Evidence;
 pub struct Path<P: Probe> {
     pub(super) probe: P,
     pub(super) pods: Arc<dyn FindPod>,
+    pub(super) filter: Filter,
     pub(super) sink: Box<dyn Sink>,
     pub(super) flow: Arc<Flow>,
     pub(super) incidents: Incidents<<P::Event as Event>::Cause, EvidenceOf<P>>,
@@ -98,7 +100,13 @@ impl<P: Probe> Path<P> {
             }
         };
         let pods = self.enrich(&event);
+        let asked = self.filter.asks(event.about(&pods), |fields| event.fields(&pods, fields));
+        if asked == Asked::Never {
+            self.flow.ended(Fate::Filtered);
+            return Ok(Written::Filtered);
+        }
         let standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at());
+        *standing.wanted |= asked == Asked::For;
         let more = standing.evidence.add(&event, &pods);
         let (cause, span, news) = (standing.cause, standing.span, standing.news || more.is_some());
         if let Some(soon) = more {
@@ -110,7 +118,11 @@ impl<P: Probe> Path<P> {
             self.flow.ended(Fate::Merged);
             return Ok(Written::Filtered);
         }
-        let written = write::<P>(&enriched, self.sink.as_mut());
+        let written = match asked {
+            Asked::For if event.level() < self.filter.level => Ok(Written::Benign),
+            Asked::For => write::<P>(&enriched, self.sink.as_mut()),
+            Asked::Perhaps | Asked::Never => Ok(Written::Filtered),
+        };
         if matches!(written, Ok(Written::Benign | Written::Filtered | Written::Refused)) {
             self.incidents.unsaid(&cause);
         }
@@ -139,15 +151,17 @@ impl<P: Probe> Path<P> {
         if due > now {
             return Ok(());
         }
-        let sink = &mut self.sink;
-        self.incidents.sum_up(now, |span, evidence, state| tell::<P>(sink.as_mut(), span, evidence, state))
+        let (sink, level) = (&mut self.sink, self.filter.level);
+        self.incidents
+            .sum_up(now, |span, evidence, state| tell::<P>(sink.as_mut(), level, span, evidence, state))
     }
 
     /// Tells the verdicts that are pending, and lets the reader have it all.
     fn close(mut self) -> io::Result<()> {
         if EvidenceOf::<P>::SUMS_UP {
-            let sink = &mut self.sink;
-            self.incidents.close(|span, evidence, state| tell::<P>(sink.as_mut(), span, evidence, state))?;
+            let (sink, level) = (&mut self.sink, self.filter.level);
+            self.incidents
+                .close(|span, evidence, state| tell::<P>(sink.as_mut(), level, span, evidence, state))?;
         }
         self.sink.flush()
     }
@@ -161,17 +175,20 @@ async fn reached(due: Option<SystemTime>) {
     }
 }
 
-/// Writes what an incident's evidence adds up to; says whether it was wanted.
+/// Writes what an incident's evidence adds up to, if that matters as much as `level`; says whether it was wanted.
 ///
 /// # Errors
 /// The sink's.
 pub fn tell<P: Probe>(
     sink: &mut dyn Sink,
+    level: Level,
     span: Span,
     evidence: &EvidenceOf<P>,
     state: State,
 ) -> io::Result<bool> {
-    let Some(mut verdict) = evidence.verdict() else { return Ok(false) };
+    let Some(mut verdict) = evidence.verdict().filter(|verdict| verdict.level >= level) else {
+        return Ok(false);
+    };
     if state == State::Over {
         verdict.message.insert_str(0, "over, nothing more for a minute: ");
     }

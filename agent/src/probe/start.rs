@@ -26,6 +26,7 @@ use crate::kernel::{Kernel, clock};
 use crate::pod::{FindPod, PodSlots};
 use crate::rights::{self, Act, Refused};
 use crate::shutdown::Drain;
+use crate::sink::filter::Filter;
 use crate::sink::{Column, Sink};
 
 /// What the user may set of a probe.
@@ -143,8 +144,8 @@ pub struct Started {
 /// Reads a probe's account.
 pub type ReadAccount = Arc<dyn Fn() -> Account + Send + Sync>;
 
-/// A path, ready to run with its sink until drained.
-pub type Carry = Box<dyn FnOnce(Box<dyn Sink>, Drain) -> Running + Send>;
+/// A path, ready to run until drained: to its sink goes what its filter asks for.
+pub type Carry = Box<dyn FnOnce(Box<dyn Sink>, Filter, Drain) -> Running + Send>;
 
 /// A running path.
 pub type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
@@ -254,8 +255,8 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let attached = Arc::new(Attached::of(bpf));
     let carry: Carry = {
         let (attached, pods) = (Arc::clone(&attached), Arc::clone(&context.pods));
-        Box::new(move |sink, drain| {
-            let path = Path { probe, pods, sink, flow, incidents: Incidents::default() };
+        Box::new(move |sink, filter, drain| {
+            let path = Path { probe, pods, filter, sink, flow, incidents: Incidents::default() };
             Box::pin(path.run(ring, drain, move || attached.detach()))
         })
     };

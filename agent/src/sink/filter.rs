@@ -1,4 +1,4 @@
-//! Lets through only the lines a person asked for, by what the values mean; knows no probe.
+//! What a person asked for, by what the values of a line mean; knows no probe.
 
 use std::io;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use ipnet::IpNet;
 
-use super::{Level, Line, Sink, Told, Value, Written};
+use super::{Field, Level, Line, Sink, Told, Value, Written};
 use crate::pod::{Pod, PodPattern};
 
 /// What a person wants to see. An empty list asks nothing; of several values in one list any will do; every list
@@ -27,6 +27,18 @@ pub struct Filter {
     pub interface: Vec<String>,
     /// Reasons, in either case (`--reason`).
     pub reason: Vec<String>,
+}
+
+/// What a filter says of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is wanted.
+    For,
+    /// It is not, but it may tell more of what is: it has another reason, is at another interface, or does not say whose it is.
+    Perhaps,
+    /// It is about other pods, addresses or ports. What is wanted must not be told with it: of eight packets nobody is to read
+    /// "10,000".
+    Never,
 }
 
 /// What `--ip` accepts: an address or a network in CIDR notation, of either family.
@@ -80,28 +92,65 @@ impl Filter {
     /// Whether `line` is wanted. A value that is absent satisfies nothing.
     #[must_use]
     pub fn wants(&self, line: &Line<'_>) -> bool {
-        if line.level < self.level {
-            return false;
-        }
+        line.level >= self.level && self.asks(line.pod, |fields| line.says.fields(fields)) == Asked::For
+    }
+
+    /// Whether what is about `pod` and has these `fields` is asked for, however much it matters.
+    pub fn asks<'a>(&self, pod: Option<&Pod>, fields: impl FnOnce(&mut Vec<Field<'a>>)) -> Asked {
         // Most filters ask for a level alone: fields that nobody asks for are not made.
         if !self.is_narrow() {
-            return true;
+            return Asked::For;
         }
-        let mut fields = Vec::new();
-        line.says.fields(&mut fields);
-        let any = |satisfies: &dyn Fn(&Value<'_>) -> bool| fields.iter().any(|(_, value)| satisfies(value));
-        (!self.is_about_pods()
-            || line.pod.is_some_and(|pod| self.wants_pod(pod))
-            || any(&|value| matches!(value, Value::Pod(Some(pod)) if self.wants_pod(pod))))
-            && (self.ip.is_empty() || any(&|value| matches!(value, Value::Ip(ip) if self.wants_ip(*ip))))
-            && (self.port.is_empty()
-                || any(&|value| matches!(value, Value::Port(port) if self.port.contains(port))))
-            && (self.interface.is_empty()
-                || any(
-                    &|value| matches!(value, Value::Interface(name) if self.interface.iter().any(|i| i == name)),
-                ))
-            && (self.reason.is_empty()
-                || any(&|value| matches!(value, Value::Reason(why) if self.wants_reason(why))))
+        let mut made = Vec::new();
+        fields(&mut made);
+        let fields = made.iter().map(|(_, value)| value);
+        // Whether one of the values of a kind is wanted; `None` if there is no such value.
+        let any = |wants: &dyn Fn(&Value<'_>) -> Option<bool>| fields.clone().filter_map(wants).max();
+        let pods = any(&|value| match value {
+            Value::Pod(Some(pod)) => Some(self.wants_pod(pod)),
+            _ => None,
+        });
+        let whose = [
+            (self.is_about_pods(), pod.map(|pod| self.wants_pod(pod)).max(pods)),
+            (
+                !self.ip.is_empty(),
+                any(&|value| match value {
+                    Value::Ip(ip) => Some(self.wants_ip(*ip)),
+                    _ => None,
+                }),
+            ),
+            (
+                !self.port.is_empty(),
+                any(&|value| match value {
+                    Value::Port(port) => Some(self.port.contains(port)),
+                    _ => None,
+                }),
+            ),
+        ];
+        let what = [
+            (
+                !self.interface.is_empty(),
+                any(&|value| match value {
+                    Value::Interface(name) => Some(self.interface.iter().any(|wanted| wanted == name)),
+                    _ => None,
+                }),
+            ),
+            (
+                !self.reason.is_empty(),
+                any(&|value| match value {
+                    Value::Reason(why) => Some(self.wants_reason(why)),
+                    _ => None,
+                }),
+            ),
+        ];
+        let mut asked = whose.iter().chain(&what).filter(|(is_asked, _)| *is_asked);
+        if asked.all(|(_, has)| *has == Some(true)) {
+            Asked::For
+        } else if whose.iter().any(|(is_asked, has)| *is_asked && *has == Some(false)) {
+            Asked::Never
+        } else {
+            Asked::Perhaps
+        }
     }
 
     /// Whether a line about `pod` is wanted, as far as namespaces and pods go.
@@ -122,33 +171,6 @@ impl Filter {
     }
 }
 
-/// Hands on the lines its filter wants.
-#[derive(Debug)]
-pub struct Filtered<S> {
-    inner: S,
-    filter: Filter,
-}
-
-impl<S: Sink> Filtered<S> {
-    /// `inner` behind `filter`.
-    pub fn new(inner: S, filter: Filter) -> Self {
-        Self { inner, filter }
-    }
-}
-
-impl<S: Sink> Sink for Filtered<S> {
-    fn write(&mut self, line: &Line<'_>) -> io::Result<Written> {
-        if self.filter.wants(line) {
-            return self.inner.write(line);
-        }
-        Ok(if line.level < self.filter.level { Written::Benign } else { Written::Filtered })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 /// Ends after so many lines have gone out (`--max-events`).
 #[derive(Debug)]
 pub struct Limited<S> {
@@ -157,7 +179,7 @@ pub struct Limited<S> {
 }
 
 impl<S: Sink> Limited<S> {
-    /// `inner`, for `max` lines. Lines that a filter further in does not want are not counted.
+    /// `inner`, for `max` lines. Lines that do not go out are not counted.
     pub fn new(inner: S, max: NonZeroU64) -> Self {
         Self { inner, left: max.get() }
     }
@@ -293,6 +315,37 @@ mod tests {
         assert!(!port.wants(&line(None, &saying(&absent))));
     }
 
+    /// What is about others is kept apart from what only does not say whom it is about, or tells another part of it.
+    #[test]
+    fn what_may_tell_more_of_what_is_asked_for_is_told_from_what_cannot() {
+        let (web, db) = (pod("shop", "web"), pod("data", "db"));
+        let filter = |filter: &Filter, whose: Option<&Pod>, fields: &[Field<'_>]| {
+            filter.asks(whose, |made| made.extend_from_slice(fields))
+        };
+        let (ours, others) = (("port", Value::Port(443)), ("port", Value::Port(80)));
+        let port = Filter { port: vec![443], ..Filter::default() };
+        assert_eq!(filter(&port, None, &[others.clone(), ours.clone()]), Asked::For);
+        assert_eq!(filter(&port, None, &[others.clone()]), Asked::Never);
+        assert_eq!(filter(&port, None, &[("port", Value::Absent)]), Asked::Perhaps);
+        let address = |text: &str| ("ip", Value::Ip(text.parse().unwrap()));
+        let ip = Filter { ip: networks(&["10.0.0.0/8"]), ..Filter::default() };
+        let asked = [&[address("10.1.2.3"), address("::1")][..], &[address("::1")], &[]]
+            .map(|fields| filter(&ip, None, fields));
+        assert_eq!(asked, [Asked::For, Asked::Never, Asked::Perhaps]);
+        let pods = Filter { namespace: list(&["shop"]), ..Filter::default() };
+        let at_end = [("pod", Value::Pod(Some(&web)))];
+        assert_eq!(filter(&pods, Some(&db), &at_end), Asked::For);
+        assert_eq!(filter(&pods, Some(&db), &[("pod", Value::Pod(None))]), Asked::Never);
+        assert_eq!(filter(&pods, None, &[("pod", Value::Pod(None))]), Asked::Perhaps);
+        // Another event of the same conversation.
+        let reason = Filter { reason: list(&["lost"]), port: vec![443], ..Filter::default() };
+        let made = ("event", Value::Reason("made".into()));
+        assert_eq!(filter(&reason, None, &[made.clone(), ours]), Asked::Perhaps);
+        assert_eq!(filter(&reason, None, &[made, others]), Asked::Never);
+        let device = Filter { interface: list(&["eth0"]), ..Filter::default() };
+        assert_eq!(filter(&device, None, &[("dev", Value::Interface("eth1".into()))]), Asked::Perhaps);
+    }
+
     #[test]
     fn what_a_level_alone_decides_is_not_put_into_words() {
         struct Mute;
@@ -317,14 +370,12 @@ mod tests {
         assert!(!Filter { port: vec![443], ..from(Level::Warn) }.wants(&info));
     }
 
-    /// Counts what reaches it.
-    #[derive(Default)]
-    struct Count(u64);
+    /// Answers so, one by one; then that it is out.
+    struct Answers(std::collections::VecDeque<Written>);
 
-    impl Sink for Count {
+    impl Sink for Answers {
         fn write(&mut self, _: &Line<'_>) -> io::Result<Written> {
-            self.0 += 1;
-            Ok(Written::Yes)
+            Ok(self.0.pop_front().unwrap_or(Written::Yes))
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -334,18 +385,14 @@ mod tests {
 
     #[test]
     fn the_limit_counts_only_what_went_out() {
-        let filter = Filter { port: vec![443], ..Filter::default() };
         let two = NonZeroU64::new(2).unwrap();
-        let mut sink = Limited::new(Filtered::new(Count::default(), filter), two);
-        let fields = [("port", Value::Port(443))];
-        let (wanted, nothing) = (saying(&fields), saying(&[]));
-        assert_eq!(sink.write(&line(None, &nothing)).unwrap(), Written::Filtered);
-        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Yes);
-        assert_eq!(sink.write(&line(None, &nothing)).unwrap(), Written::Filtered);
-        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Last);
-        assert_eq!(sink.write(&line(None, &wanted)).unwrap(), Written::Filtered);
-        let verdict = Line { told: Told::Incident, ..line(None, &wanted) };
+        let mut sink = Limited::new(Answers([Written::Yes, Written::Refused].into()), two);
+        let says = saying(&[]);
+        assert_eq!(sink.write(&line(None, &says)).unwrap(), Written::Yes);
+        assert_eq!(sink.write(&line(None, &says)).unwrap(), Written::Refused);
+        assert_eq!(sink.write(&line(None, &says)).unwrap(), Written::Last);
+        assert_eq!(sink.write(&line(None, &says)).unwrap(), Written::Filtered);
+        let verdict = Line { told: Told::Incident, ..line(None, &says) };
         assert_eq!(sink.write(&verdict).unwrap(), Written::Yes, "what they add up to is no event");
-        assert_eq!(sink.inner.inner.0, 3);
     }
 }

@@ -1,14 +1,16 @@
-//! How many events the ring takes while nobody reads it, and what is said of those that it does not.
+//! How many events the ring takes while nobody reads it, and what is said of those that it does not; and what was asked for in
+//! a storm of others.
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::harness::agent::Agent;
+use crate::harness::agent::{Agent, json};
 use crate::harness::lab::Lab;
 use crate::harness::packet::udp_unfragmented;
 
 use super::ladder::trace;
 use super::silent::narrow;
-use super::v4;
+use super::{of, v4};
 
 /// So many events come while the agent reads nothing; what it says at its end. This kind every kernel shows.
 fn stalled(lab: &Lab, events: u64, args: &[&str]) -> (Agent, i32, String) {
@@ -56,4 +58,38 @@ fn a_burst_has_room_in_the_ring() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("nothing lost") && !said.contains("not examined"), "{said}");
     assert!(said.contains("400 dropped for their size without a word, ipv4"), "{said}");
+}
+
+/// Ten thousand packets that do not fit, and in between eight to somewhere else, of the same kind in the same place: the budget
+/// of their kind would be spent long before.
+#[test]
+fn what_was_asked_for_is_shown_in_a_storm() {
+    const STORM: u64 = 10_000;
+    const NEEDLES: u64 = 8;
+    const PORT: u16 = 7777;
+    let lab = Lab::lock();
+    let _link = narrow(&lab, 20);
+    let mut agent = trace(&lab, &["-o", "json", "--port", "7777"]);
+    lab.web.netns.inside(|| {
+        for _ in 0..NEEDLES {
+            udp_unfragmented(v4([10, 99, 20, 2], 7621), STORM / NEEDLES, 1400);
+            udp_unfragmented(v4([10, 99, 20, 2], PORT), 1, 1400);
+        }
+    });
+    let verdict = agent.stdout.wait(0, |lines| lines.iter().find_map(|line| of(line, true)));
+    agent.signal(Signal::SIGINT);
+    assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
+    let said = agent.stderr.text();
+    let verdict = verdict.unwrap_or_else(|| panic!("no verdict; {said}\n{}", agent.stdout.text()));
+    assert_eq!(verdict["finding"], "silent_drop", "{verdict:#}");
+    let message = verdict["message"].as_str().unwrap();
+    assert!(
+        message.contains(&format!("; {NEEDLES} oversize in ")),
+        "each is counted, and nothing else: {message}"
+    );
+    let lines: Vec<Value> = agent.stdout.since(0).iter().filter_map(|line| json(line)).collect();
+    let events: Vec<&Value> = lines.iter().filter(|line| line["event"] == "oversize").collect();
+    assert!(events.iter().all(|event| event["destination_port"] == PORT), "nothing else: {events:#?}");
+    assert!(said.contains(&format!("{STORM} filtered out")), "{said}");
+    assert!(said.contains("nothing lost") && !said.contains("not examined"), "{said}");
 }

@@ -16,7 +16,7 @@ pub(super) struct Mutation {
     pub(super) kernel: Option<&'static str>,
 }
 
-pub(super) const MUTATIONS: [Mutation; 12] = [
+pub(super) const MUTATIONS: [Mutation; 13] = [
     Mutation {
         name: "ring-too-small",
         file: "agent/src/node.rs",
@@ -103,6 +103,14 @@ pub(super) const MUTATIONS: [Mutation; 12] = [
         find: "let peer = if mtu == 0 {",
         replace: "let peer = if mtu != 1 {",
         test: "mtu::silent::a_bridge_port_that_takes_less",
+        kernel: None,
+    },
+    Mutation {
+        name: "delivered-for-ever",
+        file: "agent-ebpf/src/noted.rs",
+        find: "is_within(at, 25)",
+        replace: "is_within(at, u64::MAX)",
+        test: "mtu::copies::a_message_that_is_lost_where_another_has_arrived",
         kernel: None,
     },
     Mutation {

@@ -66,8 +66,9 @@ impl<V: Evidence<Self>> Event for Said<V> {
         Ends::default()
     }
 
+    /// 3 is another conversation with the cause of 1.
     fn cause(&self, _: &Pods) -> u8 {
-        self.0
+        if self.0 == 3 { 1 } else { self.0 }
     }
 
     fn about<'a>(&self, _: &'a Pods) -> Option<&'a Pod> {
@@ -78,7 +79,11 @@ impl<V: Evidence<Self>> Event for Said<V> {
         text.push_str(&self.0.to_string());
     }
 
-    fn fields<'a>(&'a self, _: &'a Pods, _: &mut Vec<Field<'a>>) {}
+    /// 2 has no port.
+    fn fields<'a>(&'a self, _: &'a Pods, fields: &mut Vec<Field<'a>>) {
+        fields.extend((self.0 != 2).then_some(("port", Value::Port(self.0.into()))));
+        fields.push(("reason", Value::Reason(self.0.to_string().into())));
+    }
 
     fn cells<'a>(&'a self, _: &'a Pods, _: &mut Vec<Cell<'a>>) {}
 }
@@ -204,6 +209,7 @@ fn path<V: Evidence<Said<V>> + 'static>(sink: impl Sink + 'static) -> (Path<Says
     let path = Path {
         probe: Says3(PhantomData),
         pods: Arc::new(NoPods),
+        filter: Filter::default(),
         sink: Box::new(sink),
         flow: Arc::clone(&flow),
         incidents: Incidents::default(),
@@ -296,6 +302,39 @@ fn news_that_nobody_wanted_is_still_news() {
     }
 }
 
+/// A storm to one port and a packet to another, for one cause: what is asked for is not told with the storm, nor hidden by it.
+#[test]
+fn what_an_incident_adds_up_to_is_of_what_was_asked_for() {
+    let kept = Kept::default();
+    let (mut path, flow) = path::<Sum>(kept.clone());
+    path.filter.port = vec![1];
+    for number in [3, 3, 2, 1, 3, 3] {
+        path.carry(&[number]).unwrap();
+    }
+    assert_eq!(kept.take(), ["1"]);
+    let account = flow.account(Tally::default());
+    assert_eq!([account.emitted, account.filtered, account.merged], [1, 5, 0]);
+    path.close().unwrap();
+    assert_eq!(kept.take(), ["1 in all", "flush"], "what has no port is told of no port");
+}
+
+/// An event that matters less than what is shown may add up to what matters.
+#[test]
+fn what_an_incident_adds_up_to_is_told_whichever_of_its_events_are_shown() {
+    for (level, benign, told) in [(Level::Warn, 0, true), (Level::Error, 1, false)] {
+        let kept = Kept::default();
+        let (mut path, flow) = path::<Sum>(kept.clone());
+        path.filter.level = level;
+        path.filter.reason = vec!["1".to_owned()];
+        path.carry(&[1]).unwrap();
+        path.carry(&[3]).unwrap();
+        assert_eq!(flow.account(Tally::default()).benign, benign, "{level:?}");
+        kept.take();
+        path.close().unwrap();
+        assert_eq!(kept.take() == ["2 in all", "flush"], told, "{level:?}");
+    }
+}
+
 #[test]
 fn a_verdict_is_told_when_it_is_due_and_no_sooner() {
     let kept = Kept::default();
@@ -314,7 +353,7 @@ fn a_verdict_is_told_when_it_is_due_and_no_sooner() {
 fn a_verdict_is_told_if_there_is_one_and_it_is_wanted() {
     let tell = |answers, count, state| {
         let mut kept = Kept::that(answers);
-        let wanted = tell::<Says3<Sum>>(&mut kept, Span::root(), &Sum(count), state).unwrap();
+        let wanted = tell::<Says3<Sum>>(&mut kept, Level::Warn, Span::root(), &Sum(count), state).unwrap();
         (wanted, kept.take())
     };
     let line = |text: &str| vec![text.to_owned()];
