@@ -93,15 +93,23 @@ struct Open<V> {
     told: Option<SystemTime>,
     /// When its verdict is to be told; `None` while that would be nothing new.
     due: Option<SystemTime>,
-    /// Whether a verdict was told, so that its end is to be told as well.
-    said: bool,
+    interest: Interest,
     /// Whether there were events since.
     more: bool,
     /// Whether it has a place of its own.
     is_placed: bool,
-    /// Whether an event of it was asked for. Of others nothing is told.
-    wanted: bool,
     evidence: V,
+}
+
+/// Whom an incident's verdict is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Interest {
+    /// Nobody: no event of it was asked for.
+    None,
+    /// Somebody has asked for an event of it.
+    Asked,
+    /// A verdict was told, so that its end is to be told as well.
+    Told,
 }
 
 /// An event's place in its incident.
@@ -113,10 +121,16 @@ pub struct Standing<'a, K, V> {
     pub span: Span,
     /// Whether its incident has not been told for [`AGAIN`]: of incidents that are summed up, such an event is a line.
     pub news: bool,
-    /// Whether an event of it was asked for: for the caller to say, or nothing is told of what it adds up to.
-    pub wanted: &'a mut bool,
+    interest: &'a mut Interest,
     /// What the incident adds up to so far.
     pub evidence: &'a mut V,
+}
+
+impl<K, V> Standing<'_, K, V> {
+    /// The event is one that was asked for: without such an event nothing is told of what the incident adds up to.
+    pub fn asked(&mut self) {
+        *self.interest = Interest::Asked.max(*self.interest);
+    }
 }
 
 /// Open incidents kept for one probe.
@@ -163,10 +177,9 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             last: at,
             told: None,
             due: None,
-            said: false,
+            interest: Interest::None,
             more: false,
             is_placed: false,
-            wanted: false,
             evidence: V::default(),
         };
         let open = self.open.entry(cause.clone()).or_insert_with(fresh);
@@ -185,7 +198,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             cause,
             span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
             news,
-            wanted: &mut open.wanted,
+            interest: &mut open.interest,
             evidence: &mut open.evidence,
         }
     }
@@ -215,11 +228,11 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             return own;
         }
         // What has been told stays one's own: its end is owed to whoever has read its begin.
-        if self.open.get(&own).is_some_and(|open| open.said) {
+        if self.open.get(&own).is_some_and(|open| open.interest == Interest::Told) {
             return own;
         }
         if let (Some(was), Some(open)) = (self.open.remove(&own), self.open.get_mut(&met)) {
-            open.wanted |= was.wanted;
+            open.interest = open.interest.max(was.interest);
             open.evidence.absorb(was.evidence);
         }
         self.joined.insert(cause, met.clone());
@@ -260,14 +273,20 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             if left > 0 && open.due.is_some_and(|due| due <= now) {
                 left -= 1;
                 (open.due, open.more) = (None, false);
-                open.said |= open.wanted && tell(open.span(), &open.evidence, State::Ongoing)?;
+                if open.interest >= Interest::Asked && tell(open.span(), &open.evidence, State::Ongoing)? {
+                    open.interest = Interest::Told;
+                }
             }
-            let next = open.due.or_else(|| open.said.then(|| open.last + QUIET));
+            let next = open.due.or_else(|| (open.interest == Interest::Told).then(|| open.last + QUIET));
             self.due = self.due.into_iter().chain(next).min();
         }
         let mut failed = Ok(());
         self.open.retain(|_, open| {
-            let is_owed = open.wanted && (open.said || open.due.is_some());
+            let is_owed = match open.interest {
+                Interest::None => false,
+                Interest::Asked => open.due.is_some(),
+                Interest::Told => true,
+            };
             if !is_over(open.last, now) || (is_owed && left == 0) {
                 return true;
             }
@@ -290,7 +309,11 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
 
     /// Hands out each incident of which there is more to be told: nobody listens any longer.
     pub fn close<E>(self, mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>) -> Result<(), E> {
-        for open in self.open.values().filter(|open| open.wanted && (open.due.is_some() || open.more)) {
+        for open in self
+            .open
+            .values()
+            .filter(|open| open.interest >= Interest::Asked && (open.due.is_some() || open.more))
+        {
             tell(open.span(), &open.evidence, State::Ongoing)?;
         }
         Ok(())

@@ -9,8 +9,8 @@ fn at(seconds: u64) -> SystemTime {
 impl<K: Eq + std::hash::Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     /// Joins an event that was asked for.
     fn asked(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
-        let standing = self.join(cause, place, at);
-        *standing.wanted = true;
+        let mut standing = self.join(cause, place, at);
+        standing.asked();
         standing
     }
 }

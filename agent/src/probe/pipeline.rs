@@ -105,8 +105,10 @@ impl<P: Probe> Path<P> {
             self.flow.ended(Fate::Filtered);
             return Ok(Written::Filtered);
         }
-        let standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at());
-        *standing.wanted |= asked == Asked::For;
+        let mut standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at());
+        if asked == Asked::For {
+            standing.asked();
+        }
         let more = standing.evidence.add(&event, &pods);
         let (cause, span, news) = (standing.cause, standing.span, standing.news || more.is_some());
         if let Some(soon) = more {

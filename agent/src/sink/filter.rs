@@ -209,6 +209,7 @@ impl<S: Sink> Sink for Limited<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
     use std::time::SystemTime;
 
     use super::*;
@@ -325,7 +326,7 @@ mod tests {
         let (ours, others) = (("port", Value::Port(443)), ("port", Value::Port(80)));
         let port = Filter { port: vec![443], ..Filter::default() };
         assert_eq!(filter(&port, None, &[others.clone(), ours.clone()]), Asked::For);
-        assert_eq!(filter(&port, None, &[others.clone()]), Asked::Never);
+        assert_eq!(filter(&port, None, slice::from_ref(&others)), Asked::Never);
         assert_eq!(filter(&port, None, &[("port", Value::Absent)]), Asked::Perhaps);
         let address = |text: &str| ("ip", Value::Ip(text.parse().unwrap()));
         let ip = Filter { ip: networks(&["10.0.0.0/8"]), ..Filter::default() };

@@ -7,7 +7,7 @@ use agent::incident::{Incidents, Span, State};
 use agent::kernel::{Kernel, Roots};
 use agent::pod::{Pod, Subject};
 use agent::probe::pipeline::{self, EvidenceOf};
-use agent::probe::{Ends, Enriched, Event, Evidence as _, Pods, Probe};
+use agent::probe::{Ends, Enriched, Event, Evidence as _, Level, Pods, Probe};
 use agent::probes::drops::Drops;
 use agent::probes::drops::decode::Decoder;
 use agent::probes::mtu::Mtu;
@@ -114,7 +114,7 @@ fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
 
 fn sum_up<P: Probe>(span: Span, evidence: &EvidenceOf<P>) {
     let tell = |sink: &mut dyn Sink| {
-        pipeline::tell::<P>(sink, span, evidence, State::Over).expect("memory takes every line");
+        pipeline::tell::<P>(sink, Level::Info, span, evidence, State::Over).expect("memory takes every line");
         sink.flush().expect("memory takes every line");
     };
     let (mut json, mut table) = (Vec::new(), Vec::new());

@@ -86,10 +86,8 @@ fn a_message_that_is_lost_where_another_has_arrived() {
         host.path()
     ));
     // An IPsec policy lets nothing through to elsewhere: it dies, and no reason is given.
-    host.ip(
-        "link set eth0 up\naddr add fd99:77::2/64 dev eth0 nodad\nroute add fd99:78::/64 dev eth0\n\
-         xfrm policy add dir fwd src ::/0 dst fd99:78::/64 action block\n",
-    );
+    host.ip("link set eth0 up\naddr add fd99:77::2/64 dev eth0 nodad\nroute add fd99:78::/64 dev eth0\n\
+         xfrm policy add dir fwd src ::/0 dst fd99:78::/64 action block\n");
     host.sysctl("ipv6/conf/all/forwarding", "1");
     let [hop6, host6, elsewhere] =
         ["fd99:77::1", "fd99:77::2", "fd99:78::9"].map(|address| address.parse::<Ipv6Addr>().unwrap());
