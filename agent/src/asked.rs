@@ -134,8 +134,15 @@ impl PodsAsked {
         index: &PodIndex,
         wait: Option<Duration>,
     ) -> Result<(), Failure> {
-        let Some(missing) = self.missing(host, index) else { return Ok(()) };
-        let Some(patience) = wait else { return Err(Failure::usage(missing)) };
+        let (missing, patience) = match (self.missing(host, index), wait) {
+            (Some(missing), None) => return Err(Failure::usage(missing)),
+            (None, _) => {
+                host.warn_of_missing();
+                return Ok(());
+            }
+            (Some(missing), Some(patience)) => (missing, patience),
+        };
+        host.warn_of_missing();
         note(&missing.waited_for(patience));
         self.come(host, index, patience).await.map_err(Failure::usage)?;
         self.settle(index).await;

@@ -90,6 +90,19 @@ pub struct Host {
     /// Which of these were asked for.
     #[arg(skip)]
     pub named: Named,
+    /// A line for each default that is not there.
+    #[arg(skip)]
+    pub missing: Vec<String>,
+}
+
+impl Host {
+    /// Warns of each default path that is not there. A command that reads them does, once it knows that it is not refused for a
+    /// typing error: of that one line is told, which names it.
+    pub fn warn_of_missing(&self) {
+        for line in &self.missing {
+            tracing::warn!("{line}");
+        }
+    }
 }
 
 /// The flag or variable that a path of the host's came by; `None` where it is the default.

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         let message = "stdout is closed, so nobody could read the output; to discard it, use >/dev/null";
         return end(Err(Failure { code: 1, message: message.to_owned() }));
     }
-    let cli = match cli::read(std::env::args_os()) {
+    let mut cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Refused::Answer(help)) => return end(print(&help)),
         Err(Refused::Mistake(line)) => return end(Err(Failure::usage(line))),
@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         return end(answer(&script));
     }
     let variables = cli.variables.clone();
-    let done = start_log(&cli).and_then(|()| check_paths(&cli)).and_then(|()| dispatch(cli));
+    let done = start_log(&cli)
+        .and_then(|()| node::paths::check(&cli.host))
+        .map(|missing| cli.host.missing = missing)
+        .and_then(|()| dispatch(cli));
     end(done.map_err(|failure| failure.set_by(&variables)))
 }
 
@@ -77,21 +80,6 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         level = probes::ALL.iter().fold(level, |level, probe| format!("{}=trace,{level}", probe.name));
     }
     log::start(style, &level, node::identity(&cli.host), Span::root()).map_err(Failure::usage)
-}
-
-/// Refuses paths of the host's that were named and are wrong; one line for each default that is not there, of what reads it.
-fn check_paths(cli: &Cli) -> Result<(), Failure> {
-    let missing = node::paths::check(&cli.host)?;
-    let reads = match &cli.command {
-        Command::Run(_) | Command::Metrics(_) | Command::Audit(_) => true,
-        Command::Trace(args) => args.walk.to.is_none() || args.walk.from_pod.is_some(),
-        // `doctor` has lines of its own for them.
-        Command::Doctor(_) | Command::Selftest(_) | Command::Completions { .. } => false,
-    };
-    for line in missing.iter().filter(|_| reads) {
-        tracing::warn!("{line}");
-    }
-    Ok(())
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {

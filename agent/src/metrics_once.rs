@@ -17,6 +17,7 @@ use crate::shutdown::{self, Signals};
 /// Unsupported: none is.
 pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
+    host.warn_of_missing();
     let (_stop, drain) = shutdown::channel();
     let interrupted = || Failure { code: 1, message: "interrupted".to_owned() };
     let mut node = tokio::select! {

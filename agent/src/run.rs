@@ -42,6 +42,7 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// has stopped.
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
+    host.warn_of_missing();
     let (stop, drain) = shutdown::channel();
     // Every part is known before the first one starts: readiness waits for all of them.
     let health = Health::default();

@@ -71,6 +71,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         is_early = names::check(entry, &node, host, &args) => is_early?,
         () = signals.first() => return Err(interrupted()),
     };
+    host.warn_of_missing();
     let filter = filter(&args);
     check_packets(node.kernel.btf().is_some(), || may_read(&node.kernel), &filter)?;
     let settings = Settings {

@@ -140,11 +140,16 @@ fn a_path_of_the_hosts_that_is_wrong_is_refused_where_it_was_named() {
     }
     // Where nobody has named it, it is one line, and the rest is done.
     if !Path::new("/var/log/pods").exists() {
-        let mut bare = Command::new(agent_binary());
-        let bare =
-            bare.args(["audit", "mtu", "--host-cgroup"]).arg(&node.cgroup).arg("--host-proc").arg(&node.proc);
-        let (code, _, said) = ended(bare);
+        let bare = |args: &[&str]| {
+            let mut bare = Command::new(agent_binary());
+            bare.args(args).arg("--host-cgroup").arg(&node.cgroup).arg("--host-proc").arg(&node.proc);
+            bare
+        };
+        let (code, _, said) = ended(&mut bare(&["audit", "mtu"]));
         let lines: Vec<_> = said.lines().filter(|line| line.contains("/var/log/pods")).collect();
         assert!(code == 0 && lines.len() == 1 && lines[0].contains("warning: "), "{said}");
+        // What is refused is one line.
+        refused(&mut bare(&["audit", "mtu", "-n", "shop"]), "no pod of namespace \"shop\"");
+        refused(&mut bare(&["trace", "drops", "--reason", "polciy"]), "did you mean policy?");
     }
 }
