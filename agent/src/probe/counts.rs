@@ -50,6 +50,11 @@ pub trait Rows: Send + Sync + 'static {
     fn slots(key: &Self::Key) -> Ends<u16>;
     /// How much such events matter, and what `--reason` matches of them.
     fn matters(&self, kind: &Self::Kind) -> (Level, Vec<String>);
+    /// What else `--reason` may match of such an event once it is looked at.
+    fn may_be(&self, kind: &Self::Kind) -> Option<&'static str> {
+        let _ = kind;
+        None
+    }
     /// Whether the source of such rows may be believed.
     fn trusts_source(&self, kind: &Self::Kind) -> bool {
         let _ = kind;
@@ -84,6 +89,8 @@ pub struct Limited {
     pub level: Level,
     /// What `--reason` matches of them.
     pub reasons: Vec<String>,
+    /// And of some of them, perhaps.
+    pub may_be: Option<&'static str>,
     /// The pods at both ends, as far as the kernel side knew them.
     pub pods: Pods,
     /// How many.
@@ -230,10 +237,11 @@ impl<R: Rows> Counts<R> {
         let (meaning, now) = (self.meaning(), SystemTime::now());
         let rows = state.source.rows().into_iter().filter(|(_, sum)| sum.limited > 0);
         rows.map(|(key, sum)| {
-            let (level, reasons) = meaning.matters(&R::kind(&key));
+            let kind = R::kind(&key);
+            let (level, reasons) = meaning.matters(&kind);
             let Ends { source, destination } = R::slots(&key);
             let pods = Ends { source: state.pod(source, now), destination: state.pod(destination, now) };
-            Limited { level, reasons, pods, events: sum.limited }
+            Limited { level, reasons, may_be: meaning.may_be(&kind), pods, events: sum.limited }
         })
         .collect()
     }

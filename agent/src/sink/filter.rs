@@ -166,7 +166,9 @@ impl Filter {
         self.ip.iter().any(|network| network.contains(&ip))
     }
 
-    fn wants_reason(&self, reason: &str) -> bool {
+    /// Whether a reason is one of those that are asked for.
+    #[must_use]
+    pub fn wants_reason(&self, reason: &str) -> bool {
         self.reason.iter().any(|wanted| wanted.eq_ignore_ascii_case(reason))
     }
 }

@@ -62,16 +62,19 @@ impl Sums {
             unwritten: account.unwritten,
             ..Self::default()
         };
-        for Limited { level, reasons, pods, events } in limited {
+        for Limited { level, reasons, may_be, pods, events } in limited {
             let pods = [&pods.source, &pods.destination].into_iter().flatten();
+            let is_wanted = filter.wants_reasons(reasons);
             let sum = if *level < filter.level {
                 &mut sums.benign
-            } else if !filter.wants_reasons(reasons) {
+            } else if !is_wanted && !may_be.is_some_and(|reason| filter.wants_reason(reason)) {
                 &mut sums.filtered
             } else if filters_late {
                 &mut sums.over_budget
             } else if !filter.wants_pods(pods.map(|pod| &**pod)) {
                 &mut sums.filtered
+            } else if !is_wanted {
+                &mut sums.over_budget
             } else {
                 if *level >= Level::Warn {
                     sums.harmful += events;
@@ -217,7 +220,7 @@ mod tests {
         let pod =
             pod.map(|name| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() }));
         let pods = Ends { source: None, destination: pod };
-        Limited { level, reasons: vec![reason.to_owned()], pods, events }
+        Limited { level, reasons: vec![reason.to_owned()], may_be: None, pods, events }
     }
 
     fn rows() -> Vec<Limited> {
@@ -250,6 +253,17 @@ mod tests {
         assert_eq!((late.benign, late.filtered, late.only_counted), (1, 10, 0));
         assert_eq!(late.not_examined(), 1_100, "an address may be in any of them");
         assert_eq!(sums(false, 5).not_examined(), 5, "of what is in no row nothing is known");
+    }
+
+    /// A queue that refuses what is too long counts it as its own.
+    #[test]
+    fn what_may_have_been_what_was_asked_for_is_not_filtered_out() {
+        let queue = || limited(Level::Warn, "queue", Some("web"), 10);
+        let rows = [Limited { may_be: Some("mtu"), ..queue() }, queue()];
+        let filter = Filter { reason: vec!["MTU".into()], ..Filter::default() };
+        let account = Account { produced: 20, limited: 20, ..Account::default() };
+        let sums = Sums::of(&account, 0, &rows, &filter, false);
+        assert_eq!((sums.not_examined(), sums.filtered, sums.harmful_counted()), (10, 10, 0));
     }
 
     #[test]

@@ -90,7 +90,8 @@ fn drained(lost: u64, fault: Option<io::ErrorKind>) -> Drained {
 
 fn harmful_counted(events: u64) -> Sums {
     let pods = Ends { source: None, destination: None };
-    let counted = Counted { level: Level::Warn, reasons: vec!["policy".to_owned()], pods, events };
+    let counted =
+        Counted { level: Level::Warn, reasons: vec!["policy".to_owned()], may_be: None, pods, events };
     let account = Account { produced: events, limited: events, ..Account::default() };
     Sums::of(&account, 0, &[counted], &Filter::default(), false)
 }

@@ -93,17 +93,26 @@ fn too_long(
     function: &str,
     verdict: Verdict,
 ) -> Option<Evidence> {
-    let side = side(reason, function)?;
-    let unnamed = if side == Side::Ingress { Class::Other } else { Class::Queue };
-    if verdict.harm != Harm::Harmful || ![Class::Policy, unnamed].contains(&verdict.class) {
-        return None;
-    }
+    let side = side_of_size(reason, function, verdict)?;
     let burst = || limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
     let burst = if side == Side::Queue { burst() } else { None };
     burst.map(Evidence::Burst).or_else(|| {
         let policer = limits.policers(record.ifindex, side).of(record.ethertype);
         policer.and_then(|policer| policed(record, policer))
     })
+}
+
+/// Whether evidence may yet show that packets which die so are too long.
+pub(super) fn size_may_be_why(reason: &str, function: &str, verdict: Verdict) -> bool {
+    side_of_size(reason, function, verdict).is_some()
+}
+
+/// Where it is that the packet was, if what is there may refuse it for its size.
+fn side_of_size(reason: &str, function: &str, verdict: Verdict) -> Option<Side> {
+    let side = side(reason, function)?;
+    let unnamed = if side == Side::Ingress { Class::Other } else { Class::Queue };
+    let is_open = verdict.harm == Harm::Harmful && [Class::Policy, unnamed].contains(&verdict.class);
+    is_open.then_some(side)
 }
 
 /// Where the packet was that died here, if that was where filters or a queueing discipline refuse packets. Kernels without reasons
@@ -171,6 +180,18 @@ mod tests {
         ] {
             assert_eq!(side(reason, function), told, "{reason} {function}");
         }
+    }
+
+    /// `--reason mtu` has not seen what was only counted under such a class.
+    #[test]
+    fn size_may_be_why_where_a_queue_or_a_filter_refuses_it() {
+        let verdict = |class| Verdict { class, harm: Harm::Harmful };
+        assert!(size_may_be_why("QDISC_DROP", "", verdict(Class::Queue)));
+        assert!(size_may_be_why("TC_EGRESS", "", verdict(Class::Policy)));
+        assert!(size_may_be_why("", "sch_handle_ingress", verdict(Class::Other)));
+        assert!(!size_may_be_why("TC_INGRESS", "", verdict(Class::Queue)));
+        assert!(!size_may_be_why("NETFILTER_DROP", "nft_do_chain", verdict(Class::Policy)));
+        assert!(!size_may_be_why("QDISC_DROP", "", Verdict { class: Class::Queue, harm: Harm::Benign }));
     }
 
     fn record(len: u32, gso_size: u16) -> DropRecord {

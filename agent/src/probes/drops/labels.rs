@@ -6,7 +6,8 @@ use std::fmt;
 use agent_common::drops::{Direction, DropKey};
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 
-use super::class::Verdict;
+use super::class::{Class, Verdict};
+use super::evidence::size_may_be_why;
 use super::may_be_forged;
 use super::place::Places;
 use crate::kernel::reasons::Reasons;
@@ -107,6 +108,14 @@ impl Rows for DropRows {
     fn matters(&self, kind: &Kind) -> (Level, Vec<String>) {
         let Labels { reason, verdict, .. } = self.labels(kind);
         (verdict.harm.level(), vec![verdict.class.name().to_owned(), reason])
+    }
+
+    fn may_be(&self, kind: &Kind) -> Option<&'static str> {
+        let Labels { reason, verdict, .. } = self.labels(kind);
+        let place = self.places.known_at(u64::from(kind.place));
+        let function = place.as_ref().map_or("", |place| place.function.as_ref());
+        let reason = if reason == NO_REASON { "" } else { &reason };
+        size_may_be_why(reason, function, verdict).then(|| Class::Mtu.name())
     }
 
     fn slots(key: &DropKey) -> Ends<u16> {
