@@ -10,6 +10,22 @@ use crate::sink::stream;
 /// How long a reader may take once the command is interrupted.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Writes an answer that no Ctrl-C need end cleanly (help, a completion script, the doctor's report) to stdout, whole. A reader
+/// that closes its end has seen enough.
+///
+/// # Errors
+/// Stdout's.
+pub fn at_once(text: &[u8]) -> Result<(), Failure> {
+    match stream::write_stdout(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(of_stdout(&error)),
+        _ => Ok(()),
+    }
+}
+
+fn of_stdout(error: &std::io::Error) -> Failure {
+    Failure { code: 1, message: format!("stdout: {error}") }
+}
+
 /// Writes `text` whole, or as much as the reader takes until a second after `interrupted`. A reader that closes its end
 /// (`| head`) has seen enough.
 ///
@@ -25,7 +41,7 @@ pub async fn write(text: impl Into<Vec<u8>>, interrupted: impl Future<Output = (
     tokio::select! {
         written = written => match written? {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(Failure { code: 1, message: format!("stdout: {error}") }),
+            Err(error) => Err(of_stdout(&error)),
             Ok(()) => Ok(()),
         },
         () = stalled => {

@@ -1,7 +1,6 @@
 //! The command line: what a person may ask for, and what each default is.
 
 use std::ffi::OsString;
-use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -13,7 +12,6 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, V
 
 use crate::pod::PodPattern;
 use crate::probes;
-use crate::sink::stream;
 
 mod environment;
 mod mistake;
@@ -398,17 +396,6 @@ pub fn read(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, 
     together::check(&mut cli, &matches).map_err(Refused::Mistake)?;
     cli.variables = environment::used(&Cli::command(), &matches);
     Ok(cli)
-}
-
-/// Writes an answer that is no event (help, a completion script) to stdout, whole. Who reads only its start has seen enough.
-///
-/// # Errors
-/// stdout's.
-pub fn answer(text: &[u8]) -> io::Result<()> {
-    match stream::write_stdout(text) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! `r2c-agent doctor`: what this kernel, these rights and this node allow, and each hook's ladder rung by rung.
 
-use std::io;
-
 use serde::Serialize;
 
+use crate::answer;
 use crate::cli::{Doctor, Host, Report as Output};
 use crate::failure::Failure;
 use crate::node::{self, Node};
-use crate::sink::{stream, table::width_of_stdout};
+use crate::sink::table::width_of_stdout;
 use crate::{rights, shutdown};
 
 mod checks;
@@ -102,11 +101,7 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
         Output::Table => print::table(&report, width_of_stdout()),
         Output::Json => serde_json::to_string(&report)? + "\n",
     };
-    match stream::write_stdout(text.as_bytes()) {
-        // `doctor | head`: the reader has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
-    }
+    answer::at_once(text.as_bytes())?;
     let dead = report.dead_probes();
     if !dead.is_empty() {
         let what = format!("no hook of probe {} can be attached to here", dead.join(", "));

@@ -11,7 +11,7 @@ use agent::incident::Span;
 use agent::log::{self, Style};
 use agent::node;
 use agent::probes;
-use agent::{audit, doctor, metrics_once, run, selftest, trace};
+use agent::{answer, audit, doctor, metrics_once, run, selftest, trace};
 use clap::CommandFactory as _;
 
 /// Stdout was closed when the process started.
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     if let Command::Completions { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "r2c-agent", &mut script);
-        return end(answer(&script));
+        return end(answer::at_once(&script));
     }
     let variables = cli.variables.clone();
     let done = start_log(&cli)
@@ -57,13 +57,9 @@ fn main() -> ExitCode {
 fn print(help: &clap::Error) -> Result<(), Failure> {
     let help = help.render();
     if std::io::stdout().is_terminal() {
-        return answer(help.ansi().to_string().as_bytes());
+        return answer::at_once(help.ansi().to_string().as_bytes());
     }
-    answer(help.to_string().as_bytes())
-}
-
-fn answer(text: &[u8]) -> Result<(), Failure> {
-    cli::answer(text).map_err(|error| Failure { code: 1, message: format!("stdout: {error}") })
+    answer::at_once(help.to_string().as_bytes())
 }
 
 fn start_log(cli: &Cli) -> Result<(), Failure> {

@@ -182,6 +182,7 @@ fn an_answer_that_cannot_be_written_is_no_success() {
         &["trace", "--help"],
         &["completions", "bash"],
         &["completions", "zsh"],
+        &["doctor"],
     ] {
         let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let agent = Command::new(agent_binary()).args(args).stdout(full).output().unwrap();

@@ -85,6 +85,18 @@ fn meaning() -> DropRows {
     DropRows { reasons: Reasons::named(&names), places: Places::of(&kernel) }
 }
 
+/// A filter of tc may be a policer that is too small for the packet: only evidence tells, which a row has none of.
+#[test]
+fn a_row_says_what_its_packets_may_have_died_of_as_well() {
+    let rows = meaning();
+    let may_be =
+        |reason: u32| rows.may_be(&Kind { place: 0, reason: reason + 1, direction: 1, circumstances: 0 });
+    let number = |name| REASONS.iter().zip(0..).find(|(reason, _)| **reason == name).unwrap().1;
+    assert_eq!(may_be(number("TC_INGRESS")), Some("mtu"));
+    assert_eq!(may_be(number("NETFILTER_DROP")), None);
+    assert_eq!(may_be(number("SOCKET_RCVBUFF")), None);
+}
+
 /// A row of each of 50 kinds for each pod, at one or the other end.
 fn storm(pods: u16) -> Held {
     let kinds = (0_u8..50).map(|kind| (kind, u32::from(kind) % 25));
