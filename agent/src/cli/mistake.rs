@@ -37,6 +37,17 @@ pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
         (ErrorKind::UnknownArgument, Some(at), _) if is_negative(&at) => {
             format!("unexpected {at}: a number or a time cannot be negative")
         }
+        (ErrorKind::UnknownArgument, Some(at), _) => unknown(&at, args, &command),
+        (ErrorKind::MissingRequiredArgument, ..) => {
+            let missing = contexts(error, ContextKind::InvalidArg);
+            let choices: Vec<&str> = missing.iter().flat_map(|name| choices_of(name)).collect();
+            format!("{} needs {}", path(args, &command), nearest::one_of(&choices))
+        }
+        (ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, ..) => {
+            let known: Vec<&str> =
+                through(args, &command).last().into_iter().flat_map(|at| commands(at)).collect();
+            format!("{} needs a command: {}", path(args, &command), nearest::one_of(&known))
+        }
         (ErrorKind::InvalidSubcommand, ..) => no_command(error, args, &command),
         _ => rendered(error),
     }
@@ -56,13 +67,52 @@ fn rendered(error: &clap::Error) -> String {
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
+/// The commands that these words lead through, from the program itself on.
+fn after<'a>(words: impl Iterator<Item = &'a str>, command: &Command) -> Vec<&Command> {
+    words.fold(vec![command], |mut through, word| {
+        through.extend(through.last().and_then(|at| at.find_subcommand(word)));
+        through
+    })
+}
+
+fn through<'a>(args: &[OsString], command: &'a Command) -> Vec<&'a Command> {
+    after(args.iter().skip(1).filter_map(|arg| arg.to_str()), command)
+}
+
+/// Their names as they are typed.
+fn path(args: &[OsString], command: &Command) -> String {
+    let names: Vec<&str> = through(args, command).into_iter().map(Command::get_name).collect();
+    names.join(" ")
+}
+
+fn commands(command: &Command) -> impl Iterator<Item = &str> {
+    command.get_subcommands().map(Command::get_name)
+}
+
+/// `drops` and `mtu` of `<drops|mtu>`.
+fn choices_of(placeholder: &str) -> impl Iterator<Item = &str> {
+    placeholder.trim_matches(['<', '>']).split('|')
+}
+
+/// A flag that the command does not have, or a word too many.
+fn unknown(word: &str, args: &[OsString], command: &Command) -> String {
+    if !word.starts_with('-') {
+        return format!("unexpected {word:?}: {} takes no such word", path(args, command));
+    }
+    // The program's own are every command's.
+    let flags = through(args, command).into_iter().flat_map(Command::get_arguments);
+    let flags = flags.filter(|flag| !flag.is_hide_set());
+    let flags: Vec<String> = flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect();
+    let hint = nearest::hint(word, flags.iter().map(String::as_str));
+    format!("{} has no flag {word}; {hint}", path(args, command))
+}
+
 /// A word where a command should be.
 fn no_command(error: &clap::Error, args: &[OsString], command: &Command) -> String {
     let word = context(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-    // Where the words before it lead to.
     let before = args.iter().skip(1).filter_map(|arg| arg.to_str()).take_while(|arg| *arg != word);
-    let at = before.fold(command, |at, arg| at.find_subcommand(arg).unwrap_or(at));
-    let known: Vec<&str> = at.get_subcommands().map(Command::get_name).collect();
+    let at = after(before, command).last().copied().unwrap_or(command);
+    let known: Vec<&str> = commands(at).collect();
     let no = if at.get_name() == command.get_name() {
         format!("no command {word:?}")
     } else {

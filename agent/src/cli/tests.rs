@@ -111,10 +111,14 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
             &["audit", "drops"],
             "audit has no \"drops\"; there are: mtu; drops is a probe: r2c-agent trace drops",
         ),
-        (&["audit"], "mtu"),
-        (&["trace"], "<drops|mtu>"),
-        (&["trace", "drops", "--filter", "x"], "--filter"),
-        (&[], "trace"),
+        (&["audit"], "r2c-agent audit needs a command: mtu"),
+        (&["trace"], "r2c-agent trace needs drops or mtu"),
+        (&["trace", "drops", "--filter", "x"], "r2c-agent trace has no flag --filter; there are: --"),
+        (&["trace", "drops", "--prt", "5"], "r2c-agent trace has no flag --prt; did you mean --port?"),
+        (&["audit", "mtu", "--pord", "x"], "r2c-agent audit mtu has no flag --pord; did you mean --pod?"),
+        (&["--log", "warn", "doctor"], "r2c-agent doctor has no flag --log; did you mean --log-level?"),
+        (&["trace", "drops", "mtu"], "unexpected \"mtu\": r2c-agent trace takes no such word"),
+        (&[], "r2c-agent needs a command: run, trace, "),
     ] {
         let line = mistake(args);
         assert!(line.contains(wants) && !line.contains('\n'), "{args:?}: {line:?}");
