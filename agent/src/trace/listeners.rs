@@ -58,7 +58,7 @@ impl Listeners {
             let name = match home {
                 Some(home) => full_name(&home.pod),
                 None if Some(netns) == own => "this node's own network namespace".to_owned(),
-                None => format!("network namespace {netns}"),
+                None => format!("network namespace {netns} (`lsns {netns}` lists its processes)"),
             };
             filter.wants_pods(home.map(|home| &*home.pod)).then_some((name, packets))
         });

@@ -121,7 +121,7 @@ fn place(lost: &TooBig) -> String {
     if lost.has(flags::IN_POD) && lost.has(flags::LOCAL_ORIGIN) {
         "the pod's own namespace".to_owned()
     } else if lost.has(flags::IN_POD | flags::FOREIGN) {
-        format!("network namespace {netns}")
+        format!("network namespace {netns} (`lsns {netns}` lists its processes)")
     } else {
         "this node's own namespace".to_owned()
     }
