@@ -9,16 +9,21 @@ use super::{EXT4, EXT6, Scene, apply, fix};
 #[test]
 fn forwarding_that_is_off() {
     let scene = Scene::new();
-    for (sysctl, off, to, version) in
-        [("ipv4/ip_forward", "0", EXT4, "ipv4"), ("ipv6/conf/all/forwarding", "0", EXT6, "ipv6")]
-    {
+    for (sysctl, off, to, version) in [
+        ("ipv4/ip_forward", "0", EXT4, "ipv4"),
+        ("ipv4/conf/veth-web/forwarding", "0", EXT4, "ipv4 of one device"),
+        ("ipv6/conf/all/forwarding", "0", EXT6, "ipv6"),
+    ] {
         let trace = scene.trace("drops");
         scene.host.sysctl(sysctl, off);
         assert!(!scene.is_answered(to), "{version}");
         if has_reasons() {
             let event = trace.expect_class("forwarding_off", |event| event["interface"] == "veth-web");
             assert!(event["message"].as_str().unwrap().contains("forwarding is off"), "{event:#}");
-            apply(&scene.host, &fix(&event));
+            // One after the other, as they are read.
+            for command in fix(&event).split('`').skip(1).step_by(2) {
+                scene.host.run("sh", &["-c", command]);
+            }
         } else {
             // All that is not routed ends in one place.
             trace.expect("drop without a route", |event| {
