@@ -206,12 +206,12 @@ fn proven(evidence: &Evidence, about: &About<'_>) -> String {
 fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
     match evidence {
         Evidence::Neighbours(Fill { limit, .. }) => format!(
-            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`",
+            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`, and more if it fills up again",
             2 * limit,
             family = about.family()
         ),
         Evidence::Conntrack(Fill { limit, .. }) => format!(
-            "`sysctl -w net.netfilter.nf_conntrack_max={}`, and `conntrack -L` shows who fills it",
+            "`sysctl -w net.netfilter.nf_conntrack_max={}`, and more if it fills up again; `conntrack -L` shows who fills it",
             2 * limit
         ),
         Evidence::Invalid(chains) => {
