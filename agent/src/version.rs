@@ -41,3 +41,18 @@ impl Collector for Build {
             .encode_info(&labels)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Format, Metrics};
+
+    #[test]
+    fn a_scrape_says_which_build_it_is_of() {
+        let mut metrics = Metrics::default();
+        metrics.registry().register_collector(Box::new(Build));
+        let text = metrics.encode(Format::Classic).unwrap();
+        let wanted = format!("version=\"{VERSION}\",revision=\"{REVISION}\",arch=");
+        assert!(text.contains("r2c_build_info{") && text.contains(&wanted), "{text}");
+    }
+}

@@ -36,6 +36,7 @@ fn a_kernel_of_nothing_is_a_list_of_what_is_missing() {
     assert!(why(&kernel, Part::Btf).contains("sys/kernel/btf/vmlinux: No such file"));
     assert!(kernel.btf().is_none() && kernel.symbols().get().is_none() && kernel.tracefs().is_none());
     assert!(kernel.enum_values("skb_drop_reason", None).is_empty());
+    assert!(kernel.tracepoint_args("kfree_skb").is_empty());
     assert_eq!((kernel.release().version.as_deref(), kernel.possible_cpus()), (None, None));
     assert_eq!(kernel.lockdown(), Lockdown::Unknown);
     assert!(!kernel.has_kprobes());

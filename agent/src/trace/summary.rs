@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn all_that_nobody_has_looked_at_is_not_examined() {
+        let sums = Sums {
+            over_budget: 1,
+            no_row: 10,
+            ring_full: 100,
+            undecoded: 1_000,
+            missed: 10_000,
+            ..Sums::default()
+        };
+        assert_eq!((sums.not_examined(), sums.not_looked_at()), (11_111, 11_111));
+        let last = Sums { after_last: 5, ..sums };
+        assert_eq!((last.not_examined(), last.not_looked_at()), (11_111, 11_116));
+    }
+
+    #[test]
     fn silence_says_what_it_means() {
         let hint = |sums: Sums, all| sums.hint(all, "--port 7", "benign").unwrap();
         assert!(hint(Sums::default(), false).contains("doctor"));

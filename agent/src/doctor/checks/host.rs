@@ -185,4 +185,21 @@ mod tests {
         assert_eq!(found.status, Status::Ok);
         assert!(found.found.starts_with("version 2, pods in "), "{found:?}");
     }
+
+    #[test]
+    fn a_proc_is_the_hosts_if_its_first_process_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = dir.path().join("1/ns");
+        fs::create_dir_all(&first).unwrap();
+        let link = |name: &str, to: &str| {
+            let _ = fs::remove_file(first.join(name));
+            std::os::unix::fs::symlink(to, first.join(name)).unwrap();
+        };
+        assert_eq!(namespaces(dir.path()), Err(Errno::ENOENT));
+        link("net", "net:[4026531840]");
+        link("pid", "pid:[4026531836]");
+        assert_eq!(namespaces(dir.path()), Ok(Pids::Host));
+        link("pid", "pid:[4026532000]");
+        assert_eq!(namespaces(dir.path()), Ok(Pids::Container));
+    }
 }

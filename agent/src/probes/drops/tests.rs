@@ -277,3 +277,17 @@ fn strangers_drops_are_incidents_of_their_own_and_a_pods_are_one() {
     assert_eq!(about(Direction::Sent, &to).as_deref(), Some("web"));
     assert_eq!(about(Direction::Sent, &nobody), None);
 }
+
+#[test]
+fn a_row_names_the_function_and_its_module() {
+    let shown = |packet: &PacketDrop| {
+        let (pods, mut cells) = (Pods::default(), Vec::new());
+        packet.cells(&pods, &mut cells);
+        let cell = cells.iter().find(|cell| cell.column.title == "PLACE").unwrap();
+        cell.text.to_string() + &cell.tail
+    };
+    assert_eq!(shown(&packet()), "-");
+    assert_eq!(shown(&but(|packet| packet.place = Some(place("ip_forward")))), "ip_forward");
+    let of_module = Place { function: "nft_do_chain".into(), module: Some("nf_tables".into()) };
+    assert_eq!(shown(&but(|packet| packet.place = Some(of_module))), "nft_do_chain [nf_tables]");
+}

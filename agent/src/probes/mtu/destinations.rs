@@ -52,3 +52,34 @@ impl Absorb for Destinations {
         self.more |= other.more;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A count that is no count any more says so.
+    #[test]
+    fn what_is_not_kept_makes_it_at_least() {
+        let many = |count: u32| {
+            let mut destinations = Destinations::default();
+            for number in 0..count {
+                // Each comes twice.
+                let address = Some(IpAddr::from(number.to_be_bytes()));
+                destinations.add(address);
+                destinations.add(address);
+            }
+            destinations
+        };
+        assert_eq!(many(1).text(), "");
+        assert_eq!(many(2).text(), "; 2 destinations in all: 0.0.0.0, 0.0.0.1");
+        assert_eq!(many(3).text(), "; 3 destinations in all: 0.0.0.0, 0.0.0.1, 0.0.0.2");
+        assert!(many(4).text().ends_with("0.0.0.2 and others"));
+        assert!(many(1024).text().starts_with("; 1024 destinations"));
+        let most = many(1025);
+        assert!(most.text().starts_with("; at least 1024 destinations"));
+        let mut one = many(1);
+        one.absorb(most);
+        assert_eq!(one.count(), 1024);
+        assert!(one.text().contains("at least"), "what the other did not keep is not forgotten");
+    }
+}

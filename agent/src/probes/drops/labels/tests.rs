@@ -291,3 +291,14 @@ fn an_unknown_direction_is_another() {
     assert_eq!(labels(4).direction, None);
     assert_ne!(labels(0), labels(4));
 }
+
+/// A row of which all events were described is none that was counted only.
+#[test]
+fn rows_that_lack_nothing_are_not_limited() {
+    let mut held = storm(1);
+    let counts = |held: &Held| Counts::new(Box::new(held.clone()), meaning()).limited();
+    assert!(counts(&held).is_empty());
+    held.0[7].1.limited = 5;
+    let limited = counts(&held);
+    assert_eq!(limited.iter().map(|limited| limited.events).collect::<Vec<_>>(), [5]);
+}
