@@ -51,14 +51,16 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let (text, findings) = shown.print(host)?;
     answer::write(text, signals.first()).await?;
     shown.notes(findings);
-    if shown.args.fail_on_findings && findings > 0 {
+    if shown.args.fail_on_findings { end_of(findings, shown.blind()) } else { Ok(()) }
+}
+
+/// What a script is told of so many findings; `blind` says what else there may be that was not read.
+fn end_of(findings: usize, blind: Option<String>) -> Result<(), Failure> {
+    if findings > 0 {
         let findings = counted(u64::try_from(findings).unwrap_or(u64::MAX), "finding");
         return Err(Failure::findings(findings));
     }
-    match shown.blind() {
-        Some(why) if shown.args.fail_on_findings => Err(Failure::unsupported(why)),
-        _ => Ok(()),
-    }
+    blind.map_or(Ok(()), |why| Err(Failure::unsupported(why)))
 }
 
 /// What was read, and for whom.

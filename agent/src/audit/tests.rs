@@ -168,3 +168,14 @@ fn what_could_not_be_read_for_one_reason_is_one_line() {
         ["links not read: a: shop/web", "routes not read: a: host, shop/db", "routes not read: b: shop/web"]
     );
 }
+
+#[test]
+fn a_script_is_told_of_findings_before_what_could_not_be_read() {
+    let ended = |findings, blind: Option<&str>| {
+        end_of(findings, blind.map(str::to_owned)).map_err(|failure| (failure.code, failure.message))
+    };
+    assert_eq!(ended(0, None), Ok(()));
+    assert_eq!(ended(2, None), Err((4, "2 findings".to_owned())));
+    assert_eq!(ended(1, Some("no links")), Err((4, "1 finding".to_owned())));
+    assert_eq!(ended(0, Some("no links")), Err((3, "no links".to_owned())));
+}

@@ -114,6 +114,12 @@ pub fn is_kubepods(name: &[u8]) -> bool {
     }
 }
 
+/// Whether a new directory of this name may be, or soon hold, `kubepods`. Other services come and go all the time.
+#[must_use]
+pub fn may_hold_kubepods(name: &[u8]) -> bool {
+    is_kubepods(name) || name == b"kubelet" || name == b"kubelet.slice"
+}
+
 /// The class a directory between `kubepods` and the pods stands for.
 #[must_use]
 pub fn qos_dir(name: &[u8]) -> Option<Qos> {
@@ -229,6 +235,14 @@ mod tests {
             assert_eq!(container.id, id(), "{path}");
         }
         Some((found.uid.to_string(), found.qos, found.container.map(|container| container.runtime)))
+    }
+
+    #[test]
+    fn kubepods_comes_below_itself_or_what_is_kubelets() {
+        let held = ["kubepods", "kubepods.slice", "kubelet-kubepods.slice", "kubelet", "kubelet.slice"];
+        assert!(held.iter().all(|name| may_hold_kubepods(name.as_bytes())));
+        let others = ["", "system.slice", "kubelet.service", "docker", "kubepods.scope", "notkubepods"];
+        assert!(!others.iter().any(|name| may_hold_kubepods(name.as_bytes())));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Follower {
 
     fn came(&mut self, place: &Place, name: &OsStr) {
         match place {
-            Place::Above(_) if is_kubelets(name.as_bytes()) => self.plan_full(),
+            Place::Above(_) if cgroup::may_hold_kubepods(name.as_bytes()) => self.plan_full(),
             Place::AboveLogs if Some(name) == self.roots.pod_logs.file_name() => self.plan_full(),
             Place::Above(_) | Place::AboveLogs => {}
             Place::Level(level) => {
@@ -358,11 +358,6 @@ fn unseen(error: Errno) -> String {
 fn above_to_watch(tree: &Tree) -> impl Iterator<Item = &PathBuf> {
     let has_one = |dir: &PathBuf| tree.levels.iter().any(|level| level.parent() == Some(dir.as_path()));
     tree.above.iter().filter(move |dir| tree.levels.is_empty() || has_one(dir)).take(MAX_ABOVE)
-}
-
-/// Whether a new directory of this name may be, or soon hold, `kubepods`. Other services come and go all the time.
-fn is_kubelets(name: &[u8]) -> bool {
-    cgroup::is_kubepods(name) || name == b"kubelet" || name == b"kubelet.slice"
 }
 
 /// Follows until asked to finish.

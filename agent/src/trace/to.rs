@@ -242,3 +242,36 @@ fn print(
     drop(sink);
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_walk_is_printed_as_lines_and_what_they_come_to() {
+        let host = Cli::parse_from(["r2c-agent", "doctor"]).host;
+        let about = About {
+            who: "this node".to_owned(),
+            to: "192.0.2.1".to_owned(),
+            address: IpAddr::from([192, 0, 2, 1]),
+            device: None,
+            tcp: None,
+        };
+        let out =
+            Outcome { reached: true, farthest: 1, first: 1500, passes: Some(1500), ..Outcome::default() };
+        let verdict = judge(&out, &about);
+        let text = |output| String::from_utf8(print(&host, output, &out, &about, &verdict, None).unwrap());
+        let json = text(Output::Json).unwrap();
+        let lines: Vec<serde_json::Value> =
+            json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (last, rows) = lines.split_last().unwrap();
+        assert_eq!(last["finding"], "path_clear", "{json}");
+        assert!(rows.iter().all(|row| row["trace_id"] == last["trace_id"] && row["finding"].is_null()));
+        assert!(
+            text(Output::Table).unwrap().contains("=> the path from this node to 192.0.2.1 takes 1500 bytes")
+        );
+    }
+}

@@ -13,6 +13,7 @@ use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
 mod joined;
 mod stalls;
+mod summed;
 mod sure;
 mod unknown;
 mod whole;
