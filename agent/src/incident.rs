@@ -121,16 +121,8 @@ pub struct Standing<'a, K, V> {
     pub span: Span,
     /// Whether its incident has not been told for [`AGAIN`]: of incidents that are summed up, such an event is a line.
     pub news: bool,
-    interest: &'a mut Interest,
     /// What the incident adds up to so far.
     pub evidence: &'a mut V,
-}
-
-impl<K, V> Standing<'_, K, V> {
-    /// The event is one that was asked for: without such an event nothing is told of what the incident adds up to.
-    pub fn asked(&mut self) {
-        *self.interest = Interest::Asked.max(*self.interest);
-    }
 }
 
 /// Open incidents kept for one probe.
@@ -165,7 +157,9 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     /// The place of an event with `cause` at time `at`: in its open incident, or as the first of a new one. Those that meet at
     /// one `place` (a device that takes too little, whatever the destination) are one incident, from there on and with all
     /// that they had.
-    pub fn join(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
+    ///
+    /// Nothing is told of an incident of which no event `is_asked` for; one that is not only adds to what the others say.
+    pub fn join(&mut self, cause: K, place: Option<K>, at: SystemTime, is_asked: bool) -> Standing<'_, K, V> {
         let has_place = place.is_some();
         let cause = self.meet(cause, place, at);
         // Looked up twice only where there is no room: a cause can be long, and every event has one.
@@ -190,7 +184,10 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
         let news = open.told.is_none_or(|told| at.duration_since(told).is_ok_and(|since| since >= AGAIN));
         open.more = true;
         open.is_placed |= has_place;
-        if news {
+        if is_asked {
+            open.interest = open.interest.max(Interest::Asked);
+        }
+        if news && is_asked {
             open.told = Some(at);
             open.owe(at + PATIENCE, &mut self.due);
         }
@@ -198,7 +195,6 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             cause,
             span: Span { trace_id: open.trace_id, span_id: SpanId::random() },
             news,
-            interest: &mut open.interest,
             evidence: &mut open.evidence,
         }
     }
@@ -233,6 +229,10 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
         }
         if let (Some(was), Some(open)) = (self.open.remove(&own), self.open.get_mut(&met)) {
             open.interest = open.interest.max(was.interest);
+            open.told = open.told.max(was.told);
+            if let Some(due) = was.due {
+                open.owe(due, &mut self.due);
+            }
             open.evidence.absorb(was.evidence);
         }
         self.joined.insert(cause, met.clone());
@@ -240,9 +240,12 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     }
 
     /// An event at time `at` says more than was told of this incident so far: it is news, and a verdict follows `soon`.
-    pub fn hasten(&mut self, cause: &K, at: SystemTime, soon: Duration) {
-        let Some(open) = self.open.get_mut(cause) else { return };
-        open.told = Some(at);
+    pub fn hasten(&mut self, cause: &K, at: SystemTime, soon: Duration, is_asked: bool) {
+        let asked = |open: &&mut Open<V>| open.interest >= Interest::Asked;
+        let Some(open) = self.open.get_mut(cause).filter(asked) else { return };
+        if is_asked {
+            open.told = Some(at);
+        }
         open.owe(at + soon, &mut self.due);
     }
 

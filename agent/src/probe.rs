@@ -143,6 +143,10 @@ pub trait Event: Send {
     fn place(&self, _: &Pods) -> Option<Self::Cause> {
         None
     }
+    /// Whether it may be of a conversation with other addresses and ports than its own: one that is translated on the way.
+    fn may_be_translated(&self) -> bool {
+        false
+    }
     /// The pod the line is about: the one that is hurt.
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod>;
     /// Appends one sentence for a person.

@@ -81,6 +81,8 @@ pub enum Value<'a> {
     Ip(IpAddr),
     /// A transport port: `--port` looks at these.
     Port(u16),
+    /// The packet's protocol has no ports, which no `--port` matches; as [`Value::Absent`] else.
+    Portless,
     /// A network interface's name: `-i` looks at these.
     Interface(Cow<'a, str>),
     /// The kernel's or the probe's reason: `--reason` looks at these.

@@ -141,7 +141,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     };
     // What is said below of pods that never came, or of queues, says more.
     let hint = sums.hint(args.all, &asked(&args), entry.aside);
-    let hint = hint.filter(|_| vain.get().is_none() && full.packets() == 0);
+    let is_told = full.packets() > 0 || told.load(Relaxed) > 0;
+    let hint = hint.filter(|_| vain.get().is_none() && !is_told);
     let (lines, full_lines) = (sums.lines(took, &summary(), entry.aside), full.lines());
     for line in lines.iter().chain(&full_lines).chain(&hint).chain(&walked).chain(&stalled(&out)) {
         note(line);

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory as _};
+use clap::{Arg, Command, CommandFactory as _};
 
 use super::{Cli, environment};
 use crate::nearest;
@@ -39,14 +39,17 @@ pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
         }
         (ErrorKind::UnknownArgument, Some(at), _) => unknown(&at, args, &command),
         (ErrorKind::MissingRequiredArgument, ..) => {
+            let through = through(args, None, &command);
             let missing = contexts(error, ContextKind::InvalidArg);
-            let choices: Vec<&str> = missing.iter().flat_map(|name| choices_of(name)).collect();
-            format!("{} needs {}", path(args, &command), nearest::one_of(&choices))
+            let at = through.last().copied().unwrap_or(&command);
+            let choices: Vec<String> = missing.iter().flat_map(|name| choices(name, at)).collect();
+            let choices: Vec<&str> = choices.iter().map(String::as_str).collect();
+            format!("{} needs {}", path(&through), nearest::one_of(&choices))
         }
         (ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, ..) => {
-            let known: Vec<&str> =
-                through(args, &command).last().into_iter().flat_map(|at| commands(at)).collect();
-            format!("{} needs a command: {}", path(args, &command), nearest::one_of(&known))
+            let through = through(args, None, &command);
+            let known: Vec<&str> = through.last().into_iter().flat_map(|at| commands(at)).collect();
+            format!("{} needs a command: {}", path(&through), nearest::one_of(&known))
         }
         (ErrorKind::InvalidSubcommand, ..) => no_command(error, args, &command),
         _ => rendered(error),
@@ -67,51 +70,75 @@ fn rendered(error: &clap::Error) -> String {
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// The commands that these words lead through, from the program itself on.
-fn after<'a>(words: impl Iterator<Item = &'a str>, command: &Command) -> Vec<&Command> {
-    words.fold(vec![command], |mut through, word| {
-        through.extend(through.last().and_then(|at| at.find_subcommand(word)));
-        through
-    })
+/// The commands that the words lead through, from the program itself on; as far as `end`, where there is such a word.
+fn through<'a>(args: &[OsString], end: Option<&str>, command: &'a Command) -> Vec<&'a Command> {
+    let mut through = vec![command];
+    let mut words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let is_end = |word: &str| end.is_some_and(|end| word.split('=').next() == Some(end));
+    while let Some(word) = words.next().filter(|word| !is_end(word)) {
+        let flag = flag(word, &through);
+        if flag.is_some_and(|flag| flag.get_action().takes_values() && !flag.is_require_equals_set()) {
+            // What follows is its value, whatever else it is the name of.
+            words.next();
+        } else {
+            through.extend(through.last().and_then(|at| at.find_subcommand(word)));
+        }
+    }
+    through
 }
 
-fn through<'a>(args: &[OsString], command: &'a Command) -> Vec<&'a Command> {
-    after(args.iter().skip(1).filter_map(|arg| arg.to_str()), command)
+/// The flag that a word is, of these commands.
+fn flag<'a>(word: &str, commands: &[&'a Command]) -> Option<&'a Arg> {
+    let of = |flag: &Arg| match (word.strip_prefix("--"), word.strip_prefix('-')) {
+        (Some(long), _) => flag.get_long() == Some(long),
+        (_, Some(short)) => short.chars().eq(flag.get_short()),
+        _ => false,
+    };
+    commands.iter().flat_map(|command| command.get_arguments()).find(|flag| of(flag))
 }
 
 /// Their names as they are typed.
-fn path(args: &[OsString], command: &Command) -> String {
-    let names: Vec<&str> = through(args, command).into_iter().map(Command::get_name).collect();
-    names.join(" ")
+fn path(through: &[&Command]) -> String {
+    through.iter().map(|command| command.get_name()).collect::<Vec<_>>().join(" ")
 }
 
 fn commands(command: &Command) -> impl Iterator<Item = &str> {
     command.get_subcommands().map(Command::get_name)
 }
 
-/// `drops` and `mtu` of `<drops|mtu>`.
-fn choices_of(placeholder: &str) -> impl Iterator<Item = &str> {
-    placeholder.trim_matches(['<', '>']).split('|')
+/// What is to be chosen from in place of `<drops|mtu>` or `<SHELL>`.
+fn choices(placeholder: &str, at: &Command) -> Vec<String> {
+    let name = placeholder.trim_matches(['<', '>']);
+    let is_it = |arg: &&Arg| arg.get_value_names().is_some_and(|names| names.iter().any(|of| *of == name));
+    let valid = at.get_arguments().find(is_it).map(Arg::get_possible_values).unwrap_or_default();
+    if valid.is_empty() {
+        return vec![name.to_owned()];
+    }
+    valid.iter().map(|value| value.get_name().to_owned()).collect()
 }
 
 /// A flag that the command does not have, or a word too many.
 fn unknown(word: &str, args: &[OsString], command: &Command) -> String {
+    let (before, whole) = (through(args, Some(word), command), through(args, None, command));
     if !word.starts_with('-') {
-        return format!("unexpected {word:?}: {} takes no such word", path(args, command));
+        return format!("unexpected {word:?}: {} takes no such word", path(&whole));
+    }
+    if flag(word, &whole).is_some() {
+        let (at, flag) = (path(&before), path(&whole));
+        return format!("{at} has no flag {word}; it goes behind the command: {flag} {word}");
     }
     // The program's own are every command's.
-    let flags = through(args, command).into_iter().flat_map(Command::get_arguments);
+    let flags = whole.iter().flat_map(|command| command.get_arguments());
     let flags = flags.filter(|flag| !flag.is_hide_set());
     let flags: Vec<String> = flags.filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect();
     let hint = nearest::hint(word, flags.iter().map(String::as_str));
-    format!("{} has no flag {word}; {hint}", path(args, command))
+    format!("{} has no flag {word}; {hint}", path(&whole))
 }
 
 /// A word where a command should be.
 fn no_command(error: &clap::Error, args: &[OsString], command: &Command) -> String {
     let word = context(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-    let before = args.iter().skip(1).filter_map(|arg| arg.to_str()).take_while(|arg| *arg != word);
-    let at = after(before, command).last().copied().unwrap_or(command);
+    let at = through(args, Some(word), command).last().copied().unwrap_or(command);
     let known: Vec<&str> = commands(at).collect();
     let no = if at.get_name() == command.get_name() {
         format!("no command {word:?}")

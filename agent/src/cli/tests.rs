@@ -103,7 +103,16 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
         (&["audit", "mtu", "--wait"], "--wait does nothing without -n or --pod"),
         (&["trace", "drops", "-n", "a", "--wait=soon"], "invalid value \"soon\" for --wait: expected a time"),
         (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
-        (&["frobnicate"], "no command \"frobnicate\"; there are: "),
+    ] {
+        let line = mistake(args);
+        assert!(line.contains(wants) && !line.contains('\n'), "{args:?}: {line:?}");
+    }
+}
+
+#[test]
+fn a_command_or_a_flag_that_there_is_not_is_named_with_the_nearest() {
+    for (args, wants) in [
+        (&["frobnicate"][..], "no command \"frobnicate\"; there are: "),
         (&["trcae"], "did you mean trace?"),
         (&["drops"], "drops is a probe: r2c-agent trace drops"),
         (&["audit", "nothing"], "audit has no \"nothing\"; there are: mtu"),
@@ -117,6 +126,23 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
         (&["trace", "drops", "--prt", "5"], "r2c-agent trace has no flag --prt; did you mean --port?"),
         (&["audit", "mtu", "--pord", "x"], "r2c-agent audit mtu has no flag --pord; did you mean --pod?"),
         (&["--log", "warn", "doctor"], "r2c-agent doctor has no flag --log; did you mean --log-level?"),
+        (&["completions"], "r2c-agent completions needs bash, elvish, fish, powershell or zsh"),
+        (
+            &["--output", "json", "doctor"],
+            "r2c-agent has no flag --output; it goes behind the command: r2c-agent doctor --output",
+        ),
+        (
+            &["-n", "shop", "trace", "drops"],
+            "r2c-agent has no flag -n; it goes behind the command: r2c-agent trace -n",
+        ),
+        (&["audit", "--pod", "web", "mtu"], "it goes behind the command: r2c-agent audit mtu --pod"),
+        (&["--log-level", "trace"], "r2c-agent needs a command: run, trace, "),
+        (&["--log-level", "trace", "doctor", "--jsn"], "r2c-agent doctor has no flag --jsn"),
+        (&["--log-level", "trace", "dctor"], "no command \"dctor\"; did you mean doctor?"),
+        (
+            &["trace", "drops", "--port=5", "--prt=5"],
+            "r2c-agent trace has no flag --prt; did you mean --port?",
+        ),
         (&["trace", "drops", "mtu"], "unexpected \"mtu\": r2c-agent trace takes no such word"),
         (&[], "r2c-agent needs a command: run, trace, "),
     ] {

@@ -9,9 +9,7 @@ fn at(seconds: u64) -> SystemTime {
 impl<K: Eq + std::hash::Hash + Clone, V: Default + Absorb> Incidents<K, V> {
     /// Joins an event that was asked for.
     fn asked(&mut self, cause: K, place: Option<K>, at: SystemTime) -> Standing<'_, K, V> {
-        let mut standing = self.join(cause, place, at);
-        standing.asked();
-        standing
+        self.join(cause, place, at, true)
     }
 }
 
@@ -213,11 +211,11 @@ fn what_proved_nothing_ends_without_a_word() {
 fn what_cannot_wait_is_told_soon() {
     let mut incidents = Incidents::<_, u32>::default();
     incidents.asked("a", None, at(0));
-    incidents.hasten(&"a", at(0), SOON);
+    incidents.hasten(&"a", at(0), SOON, true);
     assert_eq!(incidents.due(), Some(at(0) + SOON));
     assert_eq!(told(&mut incidents, at(1)), [(0, State::Ongoing)]);
     incidents.asked("a", None, at(2));
-    incidents.hasten(&"a", at(2), PATIENCE);
+    incidents.hasten(&"a", at(2), PATIENCE, true);
     assert_eq!(told(&mut incidents, at(4)), [(0, State::Ongoing)], "it says more than before");
 }
 
@@ -254,16 +252,15 @@ fn ids_print_as_w3c_wants() {
 #[test]
 fn an_incident_of_which_no_event_was_asked_for_is_not_told() {
     let mut incidents = Incidents::<_, u32>::default();
-    *incidents.join("a", None, at(0)).evidence += 1;
+    *incidents.join("a", None, at(0), false).evidence += 1;
     assert_eq!(told(&mut incidents, at(3)), []);
-    incidents.unsaid(&"a");
-    *incidents.join("b", None, at(3)).evidence += 5;
+    *incidents.join("b", None, at(3), false).evidence += 5;
     *incidents.asked("a", None, at(3)).evidence += 1;
-    *incidents.join("a", None, at(4)).evidence += 1;
+    *incidents.join("a", None, at(4), false).evidence += 1;
     // What it meets at a place is asked for with it.
-    *incidents.join("c", Some("hop"), at(4)).evidence += 10;
+    *incidents.join("c", Some("hop"), at(4), false).evidence += 10;
     *incidents.asked("d", None, at(4)).evidence += 10;
-    *incidents.join("d", Some("hop"), at(4)).evidence += 10;
+    *incidents.join("d", Some("hop"), at(4), false).evidence += 10;
     let mut ongoing = told(&mut incidents, at(14));
     ongoing.sort_unstable_by_key(|(count, _)| *count);
     assert_eq!(ongoing, [(3, State::Ongoing), (30, State::Ongoing)]);
@@ -271,7 +268,26 @@ fn an_incident_of_which_no_event_was_asked_for_is_not_told() {
     over.sort_unstable_by_key(|(count, _)| *count);
     assert_eq!(over, [(3, State::Over), (30, State::Over)]);
     let mut left = Incidents::<_, u32>::default();
-    *left.join("a", None, at(0)).evidence += 1;
+    *left.join("a", None, at(0), false).evidence += 1;
     let told = left.close(|_, _, _| Err("told"));
     assert_eq!(told, Ok(()));
+}
+
+/// Every ten seconds is often enough: what was not asked for makes no verdict due, unless it says more.
+#[test]
+fn what_was_not_asked_for_makes_nothing_due() {
+    let mut incidents = Incidents::<_, u32>::default();
+    *incidents.asked("a", None, at(0)).evidence += 1;
+    assert_eq!(told(&mut incidents, at(2)), [(1, State::Ongoing)]);
+    for second in 11..20 {
+        *incidents.join("a", None, at(second), false).evidence += 1;
+        assert_eq!(told(&mut incidents, at(second)), []);
+    }
+    incidents.hasten(&"a", at(20), SOON, false);
+    assert_eq!(told(&mut incidents, at(21)), [(10, State::Ongoing)]);
+    assert!(incidents.asked("a", None, at(21)).news, "of what was asked for nothing was told for long");
+    // Of an incident that nobody has asked for not even that is told.
+    *incidents.join("b", None, at(21), false).evidence += 1;
+    incidents.hasten(&"b", at(21), SOON, false);
+    assert_eq!(told(&mut incidents, at(22)), []);
 }

@@ -100,19 +100,22 @@ impl<P: Probe> Path<P> {
             }
         };
         let pods = self.enrich(&event);
-        let asked = self.filter.asks(event.about(&pods), |fields| event.fields(&pods, fields));
+        let asked = match self.filter.asks(event.about(&pods), |fields| event.fields(&pods, fields)) {
+            Asked::Never if event.may_be_translated() => Asked::Perhaps,
+            asked => asked,
+        };
         if asked == Asked::Never {
+            // The summary is of the whole node. Its span goes nowhere.
+            self.probe.observe(&Enriched { event: &event, pods: &pods, span: Span::root() });
             self.flow.ended(Fate::Filtered);
             return Ok(Written::Filtered);
         }
-        let mut standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at());
-        if asked == Asked::For {
-            standing.asked();
-        }
+        let is_asked = asked == Asked::For;
+        let standing = self.incidents.join(event.cause(&pods), event.place(&pods), event.at(), is_asked);
         let more = standing.evidence.add(&event, &pods);
         let (cause, span, news) = (standing.cause, standing.span, standing.news || more.is_some());
         if let Some(soon) = more {
-            self.incidents.hasten(&cause, event.at(), soon);
+            self.incidents.hasten(&cause, event.at(), soon, is_asked);
         }
         let enriched = Enriched { event: &event, pods: &pods, span };
         self.probe.observe(&enriched);
@@ -120,12 +123,14 @@ impl<P: Probe> Path<P> {
             self.flow.ended(Fate::Merged);
             return Ok(Written::Filtered);
         }
-        let written = match asked {
-            Asked::For if event.level() < self.filter.level => Ok(Written::Benign),
-            Asked::For => write::<P>(&enriched, self.sink.as_mut()),
-            Asked::Perhaps | Asked::Never => Ok(Written::Filtered),
+        let written = if !is_asked {
+            Ok(Written::Filtered)
+        } else if event.level() < self.filter.level {
+            Ok(Written::Benign)
+        } else {
+            write::<P>(&enriched, self.sink.as_mut())
         };
-        if matches!(written, Ok(Written::Benign | Written::Filtered | Written::Refused)) {
+        if is_asked && matches!(written, Ok(Written::Benign | Written::Filtered | Written::Refused)) {
             self.incidents.unsaid(&cause);
         }
         self.flow.ended(match &written {

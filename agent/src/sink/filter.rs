@@ -123,6 +123,7 @@ impl Filter {
                 !self.port.is_empty(),
                 any(&|value| match value {
                     Value::Port(port) => Some(self.port.contains(port)),
+                    Value::Portless => Some(false),
                     _ => None,
                 }),
             ),
@@ -330,6 +331,7 @@ mod tests {
         assert_eq!(filter(&port, None, &[others.clone(), ours.clone()]), Asked::For);
         assert_eq!(filter(&port, None, slice::from_ref(&others)), Asked::Never);
         assert_eq!(filter(&port, None, &[("port", Value::Absent)]), Asked::Perhaps);
+        assert_eq!(filter(&port, None, &[("port", Value::Portless)]), Asked::Never);
         let address = |text: &str| ("ip", Value::Ip(text.parse().unwrap()));
         let ip = Filter { ip: networks(&["10.0.0.0/8"]), ..Filter::default() };
         let asked = [&[address("10.1.2.3"), address("::1")][..], &[address("::1")], &[]]

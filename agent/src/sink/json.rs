@@ -139,7 +139,7 @@ fn put_field(object: &mut Object<'_>, head: &Head<'_>, (name, value): &Field<'_>
         object.key(name);
     }
     match value {
-        Value::Absent | Value::Pod(None) => object.raw(b"null"),
+        Value::Absent | Value::Portless | Value::Pod(None) => object.raw(b"null"),
         Value::Text(text) | Value::Interface(text) | Value::Reason(text) => object.text(text),
         Value::Number(number) => object.number(*number),
         Value::Signed(number) => object.raw(number.to_string().as_bytes()),

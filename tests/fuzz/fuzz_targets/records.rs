@@ -77,7 +77,7 @@ fn mtu_record(record: &[u8], pods: &Pods) {
 /// The event in every sink, and what it adds up to by itself; gives its JSON.
 fn told<P: Probe>(event: &P::Event, pods: &Pods) -> Value {
     let mut incidents = Incidents::<_, ()>::default();
-    let span = incidents.join(event.cause(pods), event.place(pods), event.at()).span;
+    let span = incidents.join(event.cause(pods), event.place(pods), event.at(), true).span;
     let enriched = Enriched { event, pods, span };
     let write = |sink: &mut dyn Sink| {
         let written = pipeline::write::<P>(&enriched, sink).expect("memory takes every line");

@@ -120,7 +120,7 @@ fn field(says: &dyn Says, name: &str) -> String {
     let mut fields = Vec::new();
     says.fields(&mut fields);
     match fields.into_iter().find(|(is, _)| *is == name).unwrap().1 {
-        Value::Absent | Value::Pod(None) => "null".to_owned(),
+        Value::Absent | Value::Portless | Value::Pod(None) => "null".to_owned(),
         Value::Text(text) | Value::Interface(text) | Value::Reason(text) => text.into_owned(),
         Value::Number(number) => number.to_string(),
         Value::Flag(flag) => flag.to_string(),

@@ -221,6 +221,12 @@ impl TooBig {
         }
     }
 
+    /// Whether its packet is of a protocol that has no ports.
+    pub(super) fn is_portless(&self) -> bool {
+        // TCP, UDP, DCCP, SCTP, UDP-Lite: of these it may be a piece behind the first.
+        self.flow().is_some_and(|flow| !matches!(flow.protocol, 6 | 17 | 33 | 132 | 136))
+    }
+
     /// Who sent a message that was received or lost.
     pub(super) fn sender(&self) -> Option<IpAddr> {
         self.address(self.record.sender)
@@ -373,6 +379,11 @@ impl Event for TooBig {
 
     fn place(&self, pods: &Pods) -> Option<Cause> {
         Cause::at_place(self, pods)
+    }
+
+    /// A load balancer that does not translate what a message quotes: the client's own port is all that both have.
+    fn may_be_translated(&self) -> bool {
+        self.kind == Kind::Received && self.fate == Fate::NoSocket
     }
 
     fn about<'a>(&self, pods: &'a Pods) -> Option<&'a Pod> {

@@ -61,7 +61,8 @@ pub fn cells<'a>(event: &'a TooBig, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
 pub fn fields<'a>(event: &'a TooBig, pods: &'a Pods, fields: &mut Vec<Field<'a>>) {
     let record = &event.record;
     let ip = |address: Option<IpAddr>| address.map_or(Value::Absent, Value::Ip);
-    let port = |port: Option<u16>| port.map_or(Value::Absent, Value::Port);
+    let portless = if event.is_portless() { Value::Portless } else { Value::Absent };
+    let port = |port: Option<u16>| port.map_or(portless.clone(), Value::Port);
     let text = |text: Option<Cow<'a, str>>| text.map_or(Value::Absent, Value::Text);
     let interface = |name: Option<Cow<'a, str>>| name.map_or(Value::Absent, Value::Interface);
     let (source_port, destination_port) = event.ports();
