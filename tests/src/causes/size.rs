@@ -243,8 +243,11 @@ fn a_quote_that_is_not_translated_back() {
     if !trace.sees_messages() {
         return;
     }
+    // Who asks for the service: the message is about another address.
+    let asked = scene.trace_of("mtu", &["--ip", "10.97.10.1", "--port", "8080"]);
     let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
     (&client).write_all(&vec![7; 20_000]).unwrap();
+    verdict(&asked, "by the service's address", |line| line["finding"] == "untranslated_quote");
     let quote = verdict(&trace, "one of both", |line| line["finding"] == "untranslated_quote");
     let message = quote["message"].as_str().unwrap();
     assert!(message.contains("talks to 10.97.10.1:8080 and is stuck"), "{quote:#}");
