@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::packet::udp_unfragmented;
+use crate::harness::until;
 
+use super::size::is_all_acknowledged;
 use super::{Scene, fix, has_module};
 
 /// What `web` sends to 10.97.5.2 at `ext`, and its answers, encrypted on the way; `None` where the kernel has no ESP.
@@ -110,6 +112,8 @@ pub(super) fn transfer(scene: &Scene) {
     });
     let mut client = scene.web.netns.inside(|| TcpStream::connect("10.97.5.2:7703").unwrap());
     client.write_all(&vec![7; 300_000]).unwrap();
+    // What is sent again after its end would find no socket.
+    until("all has arrived", || is_all_acknowledged(&client).then_some(()));
     drop(client);
     assert_eq!(server.join().unwrap(), 300_000);
 }

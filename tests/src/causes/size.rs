@@ -262,7 +262,7 @@ fn a_quote_that_is_not_translated_back() {
 }
 
 /// Whether the peer has all that was sent (`SIOCOUTQ`).
-fn is_all_acknowledged(stream: &TcpStream) -> bool {
+pub(super) fn is_all_acknowledged(stream: &TcpStream) -> bool {
     use std::os::fd::AsRawFd as _;
     let mut left = 0;
     // SAFETY: the pointer is to an `int`, which outlives the call.
