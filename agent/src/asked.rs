@@ -134,15 +134,12 @@ impl PodsAsked {
         index: &PodIndex,
         wait: Option<Duration>,
     ) -> Result<(), Failure> {
-        let (missing, patience) = match (self.missing(host, index), wait) {
+        let missing = match (self.missing(host, index), wait) {
             (Some(missing), None) => return Err(Failure::usage(missing)),
-            (None, _) => {
-                host.warn_of_missing();
-                return Ok(());
-            }
-            (Some(missing), Some(patience)) => (missing, patience),
+            (missing, wait) => missing.zip(wait),
         };
         host.warn_of_missing();
+        let Some((missing, patience)) = missing else { return Ok(()) };
         note(&missing.waited_for(patience));
         self.come(host, index, patience).await.map_err(Failure::usage)?;
         self.settle(index).await;

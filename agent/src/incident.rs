@@ -91,7 +91,7 @@ struct Open<V> {
     last: SystemTime,
     /// When an event of it was last told; `None` while none was wanted.
     told: Option<SystemTime>,
-    /// When its verdict is to be told; `None` while that would be nothing new.
+    /// When its verdict is to be told; `None` while that would be nothing new, or nobody has asked.
     due: Option<SystemTime>,
     interest: Interest,
     /// Whether there were events since.
@@ -276,7 +276,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
             if left > 0 && open.due.is_some_and(|due| due <= now) {
                 left -= 1;
                 (open.due, open.more) = (None, false);
-                if open.interest >= Interest::Asked && tell(open.span(), &open.evidence, State::Ongoing)? {
+                if tell(open.span(), &open.evidence, State::Ongoing)? {
                     open.interest = Interest::Told;
                 }
             }
@@ -285,11 +285,7 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
         }
         let mut failed = Ok(());
         self.open.retain(|_, open| {
-            let is_owed = match open.interest {
-                Interest::None => false,
-                Interest::Asked => open.due.is_some(),
-                Interest::Told => true,
-            };
+            let is_owed = open.interest == Interest::Told || open.due.is_some();
             if !is_over(open.last, now) || (is_owed && left == 0) {
                 return true;
             }
@@ -312,11 +308,8 @@ impl<K: Eq + Hash + Clone, V: Default + Absorb> Incidents<K, V> {
 
     /// Hands out each incident of which there is more to be told: nobody listens any longer.
     pub fn close<E>(self, mut tell: impl FnMut(Span, &V, State) -> Result<bool, E>) -> Result<(), E> {
-        for open in self
-            .open
-            .values()
-            .filter(|open| open.interest >= Interest::Asked && (open.due.is_some() || open.more))
-        {
+        let is_asked = |open: &&Open<V>| open.interest >= Interest::Asked;
+        for open in self.open.values().filter(is_asked).filter(|open| open.due.is_some() || open.more) {
             tell(open.span(), &open.evidence, State::Ongoing)?;
         }
         Ok(())
