@@ -203,6 +203,26 @@ async fn garbage_and_huge_heads_are_refused() {
     server.assert_well().await;
 }
 
+/// What follows a body may be broken, and the answer to that body's request unread.
+#[tokio::test]
+async fn a_request_with_a_body_is_the_last_of_its_connection() {
+    let server = server();
+    let (mut near, far) = tokio::io::duplex(64);
+    let placed = server.state.admit(Ipv4Addr::LOCALHOST.into());
+    let (_shutdown, drain) = channel();
+    let served = tokio::spawn(connection(far, placed, Arc::clone(&server.state), drain));
+    near.write_all(b"GET / HTTP/1.1\r\nContent-Length: 1\r\n\r\nx\x01\r\n\r\n").await.unwrap();
+    for _ in 0..10 {
+        yield_now().await;
+    }
+    let mut answer = String::new();
+    near.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 404 ") && head.contains("connection: close"), "{answer}");
+    assert_eq!(body, "not found: there are /metrics, /healthz and /readyz\n");
+    assert!(served.await.is_ok(), "hyper mixes the answers to the two up");
+}
+
 #[tokio::test]
 async fn a_client_that_closes_its_half_is_answered() {
     let server = server();
