@@ -62,6 +62,10 @@ pub const FIRST_COPIES: u32 = 4;
 /// So often a node that loses next to nothing may have sent others again.
 const HARDLY_ANY: u32 = 4;
 
+/// A node that has sent more than these again loses so much by chance that some connection or other loses the same segment four
+/// times.
+const MANY: u32 = 100;
+
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
     pub const PROBING: u32 = 1;
@@ -92,11 +96,13 @@ impl Stall {
 
     /// Timeouts after which small segments that arrive are no matter of chance: two more if a single full segment is missing,
     /// and one more if full ones did arrive on this connection. By chance it then happens to less than one connection in a
-    /// million of those that lose one packet in twenty, each way.
+    /// million of those that lose one packet in twenty, each way; each timeout more makes it ten times as rare, and what is
+    /// sent again elsewhere says how many connections there are to whom it can happen.
     #[inline]
     const fn timeouts_that_prove(&self) -> u32 {
         let is_single = self.hole < self.mss.saturating_mul(2);
-        TIMEOUTS + 2 * is_single as u32 + !self.never_passed() as u32
+        let by_chance = (self.lost > HARDLY_ANY) as u32 + (self.lost > MANY) as u32;
+        TIMEOUTS + 2 * is_single as u32 + !self.never_passed() as u32 + by_chance
     }
 
     /// Takes in what the peer reported as received (SACK), in the kernel's order, as ranges of sequence numbers; `unacked` is the
@@ -200,6 +206,18 @@ mod tests {
         assert_eq!([two, one].map(proven_after), [Some(3), Some(5)]);
         let passed = |stall| Stall { acked: 1 << 20, ..stall };
         assert_eq!([two, one].map(passed).map(proven_after), [Some(4), Some(6)]);
+        for (lost, more) in [(HARDLY_ANY, 0), (HARDLY_ANY + 1, 1), (MANY, 1), (MANY + 1, 2), (u32::MAX, 2)] {
+            let beside = |stall| Stall { lost, ..stall };
+            assert_eq!([two, one].map(beside).map(proven_after), [Some(3 + more), Some(5 + more)], "{lost}");
+        }
+    }
+
+    /// Seen on 6.1, where each way loses one packet in twenty: two full segments and a rest, the first of them sent four times.
+    #[test]
+    fn four_copies_prove_nothing_where_hundreds_of_others_are_lost() {
+        let stall = Stall { acked: 152, waiting: 3008, sacked: 1, longest_run: 112, hole: 2 * 1448, ..STUCK };
+        assert_eq!(Stall { lost: 822, ..stall }.fate(1448), Some(Fate::Suspect));
+        assert_eq!(stall.fate(1448), Some(Fate::BlackHole));
     }
 
     #[test]

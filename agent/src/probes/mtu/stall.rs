@@ -42,7 +42,8 @@ pub(super) struct Stalls {
     /// The last event whose own socket proves it, else one that chance hardly explains or another connection proves; and whose
     /// it was.
     proof: Option<Box<(TooBig, Pods)>>,
-    /// The last event that proves nothing: a full segment is not acknowledged, and nothing smaller is under way.
+    /// The last event that proves nothing: a full segment is not acknowledged, and nothing smaller is under way, or so much else
+    /// is lost that this may be chance as well.
     doubt: Option<Box<(TooBig, Pods)>>,
     /// Connections of which no full-size segment was ever acknowledged.
     suspects: Vec<Suspect>,
@@ -136,11 +137,18 @@ impl Stalls {
     pub(super) fn judge_doubt(&self, event: &TooBig, pods: &Pods) -> Judgement {
         let Ends { who, to, .. } = Ends::of(event, pods);
         let stall = &event.record.stall;
+        let (beside, or) = match stall.longest_run {
+            0 => ("and nothing smaller is under way".to_owned(), "a peer that is gone".to_owned()),
+            passes => (
+                format!("while smaller ones (up to {passes} bytes) arrive"),
+                format!("loss by chance ({} other segments were sent again lately)", stall.lost),
+            ),
+        };
         Judgement {
             finding: Finding::Suspect,
             confidence: Confidence::Low,
             what: format!(
-                "full-size segments ({} bytes, packets of {}) from {who} to {to} are sent again for {:.1} s and not acknowledged, and nothing smaller is under way: a black hole, or a peer that is gone{}",
+                "full-size segments ({} bytes, packets of {}) from {who} to {to} are sent again for {:.1} s and not acknowledged, {beside}: a black hole, or {or}{}",
                 event.record.len,
                 stall.pmtu,
                 self.took().as_secs_f64(),

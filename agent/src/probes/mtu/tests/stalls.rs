@@ -18,7 +18,7 @@ fn a_suspect_that_chance_hardly_explains_is_told_and_made_sure_of() {
     let (news, confidence, text) = add(Fate::Suspect, small);
     assert!(news && confidence.is_some_and(|it| it.contains("low")), "it is told, and what would prove it");
     assert!(text.is_some_and(|text| {
-        text.contains("a black hole, or a peer that is gone; ")
+        text.contains("arrive: a black hole, or loss by chance (0 other segments were sent again lately); ")
             && text.contains(". Fix: `r2c-agent trace mtu --to ")
     }));
     let lossy = Stall { retransmits: 4, lost: 100, ..small };

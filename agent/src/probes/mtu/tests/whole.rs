@@ -262,6 +262,7 @@ fn stuck_ones() -> Vec<Case> {
     let hole = stalled(4000, Fate::BlackHole, small);
     let probing = Stall { flags: Stall::PROBING, mss: 1024, ..small };
     let hardly = Stall { retransmits: 4, hole: 1448, ..small };
+    let lossy = Stall { lost: 822, ..small };
     let later = MtuRecord { ktime_ns: hole.ktime_ns + 3_000_000_000, ..hole };
     // What left a load balancer for 198.51.100.9, from the port of a connection to another address.
     let mut stray = seconds(&fated(Kind::Received, Fate::NoSocket, 1400), 3600);
@@ -277,6 +278,7 @@ fn stuck_ones() -> Vec<Case> {
         ("a black hole, the kernel tries", of(&[MtuRecord { stall: probing, ..hole }]), web()),
         ("hardly chance", of(&[stalled(4000, Fate::Suspect, hardly)]), web()),
         ("a suspect", of(&[stalled(4000, Fate::Suspect, stuck())]), web()),
+        ("a suspect where much is lost", of(&[stalled(4000, Fate::Suspect, lossy)]), web()),
         ("a quote that is not translated back", of(&[stray, hole]), web()),
         ("a suspect, of nobody", of(&[stalled(4000, Fate::Suspect, stuck())]), nobody()),
         ("a black hole, encrypted", encrypted(&hole, Some(54)), web()),
