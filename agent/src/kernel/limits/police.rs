@@ -1,7 +1,7 @@
 //! The policer (`tc-police(8)`) that every packet of a device comes to, by rtnetlink: `RTM_GETTFILTER`.
 //!
-//! Whether a filter that looks at packets matches one is not known: only the policer counts that is the first action of a
-//! `matchall` that no other filter comes before.
+//! Whether a filter that looks at packets matches one is not known: only the policer counts that is the first action of a filter
+//! that takes every packet (a `matchall`; a `u32`, `flower` or `basic` that looks at nothing) and that no other comes before.
 
 use std::io;
 use std::sync::Arc;
@@ -16,6 +16,33 @@ const ETH_P_ALL: u16 = 3;
 const RTM_GETTFILTER: u16 = 46;
 const TCA_CHAIN: u16 = 11;
 const TCA_MATCHALL_ACT: u16 = 2;
+const TCA_BASIC_EMATCHES: u16 = 2;
+const TCA_BASIC_ACT: u16 = 3;
+const TCA_BASIC_POLICE: u16 = 4;
+/// `struct tcf_ematch_tree_hdr`, which begins with the number of matches.
+const TCA_EMATCH_TREE_HDR: u16 = 1;
+const TCA_FLOWER_CLASSID: u16 = 1;
+const TCA_FLOWER_ACT: u16 = 3;
+const TCA_FLOWER_KEY_ETH_TYPE: u16 = 8;
+const TCA_FLOWER_FLAGS: u16 = 22;
+const TCA_FLOWER_IN_HW_COUNT: u16 = 86;
+const TCA_U32_LINK: u16 = 3;
+const TCA_U32_DIVISOR: u16 = 4;
+const TCA_U32_SEL: u16 = 5;
+const TCA_U32_POLICE: u16 = 6;
+const TCA_U32_ACT: u16 = 7;
+const TCA_U32_INDEV: u16 = 8;
+const TCA_U32_MARK: u16 = 10;
+/// In `struct tc_u32_sel`: `flags`, `nkeys`, and the keys with their masks.
+const FLAGS: usize = 0;
+const NKEYS: usize = 2;
+const KEYS: usize = 16;
+const KEY: usize = 16;
+const TC_U32_TERMINAL: u8 = 1;
+/// In `struct tcmsg`: `tcm_handle`. The tables of `u32` that the kernel makes itself have numbers from this one on; to those
+/// that the user makes packets are sent by other filters.
+const HANDLE: usize = 8;
+const TCA_U32_OWN_TABLES: u32 = 0x800;
 /// In `struct tcmsg`: `tcm_info`, whose lower half is the protocol in the network's order.
 const INFO: usize = 16;
 const INGRESS: u32 = 0xffff_fff2;
@@ -120,9 +147,63 @@ fn filter(payload: &[u8]) -> Option<First> {
     if find(attributes_of, TCA_CHAIN).and_then(number).is_some_and(|chain| chain != 0) {
         return None;
     }
-    let matches_all = text(find(attributes_of, TCA_KIND)?) == b"matchall";
-    let actions = find(options, TCA_MATCHALL_ACT).filter(|_| matches_all).unwrap_or_default();
-    Some(First { protocol, policer: attributes(actions).next().and_then(|(_, action)| policer(action)) })
+    let policer = match text(find(attributes_of, TCA_KIND)?) {
+        b"matchall" => first(find(options, TCA_MATCHALL_ACT), None),
+        b"u32" if is_table(options) => return None,
+        b"u32" if takes_all_u32(payload, options) == Some(true) => {
+            first(find(options, TCA_U32_ACT), find(options, TCA_U32_POLICE))
+        }
+        b"flower" if takes_all_flower(options) => first(find(options, TCA_FLOWER_ACT), None),
+        b"basic" if takes_all_basic(options) == Some(true) => {
+            first(find(options, TCA_BASIC_ACT), find(options, TCA_BASIC_POLICE))
+        }
+        _ => None,
+    };
+    Some(First { protocol, policer })
+}
+
+/// Of `u32` the tables are listed as well.
+fn is_table(options: &[u8]) -> bool {
+    find(options, TCA_U32_DIVISOR).is_some()
+}
+
+fn takes_all_u32(payload: &[u8], options: &[u8]) -> Option<bool> {
+    let selector = find(options, TCA_U32_SEL)?;
+    let keys = selector.get(KEYS..KEYS + KEY * usize::from(*selector.get(NKEYS)?))?;
+    let mut masks = keys.chunks_exact(KEY).map(number);
+    Some(
+        masks.all(|mask| mask == Some(0))
+            && selector.get(FLAGS)? & TC_U32_TERMINAL != 0
+            && number(payload.get(HANDLE..)?)? >> 20 >= TCA_U32_OWN_TABLES
+            && attributes(options)
+                .all(|(kind, _)| ![TCA_U32_LINK, TCA_U32_INDEV, TCA_U32_MARK].contains(&kind)),
+    )
+}
+
+/// It shows each field that it looks at; its Ethernet type is the filter's protocol.
+fn takes_all_flower(options: &[u8]) -> bool {
+    let others = [
+        TCA_FLOWER_CLASSID,
+        TCA_FLOWER_ACT,
+        TCA_FLOWER_KEY_ETH_TYPE,
+        TCA_FLOWER_FLAGS,
+        TCA_FLOWER_IN_HW_COUNT,
+    ];
+    attributes(options).all(|(kind, _)| others.contains(&kind))
+}
+
+/// It shows its tree of matches also where that is empty.
+fn takes_all_basic(options: &[u8]) -> Option<bool> {
+    let tree = find(find(options, TCA_BASIC_EMATCHES)?, TCA_EMATCH_TREE_HDR)?;
+    Some(u16::from_ne_bytes(tree.get(..2)?.try_into().ok()?) == 0)
+}
+
+/// The first of a filter's actions, or the policer of the kind that filters had before there were actions.
+fn first(actions: Option<&[u8]>, police: Option<&[u8]>) -> Option<Policed> {
+    match actions.and_then(|actions| attributes(actions).next()) {
+        Some((_, action)) => policer(action),
+        None => policed(police?),
+    }
 }
 
 /// The action, if it is a policer that drops what is too much.
@@ -130,7 +211,11 @@ fn policer(action: &[u8]) -> Option<Policed> {
     if text(find(action, TCA_ACT_KIND)?) != b"police" {
         return None;
     }
-    let options = find(action, TCA_ACT_OPTIONS)?;
+    policed(find(action, TCA_ACT_OPTIONS)?)
+}
+
+/// What it lets pass, if it drops what is too much.
+fn policed(options: &[u8]) -> Option<Policed> {
     let parameters = find(options, TCA_POLICE_TBF)?;
     if ![TC_ACT_RECLASSIFY, TC_ACT_SHOT].contains(&number(parameters.get(ACTION..)?)?) {
         return None;
@@ -167,15 +252,31 @@ mod tests {
         police(TC_ACT_SHOT, 1_250_000, &[])
     }
 
-    /// As it answers of a filter of this kind, protocol and chain with these actions.
-    fn answer(kind: &str, protocol: u16, chain: u32, actions: &[Vec<u8>]) -> Vec<u8> {
+    /// As it answers of a filter of this kind, protocol and chain with these options.
+    fn written(kind: &str, protocol: u16, chain: u32, handle: u32, options: &[Vec<u8>]) -> Vec<u8> {
         let mut head = of_device(7, 0);
         let info = 1 << 16 | u32::from(protocol.to_be());
         head[INFO..INFO + 4].copy_from_slice(&info.to_ne_bytes());
-        let actions: Vec<u8> = (1..).zip(actions).flat_map(|(at, action)| attr(at, action)).collect();
-        let options = [attr(3, &[0; 4]), attr(TCA_MATCHALL_ACT, &actions)].concat();
+        head[HANDLE..HANDLE + 4].copy_from_slice(&handle.to_ne_bytes());
         let kind = attr(TCA_KIND, format!("{kind}\0").as_bytes());
-        [head, kind, attr(TCA_CHAIN, &chain.to_ne_bytes()), attr(TCA_OPTIONS, &options)].concat()
+        let options = attr(TCA_OPTIONS, &options.concat());
+        [head, kind, attr(TCA_CHAIN, &chain.to_ne_bytes()), options].concat()
+    }
+
+    fn in_order(actions: &[Vec<u8>]) -> Vec<u8> {
+        (1..).zip(actions).flat_map(|(at, action)| attr(at, action)).collect()
+    }
+
+    /// With these actions where `matchall` has them.
+    fn answer(kind: &str, protocol: u16, chain: u32, actions: &[Vec<u8>]) -> Vec<u8> {
+        let options = [attr(3, &[0; 4]), attr(TCA_MATCHALL_ACT, &in_order(actions))];
+        written(kind, protocol, chain, 1, &options)
+    }
+
+    /// With one policer where `kind` has its actions.
+    fn polices(kind: &str, at: u16, handle: u32, looks: &[Vec<u8>]) -> Option<Policed> {
+        let options = [looks, &[attr(at, &in_order(&[drops()]))]].concat();
+        of(&[written(kind, IPV4, 0, handle, &options)]).of(IPV4)
     }
 
     fn of(answers: &[Vec<u8>]) -> Policers {
@@ -198,6 +299,61 @@ mod tests {
             assert_eq!(of(&[all(&[drops()]), looks]).of(IPV4), Some(BOTH), "{kind} comes later");
         }
         assert_eq!(of(&[answer("matchall", ETH_P_ALL, 1, &[drops()])]).of(IPV4), None, "a goto leads there");
+    }
+
+    /// The selector of `match u32 0 0`, as many times as there are masks.
+    fn selector(flags: u8, masks: &[u32]) -> Vec<u8> {
+        let mut selector = vec![0; KEYS + KEY * masks.len()];
+        selector[FLAGS] = flags;
+        selector[NKEYS] = u8::try_from(masks.len()).unwrap();
+        for (key, mask) in selector[KEYS..].chunks_exact_mut(KEY).zip(masks) {
+            key[..4].copy_from_slice(&mask.to_be_bytes());
+        }
+        attr(TCA_U32_SEL, &selector)
+    }
+
+    #[test]
+    fn a_u32_that_looks_at_nothing_takes_every_packet() {
+        const OWN: u32 = 0x800_00_800;
+        let of_u32 = |handle, looks: &[Vec<u8>]| polices("u32", TCA_U32_ACT, handle, looks);
+        let all = selector(TC_U32_TERMINAL, &[0, 0]);
+        assert_eq!(of_u32(OWN, std::slice::from_ref(&all)), Some(BOTH));
+        assert_eq!(of_u32(OWN, &[selector(TC_U32_TERMINAL, &[])]), Some(BOTH));
+        assert_eq!(of_u32(OWN, &[selector(TC_U32_TERMINAL, &[0, 0xffff_ff00])]), None, "at an address");
+        assert_eq!(of_u32(OWN, &[selector(0, &[0])]), None, "it does nothing");
+        assert_eq!(of_u32(0x7ff_ff_fff, std::slice::from_ref(&all)), None, "packets are sent to its table");
+        for kind in [TCA_U32_LINK, TCA_U32_INDEV, TCA_U32_MARK] {
+            assert_eq!(of_u32(OWN, &[all.clone(), attr(kind, &[0; 8])]), None, "{kind}");
+        }
+        // A key is missing.
+        let mut cut = selector(TC_U32_TERMINAL, &[0]);
+        cut[4 + NKEYS] = 2;
+        assert_eq!(of_u32(OWN, &[cut]), None);
+        // Its table is listed before it.
+        let table = written("u32", IPV4, 0, 0x800 << 20, &[attr(TCA_U32_DIVISOR, &[1, 0, 0, 0])]);
+        let act = attr(TCA_U32_ACT, &in_order(&[drops()]));
+        let filter = written("u32", IPV4, 0, OWN, &[all.clone(), act]);
+        assert_eq!(of(&[table, filter]).of(IPV4), Some(BOTH));
+        // As before there were actions.
+        let old = find(&drops(), TCA_ACT_OPTIONS).unwrap().to_vec();
+        let filter = written("u32", IPV4, 0, OWN, &[all, attr(TCA_U32_POLICE, &old)]);
+        assert_eq!(of(&[filter]).of(IPV4), Some(BOTH));
+    }
+
+    #[test]
+    fn a_flower_and_a_basic_that_look_at_nothing_take_every_packet() {
+        let flower = |looks: &[Vec<u8>]| polices("flower", TCA_FLOWER_ACT, 1, looks);
+        let always = [TCA_FLOWER_CLASSID, TCA_FLOWER_KEY_ETH_TYPE, TCA_FLOWER_FLAGS, TCA_FLOWER_IN_HW_COUNT];
+        let always = always.map(|kind| attr(kind, &[0; 4]));
+        assert_eq!(flower(&always), Some(BOTH));
+        // At the destination's address.
+        assert_eq!(flower(&[&always[..], &[attr(12, &[0; 4])]].concat()), None);
+        let tree = |matches| attr(TCA_BASIC_EMATCHES, &attr(TCA_EMATCH_TREE_HDR, &[matches, 0, 0, 0]));
+        let basic = |looks: &[Vec<u8>]| polices("basic", TCA_BASIC_ACT, 1, looks);
+        assert_eq!([basic(&[tree(0)]), basic(&[tree(1)]), basic(&[])], [Some(BOTH), None, None]);
+        let old = find(&drops(), TCA_ACT_OPTIONS).unwrap().to_vec();
+        let filter = written("basic", IPV4, 0, 1, &[tree(0), attr(TCA_BASIC_POLICE, &old)]);
+        assert_eq!(of(&[filter]).of(IPV4), Some(BOTH));
     }
 
     #[test]
