@@ -9,7 +9,7 @@ use crate::harness::netns::Netns;
 use crate::harness::packet::{icmp_message, ipv4, send_routed, tcp_segment, udp_unfragmented};
 use crate::harness::{has_reasons, until};
 
-use super::{EXT4, Scene, Trace, fix, has_module};
+use super::{EXT4, Scene, Trace, fix, has_module, is_guest};
 
 /// A verdict like this.
 pub(super) fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
