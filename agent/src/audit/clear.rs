@@ -88,6 +88,8 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen, left
     }
     let is_read = unread.is_empty() && missing.is_empty();
     let mut text = match (is_read, left) {
+        // Only the loopback interface is there: to say that all fits would be true and misleading.
+        (true, None) if of_host + of_pods == 0 => "nothing to judge",
         (true, None) => "everything fits",
         (true, Some(_)) => "what was judged fits",
         (false, _) => "what was read fits",
@@ -213,6 +215,8 @@ mod tests {
         );
         assert_eq!(said(&read, &[]), "everything fits: 3 links of the host, 4 links of 3 pods");
         assert_eq!(said(&read[..1], &[]), "everything fits: 3 links of the host; no pod is known here");
+        let bare = [namespace(None, 0)];
+        assert_eq!(said(&bare, &[]), "nothing to judge: 0 links of the host; no pod is known here");
         assert_eq!(
             said(&read, &["pay"]),
             "everything fits for pay/api: 1 link of its own, 3 links of the host"
