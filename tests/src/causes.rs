@@ -29,6 +29,7 @@ mod listeners;
 mod modules;
 mod netfilter;
 mod quiet;
+mod routes;
 mod size;
 mod tables;
 mod tunnels;

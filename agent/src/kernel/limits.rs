@@ -1,4 +1,4 @@
-//! How full the kernel's tables are, what a device's token bucket and policers take, and which rules drop what is INVALID, at this moment:
+//! How full the kernel's tables are, what a device's queueing disciplines and policers take, and which rules drop what is INVALID, at this moment:
 //! evidence for why a packet died.
 //!
 //! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use agent_common::drops::Direction;
 
-mod bucket;
 mod netlink;
 mod police;
+mod qdisc;
 mod rules;
 
 pub use police::{Policed, Policers, Side};
+pub use qdisc::{Loss, Queueing};
 pub use rules::Chain;
 
 /// A reading is as good as a new one for this long.
@@ -32,7 +33,7 @@ const RULES_FRESH: Duration = Duration::from_secs(5);
 /// What could not be read of them is not tried again for this long: they are too many, or the kernel does not let us.
 const RULES_UNREAD: Duration = Duration::from_mins(1);
 
-/// Devices whose token buckets and policers are remembered: more are forgotten all at once.
+/// Devices whose queueing disciplines and policers are remembered: more are forgotten all at once.
 const MAX_DEVICES: usize = 256;
 
 /// Entries of a table, and how many it takes.
@@ -78,7 +79,7 @@ struct Shared {
 struct Read {
     neighbours: [Option<(Instant, Option<Fill>)>; 2],
     conntrack: Option<(Instant, Option<Conntrack>)>,
-    bursts: HashMap<u32, (Instant, Option<u32>)>,
+    queueing: HashMap<u32, (Instant, Queueing)>,
     policed: HashMap<(u32, Side), (Instant, Policers)>,
     /// Of IPv4 and IPv6, each with when it is read again.
     chains: [Option<(Instant, rules::Rules)>; 2],
@@ -126,11 +127,10 @@ impl Limits {
         })
     }
 
-    /// The smallest burst of the token bucket filters (`tc-tbf(8)`) of a device, bytes: a longer packet never passes. `None`
-    /// if it has none, or that cannot be read.
+    /// What a device's queueing disciplines never let pass, or lose on purpose: nothing if that cannot be read.
     #[must_use]
-    pub fn burst(&self, ifindex: u32) -> Option<u32> {
-        remembered(&mut self.lock().bursts, ifindex, || bucket::smallest_burst(ifindex).ok().flatten())
+    pub fn queueing(&self, ifindex: u32) -> Queueing {
+        remembered(&mut self.lock().queueing, ifindex, || qdisc::read(ifindex).unwrap_or_default())
     }
 
     /// The policers (`tc-police(8)`) of a device that all packets on this side come to: none where it has none, or they cannot be

@@ -32,7 +32,8 @@ pub mod row;
 pub mod summary;
 
 use crate::kernel::reasons::Reasons;
-use class::words::About;
+use class::tables::TUNNELS;
+use class::words::{About, Refused};
 use class::{Class, Harm, Verdict};
 use decode::Decoder;
 use evidence::Evidence;
@@ -242,18 +243,33 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
-            is_martian: self.is_martian(),
+            refused: self.refused(),
             is_answer: self.is_answer(),
             evidence: self.evidence.as_ref(),
         }
     }
 
-    /// Whether IPv4's input routing refused its source or destination (`ip_route_input_slow`). Where that has a reason of its
-    /// own, that is said; packets without a route die elsewhere, and those of the reverse path filter have theirs.
-    fn is_martian(&self) -> bool {
-        let function = self.place.as_ref().map(|place| &*place.function);
-        self.reason.as_deref() == Some("NOT_SPECIFIED")
-            && matches!(function, Some("ip_rcv_finish_core" | "ip_rcv_finish"))
+    /// What refused it, as its place tells. Of IPv4's input (`ip_route_input_slow`) what has no reason of its own is an address
+    /// that may not be seen there, and of `ip_error` what is not for want of a route is for one that refuses it.
+    fn refused(&self) -> Option<Refused> {
+        let function = self.place.as_ref().map(|place| &*place.function)?;
+        match (self.reason.as_deref(), function) {
+            (Some("NOT_SPECIFIED"), "ip_rcv_finish_core" | "ip_rcv_finish") => Some(Refused::Martian),
+            (Some("NOT_SPECIFIED"), "ip_error") => Some(Refused::ByRoute),
+            (None, "ip_error")
+            | (
+                _,
+                "ip6_pkt_drop"
+                | "ip6_pkt_discard"
+                | "ip6_pkt_discard_out"
+                | "ip6_pkt_prohibit"
+                | "ip6_pkt_prohibit_out",
+            ) => Some(Refused::PerhapsByRoute),
+            (_, "dst_discard" | "dst_discard_out") => Some(Refused::Discarded),
+            (_, function) if TUNNELS.contains(&function) => Some(Refused::NoTunnel),
+            (_, "xfrm_input") => Some(Refused::Ipsec),
+            _ => None,
+        }
     }
 
     /// Whether it goes from a port that servers have to one that the kernel gives to who asks (`net.ipv4.ip_local_port_range`

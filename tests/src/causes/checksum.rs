@@ -1,6 +1,7 @@
 //! Packets whose checksum is wrong, inside of which are pods.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -56,4 +57,26 @@ fn a_tunnels_checksum_that_is_wrong() {
             "{lost:#}"
         );
     }
+}
+
+/// Of a longer datagram the kernel looks at the checksum when a program reads it.
+#[test]
+fn a_checksum_that_is_wrong_is_found_by_who_reads() {
+    const PORT: u16 = 7713;
+    let scene = Scene::new();
+    let reader = scene.web.netns.inside(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
+    reader.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let web = Ipv4Addr::new(10, 97, 1, 2);
+    let send = |is_right: bool| {
+        let segment = udp_segment((EXT, 5000).into(), (web, PORT).into(), 200, is_right);
+        scene.ext.inside(|| send_routed(web.into(), &ipv4(EXT, web, 17, &segment, true)).unwrap());
+    };
+    send(true);
+    assert_eq!(reader.recv(&mut [0; 300]).unwrap(), 200);
+    let trace = scene.trace("drops");
+    send(false);
+    assert!(reader.recv(&mut [0; 300]).is_err());
+    let lost = trace.expect_class("checksum", |line| line["destination_port"] == PORT);
+    assert_eq!(lost["harm"], "harmful", "{lost:#}");
+    assert!(fix(&lost).contains("ethtool -K DEVICE tx off"), "{lost:#}");
 }

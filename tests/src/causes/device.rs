@@ -4,7 +4,7 @@ use crate::harness::has_reasons;
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
 
-use super::{EXT4, EXT6, Scene, apply, fix};
+use super::{EXT4, EXT6, Scene, apply, fix, is_guest};
 
 #[test]
 fn forwarding_that_is_off() {
@@ -111,4 +111,21 @@ fn ipv6_on_a_device_that_takes_too_little_for_it() {
     // With IPv6 its addresses had gone.
     scene.host.ip("addr add fd97:1::1/64 dev veth-web nodad\n");
     assert!((0..5).any(|_| scene.is_answered(EXT6)), "cured");
+}
+
+/// What a chaos test has left behind.
+#[test]
+fn a_network_emulator_that_loses_packets() {
+    let scene = Scene::new();
+    if !scene.host.tries("tc", "qdisc add dev uplink root netem loss 100%\n") {
+        assert!(!is_guest(), "a guest's kernel has netem");
+        return;
+    }
+    let trace = scene.trace("drops");
+    assert!(!scene.is_answered(EXT4));
+    let event = trace.expect_class("queue", |event| event["interface"] == "uplink");
+    let text = event["message"].as_str().unwrap();
+    assert!(text.contains("(netem) of uplink loses packets on purpose (loss 100%)"), "{event:#}");
+    apply(&scene.host, &fix(&event));
+    assert!(scene.is_answered(EXT4), "cured");
 }

@@ -117,3 +117,17 @@ pub(super) fn transfer(scene: &Scene) {
     drop(client);
     assert_eq!(server.join().unwrap(), 300_000);
 }
+
+/// A key exchange that has failed, or a node that has restarted: one end encrypts, the other has no key.
+#[test]
+fn what_is_encrypted_and_has_no_state_here() {
+    let Some(scene) = encrypted() else { return };
+    let trace = scene.trace("drops");
+    assert!(scene.is_answered("10.97.5.2:7"), "both have their keys");
+    scene.ext.ip("xfrm state deleteall src 10.97.9.1\n");
+    assert!(!scene.is_answered("10.97.5.2:7"));
+    let lost = trace.expect_class("policy", |line| line["protocol"] == "ESP");
+    let text = lost["message"].as_str().unwrap();
+    assert!(text.contains("IPsec has no state (SPI and key) for it"), "{lost:#}");
+    assert!(fix(&lost).contains("`ip xfrm state`"), "{lost:#}");
+}

@@ -1,6 +1,6 @@
 //! Packets that a tunnel's own transmit function frees for their size: it gives no reason, but has just told their sender.
 
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{udp, udp_unfragmented};
 
 use super::{Scene, fix, has_module};
 
@@ -94,5 +94,34 @@ fn what_is_too_large_for_what_carries_the_tunnel() {
             assert!(others.is_empty(), "{others:#?}");
         }
         host.ip("link del t0\nxfrm state flush\nxfrm policy flush\n");
+    }
+}
+
+/// The ends of a tunnel have different keys, or the other end has none at all.
+#[test]
+fn what_comes_in_a_tunnel_and_no_tunnel_takes() {
+    let scene = Scene::new();
+    for (module, kind, other) in [("ip_gre", "gre", "key 7"), ("ipip", "ipip", "")] {
+        if !has_module(module) {
+            continue;
+        }
+        // Where a tunnel of another key is, the kernel looks for one that fits.
+        scene.host.ip(&format!(
+            "link add t0 type {kind} local 10.97.9.1 remote 10.97.9.9 {other}\nlink set t0 up\n"
+        ));
+        scene.ext.ip(&format!(
+            "link add t0 type {kind} local 10.97.9.2 remote 10.97.9.1\naddr add 10.97.5.2/24 dev t0\nlink set t0 up\n"
+        ));
+        let trace = scene.trace("drops");
+        scene.ext.inside(|| udp("10.97.5.1:7720".parse().unwrap(), 1, 10));
+        let lost = trace.expect_class("routing", |line| {
+            line["interface"] == "uplink" && line["destination_port"] == 7720
+        });
+        let text = lost["message"].as_str().unwrap();
+        assert!(text.contains("no tunnel device here takes it"), "{kind}: {lost:#}");
+        assert!(fix(&lost).contains("let both ends of the tunnel agree"), "{kind}: {lost:#}");
+        for netns in [&scene.host, &scene.ext] {
+            netns.ip("link del t0\n");
+        }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::bucket::{MOST, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, in_bytes, of_device, rate};
 use super::netlink::{Netlink, attributes, find, number, text};
+use super::qdisc::{MOST, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, in_bytes, of_device, rate};
 
 /// `linux/if_ether.h`, `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
 const ETH_P_ALL: u16 = 3;
@@ -183,11 +183,7 @@ fn takes_all_u32(payload: &[u8], options: &[u8]) -> Option<bool> {
 /// It shows each field that it looks at; its Ethernet type is the filter's protocol.
 fn takes_all_flower(options: &[u8]) -> bool {
     let others = [
-        TCA_FLOWER_CLASSID,
-        TCA_FLOWER_ACT,
-        TCA_FLOWER_KEY_ETH_TYPE,
-        TCA_FLOWER_FLAGS,
-        TCA_FLOWER_IN_HW_COUNT,
+        TCA_FLOWER_CLASSID, TCA_FLOWER_ACT, TCA_FLOWER_KEY_ETH_TYPE, TCA_FLOWER_FLAGS, TCA_FLOWER_IN_HW_COUNT,
     ];
     attributes(options).all(|(kind, _)| others.contains(&kind))
 }

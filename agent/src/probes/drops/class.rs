@@ -4,7 +4,7 @@ use agent_common::drops::circumstance as fact;
 
 use crate::probe::Level;
 
-mod tables;
+pub(super) mod tables;
 pub mod words;
 
 use tables::{

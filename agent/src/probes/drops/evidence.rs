@@ -6,7 +6,7 @@ use std::sync::Arc;
 use agent_common::drops::{Direction, DropRecord, circumstance};
 
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Fill, Limits, Policed, Side};
+use crate::kernel::limits::{Chain, Fill, Limits, Loss, Policed, Side};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -26,6 +26,8 @@ pub enum Evidence {
     NotTranslated(SocketAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
+    /// The device loses packets on purpose.
+    Loses(Loss),
     /// A policer of the device never lets such a packet pass.
     Policer {
         /// Bytes of the packet that it has measured.
@@ -68,6 +70,11 @@ pub(super) fn gather(
     if let Some(evidence) = too_long(limits, record, reason, function, verdict) {
         return (Verdict { class: Class::Mtu, ..verdict }, Some(evidence));
     }
+    if verdict == (Verdict { class: Class::Queue, harm: Harm::Harmful })
+        && side(reason, function) == Some(Side::Queue)
+    {
+        return (verdict, limits.queueing(record.ifindex).loss.map(Evidence::Loses));
+    }
     match verdict.class {
         Class::Netfilter | Class::Policy => {
             let conntrack = limits.conntrack();
@@ -94,7 +101,7 @@ fn too_long(
     verdict: Verdict,
 ) -> Option<Evidence> {
     let side = side_of_size(reason, function, verdict)?;
-    let burst = || limits.burst(record.ifindex).filter(|burst| frame(record) > *burst);
+    let burst = || limits.queueing(record.ifindex).burst.filter(|burst| frame(record) > *burst);
     let burst = if side == Side::Queue { burst() } else { None };
     burst.map(Evidence::Burst).or_else(|| {
         let policer = limits.policers(record.ifindex, side).of(record.ethertype);

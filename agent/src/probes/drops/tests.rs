@@ -135,21 +135,36 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
     assert!(!but(|packet| packet.record.flags = flags::HAS_IP).is_answer(), "ports that were not read");
 }
 
-/// Linux calls a martian nothing: the place alone tells it, and then no route helps.
+/// Linux calls a martian nothing, nor a route that refuses: the place alone tells, and then no new route helps.
 #[test]
-fn a_martian_is_told_by_its_place() {
+fn what_refuses_is_told_by_its_place() {
+    use Refused::{ByRoute, Discarded, Ipsec, Martian, NoTunnel, PerhapsByRoute};
+    let unnamed = Some("NOT_SPECIFIED");
     for (reason, function, wanted) in [
-        (Some("NOT_SPECIFIED"), Some("ip_rcv_finish_core"), true),
-        (Some("NOT_SPECIFIED"), Some("ip_rcv_finish"), true),
-        (Some("NOT_SPECIFIED"), Some("ip_forward"), false),
-        (Some("NOT_SPECIFIED"), None, false),
-        (Some("IP_RPFILTER"), Some("ip_rcv_finish_core"), false),
-        (None, Some("ip_rcv_finish"), false),
+        (unnamed, Some("ip_rcv_finish_core"), Some(Martian)),
+        (unnamed, Some("ip_rcv_finish"), Some(Martian)),
+        (unnamed, Some("ip_forward"), None),
+        (unnamed, None, None),
+        (Some("IP_RPFILTER"), Some("ip_rcv_finish_core"), None),
+        (None, Some("ip_rcv_finish"), None),
+        (unnamed, Some("ip_error"), Some(ByRoute)),
+        (Some("IP_INNOROUTES"), Some("ip_error"), None),
+        (None, Some("ip_error"), Some(PerhapsByRoute)),
+        (Some("IP_INNOROUTES"), Some("ip6_pkt_drop"), Some(PerhapsByRoute)),
+        (None, Some("ip6_pkt_discard"), Some(PerhapsByRoute)),
+        (None, Some("ip6_pkt_discard_out"), Some(PerhapsByRoute)),
+        (unnamed, Some("ip6_pkt_prohibit"), Some(PerhapsByRoute)),
+        (unnamed, Some("ip6_pkt_prohibit_out"), Some(PerhapsByRoute)),
+        (unnamed, Some("dst_discard"), Some(Discarded)),
+        (None, Some("dst_discard_out"), Some(Discarded)),
+        (unnamed, Some("gre_rcv"), Some(NoTunnel)),
+        (None, Some("tunnel4_rcv"), Some(NoTunnel)),
+        (unnamed, Some("xfrm_input"), Some(Ipsec)),
     ] {
         let packet = but(|packet| {
             (packet.reason, packet.place) = (reason.map(Into::into), function.map(place));
         });
-        assert_eq!(packet.is_martian(), wanted, "{reason:?} in {function:?}");
+        assert_eq!(packet.refused(), wanted, "{reason:?} in {function:?}");
     }
 }
 

@@ -30,6 +30,12 @@ pub(super) const FORWARDED_BY_BRIDGE: [&str; 4] =
 /// Where the network layer takes a frame from a device, and frees what is for another station.
 pub(super) const FROM_DEVICES: [&str; 4] = ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"];
 
+/// Where a tunnel's packet ends that no tunnel device takes.
+pub(in super::super) const TUNNELS: [&str; 9] = [
+    "gre_rcv", "tunnel4_rcv", "tunnel64_rcv", "tunnelmpls4_rcv", "tunnel6_rcv", "tunnel46_rcv",
+    "tunnelmpls6_rcv", "vxlan_rcv", "geneve_udp_encap_recv",
+];
+
 /// Where a program hands over what becomes a packet of the network, which has no header yet.
 pub(super) const FROM_PROGRAMS: [&str; 2] = ["tun_get_user", "tap_get_user"];
 
@@ -140,7 +146,7 @@ pub(super) const PLACES: Table = &[
         &[
             "nft_do_chain", "ipt_do_table", "ip6t_do_table", "arpt_do_table", "ebt_do_table", "nf_hook_bpf",
             "sk_filter_trim_cap", "tcf_classify", "sch_handle_ingress", "sch_handle_egress",
-            "bpf_prog_run_generic_xdp",
+            "bpf_prog_run_generic_xdp", "xfrm_input",
         ],
     ),
     (
@@ -153,6 +159,8 @@ pub(super) const PLACES: Table = &[
         &["br_handle_frame_finish", "br_forward", "br_dev_xmit", "maybe_deliver", "br_handle_frame"],
     ),
     (harmful(Class::Ipv6Off), &["ip6_output"]),
+    // Who reads it computes it (`csum_copy_err`); the other packet that is freed here is one whose reader gave a bad address.
+    (harmful(Class::Checksum), &["udp_recvmsg", "udpv6_recvmsg"]),
     // BPDUs that a bridge has dealt with, protocols that nobody here speaks, a neighbour's question that was answered.
     (benign(Class::Other), &["stp_pdu_rcv", "llc_rcv", "mrp_rcv", "neigh_proxy_process"]),
     // Fragments whose packet never became whole.
@@ -194,6 +202,7 @@ pub(super) const PLACES: Table = &[
             "dst_discard", "dst_discard_out", "vxlan_xmit", "vxlan_xmit_one",
         ],
     ),
+    (harmful(Class::Routing), &TUNNELS),
     (harmful(Class::Neighbour), &["ipv4_link_failure", "__neigh_event_send"]),
     (
         harmful(Class::Queue),

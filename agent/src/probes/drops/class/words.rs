@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use crate::kernel::limits::{Chain, Fill, Policed};
+use crate::kernel::limits::{Chain, Fill, Loss, Policed};
 use crate::probe::row::device_sysctl;
 use crate::probes::drops::evidence::Evidence;
 
@@ -27,12 +27,29 @@ pub struct About<'a> {
     pub tunnel: Option<(Tunnel, IpAddr)>,
     /// The kernel has made a message about it: it is too large.
     pub told: bool,
-    /// IPv4's routing refused one of its addresses, and gives no reason of its own.
-    pub is_martian: bool,
+    /// What refused it, where the place tells more than the reason.
+    pub refused: Option<Refused>,
     /// By its ports it is an answer over UDP, to a port that a program asks from.
     pub is_answer: bool,
     /// What else speaks for the cause.
     pub evidence: Option<&'a Evidence>,
+}
+
+/// What refuses a packet, by the place where it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Routing: one of its addresses may not be seen there.
+    Martian,
+    /// A route or a rule that refuses packets.
+    ByRoute,
+    /// No route leads there, or one that refuses packets does.
+    PerhapsByRoute,
+    /// A blackhole route took it, or its route's device has just gone.
+    Discarded,
+    /// No tunnel device takes what has come in a tunnel.
+    NoTunnel,
+    /// IPsec has no state for it, or finds it wrong.
+    Ipsec,
 }
 
 impl About<'_> {
@@ -195,6 +212,14 @@ fn proven(evidence: &Evidence, about: &About<'_>) -> String {
             about.frame,
             about.device()
         ),
+        Evidence::Loses(loss) => format!(
+            "the network emulator (netem) of {} loses packets on purpose ({}), or its queue was full",
+            about.device(),
+            match loss {
+                Loss::Random(share) => format!("loss {}%", percent(*share)),
+                Loss::Model => "by a model of loss".to_owned(),
+            }
+        ),
         Evidence::Policer { length, less } => format!(
             "a packet of {length} bytes is more than the policer of {} ever lets pass ({})",
             about.device(),
@@ -233,6 +258,10 @@ fn proven_fix(evidence: &Evidence, about: &About<'_>) -> String {
             about.device(),
             about.frame.max(about.mtu + 14)
         ),
+        Evidence::Loses(_) => format!(
+            "`tc qdisc del dev {device} root`, if no test wants it (`tc -s qdisc show dev {device}`)",
+            device = about.device()
+        ),
         Evidence::Policer { length, less } => {
             let whole = (*length).max(about.mtu + 14);
             // `tc` cuts a burst to whole microseconds: at 10 Gbit/s one is 1250 bytes.
@@ -255,6 +284,11 @@ fn of_policer(less: Policed, say: impl Fn(&str, u32) -> String, between: &str) -
     let both = [("burst", less.burst), ("mtu", less.mtu)];
     let said = both.into_iter().filter_map(|(what, bytes)| bytes.map(|bytes| say(what, bytes)));
     said.collect::<Vec<_>>().join(between)
+}
+
+/// A share of 2^32, rounded to hundredths of a percent.
+fn percent(share: u32) -> f64 {
+    (f64::from(share) / f64::from(u32::MAX) * 10_000.0).round() / 100.0
 }
 
 /// Chains by name, any of which it may be.
@@ -283,6 +317,9 @@ fn policy(about: &About<'_>) -> &'static str {
         "XFRM_POLICY" => "an IPsec policy refused it",
         "SECURITY_HOOK" => "a security module refused it",
         "PSP_INPUT" | "PSP_OUTPUT" => "the connection demands encryption (PSP), and it has none",
+        _ if about.refused == Some(Refused::Ipsec) => {
+            "IPsec has no state (SPI and key) for it, or it is damaged, replayed or not what the state expects"
+        }
         _ => "a firewall rule or network policy refused it",
     }
 }
@@ -299,6 +336,9 @@ fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
         "XFRM_POLICY" => "`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it".into(),
         "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
         "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
+        _ if about.refused == Some(Refused::Ipsec) => {
+            "give both ends the same state (`ip xfrm state`; what sets it up is the key exchange or the network plugin); `cat /proc/net/xfrm_stat` there counts each cause".into()
+        }
         _ => "find the rule (`nft list ruleset`, `iptables -vnL`, NetworkPolicies of both pods) and let it pass".into(),
     }
 }
@@ -309,13 +349,23 @@ fn routing(about: &About<'_>) -> &'static str {
         "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
             "its source or destination is no address that may be seen there"
         }
-        _ if about.is_martian => {
-            "an address of it may not be seen there: a source that is this node's own, a loopback's or a group's"
-        }
         "VXLAN_VNI_NOT_FOUND" => "no VXLAN device here has its VNI",
         "TUNNEL_TXINFO" => "the tunnel is not told where to send it",
         "NO_TX_TARGET" => "no port or remote takes it",
-        _ => "no route to its destination",
+        _ => match about.refused {
+            Some(Refused::Martian) => {
+                "an address of it may not be seen there: a source that is this node's own, a loopback's or a group's"
+            }
+            Some(Refused::ByRoute) => "a route or rule refuses it (blackhole, prohibit, unreachable)",
+            Some(Refused::PerhapsByRoute) => {
+                "no route to its destination, or one that refuses it (blackhole, prohibit, unreachable)"
+            }
+            Some(Refused::Discarded) => "a blackhole route took it, or its route's device has just gone",
+            Some(Refused::NoTunnel) => {
+                "no tunnel device here takes it: its key, VNI or addresses are those of none"
+            }
+            Some(Refused::Ipsec) | None => "no route to its destination",
+        },
     }
 }
 
@@ -326,15 +376,25 @@ fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
         "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
             "mend the address that its sender uses".into()
         }
-        _ if about.is_martian => {
-            "see whether its sender has the same address as this node (`ip address`), or forges one".into()
-        }
         "VXLAN_VNI_NOT_FOUND" => "give both ends the same VNI (`ip -d link show type vxlan`)".into(),
         "TUNNEL_TXINFO" | "NO_TX_TARGET" => format!(
             "`bridge fdb show dev {device}` and `ip route` tell what it knows; the network plugin writes them"
         )
         .into(),
-        _ => "add the route (`ip route get ADDRESS` tells what there is)".into(),
+        _ => match about.refused {
+            Some(Refused::Martian) => {
+                "see whether its sender has the same address as this node (`ip address`), or forges one".into()
+            }
+            Some(Refused::ByRoute | Refused::Discarded) => {
+                "find it (`ip rule`, `ip route show table all | grep -E 'blackhole|prohibit|unreachable'`) and take it away; where the network plugin keeps it for the node's own pods, none has that address any more: mend who sends there".into()
+            }
+            Some(Refused::NoTunnel) => {
+                "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each".into()
+            }
+            Some(Refused::PerhapsByRoute | Refused::Ipsec) | None => {
+                "add the route (`ip route get ADDRESS` tells what there is)".into()
+            }
+        },
     }
 }
 

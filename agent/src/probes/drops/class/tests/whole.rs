@@ -2,9 +2,9 @@
 
 use agent_common::quote::Tunnel;
 
-use super::words::About;
+use super::words::{About, Refused};
 use super::*;
-use crate::kernel::limits::{Chain, Fill, Policed};
+use crate::kernel::limits::{Chain, Fill, Loss, Policed};
 use crate::probes::drops::evidence::Evidence;
 
 /// What is said of each case, in their order: class and case, and below them its meaning and its fix (`-` if it has none).
@@ -18,7 +18,7 @@ const ON_ETH7: About<'static> = About {
     frame: 0,
     tunnel: None,
     told: false,
-    is_martian: false,
+    refused: None,
     is_answer: false,
     evidence: None,
 };
@@ -75,7 +75,17 @@ fn told() -> Vec<String> {
         let tunnel = Some((tunnel, [192, 0, 2, 1].into()));
         told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
     }
-    told.push(case(Class::Routing, "martian", About { is_martian: true, ..ON_ETH7 }));
+    for (name, refused) in [
+        ("martian", Refused::Martian),
+        ("refused by a route", Refused::ByRoute),
+        ("perhaps refused by a route", Refused::PerhapsByRoute),
+        ("discarded", Refused::Discarded),
+        ("without a tunnel", Refused::NoTunnel),
+    ] {
+        told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
+    }
+    let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
+    told.push(case(Class::Policy, "IPsec", ipsec));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let chain =
@@ -91,6 +101,8 @@ fn told() -> Vec<String> {
         (Class::Policy, "INVALID by one of two chains", Evidence::Invalid(chains.into())),
         (Class::NoSocket, "not translated back", Evidence::NotTranslated(([10, 96, 0, 1], 53).into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
+        (Class::Queue, "netem", Evidence::Loses(Loss::Random(u32::MAX / 8))),
+        (Class::Queue, "netem's model", Evidence::Loses(Loss::Model)),
         (Class::Mtu, "policer's burst", policer(Some(1000), None)),
         (Class::Mtu, "policer's mtu", policer(None, Some(1200))),
         (Class::Mtu, "both of a policer", policer(Some(1000), Some(1200))),

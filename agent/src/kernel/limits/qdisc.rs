@@ -1,0 +1,160 @@
+//! What the queueing disciplines of a device never let pass, or lose on purpose, by rtnetlink: `RTM_GETQDISC`.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::netlink::{Netlink, find, number, text};
+
+/// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
+pub(super) const RTM_GETQDISC: u16 = 38;
+pub(super) const TCA_KIND: u16 = 1;
+pub(super) const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_NETEM_LOSS: u16 = 5;
+/// In `struct tc_netem_qopt`: `loss`; and its size, behind which its attributes begin.
+const LOSS: usize = 8;
+const NETEM: usize = 24;
+/// `sizeof(struct tcmsg)`
+pub(super) const TCMSG: usize = 20;
+/// In `struct tc_tbf_qopt`: `rate.rate`, and `buffer`.
+const RATE: usize = 8;
+const BUFFER: usize = 28;
+
+/// Bytes that are read: a node has a few hundred devices.
+pub(super) const MOST: usize = 1 << 20;
+
+/// What a device's queueing disciplines do to packets of any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queueing {
+    /// The smallest burst of its token bucket filters (`tc-tbf(8)`), bytes: a longer packet never passes.
+    pub burst: Option<u32>,
+    /// What its network emulator (`tc-netem(8)`) loses on purpose.
+    pub loss: Option<Loss>,
+}
+
+/// How a network emulator loses packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// Each with the same probability, of 2^32.
+    Random(u32),
+    /// In bursts, by a model of several states.
+    Model,
+}
+
+/// Those of a device.
+pub(super) fn read(ifindex: u32) -> io::Result<Queueing> {
+    let mut read = Queueing::default();
+    Netlink::open(NETLINK_ROUTE, MOST)?.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
+        read.burst = read.burst.into_iter().chain(burst(payload, ifindex)).min();
+        read.loss = read.loss.or_else(|| loss(payload, ifindex));
+    })?;
+    Ok(read)
+}
+
+/// A `struct tcmsg` that asks for what a device has below this parent.
+pub(super) fn of_device(ifindex: u32, parent: u32) -> Vec<u8> {
+    let mut body = vec![0; TCMSG];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    body[12..16].copy_from_slice(&parent.to_ne_bytes());
+    body
+}
+
+/// The options of a `struct tcmsg` and its attributes, if it is of this kind and device.
+fn options<'a>(payload: &'a [u8], ifindex: u32, kind: &[u8]) -> Option<&'a [u8]> {
+    let attributes = payload.get(TCMSG..)?;
+    let is_it = number(payload.get(4..)?)? == ifindex && text(find(attributes, TCA_KIND)?) == kind;
+    find(attributes, TCA_OPTIONS).filter(|_| is_it)
+}
+
+/// The burst, if it is a token bucket filter.
+fn burst(payload: &[u8], ifindex: u32) -> Option<u32> {
+    let options = options(payload, ifindex, b"tbf")?;
+    let parameters = find(options, TCA_TBF_PARMS)?;
+    let rate = rate(find(options, TCA_TBF_RATE64), parameters.get(RATE..)?)?;
+    in_bytes(rate, number(parameters.get(BUFFER..)?)?)
+}
+
+/// What is lost, if it is a network emulator that loses any.
+fn loss(payload: &[u8], ifindex: u32) -> Option<Loss> {
+    let options = options(payload, ifindex, b"netem")?;
+    if find(options.get(NETEM..)?, TCA_NETEM_LOSS).is_some() {
+        return Some(Loss::Model);
+    }
+    Some(number(options.get(LOSS..)?)?).filter(|share| *share > 0).map(Loss::Random)
+}
+
+/// Bytes a second: of more than 32 bits, or else of 32.
+pub(super) fn rate(rate64: Option<&[u8]>, rate: &[u8]) -> Option<u64> {
+    let large = rate64.and_then(|rate| Some(u64::from_ne_bytes(rate.get(..8)?.try_into().ok()?)));
+    large.or_else(|| number(rate).map(u64::from))
+}
+
+/// The bytes that pass at this rate in so many ticks.
+pub(super) fn in_bytes(rate: u64, ticks: u32) -> Option<u32> {
+    /// `PSCHED_SHIFT`
+    const TICK_NS: u64 = 64;
+    let nanoseconds = u64::from(ticks) * TICK_NS;
+    u32::try_from(u128::from(rate) * u128::from(nanoseconds) / 1_000_000_000).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::attribute as attr;
+    use super::*;
+
+    /// As the kernel answers of `tbf rate 10mbit burst 1400`.
+    fn answer(kind: &[u8], rate: u32, more: &[u8]) -> Vec<u8> {
+        let mut qopt = [0; 36];
+        qopt[RATE..RATE + 4].copy_from_slice(&rate.to_ne_bytes());
+        qopt[BUFFER..BUFFER + 4].copy_from_slice(&17_500_u32.to_ne_bytes());
+        let options = [attr(TCA_TBF_PARMS, &qopt), more.to_vec()].concat();
+        let mut payload = of_device(7, 0);
+        payload.extend(attr(TCA_KIND, kind));
+        payload.extend(attr(TCA_OPTIONS, &options));
+        payload
+    }
+
+    #[test]
+    fn a_burst_is_the_rate_times_the_buffer() {
+        assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 7), Some(1400));
+        let large = attr(TCA_TBF_RATE64, &12_500_000_000_u64.to_ne_bytes());
+        assert_eq!(burst(&answer(b"tbf\0", u32::MAX, &large), 7), Some(14_000_000));
+        assert_eq!(burst(&answer(b"fq_codel\0", 1_250_000, &[]), 7), None);
+        assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 8), None, "another device's");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_nothing() {
+        let whole = answer(b"tbf\0", 1_250_000, &[]);
+        for length in 0..whole.len() {
+            assert_eq!(burst(&whole[..length], 7), None, "{length} bytes");
+        }
+    }
+
+    /// As it answers of `netem delay 20ms` with this loss, and more.
+    fn netem(share: u32, more: &[u8]) -> Vec<u8> {
+        let mut qopt = vec![0xff; NETEM];
+        qopt[LOSS..LOSS + 4].copy_from_slice(&share.to_ne_bytes());
+        qopt.extend(more);
+        let mut payload = of_device(7, 0);
+        payload.extend(attr(TCA_KIND, b"netem\0"));
+        payload.extend(attr(TCA_OPTIONS, &qopt));
+        payload
+    }
+
+    #[test]
+    fn an_emulator_tells_what_it_loses_on_purpose() {
+        assert_eq!(loss(&netem(1 << 30, &[]), 7), Some(Loss::Random(1 << 30)));
+        assert_eq!(loss(&netem(0, &[]), 7), None, "it delays only");
+        assert_eq!(loss(&netem(0, &attr(TCA_NETEM_LOSS, &[0; 20])), 7), Some(Loss::Model));
+        assert_eq!(loss(&netem(0, &attr(1, &[0; 12])), 7), None, "its delay is correlated");
+        assert_eq!(loss(&netem(1 << 30, &[]), 8), None, "another device's");
+        assert_eq!(loss(&answer(b"tbf\0", 1_250_000, &[]), 7), None);
+        let whole = netem(1 << 30, &[]);
+        for length in 0..whole.len() {
+            assert_eq!(loss(&whole[..length], 7), None, "{length} bytes");
+        }
+    }
+}
