@@ -121,17 +121,22 @@ fn far_ends(socket: &mut Netlink, read: &mut [Namespace]) {
             if known.contains(&id) {
                 continue;
             }
-            let mut far = None;
+            let (mut far, this) = (None, link.index);
             // What is not answered is not known, and said to be so where it would matter.
             let _ = socket.call(RTM_GETLINK, &link::question_of(id, index), |payload| {
-                let other = link::decode(payload).filter(|other| {
-                    link::is_of(payload, Some(id)) && other.kind == "veth" && other.lower == Some(link.index)
-                });
-                far = other.map(|other| Far { name: other.name, mtu: other.mtu, up: other.up });
+                far = far_end(payload, id, this);
             });
             link.far = far;
         }
     }
+}
+
+/// The device that an answer is about, if it is of that namespace and the other end of this veth.
+fn far_end(payload: &[u8], id: NetnsId, of: u32) -> Option<Far> {
+    let is_its =
+        |other: &Link| link::is_of(payload, Some(id)) && other.kind == "veth" && other.lower == Some(of);
+    let other = link::decode(payload).filter(is_its)?;
+    Some(Far { name: other.name, mtu: other.mtu, up: other.up })
 }
 
 fn part(what: &'static str, whole: Whole, into: &mut Namespace) {
@@ -236,3 +241,6 @@ fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Path
     }
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests;

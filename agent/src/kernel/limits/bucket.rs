@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::{Netlink, find, number};
+use super::netlink::{Lists, Netlink, find, number};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
 pub(super) const RTM_GETQDISC: u16 = 38;
@@ -23,8 +23,12 @@ pub(super) const MOST: usize = 1 << 20;
 
 /// The smallest burst of the device's filters of this kind, bytes; `None` if it has none.
 pub(super) fn smallest_burst(ifindex: u32) -> io::Result<Option<u32>> {
+    smallest_listed(&mut Netlink::open(NETLINK_ROUTE, MOST)?, ifindex)
+}
+
+fn smallest_listed(lists: &mut impl Lists, ifindex: u32) -> io::Result<Option<u32>> {
     let mut smallest = None;
-    Netlink::open(NETLINK_ROUTE, MOST)?.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
+    lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
         smallest = smallest.into_iter().chain(burst(payload, ifindex)).min();
     })?;
     Ok(smallest)
@@ -69,7 +73,7 @@ pub(super) fn in_bytes(rate: u64, ticks: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::netlink::attribute as attr;
+    use super::super::netlink::{Answers, attribute as attr};
     use super::*;
 
     /// As the kernel answers of `tbf rate 10mbit burst 1400`.
@@ -91,6 +95,16 @@ mod tests {
         assert_eq!(burst(&answer(b"tbf\0", u32::MAX, &large), 7), Some(14_000_000));
         assert_eq!(burst(&answer(b"fq_codel\0", 1_250_000, &[]), 7), None);
         assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 8), None, "another device's");
+    }
+
+    #[test]
+    fn the_smallest_of_a_device_counts() {
+        let asked = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 12]].concat();
+        let listed = [(b"tbf\0", 2_500_000), (b"tbf\0", 1_250_000), (b"htb\0", 1_000), (b"tbf\0", 5_000_000)];
+        let listed = listed.map(|(kind, rate)| answer(kind, rate, &[])).to_vec();
+        let burst = |listed| smallest_listed(&mut Answers(vec![(38, asked.clone(), listed)]), 7).unwrap();
+        assert_eq!((burst(listed), burst(Vec::new())), (Some(1400), None));
+        assert_eq!(smallest_burst(u32::MAX >> 1).unwrap(), None, "there is no such device");
     }
 
     #[test]
