@@ -262,8 +262,8 @@ impl Limits {
         let mut read = self.lock();
         read.bursts.insert(ifindex, (now, burst));
         for side in [Side::Ingress, Side::Egress, Side::Queue] {
-            let policer = policed.iter().find(|(of, _)| *of == side).map(|(_, policed)| *policed);
-            read.policed.insert((ifindex, side), (now, Policers::all_come_to(policer)));
+            let its = policed.iter().find(|(of, _)| *of == side).map(|(_, policed)| *policed);
+            read.policed.insert((ifindex, side), (now, Policers::all_come_to(its)));
         }
         drop(read);
         self

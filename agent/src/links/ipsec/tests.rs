@@ -67,7 +67,7 @@ fn the_policy_that_decides_says_what_a_packet_is_wrapped_in() {
         ("to elsewhere", Policy { destination: "10.7.0.0/16".parse().unwrap(), ..tunnel() }),
         ("of a device", Policy { if_id: 1, ..tunnel() }),
     ] {
-        assert_eq!(of(&[other.clone()]), None, "{what}");
+        assert_eq!(of(std::slice::from_ref(&other)), None, "{what}");
         let before = Policy { priority: 1, ..other };
         assert_eq!(of(&[before, tunnel()]), is(&tunnel()), "{what} decides nothing here");
     }

@@ -85,14 +85,14 @@ fn selector(flags: u8, masks: &[u32]) -> Vec<u8> {
 
 #[test]
 fn a_u32_that_looks_at_nothing_takes_every_packet() {
-    const OWN: u32 = 0x800_00_800;
+    const OWN: u32 = 0x8000_0800;
     let of_u32 = |handle, looks: &[Vec<u8>]| polices("u32", TCA_U32_ACT, handle, looks);
     let all = selector(TC_U32_TERMINAL, &[0, 0]);
     assert_eq!(of_u32(OWN, std::slice::from_ref(&all)), Some(BOTH));
     assert_eq!(of_u32(OWN, &[selector(TC_U32_TERMINAL, &[])]), Some(BOTH));
     assert_eq!(of_u32(OWN, &[selector(TC_U32_TERMINAL, &[0, 0xffff_ff00])]), None, "at an address");
     assert_eq!(of_u32(OWN, &[selector(0, &[0])]), None, "it does nothing");
-    assert_eq!(of_u32(0x7ff_ff_fff, std::slice::from_ref(&all)), None, "packets are sent to its table");
+    assert_eq!(of_u32(0x7fff_ffff, std::slice::from_ref(&all)), None, "packets are sent to its table");
     for kind in [TCA_U32_LINK, TCA_U32_INDEV, TCA_U32_MARK] {
         assert_eq!(of_u32(OWN, &[all.clone(), attr(kind, &[0; 8])]), None, "{kind}");
     }
