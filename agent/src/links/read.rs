@@ -213,6 +213,12 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
     }
 }
 
+/// Keeps what was learned of a path; whether there is room for more.
+fn learn(payload: &[u8], learned: &mut Vec<Exception>) -> bool {
+    learned.extend(route::exception(payload));
+    learned.len() < MAX_EXCEPTIONS
+}
+
 fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Paths, SocketError> {
     let mut paths = Paths {
         beside: beside::read(socket, links),
@@ -233,10 +239,8 @@ fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Path
         }
         let Some(exceptions) = &mut paths.exceptions else { continue };
         let question = route::question(v6, Of::Exceptions);
-        let (learned, _) = socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| {
-            learned.extend(route::exception(payload));
-            learned.len() < MAX_EXCEPTIONS
-        })?;
+        let (learned, _) =
+            socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| learn(payload, learned))?;
         exceptions.extend(learned.into_iter().filter(|one: &Exception| one.destination.is_ipv6() == v6));
     }
     Ok(paths)

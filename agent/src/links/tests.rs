@@ -192,7 +192,7 @@ fn each_kind_adds_its_own_headers() {
     );
 }
 
-fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = vec![2, length, 0, 0, table, 2, 0, 1];
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(attributes.concat());

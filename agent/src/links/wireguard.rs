@@ -44,10 +44,8 @@ impl Wireguard {
     pub(super) fn peers(&mut self, index: u32) -> Result<Vec<Option<IpAddr>>, SocketError> {
         let mut body = vec![WG_CMD_GET_DEVICE, 1, 0, 0];
         put_number(&mut body, WGDEVICE_A_IFINDEX, index);
-        let (peers, _) = self.socket.dump(self.family, &body, Vec::new, |peers, payload| {
-            endpoints(payload, peers);
-            peers.len() < MOST
-        })?;
+        let (peers, _) =
+            self.socket.dump(self.family, &body, Vec::new, |peers, payload| keep(payload, peers))?;
         Ok(peers)
     }
 }
@@ -67,6 +65,12 @@ fn question() -> Result<Vec<u8>, SocketError> {
 /// The number in the answer.
 fn number_of(payload: &[u8]) -> Option<u16> {
     payload.get(HEADER..).and_then(|attributes| find(attributes, CTRL_ATTR_FAMILY_ID)).and_then(short)
+}
+
+/// Adds the peers of one message; whether there is room for more.
+fn keep(payload: &[u8], peers: &mut Vec<Option<IpAddr>>) -> bool {
+    endpoints(payload, peers);
+    peers.len() < MOST
 }
 
 /// Adds the peers of one message: those of a long list come in several, and one peer may be in two, the second time
@@ -105,5 +109,17 @@ mod tests {
             [&6_u16.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &31_u16.to_ne_bytes(), &[0; 2]].concat();
         assert_eq!(number_of(&[&[1, 2, 0, 0][..], &attribute, &number].concat()), Some(31));
         assert_eq!(number_of(&[&[1, 2, 0, 0][..], &attribute].concat()), None);
+    }
+
+    #[test]
+    fn no_more_peers_are_kept_than_there_is_room_for() {
+        // One peer of which nothing is said.
+        let list =
+            [&8_u16.to_ne_bytes()[..], &0x8008_u16.to_ne_bytes(), &4_u16.to_ne_bytes(), &[0; 2]].concat();
+        let message = [&[0, 1, 0, 0][..], &list].concat();
+        for (before, has_room) in [(4094, true), (4095, false), (4096, false)] {
+            let mut peers = vec![None; before];
+            assert_eq!((keep(&message, &mut peers), peers.len()), (has_room, before + 1));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::tests::{attribute, kind, message, number};
+use super::super::tests::{attribute, kind, message, number, route};
 use super::*;
 use crate::pod::Pod;
 
@@ -60,6 +60,18 @@ fn a_list_is_cut_where_it_is_longer_than_is_kept() {
     part(LINKS, Whole::No, &mut namespace);
     let why = "there are too many: the first of them were read".to_owned();
     assert_eq!(namespace.unread, [Unread { what: "links", why }]);
+}
+
+#[test]
+fn no_more_paths_are_kept_than_there_is_room_for() {
+    let metrics = attribute(8, &number(2, 1400));
+    let path = route(32, 254, 0x200, &[attribute(1, &[10, 1, 2, 3]), number(4, 3), metrics]);
+    let one = super::route::exception(&path).unwrap();
+    for (before, has_room) in [(4094, true), (4095, false), (4096, false)] {
+        let mut learned = vec![one.clone(); before];
+        assert_eq!((learn(&path, &mut learned), learned.len()), (has_room, before + 1));
+    }
+    assert!(learn(&[], &mut Vec::new()), "a message of something else");
 }
 
 /// A number may have become another namespace's meanwhile, or another device's.

@@ -117,3 +117,14 @@ fn a_file_of_nothing_is_broken() {
     let empty = Btf::from_dir(dir.path()).unwrap_err().to_string();
     assert!(empty.ends_with("vmlinux ends within the header (0 bytes)"), "{empty}");
 }
+
+/// It is not cut to what a kernel may have, and then taken for one.
+#[test]
+fn a_file_that_is_too_large_is_no_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join("vmlinux")).unwrap();
+    // All of it is a hole.
+    file.set_len((64 << 20) + 1).unwrap();
+    let large = Btf::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(large.ends_with("vmlinux has 67108865 bytes, more than any kernel's"), "{large}");
+}
