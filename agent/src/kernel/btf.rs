@@ -13,7 +13,7 @@ use thiserror::Error;
 mod outline;
 mod section;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod types;
 
 pub use section::Flaw;

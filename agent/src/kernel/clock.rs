@@ -53,9 +53,13 @@ impl Clock {
 /// How often a second the kernel's tick comes (`CONFIG_HZ`): it is what the coarse clocks go by.
 #[must_use]
 pub fn jiffies_a_second() -> u32 {
+    hertz(clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default())
+}
+
+/// How many of these ticks are a second.
+fn hertz(tick: Duration) -> u32 {
     /// What most distributions set.
     const USUAL: u32 = 250;
-    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map(Duration::from).unwrap_or_default();
     let a_second = Duration::from_secs(1).as_nanos().checked_div(tick.as_nanos());
     a_second.and_then(|hertz| u32::try_from(hertz).ok()).filter(|hertz| *hertz > 0).unwrap_or(USUAL)
 }
@@ -65,11 +69,9 @@ impl Sample {
         let readings = (0..READINGS).map(|_| {
             let before = ns(read(ClockId::CLOCK_MONOTONIC));
             let wall = ns(read(ClockId::CLOCK_REALTIME));
-            let after = ns(read(ClockId::CLOCK_MONOTONIC));
-            (after - before, wall - i128::midpoint(before, after))
+            (before, wall, ns(read(ClockId::CLOCK_MONOTONIC)))
         });
-        let offset = readings.min_by_key(|(took, _)| *took).map_or(0, |(_, offset)| offset);
-        Self { offset, taken: read(ClockId::CLOCK_BOOTTIME) }
+        Self { offset: offset(readings), taken: read(ClockId::CLOCK_BOOTTIME) }
     }
 
     fn to_wall(self, ktime_ns: u64) -> SystemTime {
@@ -78,6 +80,14 @@ impl Sample {
             since_epoch.ok().and_then(|ns| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(ns)));
         wall.unwrap_or(SystemTime::UNIX_EPOCH)
     }
+}
+
+/// Wall-clock time minus monotonic time, by the reading that took least: monotonic time before and after it, wall-clock time
+/// between.
+fn offset(readings: impl Iterator<Item = (i128, i128, i128)>) -> i128 {
+    let offsets =
+        readings.map(|(before, wall, after)| (after - before, wall - i128::midpoint(before, after)));
+    offsets.min_by_key(|(took, _)| *took).map_or(0, |(_, offset)| offset)
 }
 
 /// Zero only if the kernel does not know the clock, which none that runs BPF is.
@@ -130,6 +140,30 @@ mod tests {
         let error = |clock: &Clock| now.duration_since(clock.to_wall(monotonic())).unwrap_or_default();
         assert!(error(&young) > Duration::from_mins(50));
         assert!(error(&old) < Duration::from_mins(1), "{:?}", error(&old));
+    }
+
+    /// Who is interrupted between two clocks reads one of them late.
+    #[test]
+    fn the_reading_that_was_disturbed_least_counts() {
+        let readings = [(0, 5_090, 100), (200, 5_205, 210), (300, 5_390, 400)];
+        assert_eq!(offset(readings.into_iter()), 5_000);
+    }
+
+    #[test]
+    fn ticks_a_second_are_told_by_their_length() {
+        for (nanoseconds, wanted) in [
+            (4_000_000, 250),
+            (1_000_000, 1000),
+            (3_333_333, 300),
+            (10_000_000, 100),
+            (1_000_000_000, 1),
+            // No length of a tick: the usual.
+            (0, 250),
+            (2_000_000_000, 250),
+        ] {
+            assert_eq!(hertz(Duration::from_nanos(nanoseconds)), wanted, "{nanoseconds} ns");
+        }
+        assert!(jiffies_a_second() > 1, "no kernel ticks once a second");
     }
 
     proptest! {

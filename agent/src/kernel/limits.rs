@@ -153,6 +153,17 @@ impl Limits {
         direction: Direction,
         function: &str,
     ) -> Option<Arc<[Chain]>> {
+        self.chains_by(ip_version, direction, function, rules::dropping_invalid)
+    }
+
+    /// The same, where `read_rules` reads the rules of an IP version.
+    fn chains_by(
+        &self,
+        ip_version: u8,
+        direction: Direction,
+        function: &str,
+        read_rules: impl Fn(u8) -> std::io::Result<rules::Rules>,
+    ) -> Option<Arc<[Chain]>> {
         if !self.is_nftables(ip_version, function) {
             return Some(Arc::default());
         }
@@ -166,9 +177,9 @@ impl Limits {
             return named(found);
         }
         let has_changed = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
-        let mut found = rules::dropping_invalid(ip_version);
+        let mut found = read_rules(ip_version);
         if found.as_ref().is_err_and(has_changed) {
-            found = rules::dropping_invalid(ip_version);
+            found = read_rules(ip_version);
         }
         let is_read = found.as_ref().map_or_else(has_changed, |_| true);
         let found = found.unwrap_or_default();
@@ -244,63 +255,20 @@ fn column<'a>(text: &'a str, title: &str) -> impl Iterator<Item = u64> + use<'a>
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CONNTRACK: &str = "entries  clashres found new invalid ignore\n\
-                             0000001e  00000000 00000000 00000000 0000000a 00000000\n\
-                             0000001e  00000000 00000000 00000000 00000010 00000000\n";
-
-    fn proc(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let proc = tempfile::tempdir().unwrap();
-        for (file, text) in files {
-            let file = proc.path().join(file);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, text).unwrap();
+impl Limits {
+    /// As if these had been read of a device, this moment and for the whole test.
+    pub(crate) fn knowing(self, ifindex: u32, queueing: Queueing, policed: &[(Side, Policed)]) -> Self {
+        let now = Instant::now() + Duration::from_hours(1);
+        let mut read = self.lock();
+        read.queueing.insert(ifindex, (now, queueing));
+        for side in [Side::Ingress, Side::Egress, Side::Queue] {
+            let its = policed.iter().find(|(of, _)| *of == side).map(|(_, policed)| *policed);
+            read.policed.insert((ifindex, side), (now, Policers::all_come_to(its)));
         }
-        proc
-    }
-
-    #[test]
-    fn a_full_table_is_told_by_its_entries_and_its_limit() {
-        let proc = proc(&[
-            (
-                "net/stat/arp_cache",
-                "entries  allocs   destroys\n00000010  0000002a 0000001a\n00000010  00000000 00000000\n",
-            ),
-            ("sys/net/ipv4/neigh/default/gc_thresh3", "16\n"),
-            ("net/stat/nf_conntrack", CONNTRACK),
-            ("sys/net/netfilter/nf_conntrack_count", "30\n"),
-            ("sys/net/netfilter/nf_conntrack_max", "30\n"),
-        ]);
-        let limits = Limits::below(proc.path());
-        assert_eq!(limits.neighbours(4), Some(Fill { entries: 16, limit: 16 }));
-        assert_eq!(limits.neighbours(6), None);
-        let conntrack = limits.conntrack().unwrap();
-        assert_eq!(conntrack, Conntrack { fill: Fill { entries: 30, limit: 30 }, invalid: 0x1a });
-        assert!(conntrack.fill.is_full());
-        assert!(!limits.are_of(0));
-    }
-
-    #[test]
-    fn a_table_is_full_in_its_last_hundredth() {
-        let full = |entries, limit| Fill { entries, limit }.is_full();
-        assert!(full(16, 16) && !full(15, 16), "small ones to the last");
-        assert!(full(261_000, 262_144) && !full(259_000, 262_144));
-        assert!(!full(0, 0), "unlimited");
-    }
-
-    #[test]
-    fn a_reading_serves_for_a_second() {
-        let proc = proc(&[
-            ("sys/net/netfilter/nf_conntrack_count", "1"),
-            ("sys/net/netfilter/nf_conntrack_max", "9"),
-        ]);
-        let limits = Limits::below(proc.path());
-        assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
-        fs::write(proc.path().join("sys/net/netfilter/nf_conntrack_count"), "2").unwrap();
-        assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
-        limits.lock().conntrack = None;
-        assert_eq!(limits.conntrack().unwrap().fill.entries, 2);
+        drop(read);
+        self
     }
 }
+
+#[cfg(test)]
+mod tests;

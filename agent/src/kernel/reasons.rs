@@ -96,6 +96,8 @@ impl Reasons {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Roots;
+    use crate::kernel::btf::tests::builder::small_kernel;
 
     fn reasons() -> Reasons {
         Reasons::named(&[(1, "CONSUMED"), (2, "NOT_SPECIFIED")])
@@ -113,5 +115,35 @@ mod tests {
         assert_eq!(strip("SKB_DROP_REASON_PKT_TOO_BIG"), "PKT_TOO_BIG");
         assert_eq!(strip("SKB_CONSUMED"), "CONSUMED");
         assert_eq!(strip("QDISC_DROP_OVERLIMIT"), "QDISC_DROP_OVERLIMIT");
+    }
+
+    /// What a kernel with these files names.
+    fn load(files: &[(&str, &[u8])]) -> Reasons {
+        let root = tempfile::tempdir().unwrap();
+        for (file, bytes) in files {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, bytes).unwrap();
+        }
+        Reasons::load(&Kernel::load_from(Roots::under(root.path())))
+    }
+
+    #[test]
+    fn reasons_are_named_by_the_kernels_types_or_else_by_the_tracepoint() {
+        const FORMAT: &[u8] =
+            b"ID: 7\n\tfield:int reason;\toffset:28;\tsize:4;\tsigned:0;\nprint fmt: \"%s\", \
+            __print_symbolic(REC->reason, { 2, \"NO_SOCKET\" }, { 64, \"SKB_DROP_REASON_PKT_TOO_BIG\" }, \
+            { 65, \"MAX\" }, { 0xffff0000, \"SUBSYS_MASK\" })\n";
+        let format = ("sys/kernel/tracing/events/skb/kfree_skb/format", FORMAT);
+        let types = small_kernel().bytes();
+        let types = ("sys/kernel/btf/vmlinux", &types[..]);
+        let names = |reasons: &Reasons| reasons.names().map(str::to_owned).collect::<Vec<_>>();
+        let by_format = load(&[format]);
+        assert_eq!(names(&by_format), ["NO_SOCKET", "PKT_TOO_BIG"], "the others are no reasons");
+        assert_eq!([by_format.number("PKT_TOO_BIG"), by_format.number("MAX")], [Some(64), None]);
+        let by_types = load(&[format, types]);
+        assert_eq!(names(&by_types), ["NOT_SPECIFIED", "NO_SOCKET", "SUBSYS"]);
+        assert_eq!(by_types.number("NO_SOCKET"), Some(3));
+        assert_eq!([&by_types, &load(&[])].map(Reasons::is_empty), [false, true]);
     }
 }

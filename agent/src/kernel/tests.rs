@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use super::btf::Bits;
+use super::btf::tests::builder::{small_kernel, small_module};
 use super::*;
 
 struct Fake(tempfile::TempDir);
@@ -78,6 +80,63 @@ fn cpus_are_counted_over_gaps() {
         let fake = Fake::new().with("sys/devices/system/cpu/possible", format!("{list}\n").as_bytes());
         assert_eq!(fake.load().possible_cpus(), count, "{list:?}");
     }
+}
+
+/// One whose types and tracepoints are known.
+fn known() -> Fake {
+    let format = "ID: 7\n\tfield:void * location;\toffset:16;\tsize:8;\tsigned:0;\n";
+    Fake::new()
+        .with("sys/kernel/btf/vmlinux", &small_kernel().bytes())
+        .with("sys/kernel/btf/bridge", &small_module())
+        .with("sys/kernel/tracing/events/skb/kfree_skb/format", format.as_bytes())
+}
+
+#[test]
+fn types_are_those_of_the_kernel_and_its_modules() {
+    let fake = known();
+    let mut kernel = fake.load();
+    assert!(kernel.missing().iter().all(|missing| ![Part::Btf, Part::Tracefs].contains(&missing.part)));
+    assert_eq!((kernel.offset("sk_buff", "len"), kernel.offset("sk_buff", "gone")), (Some(16), None));
+    assert_eq!(kernel.bits("sk_buff", "ca"), Some(Bits { offset_bits: 163, size_bits: 5 }));
+    assert_eq!((kernel.size_of("sk_buff"), kernel.size_of("gone")), (Some(48), None));
+    assert_eq!(kernel.module_offset("bridge", "net_bridge", "hash_max"), Some(12));
+    assert_eq!(kernel.offset("net_bridge", "hash_max"), None, "it is the module's");
+    assert_eq!(kernel.module_offset("built_in", "sk_buff", "len"), Some(16), "its types are the kernel's");
+    let value = |value, name: &str| (value, name.to_owned());
+    assert_eq!(
+        kernel.enum_values("skb_drop_reason", None),
+        [value(2, "NOT_SPECIFIED"), value(3, "NO_SOCKET"), value(0x3_0001, "SUBSYS")]
+    );
+    assert_eq!(kernel.enum_values("br_drop", Some("bridge")), [value(7, "BR_NO_PORT")]);
+    assert_eq!(kernel.enum_values("br_drop", None), []);
+    assert_eq!(kernel.enum_values("skb_drop_reason", Some("not_loaded")), []);
+    assert_eq!(
+        kernel.tracepoint_args("kfree_skb"),
+        ["struct sk_buff *", "enum skb_drop_reason", "const struct sock *", "int"]
+    );
+    assert!(kernel.btf().is_some());
+    kernel.drop_btf();
+    assert_eq!((kernel.offset("sk_buff", "len"), kernel.bits("sk_buff", "len")), (None, None));
+}
+
+#[test]
+fn a_tracepoint_has_its_format_where_tracefs_is_mounted() {
+    let fake = known();
+    let kernel = fake.load();
+    let location = |format: Format| format.field("location").map(|field| field.offset);
+    assert_eq!(kernel.tracepoint_format("skb", "kfree_skb").and_then(location), Some(16));
+    assert_eq!(kernel.tracepoint_format("skb", "gone"), None);
+    assert!(kernel.tracefs().is_some());
+}
+
+#[test]
+fn modules_and_kprobes_are_seen_in_sysfs() {
+    let fake = Fake::new()
+        .with("sys/module/nf_tables/refcnt", b"0\n")
+        .with("sys/bus/event_source/devices/kprobe/type", b"8\n");
+    let kernel = fake.load();
+    assert!(kernel.has_module("nf_tables") && !kernel.has_module("vxlan"));
+    assert!(kernel.has_kprobes());
 }
 
 #[test]

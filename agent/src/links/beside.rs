@@ -119,3 +119,6 @@ pub(super) fn snmp(text: &str) -> Option<u64> {
     let (names, numbers) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
     names.zip(numbers).find(|(name, _)| *name == "FragCreates")?.1.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

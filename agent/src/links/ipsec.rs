@@ -158,10 +158,13 @@ impl Esp {
 
 /// Whether the kernel has the part that answers in this thread's namespace: to ask would load its module.
 fn is_there() -> bool {
+    fs::read_to_string("/proc/thread-self/net/netlink").map_or(true, |sockets| has_its(&sockets))
+}
+
+/// Whether its socket is among these.
+fn has_its(sockets: &str) -> bool {
     // Socket, protocol, port: the kernel's own has port 0.
-    let is_its = |line: &str| line.split_whitespace().skip(1).take(2).eq(["6", "0"]);
-    let sockets = fs::read_to_string("/proc/thread-self/net/netlink");
-    sockets.map_or(true, |sockets| sockets.lines().any(is_its))
+    sockets.lines().any(|line| line.split_whitespace().skip(1).take(2).eq(["6", "0"]))
 }
 
 /// What this thread's namespace has; states are asked for where a policy, or a device (`devices`), needs them.
@@ -180,21 +183,23 @@ pub(super) fn read_soon() -> Result<Ipsec, SocketError> {
 
 fn ask(mut socket: Netlink, devices: bool) -> Result<Ipsec, SocketError> {
     let mut ipsec = Ipsec::default();
-    let (policies, whole) = socket.dump(XFRM_MSG_GETPOLICY, &[], Vec::new, |policies, payload| {
-        policies.extend(policy(payload));
-        policies.len() < MOST
-    })?;
+    let (policies, whole) = socket
+        .dump(XFRM_MSG_GETPOLICY, &[], Vec::new, |policies, payload| keep(policies, policy(payload)))?;
     ipsec.policies = policies;
     ipsec.cut = whole == Whole::No;
     if devices || ipsec.policies.iter().any(|policy| policy.wraps) {
-        let (states, whole) = socket.dump(XFRM_MSG_GETSA, &[], Vec::new, |states, payload| {
-            states.extend(state(payload));
-            states.len() < MOST
-        })?;
+        let (states, whole) =
+            socket.dump(XFRM_MSG_GETSA, &[], Vec::new, |states, payload| keep(states, state(payload)))?;
         ipsec.states = states;
         ipsec.cut |= whole == Whole::No;
     }
     Ok(ipsec)
+}
+
+/// Keeps it, if it is one; whether there is room for more.
+fn keep<T>(kept: &mut Vec<T>, one: Option<T>) -> bool {
+    kept.extend(one);
+    kept.len() < MOST
 }
 
 /// An address of a field that has room for either family.
@@ -314,3 +319,6 @@ fn esp(attributes: &[u8], v6: bool, tunnel: bool) -> Option<Esp> {
     };
     Some(Esp { before: outer + udp + 8 + vector, proof, block })
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,6 +151,10 @@ pub(super) fn why(error: &SocketError, act: Act) -> String {
         SocketError::Refused(code) => rights::why(act, Errno::from_raw(*code), false),
         _ => None,
     };
+    worded(error, refused)
+}
+
+fn worded(error: &SocketError, refused: Option<Refused>) -> String {
     match refused {
         // The DaemonSet does without it on purpose: it is not told to take it.
         Some(Refused { cause: Cause::Capability(rights), .. }) if rights == [Right::SysAdmin] => {
@@ -160,3 +164,6 @@ pub(super) fn why(error: &SocketError, act: Act) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,11 +31,7 @@ fn body(index: u32, parent: u32) -> Vec<u8> {
 /// Devices of the socket's namespace that have a BPF program as a filter of clsact or ingress.
 pub(super) fn filtered(socket: &mut Netlink) -> Result<BTreeSet<u32>, SocketError> {
     let (hooks, _) = socket.dump(RTM_GETQDISC, &body(0, 0), Vec::new, |hooks, payload| {
-        hooks.extend(kind(payload).and_then(|(index, kind)| match kind {
-            b"clsact" => Some((index, &CLSACT[..])),
-            b"ingress" => Some((index, &INGRESS[..])),
-            _ => None,
-        }));
+        hooks.extend(kind(payload).and_then(|(index, kind)| Some((index, parents(kind)?))));
         true
     })?;
     let mut found = BTreeSet::new();
@@ -56,6 +52,15 @@ pub(super) fn filtered(socket: &mut Netlink) -> Result<BTreeSet<u32>, SocketErro
         }
     }
     Ok(found)
+}
+
+/// Where a queue of this kind has filters that packets go through.
+fn parents(kind: &[u8]) -> Option<&'static [u32]> {
+    match kind {
+        b"clsact" => Some(&CLSACT),
+        b"ingress" => Some(&INGRESS),
+        _ => None,
+    }
 }
 
 /// The device and kind that a message of a queue or a filter is about.
@@ -97,4 +102,41 @@ fn count(index: u32, attach: u32) -> Result<u32, Errno> {
     // SAFETY: the kernel reads and writes no more than the size it is given, which is the structure's own.
     let done = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, &raw mut query, size_of::<Query>()) };
     Errno::result(done).map(|_| query.count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `struct tcmsg` of device 7 with an attribute, as the kernel lists a queue or a filter.
+    fn listed(attribute: u16, name: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + name.len()).unwrap();
+        let mut message = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 12]].concat();
+        message.extend([&length.to_ne_bytes()[..], &attribute.to_ne_bytes(), name].concat());
+        message.resize(message.len().next_multiple_of(4), 0);
+        message
+    }
+
+    #[test]
+    fn a_queue_is_told_with_its_device_and_its_hooks() {
+        assert_eq!(kind(&listed(1, b"clsact\0")), Some((7, &b"clsact"[..])));
+        assert_eq!(kind(&listed(2, b"clsact\0")), None, "no kind");
+        assert_eq!(kind(&listed(1, b"clsact\0")[..20]), None);
+        assert_eq!(kind(&[0; 6]), None);
+        assert_eq!(parents(b"clsact"), Some(&[0xffff_fff2, 0xffff_fff3][..]), "both ways");
+        assert_eq!(parents(b"ingress"), Some(&[0xffff_0000][..]));
+        assert_eq!(parents(b"fq_codel"), None);
+    }
+
+    #[test]
+    fn a_question_names_the_device_and_the_parent() {
+        let wanted = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 4], &9_u32.to_ne_bytes(), &[0; 4]].concat();
+        assert_eq!(body(7, 9), wanted);
+    }
+
+    /// Whoever may not ask is told so.
+    #[test]
+    fn a_device_that_is_not_there_has_no_program() {
+        assert!(!has_tcx(u32::MAX >> 1).unwrap_or(false));
+    }
 }

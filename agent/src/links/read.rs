@@ -121,17 +121,22 @@ fn far_ends(socket: &mut Netlink, read: &mut [Namespace]) {
             if known.contains(&id) {
                 continue;
             }
-            let mut far = None;
+            let (mut far, this) = (None, link.index);
             // What is not answered is not known, and said to be so where it would matter.
             let _ = socket.call(RTM_GETLINK, &link::question_of(id, index), |payload| {
-                let other = link::decode(payload).filter(|other| {
-                    link::is_of(payload, Some(id)) && other.kind == "veth" && other.lower == Some(link.index)
-                });
-                far = other.map(|other| Far { name: other.name, mtu: other.mtu, up: other.up });
+                far = far_end(payload, id, this);
             });
             link.far = far;
         }
     }
+}
+
+/// The device that an answer is about, if it is of that namespace and the other end of this veth.
+fn far_end(payload: &[u8], id: NetnsId, of: u32) -> Option<Far> {
+    let is_its =
+        |other: &Link| link::is_of(payload, Some(id)) && other.kind == "veth" && other.lower == Some(of);
+    let other = link::decode(payload).filter(is_its)?;
+    Some(Far { name: other.name, mtu: other.mtu, up: other.up })
 }
 
 fn part(what: &'static str, whole: Whole, into: &mut Namespace) {
@@ -208,6 +213,12 @@ fn paths(read: &mut [(Namespace, Option<Held>)], own: &Held, wants: Wants) {
     }
 }
 
+/// Keeps what was learned of a path; whether there is room for more.
+fn learn(payload: &[u8], learned: &mut Vec<Exception>) -> bool {
+    learned.extend(route::exception(payload));
+    learned.len() < MAX_EXCEPTIONS
+}
+
 fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Paths, SocketError> {
     let mut paths = Paths {
         beside: beside::read(socket, links),
@@ -228,11 +239,12 @@ fn dump_paths(socket: &mut Netlink, links: &[Link], share: Share) -> Result<Path
         }
         let Some(exceptions) = &mut paths.exceptions else { continue };
         let question = route::question(v6, Of::Exceptions);
-        let (learned, _) = socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| {
-            learned.extend(route::exception(payload));
-            learned.len() < MAX_EXCEPTIONS
-        })?;
+        let (learned, _) =
+            socket.dump(RTM_GETROUTE, &question, Vec::new, |learned, payload| learn(payload, learned))?;
         exceptions.extend(learned.into_iter().filter(|one: &Exception| one.destination.is_ipv6() == v6));
     }
     Ok(paths)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,9 @@ use super::link::{decode, is_of, question};
 use super::*;
 
 mod beside;
+mod edges;
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap();
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);
@@ -17,11 +18,11 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn number(kind: u16, value: u32) -> Vec<u8> {
+pub(super) fn number(kind: u16, value: u32) -> Vec<u8> {
     attribute(kind, &value.to_ne_bytes())
 }
 
-fn message(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn message(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     bytes.extend(index.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
@@ -31,7 +32,7 @@ fn message(index: u32, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// `IFLA_LINKINFO` with a kind and its own attributes.
-fn kind(name: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn kind(name: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
     let name = attribute(1, &[name.as_bytes(), b"\0"].concat());
     attribute(18, &[name, attribute(2, &attributes.concat())].concat())
 }
@@ -191,7 +192,7 @@ fn each_kind_adds_its_own_headers() {
     );
 }
 
-fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn route(length: u8, table: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = vec![2, length, 0, 0, table, 2, 0, 1];
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(attributes.concat());

@@ -262,6 +262,7 @@ mod tests {
         assert_eq!(late(&kallsyms), None);
         assert!(kallsyms.get().is_some());
         assert_eq!(kallsyms.lock().spare, 0, "each reading that fails costs as much");
+        assert!(kallsyms.lock().next > Some(Instant::now()), "nor is it tried again at once");
     }
 
     #[test]
@@ -289,6 +290,14 @@ mod tests {
         assert_eq!(known(), None, "nobody has read them");
         kallsyms.get().unwrap();
         assert_eq!(known(), Some(2));
+    }
+
+    #[test]
+    fn what_would_not_be_read_is_said_without_reading_all() {
+        let (proc, kallsyms) = kallsyms("0000000000000000 T _stext\n");
+        assert!(matches!(kallsyms.check(), Err(SymbolsError::Hidden)));
+        fs::write(proc.path().join("kallsyms"), BEFORE).unwrap();
+        assert!(kallsyms.check().is_ok() && kallsyms.known(|_| Some(())).is_none());
     }
 
     #[test]

@@ -123,6 +123,48 @@ fn a_name_has_an_address_if_only_one() {
     assert_eq!(symbols.address(""), None);
 }
 
+/// What a function is compiled to ends where the next one begins.
+#[test]
+fn a_function_reaches_to_the_next_symbol() {
+    let text = "\
+ffffffff81000000 T small
+ffffffff81000123 T largest
+ffffffff81040123 T too_large
+ffffffff81080124 t twice
+ffffffff81080224 t twice
+ffffffff81080324 T last
+";
+    let symbols = symbols(text).unwrap();
+    for (name, extent) in [
+        ("small", Some((0xffff_ffff_8100_0000, 0x123))),
+        ("largest", Some((0xffff_ffff_8100_0123, 0x4_0000))),
+        ("too_large", None),
+        ("twice", None),
+        ("last", None),
+        ("gone", None),
+    ] {
+        assert_eq!(symbols.extent(name), extent, "{name}");
+    }
+    assert_eq!((symbols.len(), symbols.is_empty()), (6, false));
+}
+
+/// Different runs of upper halves: the address may be between two of them.
+#[test]
+fn a_symbol_may_reach_to_where_no_other_begins() {
+    let symbols = symbols("ffff8000fffffff0 T over\nffff800200000000 T next\n").unwrap();
+    assert_eq!(at(&symbols, 0xffff_8001_0000_0010), "over+0x20");
+    assert_eq!(at(&symbols, 0xffff_8001_0003_fff0), "over+0x40000", "as long as a function may be");
+    assert_eq!(at(&symbols, 0xffff_8001_0003_fff1), "?");
+}
+
+#[test]
+fn no_more_symbols_are_kept_than_a_kernel_has() {
+    let line = Line { address: 1, name: "f", module: None };
+    let add = |kept: usize| Draft { symbols: vec![(0, 0, 0); kept], ..Draft::default() }.add(&line);
+    assert!(add(1_999_999).is_ok());
+    assert!(matches!(add(2_000_000), Err(SymbolsError::TooMany)));
+}
+
 #[test]
 fn hidden_and_empty_are_told_apart() {
     let hidden = symbols("0000000000000000 T _stext\n0000000000000000 t ip_rcv\n").unwrap_err();

@@ -30,6 +30,12 @@ pub(super) struct Netlink {
     until: Instant,
 }
 
+/// What answers questions for lists: the kernel, or a test.
+pub(super) trait Lists {
+    /// Asks for a list; `each` gets the payload of each message.
+    fn dump(&mut self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()>;
+}
+
 impl Netlink {
     /// Opens one that reads so many bytes at most.
     pub(super) fn open(protocol: isize, most: usize) -> io::Result<Self> {
@@ -41,9 +47,10 @@ impl Netlink {
         let until = Instant::now() + PATIENCE;
         Ok(Self { socket, buffer: Vec::with_capacity(REPLY), sequence: 0, left: most, until })
     }
+}
 
-    /// Asks for a list; `each` gets the payload of each message.
-    pub(super) fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
+impl Lists for Netlink {
+    fn dump(&mut self, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
         self.sequence += 1;
         self.socket.send_to(
             &request(kind, NLM_F_DUMP, self.sequence, body).map_err(io::Error::other)?,
@@ -110,6 +117,21 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A kernel that gives these answers: to this kind of question, with this body, these payloads.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Answers(pub(super) Vec<(u16, Vec<u8>, Vec<Vec<u8>>)>);
+
+#[cfg(test)]
+impl Lists for Answers {
+    fn dump(&mut self, kind: u16, body: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+        let found = self.0.iter().find(|(of, asked, _)| (*of, &asked[..]) == (kind, body));
+        let (.., payloads) = found.ok_or(ErrorKind::NotFound)?;
+        payloads.iter().map(Vec::as_slice).for_each(each);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +161,8 @@ mod tests {
         assert_eq!(changed.kind(), ErrorKind::Interrupted);
         let refused = taken(&message(2, 0, 7, &(-1_i32).to_ne_bytes())).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
+        let overrun = taken(&[&one[..], &message(4, 2, 7, b"")].concat()).unwrap_err();
+        assert_eq!(overrun.kind(), ErrorKind::InvalidData, "the kernel could not send it all");
         assert!(taken(&[8, 0, 0, 0, 3, 0]).is_err(), "cut off");
     }
 
@@ -157,5 +181,18 @@ mod tests {
         let body = [0; 20];
         assert!(Netlink::open(0, 1 << 20).unwrap().dump(38, &body, |_| {}).is_ok());
         assert!(Netlink::open(0, 1).unwrap().dump(38, &body, |_| {}).is_err());
+        let mut late = Netlink::open(0, 1 << 20).unwrap();
+        late.until = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(late.dump(38, &body, |_| {}).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
+
+    /// A late answer is told from that to the next question by its number.
+    #[test]
+    fn each_question_has_a_number_of_its_own() {
+        let mut netlink = Netlink::open(0, 1 << 20).unwrap();
+        for _ in 0..2 {
+            netlink.dump(38, &[0; 20], |_| {}).unwrap();
+        }
+        assert_eq!(netlink.sequence, 2);
     }
 }

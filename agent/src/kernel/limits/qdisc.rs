@@ -4,7 +4,7 @@ use std::io;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::{Netlink, find, number, text};
+use super::netlink::{Lists, Netlink, find, number, text};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
 pub(super) const RTM_GETQDISC: u16 = 38;
@@ -45,8 +45,12 @@ pub enum Loss {
 
 /// Those of a device.
 pub(super) fn read(ifindex: u32) -> io::Result<Queueing> {
+    listed(&mut Netlink::open(NETLINK_ROUTE, MOST)?, ifindex)
+}
+
+fn listed(lists: &mut impl Lists, ifindex: u32) -> io::Result<Queueing> {
     let mut read = Queueing::default();
-    Netlink::open(NETLINK_ROUTE, MOST)?.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
+    lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
         read.burst = read.burst.into_iter().chain(burst(payload, ifindex)).min();
         read.loss = read.loss.or_else(|| loss(payload, ifindex));
     })?;
@@ -101,7 +105,7 @@ pub(super) fn in_bytes(rate: u64, ticks: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::netlink::attribute as attr;
+    use super::super::netlink::{Answers, attribute as attr};
     use super::*;
 
     /// As the kernel answers of `tbf rate 10mbit burst 1400`.
@@ -123,6 +127,18 @@ mod tests {
         assert_eq!(burst(&answer(b"tbf\0", u32::MAX, &large), 7), Some(14_000_000));
         assert_eq!(burst(&answer(b"fq_codel\0", 1_250_000, &[]), 7), None);
         assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 8), None, "another device's");
+    }
+
+    #[test]
+    fn the_smallest_burst_and_the_first_loss_of_a_device_count() {
+        let asked = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 12]].concat();
+        let listed = [(b"tbf\0", 2_500_000), (b"tbf\0", 1_250_000), (b"htb\0", 1_000), (b"tbf\0", 5_000_000)];
+        let listed = listed.map(|(kind, rate)| answer(kind, rate, &[])).to_vec();
+        let all = |listed| super::listed(&mut Answers(vec![(38, asked.clone(), listed)]), 7).unwrap();
+        let lossy = [listed, vec![netem(0, &[]), netem(7, &[]), netem(9, &[])]].concat();
+        assert_eq!(all(lossy), Queueing { burst: Some(1400), loss: Some(Loss::Random(7)) });
+        assert_eq!(all(Vec::new()), Queueing::default());
+        assert_eq!(read(u32::MAX >> 1).unwrap(), Queueing::default(), "there is no such device");
     }
 
     #[test]

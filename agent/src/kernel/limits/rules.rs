@@ -10,7 +10,7 @@ use std::sync::Arc;
 use agent_common::drops::Direction;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{Netlink, attribute, attributes, find, number, text};
+use super::netlink::{Lists, Netlink, attribute, attributes, find, number, text};
 
 mod expression;
 
@@ -94,20 +94,23 @@ pub(super) fn named(found: &[Found], direction: Direction) -> Arc<[Chain]> {
 
 /// The chains that a routed packet of this IP version may come to and whose rules drop it if it is INVALID.
 pub(super) fn dropping_invalid(ip_version: u8) -> io::Result<Rules> {
-    let mut netlink = Netlink::open(NETLINK_NETFILTER, MOST)?;
+    found_in(&mut Netlink::open(NETLINK_NETFILTER, MOST)?, ip_version)
+}
+
+fn found_in(lists: &mut impl Lists, ip_version: u8) -> io::Result<Rules> {
     let own = if ip_version == 6 { (NFPROTO_IPV6, "ip6") } else { (NFPROTO_IPV4, "ip") };
     let (mut found, mut is_stateless) = (Vec::new(), true);
     for (number, family) in [own, (NFPROTO_INET, "inet")] {
-        for table in tables(&mut netlink, number)? {
+        for table in tables(lists, number)? {
             if table.chains.iter().all(|chain| chain.hooks == 0) {
                 continue;
             }
-            let ruled = rules(&mut netlink, number, &table.name)?;
+            let ruled = rules(lists, number, &table.name)?;
             let hooks = leading(&table.chains, &ruled);
             is_stateless &= !ruled.iter().any(|one| one.asks_for_state);
             for one in &ruled {
                 let hooks = hooks.get(&one.chain[..]).copied().unwrap_or_default();
-                if hooks != 0 && one.drops(&mut netlink, number, &table.name)? {
+                if hooks != 0 && one.drops(lists, number, &table.name)? {
                     let chain = Chain { family, table: shown(&table.name), name: shown(&one.chain) };
                     found.push((chain, hooks));
                 }
@@ -123,10 +126,10 @@ struct Table {
     chains: Vec<Listed>,
 }
 
-fn tables(netlink: &mut Netlink, family: u8) -> io::Result<Vec<Table>> {
+fn tables(lists: &mut impl Lists, family: u8) -> io::Result<Vec<Table>> {
     let mut tables = Vec::new();
-    netlink.dump(NFT_MSG_GETTABLE, &question(family, &[]), |payload| tables.extend(awake(payload)))?;
-    netlink.dump(NFT_MSG_GETCHAIN, &question(family, &[]), |payload| {
+    lists.dump(NFT_MSG_GETTABLE, &question(family, &[]), |payload| tables.extend(awake(payload)))?;
+    lists.dump(NFT_MSG_GETCHAIN, &question(family, &[]), |payload| {
         if let Some((of, chain)) = Listed::read(payload)
             && let Some(table) = tables.iter_mut().find(|table| table.name == of)
         {
@@ -187,12 +190,12 @@ struct Ruled {
 
 impl Ruled {
     /// Whether one of them drops what is INVALID.
-    fn drops(&self, netlink: &mut Netlink, family: u8, table: &[u8]) -> io::Result<bool> {
+    fn drops(&self, lists: &mut impl Lists, family: u8, table: &[u8]) -> io::Result<bool> {
         for asks in &self.asks {
             let Some(set) = asks.set() else { return Ok(true) };
             let names = [(NFTA_SET_ELEM_LIST_TABLE, table), (NFTA_SET_ELEM_LIST_SET, set)];
             let mut holds = false;
-            netlink.dump(NFT_MSG_GETSETELEM, &question(family, &names), |payload| {
+            lists.dump(NFT_MSG_GETSETELEM, &question(family, &names), |payload| {
                 let elements =
                     payload.get(NFGENMSG..).and_then(|list| find(list, NFTA_SET_ELEM_LIST_ELEMENTS));
                 holds |= elements.is_some_and(|elements| asks.is_invalid_among(elements));
@@ -205,9 +208,9 @@ impl Ruled {
     }
 }
 
-fn rules(netlink: &mut Netlink, family: u8, table: &[u8]) -> io::Result<Vec<Ruled>> {
+fn rules(lists: &mut impl Lists, family: u8, table: &[u8]) -> io::Result<Vec<Ruled>> {
     let mut ruled = Vec::new();
-    netlink.dump(NFT_MSG_GETRULE, &question(family, &[(NFTA_RULE_TABLE, table)]), |payload| {
+    lists.dump(NFT_MSG_GETRULE, &question(family, &[(NFTA_RULE_TABLE, table)]), |payload| {
         note(&mut ruled, payload, table);
     })?;
     Ok(ruled)

@@ -73,4 +73,26 @@ mod tests {
         assert_eq!(function(0x8100_0010).as_deref(), Some("ip_forward"), "the low half is enough");
         assert_eq!(function(0xffff_ffff_c100_0000), None);
     }
+
+    #[test]
+    fn no_function_is_as_long_as_this() {
+        let symbols = Symbols::parse(&b"ffffffff81000000 T one\nffffffff81030000 T next\n"[..]).unwrap();
+        let function = |location| place(&symbols, location).map(|place| place.function.to_string());
+        assert_eq!(function(0xffff_ffff_8100_ffff).as_deref(), Some("one"));
+        assert_eq!(function(0xffff_ffff_8101_0000), None);
+    }
+
+    #[test]
+    fn a_scrape_does_not_wait_for_symbols_and_a_drop_does() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("proc")).unwrap();
+        let symbols = "ffffffff81000000 t nft_do_chain\t[nf_tables]\nffffffff81000400 t next\t[nf_tables]\n";
+        std::fs::write(root.path().join("proc/kallsyms"), symbols).unwrap();
+        let places = Places::of(&Kernel::load_from(crate::kernel::Roots::under(root.path())));
+        let there = Some(Place { function: "nft_do_chain".into(), module: Some("nf_tables".into()) });
+        let verdict = || places.verdict("NETFILTER_DROP", 0x8100_0010, 0).class.name();
+        assert_eq!((places.known_at(0x8100_0010), verdict()), (None, "netfilter"), "nobody has read them");
+        assert_eq!(places.at(0xffff_ffff_8100_0010), there);
+        assert_eq!((places.known_at(0x8100_0010), verdict()), (there, "policy"));
+    }
 }

@@ -6,6 +6,9 @@ use agent_common::quote::{Flow, Tunnel};
 use super::*;
 use crate::pod::Pod;
 
+mod probe;
+mod shown;
+
 const FROM: [u8; 4] = [10, 244, 1, 10];
 const TO: [u8; 4] = [198, 51, 100, 2];
 
@@ -104,6 +107,12 @@ fn what_harms_nobody_says_why_it_does_not() {
     ] {
         assert_eq!(said(class, harm, circumstances), wanted, "{class:?} {harm:?} {circumstances:#x}");
     }
+}
+
+#[test]
+fn only_what_harms_is_a_warning() {
+    let level = |harm| but(|packet| packet.verdict = Verdict { class: Class::Queue, harm }).level();
+    assert_eq!([level(Harm::Harmful), level(Harm::Benign)], [Level::Warn, Level::Info]);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use super::expression::*;
 use super::*;
 
+mod asked;
+
 /// Attributes one in the other, the outermost first.
 fn nest(kinds: &[u16], value: &[u8]) -> Vec<u8> {
     kinds.iter().rev().fold(value.to_vec(), |inner, kind| attribute(*kind, &inner))
@@ -63,6 +65,11 @@ fn xt_match(name: &str) -> Vec<u8> {
     expression("match", &[attribute(1, format!("{name}\0").as_bytes()), be(2, 0), attribute(3, &[0; 200])])
 }
 
+/// `iptables -m state`.
+fn of_state(states: u32) -> Vec<u8> {
+    expression("match", &[attribute(1, b"state\0"), be(2, 0), attribute(3, &states.to_ne_bytes())])
+}
+
 fn counter() -> Vec<u8> {
     expression("counter", &[attribute(1, &[0; 8]), attribute(2, &[0; 8])])
 }
@@ -88,6 +95,15 @@ fn a_rule_that_drops_what_is_invalid_is_seen() {
         ("ct state invalid,untracked", vec![load_state(), mask(0x41), compare(NEQ, 0), verdict(DROP)]),
         ("ct state == invalid", vec![load_state(), compare(EQ, 1), verdict(DROP)]),
         ("ct state & invalid == invalid", vec![load_state(), mask(1), compare(EQ, 1), verdict(DROP)]),
+        (
+            "ct state xor invalid == 0",
+            vec![
+                load_state(),
+                expression("bitwise", &[be(1, 1), be(2, 1), be(3, 4), be(6, 0), value(4, 1), value(5, 1)]),
+                compare(EQ, 0),
+                verdict(DROP),
+            ],
+        ),
         ("ct state != established", vec![load_state(), compare(NEQ, 2), verdict(DROP)]),
         ("--ctstate INVALID", vec![conntrack(3, 1, 0, &1_u16.to_ne_bytes()), counter(), verdict(DROP)]),
         ("--state INVALID, as conntrack", vec![conntrack(3, 0x2001, 0, &1_u16.to_ne_bytes()), verdict(DROP)]),
@@ -102,16 +118,7 @@ fn a_rule_that_drops_what_is_invalid_is_seen() {
         ),
         ("--ctstate, older", vec![conntrack(1, 1, 0, &[1]), verdict(DROP)]),
         ("! --ctstate NEW", vec![conntrack(3, 1, 1, &8_u16.to_ne_bytes()), verdict(DROP)]),
-        (
-            "--state INVALID",
-            vec![
-                expression(
-                    "match",
-                    &[attribute(1, b"state\0"), be(2, 0), attribute(3, &1_u32.to_ne_bytes())],
-                ),
-                expression("target", &[attribute(1, b"DROP\0"), be(2, 0)]),
-            ],
-        ),
+        ("--state INVALID", vec![of_state(1), expression("target", &[attribute(1, b"DROP\0"), be(2, 0)])]),
     ] {
         assert_eq!(asks(&expressions.concat()), Some(Asks::Itself), "{what}");
     }
@@ -131,6 +138,19 @@ fn a_rule_that_lets_it_pass_is_none() {
             vec![load_state(), expression("meta", &[be(1, 1), be(2, 15)]), compare(EQ, 1), verdict(DROP)],
         ),
         ("! --ctstate INVALID", vec![conntrack(3, 1, 1, &1_u16.to_ne_bytes()), verdict(DROP)]),
+        ("--state NEW", vec![of_state(8), verdict(DROP)]),
+        ("a mask has left nothing of it", vec![load_state(), mask(8), look_up("__set0", &[]), verdict(DROP)]),
+        (
+            "not into the verdict",
+            vec![
+                load_state(),
+                compare(EQ, 1),
+                expression(
+                    "immediate",
+                    &[be(1, 1), nest(&[2, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE], &DROP.to_be_bytes())],
+                ),
+            ],
+        ),
         ("--ctproto", vec![conntrack(3, 2, 0, &1_u16.to_ne_bytes()), verdict(DROP)]),
     ] {
         assert_eq!(asks(&expressions.concat()), None, "{what}");
@@ -187,6 +207,7 @@ fn sets_and_maps_are_looked_into() {
     let (within, without) = (set(&[]).unwrap(), set(&[be(5, 1)]).unwrap());
     assert_eq!(within, Asks::Set { name: name(), inverted: false });
     assert_eq!(without, Asks::Set { name: name(), inverted: true });
+    assert_eq!(set(&[be(5, 2)]), Some(within.clone()), "another flag");
     let map = asks(&[load_state(), look_up("__set0", &[be(3, 0)])].concat()).unwrap();
     assert_eq!(map, Asks::Map { name: name() });
     let element = |key: u32, does: Option<u32>| {
@@ -198,6 +219,22 @@ fn sets_and_maps_are_looked_into() {
     assert!(within.drops(true) && !within.drops(false) && without.drops(false) && !without.drops(true));
     assert!(map.is_invalid_among(&[element(2, Some(ACCEPT)), element(1, Some(DROP))].concat()));
     assert!(!map.is_invalid_among(&[element(2, Some(DROP)), element(1, Some(ACCEPT))].concat()));
+}
+
+/// What drops and asks for no state drops for something else.
+#[test]
+fn a_question_for_the_state_is_seen_in_each_form() {
+    for (what, expression, wanted) in [
+        ("ct state", load_state(), true),
+        ("ct status", expression("ct", &[be(2, 2), be(1, 1)]), false),
+        ("--state", of_state(8), true),
+        ("--ctstate", conntrack(3, 1, 0, &8_u16.to_ne_bytes()), true),
+        ("a comment", xt_match("comment"), false),
+        ("meta", expression("meta", &[be(1, 1), be(2, 0)]), false),
+        ("nothing", Vec::new(), false),
+    ] {
+        assert_eq!(asks_for_state(&[counter(), expression, verdict(DROP)].concat()), wanted, "{what}");
+    }
 }
 
 /// A rule of a table `filter`.
@@ -278,6 +315,8 @@ fn hooks_lead_by_jumps_and_maps() {
         listed("in", Some(("filter", 1)), 1),
         listed("fwd", Some(("filter", 2)), 1),
         listed("pre", Some(("filter", 0)), 1),
+        // Of one hook there may be several.
+        listed("in2", Some(("filter", 1)), 0),
     ];
     let hooks = leading(&chains, &ruled);
     for (chain, told) in [
@@ -337,5 +376,8 @@ fn what_is_cut_off_is_nothing() {
 fn a_name_breaks_no_sentence() {
     assert_eq!(shown(b"KUBE-FORWARD"), "KUBE-FORWARD");
     assert_eq!(shown(b"a`b\x1b[2J\n\xff c"), "a\\x60b\\x1b[2J\\n\\xff c");
+    assert_eq!(shown(b"it's \"x\\y\""), "it's \"x\\y\"");
+    assert_eq!(shown(&[b'x'; 64]).chars().count(), 64, "whole");
+    assert_eq!(shown(&[b'x'; 65]).chars().count(), 65);
     assert_eq!(shown(&[b'x'; 100]).chars().count(), 65);
 }

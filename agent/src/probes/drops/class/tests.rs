@@ -16,6 +16,23 @@ fn a_reason_wins_over_the_place_and_the_place_explains_silence() {
     assert_eq!(judged("NOT_SPECIFIED", "never_heard_of"), harmful(Class::Other));
 }
 
+/// What a release adds is of its family until a table here says more.
+#[test]
+fn what_is_new_belongs_to_its_family() {
+    for (reason, function, class) in [
+        ("TCP_NEVER_HEARD_OF", "", Class::TcpState),
+        ("QDISC_NEVER_HEARD_OF", "", Class::Queue),
+        ("", "tcp_never_heard_of", Class::TcpState),
+        ("", "neigh_never_heard_of", Class::Neighbour),
+        ("", "arp_never_heard_of", Class::Neighbour),
+        ("", "ndisc_never_heard_of", Class::Neighbour),
+        ("NOT_SPECIFIED", "never_heard_of_enqueue", Class::Queue),
+        ("NEVER_TCP_", "enqueue_never_heard_of", Class::Other),
+    ] {
+        assert_eq!(judged(reason, function), harmful(class), "{reason} in {function}");
+    }
+}
+
 #[test]
 fn only_a_rules_own_place_is_policy() {
     for place in ["nft_do_chain", "ipt_do_table", "ip6t_do_table", "ebt_do_table"] {
@@ -204,6 +221,8 @@ fn what_goes_to_a_group_is_missed_by_nobody_while_links_come_up() {
         ("NETFILTER_DROP", "nft_do_chain"),
         ("QDISC_DROP", "__dev_queue_xmit"),
         ("UDP_CSUM", "__udp4_lib_mcast_deliver"),
+        ("INVALID_PROTO", "icmpv6_rcv"),
+        ("HDR_TRUNC", "icmp_rcv"),
         ("IP_INVALID_SOURCE", "ip_route_input"),
         ("NOT_SPECIFIED", "never_heard_of"),
     ] {
@@ -250,6 +269,7 @@ fn a_question_about_a_neighbour_ends_with_its_link() {
         ("NETFILTER_DROP", "nft_do_chain"),
         ("QDISC_DROP", "__dev_queue_xmit"),
         ("NOT_SPECIFIED", "ndisc_rcv"),
+        ("IP_OUTNOROUTES", "ip6_pkt_drop"),
     ] {
         assert_eq!(
             judge(reason, function, fact::DISCOVERY),

@@ -97,6 +97,16 @@ fn a_row_says_what_its_packets_may_have_died_of_as_well() {
     assert_eq!(may_be(number("SOCKET_RCVBUFF")), None);
 }
 
+#[test]
+fn a_row_matters_as_its_verdict_does_and_is_found_by_class_and_reason() {
+    let rows = meaning();
+    let matters =
+        |reason: u32| rows.matters(&Kind { place: 0, reason: reason + 1, direction: 1, circumstances: 0 });
+    let names = |class: &str, reason: &str| vec![class.to_owned(), reason.to_owned()];
+    assert_eq!(matters(1), (Level::Warn, names("mtu", "PKT_TOO_BIG")));
+    assert_eq!(matters(6), (Level::Info, names("teardown", "QUEUE_PURGE")));
+}
+
 /// A row of each of 50 kinds for each pod, at one or the other end.
 fn storm(pods: u16) -> Held {
     let kinds = (0_u8..50).map(|kind| (kind, u32::from(kind) % 25));

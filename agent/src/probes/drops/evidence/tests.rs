@@ -1,0 +1,240 @@
+//! What tables, queues and sockets say of why a packet died, and when they are asked.
+
+use super::*;
+use crate::kernel::limits::Queueing;
+
+#[test]
+fn a_side_is_told_by_the_reason_or_else_by_the_place() {
+    for (reason, function, told) in [
+        ("TC_INGRESS", "__netif_receive_skb_core", Some(Side::Ingress)),
+        ("TC_EGRESS", "__dev_queue_xmit", Some(Side::Egress)),
+        ("QDISC_DROP", "__dev_queue_xmit", Some(Side::Queue)),
+        ("QDISC_OVERLIMIT", "tcf_kfree_skb_list", Some(Side::Queue)),
+        ("TC_RECLASSIFY_LOOP", "__netif_receive_skb_core", Some(Side::Ingress)),
+        ("TC_RECLASSIFY_LOOP", "__dev_queue_xmit", Some(Side::Egress)),
+        ("TC_RECLASSIFY_LOOP", "kfree_skb_list_reason", Some(Side::Queue)),
+        ("", "sch_handle_ingress", Some(Side::Ingress)),
+        ("", "__dev_queue_xmit", Some(Side::Egress)),
+        ("", "kfree_skb_list", Some(Side::Queue)),
+        ("", "__udp_enqueue_schedule_skb", None),
+        ("", "udp_queue_rcv_one_skb", None),
+        ("", "tcp_add_backlog", None),
+        ("", "enqueue_to_backlog", None),
+        ("NOT_SPECIFIED", "__netif_receive_skb_core", None),
+        ("SOCKET_RCVBUFF", "kfree_skb_list", None),
+    ] {
+        assert_eq!(side(reason, function), told, "{reason} {function}");
+    }
+}
+
+/// `--reason mtu` has not seen what was only counted under such a class.
+#[test]
+fn size_may_be_why_where_a_queue_or_a_filter_refuses_it() {
+    let verdict = |class| Verdict { class, harm: Harm::Harmful };
+    assert!(size_may_be_why("QDISC_DROP", "", verdict(Class::Queue)));
+    assert!(size_may_be_why("TC_EGRESS", "", verdict(Class::Policy)));
+    assert!(size_may_be_why("", "sch_handle_ingress", verdict(Class::Other)));
+    assert!(!size_may_be_why("TC_INGRESS", "", verdict(Class::Queue)));
+    assert!(!size_may_be_why("NETFILTER_DROP", "nft_do_chain", verdict(Class::Policy)));
+    assert!(!size_may_be_why("QDISC_DROP", "", Verdict { class: Class::Queue, harm: Harm::Benign }));
+}
+
+fn record(len: u32, gso_size: u16) -> DropRecord {
+    let zero = DropRecord::from_bytes(&[0; size_of::<DropRecord>()]).unwrap();
+    DropRecord { len, gso_size, ..zero }
+}
+
+/// A packet that is cut later is judged by its pieces: a device takes them one by one.
+#[test]
+fn the_largest_frame_of_a_packet_is_a_segment_of_it() {
+    assert_eq!(frame(&record(60_000, 0)), 60_000);
+    assert_eq!(frame(&record(60_000, 1400)), 1400 + 54);
+    assert_eq!(frame(&record(1000, 1400)), 1000, "the last piece of it");
+}
+
+#[test]
+fn a_policer_that_never_lets_it_pass_is_told_by_what_is_less() {
+    let told = |record: DropRecord, burst, mtu| match policed(&record, Policed { burst, mtu })? {
+        Evidence::Policer { length, less } => Some((length, less.burst, less.mtu)),
+        other => panic!("{other:?}"),
+    };
+    let whole = record(1500, 0);
+    assert_eq!(told(whole, Some(1500), Some(1500)), None, "what fits to the byte passes");
+    assert_eq!(told(whole, None, None), None);
+    assert_eq!(told(whole, Some(1499), Some(1500)), Some((1500, Some(1499), None)));
+    assert_eq!(told(whole, Some(1500), Some(1499)), Some((1500, None, Some(1499))));
+    // The burst holds all segments at once, the MTU one of them.
+    let cut = record(60_000, 1400);
+    assert_eq!(told(cut, Some(50_000), Some(1453)), Some((60_000, Some(50_000), Some(1453))));
+    assert_eq!(told(cut, Some(60_000), Some(1453)), Some((1454, None, Some(1453))));
+    assert_eq!(told(cut, Some(60_000), Some(1454)), None);
+}
+
+fn write(proc: &std::path::Path, files: &[(&str, &str)]) {
+    for (file, text) in files {
+        let file = proc.join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+}
+
+/// An advice to make a table larger that has room, or that is another namespace's, would send a person the wrong way.
+#[test]
+fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
+    let proc = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
+    let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
+    let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+    let told = |record: &DropRecord, class| {
+        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let verdict = Verdict { class, harm: Harm::Harmful };
+        // Who sent it matters only where nobody listens.
+        let from = Some(([10, 1, 0, 3], 5432).into());
+        let (same, evidence) = gather(&sources, record, "", "", from, verdict);
+        assert_eq!(same, verdict);
+        evidence
+    };
+    let full = Fill { entries: 16, limit: 16 };
+    write(
+        proc.path(),
+        &[
+            ("net/stat/arp_cache", "entries\n00000010\n"),
+            ("sys/net/ipv4/neigh/default/gc_thresh3", "16"),
+            ("sys/net/netfilter/nf_conntrack_count", "16"),
+            ("sys/net/netfilter/nf_conntrack_max", "16"),
+        ],
+    );
+    let elsewhere = DropRecord { netns: 1, ..own };
+    assert_eq!(told(&elsewhere, Class::NeighbourTable), Some(Evidence::Neighbours(full)), "all share it");
+    assert_eq!(told(&own, Class::Netfilter), Some(Evidence::Conntrack(full)));
+    assert_eq!(told(&elsewhere, Class::Netfilter), None);
+    assert_eq!(told(&own, Class::Policy), None, "a rule has refused it");
+    assert_eq!(told(&own, Class::Routing), None);
+    write(
+        proc.path(),
+        &[("net/stat/arp_cache", "entries\n00000001\n"), ("sys/net/netfilter/nf_conntrack_count", "1")],
+    );
+    assert_eq!([Class::NeighbourTable, Class::Netfilter].map(|class| told(&own, class)), [None, None]);
+}
+
+#[test]
+fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
+    let proc = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
+    let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
+    let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+    // Which rules there are is not known: no module of nftables is loaded.
+    let invalid = Some(Evidence::Invalid([].into()));
+    let untracked = circumstance::UNTRACKED;
+    for (calls, circumstances, wanted) in
+        [("1", untracked, invalid), ("1", !untracked, None), ("0", untracked, None)]
+    {
+        write(
+            proc.path(),
+            &[
+                ("net/stat/nf_conntrack", &format!("entries invalid\n00000001 {calls}\n")),
+                ("sys/net/netfilter/nf_conntrack_count", "1"),
+                ("sys/net/netfilter/nf_conntrack_max", "16"),
+            ],
+        );
+        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let record = DropRecord { circumstances, ..own };
+        for class in [Class::Policy, Class::Netfilter] {
+            let verdict = Verdict { class, harm: Harm::Harmful };
+            let told = gather(&sources, &record, "", "", None, verdict);
+            assert_eq!(told, (verdict, wanted.clone()), "{calls} {circumstances:#x}");
+        }
+    }
+}
+
+/// A `/proc` of this process's own network namespace, and a record of a packet in that.
+fn own_namespace() -> (tempfile::TempDir, DropRecord) {
+    let proc = tempfile::tempdir().unwrap();
+    for process in ["self", "1"] {
+        std::fs::create_dir_all(proc.path().join(process).join("ns")).unwrap();
+        let file = proc.path().join(process).join("ns/net");
+        std::os::unix::fs::symlink("/proc/self/ns/net", file).unwrap();
+    }
+    let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
+    let record = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ifindex: 7, ..record(1500, 0) };
+    (proc, record)
+}
+
+/// What never lets it pass is why it died, whatever else the queue or the filter there may refuse.
+#[test]
+fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
+    let (proc, own) = own_namespace();
+    let gathered = |record: &DropRecord, place: (&str, &str), class, burst, policed: &[_]| {
+        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, loss: None }, policed);
+        let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
+        let verdict = Verdict { class, harm: Harm::Harmful };
+        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, verdict);
+        assert_eq!(verdict.harm, Harm::Harmful);
+        (verdict.class, evidence)
+    };
+    let (queue, ingress) = (("QDISC_DROP", "__dev_queue_xmit"), ("TC_INGRESS", ""));
+    for (burst, told) in
+        [(1499, Some(Evidence::Burst(1499))), (1000, Some(Evidence::Burst(1000))), (1500, None), (1501, None)]
+    {
+        let class = if told.is_some() { Class::Mtu } else { Class::Queue };
+        assert_eq!(gathered(&own, queue, Class::Queue, Some(burst), &[]), (class, told), "{burst}");
+    }
+    assert_eq!(gathered(&own, ingress, Class::Policy, Some(1000), &[]), (Class::Policy, None), "it comes in");
+    let less = Policed { burst: None, mtu: Some(1200) };
+    let policer = Some(Evidence::Policer { length: 1500, less });
+    for (place, class, side, other) in [
+        (ingress, Class::Policy, Side::Ingress, Side::Egress),
+        (("TC_EGRESS", ""), Class::Policy, Side::Egress, Side::Queue),
+        (queue, Class::Queue, Side::Queue, Side::Ingress),
+    ] {
+        let told = gathered(&own, place, class, None, &[(side, less)]);
+        assert_eq!(told, (Class::Mtu, policer.clone()), "{side:?}");
+        assert_eq!(gathered(&own, place, class, None, &[(other, less)]), (class, None), "{other:?}");
+    }
+    let elsewhere = DropRecord { netns: 1, ..own };
+    assert_eq!(gathered(&elsewhere, queue, Class::Queue, Some(1000), &[]), (Class::Queue, None));
+}
+
+/// A packet that no bucket is too small for may have been lost on purpose: only by a queue.
+#[test]
+fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
+    let (proc, own) = own_namespace();
+    let loss = Some(Loss::Random(1 << 31));
+    let gathered = |burst, place: (&str, &str), class, harm| {
+        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, loss }, &[]);
+        let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
+        gather(&sources, &own, place.0, place.1, None, Verdict { class, harm }).1
+    };
+    let (queue, ring) = (("QDISC_DROP", "__dev_queue_xmit"), ("FULL_RING", "tun_net_xmit"));
+    let told = Some(Evidence::Loses(Loss::Random(1 << 31)));
+    assert_eq!(gathered(None, queue, Class::Queue, Harm::Harmful), told);
+    assert_eq!(gathered(Some(100), queue, Class::Queue, Harm::Harmful), Some(Evidence::Burst(100)));
+    assert_eq!(gathered(None, queue, Class::Queue, Harm::Benign), None);
+    assert_eq!(gathered(None, queue, Class::NoCarrier, Harm::Harmful), None);
+    assert_eq!(gathered(None, ring, Class::Queue, Harm::Harmful), None, "another queue");
+}
+
+/// Only where a socket waits for another: else nobody listens, and that is all.
+#[test]
+fn an_answer_from_another_address_is_not_translated_back() {
+    let (proc, own) = own_namespace();
+    // From port 47222 to 10.10.10.10:53.
+    let list = "  sl  local_address rem_address   st\n   1: 0A0A0A0A:B876 0A0A0A0A:0035 07\n";
+    write(proc.path(), &[("1/net/udp", list)]);
+    let own = DropRecord { protocol: 17, destination_port: 47_222, ..own };
+    let told = |record: &DropRecord, from: Option<SocketAddr>, verdict| {
+        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let (same, evidence) = gather(&sources, record, "NO_SOCKET", "__udp4_lib_rcv", from, verdict);
+        assert_eq!(same, verdict);
+        evidence
+    };
+    let pod = Some(([10, 1, 0, 3], 53).into());
+    let asked = Some(Evidence::NotTranslated(([10, 10, 10, 10], 53).into()));
+    assert_eq!(told(&own, pod, NOBODY_LISTENS), asked);
+    assert_eq!(told(&own, None, NOBODY_LISTENS), None);
+    assert_eq!(told(&own, pod, Verdict { harm: Harm::Benign, ..NOBODY_LISTENS }), None);
+    let another = DropRecord { destination_port: 47_223, ..own };
+    assert_eq!(told(&another, pod, NOBODY_LISTENS), None);
+}
