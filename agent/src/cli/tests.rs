@@ -4,6 +4,8 @@ use clap::CommandFactory as _;
 
 use super::*;
 
+mod variables;
+
 /// What is said of this command line; empty if nothing is wrong with it.
 fn mistake(args: &[&str]) -> String {
     match read([&["r2c-agent"], args].concat()) {
