@@ -1,6 +1,7 @@
 //! The index of this node's pods: answers whose a subject is and keeps every probe's slot maps filled.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
@@ -246,8 +247,8 @@ impl FindPod for PodIndex {
     }
 }
 
-impl std::fmt::Debug for PodIndex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PodIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodIndex").field("pods", &self.pods().len()).finish_non_exhaustive()
     }
 }
