@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use tracing::{Event, Subscriber};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Event, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::{Layer, Registry};
 
@@ -194,6 +195,16 @@ async fn only_directories_that_pods_may_come_into_are_watched() {
 #[derive(Clone, Default)]
 struct Said(Arc<AtomicUsize>);
 
+impl Said {
+    /// Two subscribers: where there is one alone, `tracing` asks whichever thread comes to a line first whether anybody
+    /// listens there, and remembers its no for all.
+    fn from_now_on() -> (Self, (Dispatch, DefaultGuard)) {
+        let said = Self::default();
+        let other = Dispatch::new(Registry::default());
+        (said.clone(), (other, tracing::subscriber::set_default(Registry::default().with(said))))
+    }
+}
+
 impl<S: Subscriber> Layer<S> for Said {
     fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
         self.0.fetch_add(1, Ordering::Relaxed);
@@ -202,8 +213,7 @@ impl<S: Subscriber> Layer<S> for Said {
 
 #[tokio::test(start_paused = true)]
 async fn what_keeps_pods_from_being_seen_is_said_once_each() {
-    let said = Said::default();
-    let _subscribed = tracing::subscriber::set_default(Registry::default().with(said.clone()));
+    let (said, _subscribed) = Said::from_now_on();
     let node = Node::new();
     let mut follower = blind(&node);
     let mut is_said = |wanted: usize, why: &str| {
@@ -234,8 +244,7 @@ async fn what_keeps_pods_from_being_seen_is_said_once_each() {
 
 #[tokio::test]
 async fn without_pods_nobody_misses_the_hosts_namespace() {
-    let said = Said::default();
-    let _subscribed = tracing::subscriber::set_default(Registry::default().with(said.clone()));
+    let (said, _subscribed) = Said::from_now_on();
     let node = Node::new();
     fs::remove_dir_all(node.at("proc/1")).unwrap();
     let follower = blind(&node);
