@@ -394,7 +394,7 @@ pub fn read(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Cli, 
     let matches = environment::apply(Cli::command()).try_get_matches_from(&args).map_err(refused)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(refused)?;
     together::check(&mut cli, &matches).map_err(Refused::Mistake)?;
-    cli.variables = environment::used(&Cli::command(), &matches);
+    cli.variables = environment::used(&environment::apply(Cli::command()), &matches);
     Ok(cli)
 }
 

@@ -74,6 +74,28 @@ impl Report {
         dead.dedup();
         dead
     }
+
+    /// What the command ends with. `lacking`: the rights that this process does not have.
+    fn outcome(&self, fail_on_degraded: bool, lacking: Option<rights::Refused>) -> Result<(), Failure> {
+        let dead = self.dead_probes();
+        if !dead.is_empty() {
+            let what = format!("no hook of probe {} can be attached to here", dead.join(", "));
+            return Err(Failure::unsupported(match lacking {
+                Some(lacking) => format!("{what}: {lacking}"),
+                None => what,
+            }));
+        }
+        let degraded = self.degraded();
+        if fail_on_degraded && !degraded.is_empty() {
+            let check = if degraded.len() == 1 { "check is" } else { "checks are" };
+            return Err(Failure::unsupported(format!(
+                "{} {check} not ok: {} (--fail-on-degraded)",
+                degraded.len(),
+                degraded.join(", ")
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Looks at everything and prints it.
@@ -102,22 +124,8 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
         Output::Json => serde_json::to_string(&report)? + "\n",
     };
     answer::at_once(text.as_bytes())?;
-    let dead = report.dead_probes();
-    if !dead.is_empty() {
-        let what = format!("no hook of probe {} can be attached to here", dead.join(", "));
-        return Err(Failure::unsupported(match rights::lacking() {
-            Some(lacking) => format!("{what}: {lacking}"),
-            None => what,
-        }));
-    }
-    let degraded = report.degraded();
-    if args.fail_on_degraded && !degraded.is_empty() {
-        let check = if degraded.len() == 1 { "check is" } else { "checks are" };
-        return Err(Failure::unsupported(format!(
-            "{} {check} not ok: {} (--fail-on-degraded)",
-            degraded.len(),
-            degraded.join(", ")
-        )));
-    }
-    Ok(())
+    report.outcome(args.fail_on_degraded, rights::lacking())
 }
+
+#[cfg(test)]
+mod tests;

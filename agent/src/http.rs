@@ -155,11 +155,15 @@ impl State {
 /// The system's: the address is taken, is not one of this host's, or needs rights.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let bound = listen(address);
-    let no_ipv6 = |fault: &io::Error| fault.raw_os_error() == Some(nix::libc::EAFNOSUPPORT);
-    if address.ip() == Ipv6Addr::UNSPECIFIED && bound.as_ref().is_err_and(no_ipv6) {
+    if bound.as_ref().is_err_and(|fault| means_ipv4(address.ip(), fault)) {
         return listen((Ipv4Addr::UNSPECIFIED, address.port()).into());
     }
     bound
+}
+
+/// All addresses are asked for, and there is no IPv6.
+fn means_ipv4(address: IpAddr, fault: &io::Error) -> bool {
+    address == Ipv6Addr::UNSPECIFIED && fault.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -207,11 +211,27 @@ pub fn start(
     })
 }
 
+/// Connections in a row that pushed out others.
+#[derive(Debug, Default)]
+struct Burst(u32);
+
+impl Burst {
+    /// Whether there is to be a rest after this one.
+    const fn is_over(&mut self, crowded: bool) -> bool {
+        self.0 = if crowded { self.0 + 1 } else { 0 };
+        let is_over = self.0 >= BURST;
+        if is_over {
+            self.0 = 0;
+        }
+        is_over
+    }
+}
+
 /// Answers on `listener` until asked to drain; then ends within [`GRACE`], letting answers under way finish.
 pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
     let mut asked = drain.clone();
     let mut connections = JoinSet::new();
-    let (mut complained, mut burst) = (false, 0);
+    let (mut complained, mut burst) = (false, Burst::default());
     loop {
         let accepted = tokio::select! {
             biased;
@@ -223,11 +243,10 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, drain: Drain) {
             Ok((stream, peer)) => {
                 complained = false;
                 let placed = state.admit(peer.ip().to_canonical());
-                burst = if placed.crowded() { burst + 1 } else { 0 };
+                let rests = burst.is_over(placed.crowded());
                 connections.spawn(attend(stream, placed, Arc::clone(&state), drain.clone()));
                 // What the newcomer has sent already is looked at before the next one may push it out.
-                if burst >= BURST {
-                    burst = 0;
+                if rests {
                     sleep(BURST_PAUSE).await;
                 } else {
                     yield_now().await;

@@ -153,6 +153,7 @@ mod tests {
             assert_eq!(hint(wanted, known), text, "{wanted}");
         }
         assert_eq!(hint("shpo", []), "there are none");
+        assert_eq!(hint("x", ["y"]), "there are: y", "a letter that was changed for another is none left");
         assert_eq!(hint("web", ["web-1", "web-0"]), "did you mean web-0 or web-1?");
         assert_eq!(hint_by("wbe", [("web", "shop/web"), ("db", "shop/db")]), "did you mean shop/web?");
     }
@@ -166,6 +167,9 @@ mod tests {
             text.starts_with("there are: reason-000, reason-001,") && text.ends_with(" and 110 more"),
             "{text}"
         );
+        // Ten are named without a word of more.
+        let text = hint("weather", many.iter().take(MOST).map(String::as_str));
+        assert!(text.ends_with(", reason-008, reason-009"), "{text}");
         let text = hint("reason-0", many.iter().map(String::as_str));
         assert_eq!(text.matches("reason-").count(), MOST, "{text}");
         // Neither a long argument nor a long name costs more than its start.

@@ -53,9 +53,8 @@ impl Node {
         let node = Self::read(host, drain).await;
         let powerless = rights::lacking().is_some();
         for missing in node.kernel.missing() {
-            // Formats are only asked for where there are no types; a container seldom has tracefs mounted. Without
-            // rights there will be a refusal that says what is lacking: one line, not a line for each consequence.
-            if powerless || (missing.part == Part::Tracefs && node.kernel.btf().is_some()) {
+            // Without rights there will be a refusal that says what is lacking: one line, not a line for each consequence.
+            if powerless || is_needless(missing.part, node.kernel.btf().is_some()) {
                 debug!("{missing}");
             } else {
                 warn!("{missing}");
@@ -98,7 +97,9 @@ impl Node {
             register: &|slots| self.pods.register(slots),
         };
         let started = (entry.start)(&context)?;
-        say_climbs(&self.kernel, entry.name, &started.climbs);
+        let told = told(&self.kernel, entry.name, &started.climbs);
+        told.held.iter().for_each(|line| info!("{line}"));
+        told.refused.iter().for_each(|line| warn!("{line}"));
         Ok(started)
     }
 
@@ -111,17 +112,34 @@ impl Node {
     }
 }
 
+/// Formats are only asked for where there are no types; a container seldom has tracefs mounted.
+fn is_needless(part: Part, has_types: bool) -> bool {
+    part == Part::Tracefs && has_types
+}
+
+/// What is told of a probe's hooks.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    held: Vec<String>,
+    refused: Vec<String>,
+}
+
 /// One line a hook, but for those that were refused for the same reason: these are one, with what cures it.
-fn say_climbs(kernel: &Kernel, probe: &str, climbs: &[Climb]) {
+fn told(kernel: &Kernel, probe: &str, climbs: &[Climb]) -> Told {
+    let mut told = Told::default();
     let mut refused: Vec<(String, Vec<&str>)> = Vec::new();
     for climb in climbs {
         let (hook, why) = (climb.hook.name, climb.why());
         match climb.holds {
-            Some(rung) if why.is_empty() => info!("hook {hook} of {probe} by {}", rung.name),
-            Some(rung) => info!("hook {hook} of {probe} by {}; refused {why}", rung.name),
+            Some(rung) if why.is_empty() => {
+                told.held.push(format!("hook {hook} of {probe} by {}", rung.name));
+            }
+            Some(rung) => {
+                told.held.push(format!("hook {hook} of {probe} by {}; refused {why}", rung.name));
+            }
             // What is not there does nothing that would have to be seen. It is looked for at the start only.
             None if climb.hook.module.is_some_and(|module| !kernel.has_module(module)) => {
-                info!("hook {hook} of {probe} is in a module that is not loaded");
+                told.held.push(format!("hook {hook} of {probe} is in a module that is not loaded"));
             }
             None => match refused.iter_mut().find(|(other, _)| *other == why) {
                 Some((_, hooks)) => hooks.push(hook),
@@ -133,8 +151,9 @@ fn say_climbs(kernel: &Kernel, probe: &str, climbs: &[Climb]) {
         // Only one rung was to be tried.
         let why = if why.is_empty() { "no rung of that name".to_owned() } else { why };
         let (what, hooks) = (if hooks.len() == 1 { "hook" } else { "hooks" }, hooks.join(", "));
-        warn!("probe {probe} does without {what} {hooks}: {why}");
+        told.refused.push(format!("probe {probe} does without {what} {hooks}: {why}"));
     }
+    told
 }
 
 /// Where the kernel's files are.
@@ -283,38 +302,4 @@ impl Collector for PodsReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli;
-
-    /// In a container the processes of pods are not below its own `/proc`: a socket that is looked for there is missed, and
-    /// the cause with it.
-    #[test]
-    fn what_is_of_the_host_is_looked_for_where_the_host_is() {
-        let host = cli::read(["r2c-agent", "--host-proc", "/host/proc", "--host-sys", "/host/sys", "doctor"])
-            .unwrap()
-            .host;
-        let kernel::Roots { proc, processes, sys } = kernel_roots(&host);
-        assert_eq!([processes, sys], [Path::new("/host/proc"), Path::new("/host/sys")]);
-        // Kernel symbols and sysctls are the same in any.
-        assert_eq!(proc, Path::new("/proc"));
-        assert_eq!(pod_roots(&host).proc, Path::new("/host/proc"));
-    }
-
-    #[test]
-    fn a_namespace_is_known_by_its_inode_and_one_of_its_processes() {
-        let proc = tempfile::tempdir().unwrap();
-        for (process, netns) in
-            [("7", "net:[4026531840]"), ("8", "net:[4026531840]"), ("9", "net:[5]"), ("x", "net:[6]")]
-        {
-            fs::create_dir_all(proc.path().join(process).join("ns")).unwrap();
-            std::os::unix::fs::symlink(netns, proc.path().join(process).join("ns/net")).unwrap();
-        }
-        let Namespaces { there, hidden } = namespaces(proc.path());
-        assert_eq!(there.keys().copied().collect::<Vec<_>>(), [5, 4_026_531_840]);
-        assert!(!hidden);
-        assert_eq!(namespace(&proc.path().join("9")), Some(5));
-        assert_eq!(namespace(&proc.path().join("1")), None);
-        assert_eq!(inode(Path::new("uts:[5]")), None);
-    }
-}
+mod tests;

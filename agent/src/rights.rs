@@ -180,11 +180,7 @@ pub fn open_namespace(file: &Path) -> io::Result<File> {
 /// Which capabilities for tracing are missing, or hold only inside a user namespace, and the cure; `None` if all are there.
 #[must_use]
 pub fn lacking() -> Option<Refused> {
-    let own = Process::own();
-    if own.user_namespace {
-        return Some(own.refused(Act::Bpf, Cause::UserNamespace));
-    }
-    own.missing(Act::Bpf).map(|missing| own.lacks(missing))
+    Process::own().lacking()
 }
 
 /// The cures of all of these, each once; `None` if there is no cure.
@@ -235,6 +231,13 @@ impl Process {
     #[must_use]
     pub fn paranoid_now(&self) -> Option<i32> {
         (self.paranoid)()
+    }
+
+    fn lacking(&self) -> Option<Refused> {
+        if self.user_namespace {
+            return Some(self.refused(Act::Bpf, Cause::UserNamespace));
+        }
+        self.missing(Act::Bpf).map(|missing| self.lacks(missing))
     }
 
     fn missing(&self, act: Act) -> Option<Vec<Right>> {

@@ -83,13 +83,7 @@ pub async fn selftest(host: &Host, args: &Selftest) -> Result<(), Failure> {
     let report = bench.runs(host, args).await?;
     let said = if args.output == Output::Json { serde_json::to_string(&report)? } else { report.verdict() };
     bench.say(said).await?;
-    match (report.runs.len(), report.exact()) {
-        (done, exact) if exact < done => Err(Failure { code: 1, message: report.verdict() }),
-        (done, _) if done < report.wanted as usize => {
-            Err(Failure { code: 1, message: format!("interrupted after {done} of {} runs", report.wanted) })
-        }
-        _ => Ok(()),
-    }
+    report.outcome()
 }
 
 /// The CPUs to make drops on: the first two this process may use.
@@ -119,7 +113,7 @@ impl Bench {
             kernel: self.kernel.release().version.clone(),
             arch: self.kernel.release().arch,
             hooks: Vec::new(),
-            cpus: self.cpus.to_vec(),
+            cpus: self.cpus,
             drops: args.drops,
             wanted: args.runs,
             reasons: !self.reasons.is_empty(),
@@ -138,7 +132,7 @@ impl Bench {
                         .iter()
                         .filter_map(|climb| Some(Held { hook: climb.hook.name, rung: climb.holds?.name })),
                 );
-                self.announce(&report);
+                note(&report.announcement());
                 if table {
                     self.say(print::heading()).await?;
                 }
@@ -156,20 +150,6 @@ impl Bench {
     async fn say(&self, lines: impl Into<String>) -> Result<(), Failure> {
         let mut interrupted = self.interrupted.clone();
         answer::write(lines.into() + "\n", interrupted.wait()).await
-    }
-
-    fn announce(&self, report: &Report) {
-        let hooks: Vec<String> =
-            report.hooks.iter().map(|held| format!("{} ({})", held.hook, held.rung)).collect();
-        let [first, second] = self.cpus;
-        let cpus =
-            if first == second { format!("CPU {first} alone") } else { format!("CPUs {first} and {second}") };
-        note(&format!(
-            "{} drops a run, {} causes, 2 pods, from {cpus}; counted by {}",
-            report.drops,
-            Cause::ALL.len(),
-            hooks.join(", ")
-        ));
     }
 
     /// Brings the probe up anew: a run begins with empty counts.
@@ -217,7 +197,7 @@ impl Bench {
 
         let made = self.make(&plan, nth, args).await;
         if made.is_ok() {
-            self.catch_up(&metrics, args.drops).await?;
+            catch_up(&metrics, args.drops, &self.interrupted).await?;
         }
         stop.start();
         // From here on nothing is attached, so that counts and account are of one moment; the ring is read to its end.
@@ -269,20 +249,20 @@ impl Bench {
             }
         }
     }
+}
 
-    /// Waits until the counts are all there, or do not grow any more.
-    async fn catch_up(&self, metrics: &Metrics, drops: u64) -> Result<(), Failure> {
-        let (mut before, mut since) = (0, Instant::now());
-        loop {
-            let counted = Counted::parse(&metrics.encode(Format::Classic)?).total();
-            if counted >= drops || since.elapsed() > LAG || self.interrupted.asked() {
-                return Ok(());
-            }
-            if counted != before {
-                (before, since) = (counted, Instant::now());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+/// Waits until the counts are all there, or do not grow any more.
+async fn catch_up(metrics: &Metrics, drops: u64, interrupted: &Drain) -> Result<(), Failure> {
+    let (mut before, mut since) = (0, tokio::time::Instant::now());
+    loop {
+        let counted = Counted::parse(&metrics.encode(Format::Classic)?).total();
+        if counted >= drops || since.elapsed() > LAG || interrupted.asked() {
+            return Ok(());
         }
+        if counted != before {
+            (before, since) = (counted, tokio::time::Instant::now());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -306,3 +286,6 @@ fn lose_all(lanes: [&Lane; 2], mut left: Plan, sent: &AtomicU64, interrupted: &D
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@ use clap::CommandFactory as _;
 
 use super::*;
 
+mod variables;
+
 /// What is said of this command line; empty if nothing is wrong with it.
 fn mistake(args: &[&str]) -> String {
     match read([&["r2c-agent"], args].concat()) {
@@ -103,6 +105,10 @@ fn a_mistake_is_one_line_that_names_what_is_valid() {
         (&["audit", "mtu", "--wait"], "--wait does nothing without -n or --pod"),
         (&["trace", "drops", "-n", "a", "--wait=soon"], "invalid value \"soon\" for --wait: expected a time"),
         (&["trace", "mtu", "--to", "a", "--timeout", "0"], "10m"),
+        (&["doctor", "-1s"], "unexpected -1: a number or a time cannot be negative"),
+        (&["doctor", "-.5s"], "unexpected -.: a number or a time cannot be negative"),
+        (&["run", "--rung", "nosuch"], "no hook of drops or mtu has it"),
+        (&["selftest", "--rung", "nosuch"], "no hook of drops has it"),
     ] {
         let line = mistake(args);
         assert!(line.contains(wants) && !line.contains('\n'), "{args:?}: {line:?}");
@@ -177,6 +183,35 @@ fn waiting_has_a_time_or_none() {
     assert_eq!(trace(&["drops", "-n", "a", "--wait"]).wait, Some(Duration::ZERO));
     assert_eq!(trace(&["drops", "--wait=5s", "-n", "a"]).wait, Some(Duration::from_secs(5)));
     assert_eq!(trace(&["--wait", "drops", "-n", "a"]).probe, "drops", "a probe is no time");
+}
+
+/// Whatever has no words of its own is told by clap's, without its advice.
+#[test]
+fn a_mistake_of_a_rare_kind_is_one_line_as_well() {
+    let line = mistake(&["trace", "drops", "--duration", "1s", "--duration", "2s"]);
+    assert_eq!(line, "the argument '--duration <TIME>' cannot be used multiple times");
+}
+
+#[test]
+fn what_waits_needs_only_one_thing_to_wait_for() {
+    for of in [["-n", "shop"], ["--pod", "web"]] {
+        assert_eq!(mistake(&[&["audit", "mtu", "--wait"], &of[..]].concat()), "");
+        assert_eq!(mistake(&[&["trace", "mtu", "--wait"], &of[..]].concat()), "");
+    }
+    assert_eq!(mistake(&["trace", "mtu", "--to", "a", "--from-pod", "a/b", "--wait=5s"]), "");
+}
+
+#[test]
+fn a_walk_is_as_its_one_flag_says() {
+    let of = |more: &[&str]| {
+        let walk = trace(&[&["mtu", "--to", "a"], more].concat()).walk;
+        (walk.netns, walk.from_pod.is_some(), walk.v4, walk.v6)
+    };
+    assert_eq!(of(&[]), (None, false, false, false));
+    assert_eq!(of(&["--netns", "x"]), (Some("x".to_owned()), false, false, false));
+    assert_eq!(of(&["--from-pod", "a/b"]), (None, true, false, false));
+    assert_eq!(of(&["-4"]), (None, false, true, false));
+    assert_eq!(of(&["-6"]), (None, false, false, true));
 }
 
 #[test]

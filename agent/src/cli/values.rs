@@ -174,10 +174,26 @@ mod tests {
             ("::", "[::]:9436"),
             ("::1:9436", "[::1]:9436"),
             ("fd00::1", "missing: [fd00::1]:9436"),
+            // One digit is rather the end of an address.
+            ("::1:5", "missing: [::1:5]:9436"),
             ("localhost:9436", "127.0.0.1:9436"),
             ("", "127.0.0.1:9436"),
         ] {
             assert!(listen(text).unwrap_err().contains(wants), "{text}");
         }
+    }
+
+    #[test]
+    fn a_number_is_taken_from_its_least_to_its_most() {
+        assert_eq!([number("0"), number("4294967295")], [Ok(0), Ok(u32::MAX)]);
+        assert_eq!([drops("100"), drops("100000000")], [Ok(100), Ok(100_000_000)]);
+        assert_eq!([runs("1"), runs("1000")], [Ok(1), Ok(1000)]);
+        assert_eq!([packets("2"), packets("1000")], [Ok(2), Ok(1000)]);
+        assert_eq!([ring_kib("4"), ring_kib("1048576")], [Ok(4), Ok(1 << 20)]);
+        assert!(number("4294967296").is_err() && number("-1").is_err());
+        assert!(drops("99").is_err() && drops("100000001").is_err());
+        assert!(runs("0").is_err() && runs("1001").is_err());
+        assert!(packets("1").is_err() && packets("1001").is_err());
+        assert!(ring_kib("2").is_err() && ring_kib("2097152").is_err() && ring_kib("12").is_err());
     }
 }

@@ -87,15 +87,15 @@ fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
             format!("{}; kptr_restrict {restrict}", why(kernel, Part::Symbols)),
             &format!(
                 "lost: the function a packet died in, and all that follows from it; {}",
-                cure_of_symbols(&restrict)
+                cure_of_symbols(&restrict, Right::Syslog.held())
             ),
         ),
     }
 }
 
-/// What shows the symbols' addresses, where the kernel's `kptr_restrict` is this.
-fn cure_of_symbols(restrict: &str) -> String {
-    let right = (!Right::Syslog.held()).then(|| cure_of(Right::Syslog));
+/// What shows the symbols' addresses, where the kernel's `kptr_restrict` is this. `held`: `CAP_SYSLOG` is.
+fn cure_of_symbols(restrict: &str, held: bool) -> String {
+    let right = (!held).then(|| cure_of(Right::Syslog));
     let setting = (!matches!(restrict, "0" | "1")).then(|| "set kernel.kptr_restrict below 2".to_owned());
     [right, setting].into_iter().flatten().collect::<Vec<_>>().join(", and ")
 }
@@ -227,6 +227,8 @@ fn rungs(hooks: &[HookReport]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::hooks::{RungReport, RungStatus};
+    use crate::rights::Refused;
 
     fn of<'a>(checks: &'a [Check], id: &str) -> &'a Check {
         checks.iter().find(|check| check.id == id).unwrap()
@@ -270,5 +272,90 @@ mod tests {
         assert!(of(&checks, "kernel.symbols").found.ends_with("kptr_restrict 2"));
         assert_eq!(of(&checks, "kernel.lockdown").status, Status::Degraded);
         assert!(checks.iter().all(|check| !check.found.contains('\n')));
+    }
+
+    #[test]
+    fn hidden_symbols_are_shown_by_the_right_the_setting_or_both() {
+        let setting = "set kernel.kptr_restrict below 2";
+        for restrict in ["0", "1"] {
+            assert_eq!(cure_of_symbols(restrict, true), "");
+            assert_eq!(cure_of_symbols(restrict, false), cure_of(Right::Syslog));
+        }
+        assert_eq!(cure_of_symbols("2", true), setting);
+        assert_eq!(cure_of_symbols("unknown", false), format!("{}, and {setting}", cure_of(Right::Syslog)));
+    }
+
+    /// A hook of a probe whose only rung was refused by this level, or by nothing, or did not fire.
+    fn hook(probe: &'static str, hook: &'static str, level: Option<i32>, fired: Option<bool>) -> HookReport {
+        let refused = level.map(|level| Refused {
+            cause: Cause::Paranoid(level),
+            why: String::new(),
+            cure: Some("set it to 2".to_owned()),
+        });
+        let status = if level.is_some() { RungStatus::Refused } else { RungStatus::Holds };
+        let rung = RungReport { name: "kprobe", status, why: String::new(), cure: None, fired, refused };
+        let takes = level.is_none().then_some("kprobe");
+        HookReport { probe, hook, tells: "what it tells", rungs: vec![rung], takes, module_absent: None }
+    }
+
+    fn said(check: &Check) -> (Status, &str, &str) {
+        (check.status, &check.found, check.advice.as_deref().unwrap_or_default())
+    }
+
+    #[test]
+    fn a_setting_that_refuses_kprobes_is_told_with_the_hooks_it_costs() {
+        let well = paranoid(&[hook("drops", "a", None, None)], Some(3));
+        assert_eq!(said(&well), (Status::Ok, "kernel.perf_event_paranoid 3", ""));
+        assert_eq!(paranoid(&[], None).found, "kernel.perf_event_paranoid unknown");
+        let lost = [
+            hook("drops", "a", Some(3), None),
+            hook("mtu", "c", Some(3), None),
+            hook("drops", "b", Some(3), None),
+        ];
+        assert_eq!(
+            said(&paranoid(&lost, Some(3))),
+            (
+                Status::Degraded,
+                "kernel.perf_event_paranoid 3 refuses kprobes",
+                "lost: a, b of drops; c of mtu; set it to 2"
+            )
+        );
+        let mut lesser = hook("drops", "a", Some(3), None);
+        lesser.takes = Some("raw_tp");
+        let advice = |hooks: &[HookReport]| paranoid(hooks, Some(3)).advice.unwrap();
+        assert_eq!(advice(&[lesser]), "on a lesser rung: a of drops; set it to 2");
+    }
+
+    #[test]
+    fn hooks_that_are_lost_or_silent_are_told_and_absent_modules_are_not_missed() {
+        let well = || hook("drops", "a", None, Some(true));
+        let lost = |name| hook("mtu", name, Some(3), None);
+        let absent = |name| HookReport { module_absent: Some("ip_set"), ..lost(name) };
+        assert_eq!(said(&rungs(&[well(), well()])), (Status::Ok, "2 of 2 attached", ""));
+        assert_eq!(
+            said(&rungs(&[well(), absent("b"), absent("c")])),
+            (Status::Ok, "1 of 1 attached, 2 in a module that is not loaded", "")
+        );
+        assert_eq!(
+            said(&rungs(&[well(), lost("b"), absent("c")])),
+            (
+                Status::Degraded,
+                "1 of 2 attached, 1 in a module that is not loaded",
+                "lost by b of mtu: what it tells"
+            )
+        );
+        assert_eq!(
+            said(&rungs(&[well(), hook("drops", "s", None, Some(false))])),
+            (Status::Degraded, "2 of 2 attached", "attached and never called: s of drops")
+        );
+        let many: Vec<HookReport> = ["b", "c", "d", "e"].map(lost).into();
+        assert_eq!(
+            said(&rungs(&many)),
+            (Status::Degraded, "0 of 4 attached", "lost: what the other 4 tell, see below")
+        );
+        let few = rungs(&many[..FEW]).advice.unwrap();
+        assert_eq!(few.matches("lost by ").count(), 3, "{few}");
+        let ids: Vec<&str> = hooks(&many).iter().map(|check| check.id).collect();
+        assert_eq!(ids, ["kernel.perf_events", "hooks"]);
     }
 }

@@ -368,4 +368,19 @@ mod tests {
         assert_eq!((first.name, first.status), ("tp_btf", RungStatus::Refused));
         assert!(first.why.contains("BTF") || rights::lacking().is_some(), "{first:?}");
     }
+
+    /// What is in a module that is there would be seen: that it is refused is a loss.
+    #[test]
+    fn a_module_is_absent_where_it_is_not_loaded_and_nothing_holds() {
+        const IN_MODULE: Hook = Hook { module: Some("nf_conntrack"), ..PROVOKED };
+        let dir = tempfile::tempdir().unwrap();
+        let absent = |holds| {
+            let kernel = Kernel::load_from(crate::kernel::Roots::under(dir.path()));
+            let attempt = Try { rung: "only", outcome: Ok(vec![(climb(&IN_MODULE, holds), None)]) };
+            report(&kernel, &probes::ALL[0], &IN_MODULE, &[attempt]).module_absent
+        };
+        assert_eq!([false, true].map(absent), [Some("nf_conntrack"), None]);
+        std::fs::create_dir_all(dir.path().join("sys/module/nf_conntrack")).unwrap();
+        assert_eq!([false, true].map(absent), [None, None]);
+    }
 }

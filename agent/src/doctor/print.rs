@@ -294,4 +294,27 @@ mod tests {
         let rows: Vec<String> = held_as_one(&checks).into_iter().map(|check| check.found).collect();
         assert_eq!(rows, ["A, C held", "other"]);
     }
+
+    #[test]
+    fn what_there_is_nothing_to_say_of_has_nothing_beside_it() {
+        let best = || rung("tp_btf", RungStatus::Holds, "", Some(true));
+        let lower = rung("raw_tp", RungStatus::Refused, "no", None);
+        let mut out = Page { text: String::new(), width: 80 };
+        hooks(&mut out, &[hook("drops", "a", vec![best()]), hook("drops", "b", vec![best(), lower])]);
+        assert_eq!(
+            out.text,
+            "PROBE  RUNG        FIRED  HOOKS\n\
+             drops  tp_btf      yes    a\n\
+             drops  tp_btf      yes    b (refused: raw_tp [1])\n\
+             [1]  no\n"
+        );
+    }
+
+    #[test]
+    fn a_word_that_does_not_fit_begins_where_its_column_does() {
+        let long = "y".repeat(70);
+        let mut out = Page { text: String::new(), width: 60 };
+        out.row(&[3], &["[1]"], &format!("{long} b"));
+        assert_eq!(out.text, format!("[1]  {long}\n     b\n"));
+    }
 }

@@ -317,6 +317,18 @@ mod tests {
     }
 
     #[test]
+    fn a_container_is_64_digits_of_whatever_runtime() {
+        let (id, slice) = (id(), format!("kubepods-burstable-pod{SYSTEMD_UUID}.slice"));
+        let runtime = |path: &str| told(path).unwrap().2;
+        for (name, wanted) in [("crio", Runtime::Crio), ("docker", Runtime::Docker)] {
+            assert_eq!(runtime(&format!("/x/{slice}:{name}:{id}")), Some(wanted));
+        }
+        for id in [&id[1..], &id.replace('a', "g")] {
+            assert_eq!(runtime(&format!("/kubepods/pod{UUID}/{id}")), None, "{id}");
+        }
+    }
+
+    #[test]
     fn what_is_no_pod_is_refused() {
         let upper = UUID.to_uppercase();
         for path in [

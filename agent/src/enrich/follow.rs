@@ -393,3 +393,6 @@ async fn next(events: Option<&Events>) -> std::io::Result<Vec<InotifyEvent>> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

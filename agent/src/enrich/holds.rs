@@ -176,6 +176,18 @@ mod tests {
     }
 
     #[test]
+    fn what_has_ended_is_known_for_a_minute() {
+        let a = uid('a');
+        let mut holds = Holds::default();
+        holds.begin(KEY, &a, at(10));
+        holds.end(KEY, &a, at(20));
+        holds.expire(at(80));
+        assert_eq!(holds.find(KEY, at(15)), Some(&a));
+        holds.expire(at(81));
+        assert_eq!((holds.find(KEY, at(15)), holds.by_key.len()), (None, 0));
+    }
+
+    #[test]
     fn churn_stays_bounded() {
         let a = uid('a');
         let mut holds = Holds::default();

@@ -164,6 +164,16 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_as_long_as_kubernetes_lets_it_be() {
+        let is_read = |namespace: usize, name: usize| {
+            let (namespace, name) = ("n".repeat(namespace), "a".repeat(name));
+            parse(format!("{namespace}_{name}_{UUID}").as_bytes()).is_some()
+        };
+        assert_eq!([is_read(63, 1), is_read(64, 1)], [true, false]);
+        assert_eq!([is_read(1, 253), is_read(1, 254)], [true, false]);
+    }
+
+    #[test]
     fn a_uid_with_two_names_has_none() {
         let logs = tempfile::tempdir().unwrap();
         for name in ["default_web", "default_forged", "other_web"] {

@@ -1,6 +1,7 @@
 //! The index of this node's pods: answers whose a subject is and keeps every probe's slot maps filled.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
@@ -246,8 +247,91 @@ impl FindPod for PodIndex {
     }
 }
 
-impl std::fmt::Debug for PodIndex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PodIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodIndex").field("pods", &self.pods().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::enrich::table::Net;
+
+    fn uid(digit: char) -> Uid {
+        Uid::parse(digit.to_string().repeat(32).as_bytes()).unwrap()
+    }
+
+    fn pod(name: &str, uid: &Uid) -> Pod {
+        Pod { namespace: "shop".to_owned(), name: name.to_owned(), uid: uid.to_string() }
+    }
+
+    fn seen(netns: u32) -> Sighting {
+        let now = SystemTime::now();
+        let net = Net::Own { netns, pid: netns + 1, addresses: [].into() };
+        Sighting { born: now, at: now, cgroups: Vec::new(), net }
+    }
+
+    #[test]
+    fn namespaces_are_told_in_order_of_their_pods_names() {
+        let index = PodIndex::new();
+        for (digit, name, netns) in [('a', "web", 7), ('b', "cart", 8), ('c', "pay", 9)] {
+            index.observe(&uid(digit), &seen(netns));
+            index.name(&uid(digit), pod(name, &uid(digit)));
+        }
+        let told: Vec<_> = index
+            .namespaces()
+            .into_iter()
+            .map(|home| (home.pod.name.clone(), home.netns, home.pid))
+            .collect();
+        let wanted = [("cart", 8, 9), ("pay", 9, 10), ("web", 7, 8)];
+        assert_eq!(told, wanted.map(|(name, netns, pid)| (name.to_owned(), netns, pid)));
+    }
+
+    #[test]
+    fn a_namespace_is_hidden_once_one_was_refused_or_of_another_pid_namespace() {
+        let index = PodIndex::new();
+        assert!(!index.has_hidden_namespaces());
+        let stats = index.stats();
+        for counter in [&stats.pids_hidden, &stats.netns_refused] {
+            PodStats::add(counter, 1);
+            assert!(index.has_hidden_namespaces());
+            counter.store(0, Ordering::Relaxed);
+        }
+        PodStats::add(&stats.readings_raced, 1);
+        assert!(!index.has_hidden_namespaces());
+    }
+
+    /// Who waits for a pod is woken by what was told, and by nothing else.
+    #[test]
+    fn whoever_waits_is_told_of_every_change() {
+        let index = PodIndex::new();
+        let mut version = index.version();
+        let mut is_new = || {
+            let changed = version.has_changed().unwrap();
+            version.mark_unchanged();
+            changed
+        };
+        let a = uid('a');
+        assert!(!index.observe(&a, &seen(7)) && is_new());
+        assert_eq!((index.nameless(), index.next_reap()), (1, None));
+        assert_eq!(index.alive(), ([a.clone()].into(), [a.clone()].into()));
+        index.name(&a, pod("web", &a));
+        assert!(is_new());
+        assert_eq!((index.nameless(), index.alive()), (0, ([a.clone()].into(), [].into())));
+        assert!(index.observe(&a, &seen(8)), "its namespace is another");
+        assert!(is_new());
+        let before = SystemTime::now();
+        index.gone(&a);
+        assert!(is_new());
+        let due = index.next_reap().unwrap();
+        assert!(due >= before + Duration::from_mins(1), "what the ring holds still is told");
+        index.reap(due - Duration::from_secs(1));
+        assert!(!is_new(), "nobody is due");
+        index.reap(due);
+        assert!(is_new());
+        assert_eq!((index.pods(), index.next_reap()), (vec![], None));
     }
 }

@@ -265,3 +265,6 @@ fn subdirs(dir: &Path) -> Option<impl Iterator<Item = DirEntry>> {
     let entries = fs::read_dir(dir).ok()?;
     Some(entries.filter_map(Result::ok).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use super::*;
 use crate::pod::{SlotKey, Subject};
 use crate::shutdown;
 
+mod addresses;
 pub(crate) mod node;
 
 use node::{HOST_NETNS, Kernel, Node, Running, SLICE, Scratch, Started, id, ip, ip_key, uid};

@@ -135,3 +135,69 @@ impl Events {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What is told until the kernel has no more to tell.
+    async fn told(watches: &mut Watches, events: &Events) -> Vec<Change> {
+        // One more change, in a directory of its own, comes after all others.
+        let last = tempfile::tempdir().unwrap();
+        watches.add(last.path(), Place::AboveLogs).unwrap();
+        fs::create_dir(last.path().join("last")).unwrap();
+        let mut told = Vec::new();
+        loop {
+            for event in events.next().await.unwrap() {
+                match watches.read(event) {
+                    Some(Change::Came(Place::AboveLogs, name)) if name == "last" => {
+                        watches.keep_only(|place| *place != Place::AboveLogs);
+                        return told;
+                    }
+                    change => told.extend(change),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn directories_that_come_and_go_are_told_and_files_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let [logs, beside] = ["logs", "beside"].map(|name| dir.path().join(name));
+        fs::create_dir(&logs).unwrap();
+        fs::create_dir_all(beside.join("moved")).unwrap();
+        let (mut watches, events) = Watches::new().unwrap();
+        watches.add(&logs, Place::Logs).unwrap();
+        assert!(watches.add(&dir.path().join("none"), Place::Logs).is_err());
+        fs::write(logs.join("file"), "").unwrap();
+        fs::create_dir(logs.join("made")).unwrap();
+        fs::rename(beside.join("moved"), logs.join("moved")).unwrap();
+        fs::rename(logs.join("moved"), beside.join("moved")).unwrap();
+        fs::remove_dir(logs.join("made")).unwrap();
+        fs::remove_file(logs.join("file")).unwrap();
+        let came = |name: &str| Change::Came(Place::Logs, name.into());
+        let went = |name: &str| Change::Went(Place::Logs, name.into());
+        assert_eq!(
+            told(&mut watches, &events).await,
+            [came("made"), came("moved"), went("moved"), went("made")]
+        );
+        fs::remove_dir(&logs).unwrap();
+        assert_eq!(told(&mut watches, &events).await, [Change::Gone(Place::Logs)]);
+        assert!(watches.places.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_kept_is_not_told() {
+        let [kept, other] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        let (mut watches, events) = Watches::new().unwrap();
+        watches.add(kept.path(), Place::Logs).unwrap();
+        watches.add(other.path(), Place::Level("a".into())).unwrap();
+        watches.keep_only(|place| *place == Place::Logs);
+        for dir in [&kept, &other] {
+            fs::create_dir(dir.path().join("made")).unwrap();
+        }
+        assert_eq!(told(&mut watches, &events).await, [Change::Came(Place::Logs, "made".into())]);
+    }
+}

@@ -24,6 +24,8 @@ async fn ready_once_every_part_is_up_and_alive_until_one_stops() {
         let health = health.clone();
         async move { health.until_ready().await }
     });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "one is not up");
     assert_eq!(health.ready(), Err("not ready: mtu (starting)".into()));
     // The kernel refused it: nobody waits for it.
     mtu.absent();

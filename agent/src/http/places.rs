@@ -221,6 +221,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_read_leaves_before_who_still_reads() {
+        let places = Places::default();
+        let held = full(&places, 64).await;
+        held.iter().for_each(Placed::asks);
+        let _reading = held[4].reads(Instant::now());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        drop(held[5].reads(Instant::now()));
+        let _new = places.take(peer(1000));
+        assert_eq!(left(&places, &held), [5]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_reads_leaves_before_who_waits_for_us() {
         let places = Places::default();
         let held = full(&places, 64).await;

@@ -71,6 +71,17 @@ fn plain_diagnostics_are_one_line_each() {
     );
 }
 
+/// Not only texts: an error's number and a switch are what a line is read for.
+#[test]
+fn plain_diagnostics_have_every_kind_of_field() {
+    let fault = io::Error::other("no room");
+    let text = captured(Style::Plain, || {
+        let error: &(dyn std::error::Error + 'static) = &fault;
+        info!(errno = -1, ok = true, seen = 3_u64, error, "read");
+    });
+    assert_eq!(text, "r2c-agent: read errno=-1 ok=true seen=3 error=no room\n");
+}
+
 #[test]
 fn a_huge_diagnostic_is_cut() {
     let huge = "x".repeat(1 << 20);
@@ -78,7 +89,13 @@ fn a_huge_diagnostic_is_cut() {
     let line = schema::check(json.trim_end());
     assert_eq!(line["truncated"], true);
     assert!(line["message"].as_str().unwrap().len() > 1_000);
-    assert!(captured(Style::Plain, || warn!("{huge}")).ends_with("…\n"));
+    let plain = captured(Style::Plain, || warn!("{huge}"));
+    assert!(plain.ends_with("…\n"));
+    assert!(
+        (MAX_LINE - 8..=MAX_LINE).contains(&plain.len()),
+        "{} bytes: a line is made full use of",
+        plain.len()
+    );
 }
 
 #[test]
@@ -97,6 +114,11 @@ fn child() {
     let style = match std::env::var(CHILD).as_deref() {
         Ok("json") => Style::Json,
         Ok("plain") => Style::Plain,
+        Ok("last") => {
+            note("beside the data");
+            return fatal("the end");
+        }
+        Ok("full") => return lose_all(),
         _ => return,
     };
     let identity = Arc::new(Identity::new(None, None, None));
@@ -112,6 +134,35 @@ fn child() {
     std::thread::spawn(|| std::panic::panic_any(1)).join().unwrap_err();
     drain(Duration::from_secs(30));
     assert_eq!(lost(), 0);
+}
+
+/// Its stderr refuses every line.
+fn lose_all() {
+    let identity = Arc::new(Identity::new(None, None, None));
+    start(Style::Plain, "info", identity, Span::root()).unwrap();
+    info!("one");
+    info!("two");
+    drain(Duration::from_secs(30));
+    assert_eq!(lost(), 2);
+    let mut metrics = crate::metrics::Metrics::default();
+    metrics.registry().register_collector(Box::new(LostLines(Stream::stderr().unwrap())));
+    let text = metrics.encode(crate::metrics::Format::Classic).unwrap();
+    assert!(text.contains("\nr2c_log_lines_lost_total{stream=\"stdout\"} 0\n"), "{text}");
+    assert!(text.contains("\nr2c_log_lines_lost_total{stream=\"stderr\"} 2\n"), "{text}");
+}
+
+#[test]
+fn lines_that_are_refused_are_counted() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let arguments = ["--exact", "log::tests::child", "--nocapture", "--test-threads=1"];
+    let output = Command::new(exe).args(arguments).env(CHILD, "full").stderr(full).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_last_word_and_a_note_are_out_before_diagnostics_have_started() {
+    assert_eq!(run_child("last"), "r2c-agent: beside the data\nr2c-agent: error: the end\n");
 }
 
 fn run_child(style: &str) -> String {

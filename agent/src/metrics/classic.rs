@@ -135,11 +135,13 @@ mod tests {
         let open = "# HELP r2c_drops Drops.\n# TYPE r2c_drops counter\nr2c_drops_total 1\n\
             # HELP r2c_build Build.\n# TYPE r2c_build info\nr2c_build_info{v=\"1\"} 1\n\
             # HELP r2c_x X.\n# TYPE r2c_x unknown\nr2c_x 1\n\
-            # TYPE r2c_t_seconds gauge\n# UNIT r2c_t_seconds seconds\nr2c_t_seconds 0.5\n# EOF\n";
+            # TYPE r2c_t_seconds gauge\n# UNIT r2c_t_seconds seconds\nr2c_t_seconds 0.5\n\
+            # TYPE r2c_s stateset\nr2c_s{r2c_s=\"up\"} 1\n# EOF\n";
         let expected = "# HELP r2c_drops_total Drops.\n# TYPE r2c_drops_total counter\nr2c_drops_total 1\n\
             # HELP r2c_build_info Build.\n# TYPE r2c_build_info gauge\nr2c_build_info{v=\"1\"} 1\n\
             # HELP r2c_x X.\n# TYPE r2c_x untyped\nr2c_x 1\n\
-            # TYPE r2c_t_seconds gauge\nr2c_t_seconds 0.5\n";
+            # TYPE r2c_t_seconds gauge\nr2c_t_seconds 0.5\n\
+            # TYPE r2c_s gauge\nr2c_s{r2c_s=\"up\"} 1\n";
         assert_eq!(classic(open), expected);
     }
 
@@ -149,6 +151,29 @@ mod tests {
         let odd = r#"x_total{a=" # {b=\"c\"} 1",d="\\"} 3"#;
         assert_eq!(classic(&format!("{odd}\n")), format!("{odd}\n"));
         assert_eq!(classic(&format!("{odd} # {{t=\"}} # \"}} 1\n")), format!("{odd}\n"));
+    }
+
+    #[test]
+    fn the_last_line_ends_as_all_others_do() {
+        assert_eq!(classic("x_total 3"), "x_total 3\n");
+        assert_eq!(classic("y 1\nx_total 3 # {t=\"ab\"} 1"), "y 1\nx_total 3\n");
+        assert_eq!(classic(""), "");
+    }
+
+    /// A scrape is converted a part at a time: a line that is not whole yet waits for its end.
+    #[test]
+    fn a_long_scrape_is_converted_whatever_it_is_cut_into() {
+        let many = "x_total 3\n".repeat(PIECE / 8);
+        for cut in ["", "x_total 3 ", "x_total 3 # {t=\"a"] {
+            let line = "x_total 3 # {t=\"ab\"} 1\n";
+            let mut out = String::new();
+            let mut lines = Lines::new(&mut out);
+            for piece in [&format!("{many}{cut}"), &line[cut.len()..], &many, line] {
+                lines.write_str(piece).unwrap();
+            }
+            lines.finish().unwrap();
+            assert_eq!(out, format!("{many}x_total 3\n{many}x_total 3\n"), "{cut:?}");
+        }
     }
 
     #[test]

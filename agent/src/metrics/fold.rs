@@ -141,6 +141,25 @@ mod tests {
         assert_eq!(folded.own.len(), 1);
         assert_eq!(folded.overflow, Some(rows - 1));
         assert_eq!(fold.folded.len(), MAX_FOLDED);
+        // While no more can be remembered nobody is given a series: whoever was not remembered would fall out of the sum.
+        fold.retire(|key| *key == 0);
+        let folded = fold.fold([(rows, 1)]);
+        assert_eq!((folded.own.len(), folded.overflow), (0, Some(rows - 1)));
+    }
+
+    #[test]
+    fn the_overflow_is_there_once_anything_is_in_it() {
+        assert_eq!(Fold::<_>::new(1).fold([("a", 0)]).overflow, None);
+        assert_eq!(
+            Fold::<_>::new(0).fold([("a", 0)]).overflow,
+            Some(0),
+            "a series of its own would be zero as well"
+        );
+        let mut fold = Fold::<_>::new(1);
+        fold.set_aside(5);
+        assert_eq!(fold.fold([("a", 1)]), Folded { own: vec![("a", 1)], overflow: Some(5) });
+        fold.set_aside(2);
+        assert_eq!(fold.fold([("b", 1)]).overflow, Some(8));
     }
 
     proptest! {

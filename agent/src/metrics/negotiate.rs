@@ -112,6 +112,9 @@ mod tests {
             "Application/OpenMetrics-Text; Version=\"1.0.0\"; charset=utf-8",
             "text/plain, application/openmetrics-text",
             "text/plain;q=0, application/*",
+            "text/*;q=0.5, application/*;q=0.9",
+            // A backslash outside of quotes escapes nothing.
+            "x\\,application/openmetrics-text",
         ];
         for accept in open {
             assert_eq!(negotiate(Some(accept)), Format::OpenMetrics, "{accept}");
@@ -131,6 +134,9 @@ mod tests {
             "application/openmetrics-text;q=0,*/*",
             "application/json",
             "x=\"a,application/openmetrics-text\"",
+            "x=\"a,application/openmetrics-text,\"",
+            "x=\"a\\\",application/openmetrics-text,\"",
+            "application/openmetrics-text;q=0.1,*/*;q=0.5",
             ";;,,q=/;q==",
             "application/openmetrics-text;q=nan",
         ];

@@ -139,26 +139,28 @@ impl Process {
     /// This one.
     #[must_use]
     pub fn own() -> &'static Self {
-        static OWN: LazyLock<Process> = LazyLock::new(Process::read);
+        static OWN: LazyLock<Process> =
+            LazyLock::new(|| Process::read(Path::new("/proc/self"), Path::new("/sys/fs/selinux/enforce")));
         &OWN
     }
 
-    fn read() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    /// By its directory in `/proc`, and by what `SELinux` says of itself.
+    pub(super) fn read(own: &Path, enforce: &Path) -> Self {
+        let status = fs::read_to_string(own.join("status")).unwrap_or_default();
         let field = |name: &str| {
             status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
         };
         let set = |name: &str| field(name).and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
         // Lossy: a module may call a process what it likes.
         let label = |name: &str| {
-            let bytes = fs::read(Path::new("/proc/self/attr").join(name)).ok()?;
+            let bytes = fs::read(own.join("attr").join(name)).ok()?;
             Some(String::from_utf8_lossy(&bytes).into_owned())
         };
-        let permissive = fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|mode| mode.trim() == "0");
+        let permissive = fs::read_to_string(enforce).is_ok_and(|mode| mode.trim() == "0");
         let module =
             Module::parse(label("apparmor/current").as_deref(), label("current").as_deref(), permissive);
-        let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let users = fs::read_to_string(own.join("uid_map")).unwrap_or_default();
+        let cgroup = fs::read_to_string(own.join("cgroup")).unwrap_or_default();
         Self {
             effective: set("CapEff"),
             bounding: set("CapBnd"),
@@ -195,7 +197,7 @@ pub(super) fn is_pod(has: impl Fn(&str) -> bool, cgroup: &str) -> bool {
 
 /// Makes the call with arguments that the kernel itself finds invalid before it looks at rights, so that EPERM (or, of
 /// some runtimes, ENOSYS) is a filter's. It does nothing either way.
-fn refuses(act: Act) -> bool {
+pub(super) fn refuses(act: Act) -> bool {
     const INVALID: libc::c_long = 0x7fff_ffff;
     let status = match act {
         Act::Bpf | Act::CreateMap => {

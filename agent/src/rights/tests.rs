@@ -1,6 +1,6 @@
 //! Each refusal has its cause and its remedy, in the terms of whoever can apply it.
 
-use super::process::{is_pod, maps_some};
+use super::process::{is_pod, maps_some, paranoid, refuses};
 use super::*;
 
 const FIVE: u64 = 0xc4_0008_1000;
@@ -144,8 +144,133 @@ fn lockdown_seccomp_and_sandboxes_are_told_apart() {
 
 #[test]
 fn what_is_no_refusal_has_no_cause() {
+    let refusing = Process { filtered: true, refuses: |_| true, ..process() };
     for error in [Errno::ENOENT, Errno::EINVAL, Errno::ENOTSUP, Errno::EBUSY] {
         assert_eq!(process().why(Act::Bpf, error, true), None);
+        assert_eq!(refusing.why(Act::Bpf, error, true), None, "a filter says ENOSYS or refuses");
+    }
+    // No filter is in force, so the kernel itself does not know the call.
+    let old = Process { refuses: |_| true, ..process() };
+    assert_eq!(old.why(Act::Bpf, Errno::ENOSYS, false), None);
+}
+
+/// Level 2 is the kernel's own highest, and asks no more than `CAP_PERFMON`.
+#[test]
+fn what_only_watches_is_not_blamed() {
+    let level = |level: fn() -> Option<i32>| {
+        let process = Process { paranoid: level, ..process() };
+        refused(&process, Act::PerfEvent, Errno::EACCES).cause
+    };
+    assert_eq!((level(|| Some(2)), level(|| Some(3))), (Cause::Unknown, Cause::Paranoid(3)));
+    let complains = Module::parse(Some("web (complain)"), None, false);
+    let watched = Process { module: complains, ..process() };
+    assert_eq!(refused(&watched, Act::Bpf, Errno::EPERM).cause, Cause::Unknown);
+    // Lockdown has no say in maps, nor in what is refused otherwise than it does.
+    assert_eq!(process().why(Act::CreateMap, Errno::EPERM, true).unwrap().cause, Cause::Unknown);
+    assert_eq!(process().why(Act::Bpf, Errno::EACCES, true).unwrap().cause, Cause::Unknown);
+}
+
+#[test]
+fn what_is_lacking_is_told_before_anything_is_tried() {
+    assert_eq!(process().lacking(), None);
+    let some = Process { effective: FIVE & !(1 << 38), ..process() };
+    assert_eq!(
+        some.lacking().unwrap().to_string(),
+        "this process lacks CAP_PERFMON; add PERFMON to securityContext.capabilities.add"
+    );
+    let inside = Process { user_namespace: true, ..process() };
+    assert_eq!(
+        inside.lacking().unwrap().to_string(),
+        "this process runs in a user namespace, whose capabilities do not reach the host; set hostUsers: true in the \
+         pod's spec"
+    );
+}
+
+#[test]
+fn several_refusals_have_each_cure_once() {
+    let refused = |cure: Option<&str>| Refused {
+        cause: Cause::Unknown,
+        why: String::new(),
+        cure: cure.map(str::to_owned),
+    };
+    let all = [refused(Some("a")), refused(None), refused(Some("b")), refused(Some("a"))];
+    assert_eq!(cures(&all).as_deref(), Some("a; b"));
+    assert_eq!(cures(&all[1..2]), None);
+    assert_eq!(cures([]), None);
+}
+
+#[test]
+fn this_process_is_advised_by_where_it_runs() {
+    let own = Process::own();
+    let expected = if own.in_pod {
+        [
+            "set hostPID: true in the pod's spec",
+            "set hostNetwork: true in the pod's spec",
+            "add SYS_RESOURCE to securityContext.capabilities.add, or give the node's container runtime \
+             LimitMEMLOCK=infinity",
+        ]
+    } else {
+        [
+            "run it in the host's pid namespace, or mount the host's /proc and name it with --host-proc",
+            "run it in the host's network namespace",
+            "ulimit -l unlimited, or run it as root",
+        ]
+    };
+    assert_eq!([cure_of_pids(), cure_of_network(), &cure_of_memlock()], expected);
+    let right = cure_of(Right::Syslog);
+    assert!(right.contains("SYSLOG") || right == "set securityContext.runAsUser: 0", "{right}");
+    // A refusal is one whoever asks; a fault is none.
+    assert!(why(Act::Bpf, Errno::EPERM, false).is_some());
+    assert!(why_io(Act::SeeNetns, &io::Error::from_raw_os_error(nix::libc::EACCES)).is_some());
+    assert_eq!(why_io(Act::SeeNetns, &io::Error::from_raw_os_error(nix::libc::ENOENT)), None);
+    assert_eq!(why_io(Act::SeeNetns, &io::Error::other("no number")), None);
+}
+
+#[test]
+fn this_process_holds_what_the_kernel_says_of_it() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+    let set = u64::from_str_radix(set, 16).unwrap();
+    // Numbers of include/uapi/linux/capability.h; nothing else stands for these.
+    for (right, number) in
+        [(Right::NetAdmin, 12), (Right::SysPtrace, 19), (Right::SysAdmin, 21), (Right::Syslog, 34)]
+    {
+        assert_eq!(right.held(), set >> number & 1 == 1, "{right:?} of {set:x}");
+    }
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
+    assert_eq!(paranoid().map(|level| format!("{level}\n")), level);
+    assert_eq!(Process::own().paranoid_now(), paranoid());
+    // There is no call of its own that a filter could refuse.
+    assert!(!refuses(Act::SeeNetns) && !refuses(Act::ListLinks));
+}
+
+#[test]
+fn a_process_is_read_from_its_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, enforce) = (dir.path().join("self"), dir.path().join("enforce"));
+    fs::create_dir_all(own.join("attr/apparmor")).unwrap();
+    let write = |name: &str, text: &str| fs::write(own.join(name), text).unwrap();
+    let read = || {
+        let process = Process::read(&own, &enforce);
+        (process.effective, process.bounding, process.filtered, process.user_namespace, process.module)
+    };
+    write(
+        "status",
+        "Name:\ta\nCapEff:\t000000c400081000\nCapBnd:\t0000000000200000\nSeccomp:\t2\nSeccomp_filters:\t0\n",
+    );
+    write("uid_map", "         0     100000      65536\n");
+    write("attr/apparmor/current", "web (enforce)\n");
+    let profile = Module::AppArmor { profile: "web".to_owned(), mode: Some("enforce".to_owned()) };
+    assert_eq!(read(), (FIVE, SYS_ADMIN, true, true, Some(profile)));
+    // SECCOMP_MODE_STRICT is no filter, and SELinux may be told to refuse nothing.
+    write("status", "CapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nSeccomp:\t1\n");
+    write("uid_map", "         0          0 4294967295\n");
+    let context = "system_u:system_r:container_t:s0";
+    write("attr/current", context);
+    for (mode, permissive) in [("0", true), ("1", false), ("0\n", true)] {
+        fs::write(&enforce, mode).unwrap();
+        let domain = Module::SeLinux { context: context.to_owned(), permissive };
+        assert_eq!(read(), (0, 0, false, false, Some(domain)), "{mode:?}");
     }
 }
 
@@ -173,6 +298,10 @@ fn modules_are_told_apart_by_their_labels() {
         confines(Some(":k8s://web:a:b (enforce)"), None, false),
         told("AppArmor profile :k8s://web:a:b (enforce)", true)
     );
+    // Neither of a module that calls it after a file, nor with a part missing, is it a context.
+    for label in ["/opt/a:b:c", "a::c", "a:b"] {
+        assert_eq!(confines(None, Some(label), false), told(&format!("AppArmor: {label}"), false));
+    }
     let container = "system_u:system_r:container_t:s0:c1,c2";
     assert_eq!(
         confines(None, Some("system_u:system_r:container_t:s0:c1,c2\0"), false),

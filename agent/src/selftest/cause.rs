@@ -193,6 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn a_sum_that_overflows_twice_is_folded_twice() {
+        // 7f00+0001 twice, 0011, 0008, ffff and 01e5 are 1ffff: 1 after the second fold.
+        let udp = [0xff, 0xff, 0x01, 0xe5, 0, 0, 0, 0];
+        assert_eq!(udp_checksum(Ipv4Addr::LOCALHOST, &udp), 0xfffe);
+    }
+
+    /// But for the checksum it is a datagram that any socket would take: aa4f would be right.
+    #[test]
+    fn a_packet_is_wrong_in_one_thing_alone() {
+        let ip = |version: u8, protocol: u8| {
+            vec![version, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1]
+        };
+        let checksum = [ip(0x45, 17), vec![0, 9, 0, 9, 0, 24, 0xaa, 0x50], PAYLOAD.to_vec()].concat();
+        assert_eq!(wrong_checksum(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9)), checksum);
+        let version = [ip(0x55, 253), PAYLOAD.to_vec()].concat();
+        assert_eq!(wrong_version(Ipv4Addr::LOCALHOST), version);
+    }
+
+    #[test]
+    fn a_plan_is_shared_out_between_pods_causes_and_threads() {
+        let whole = [[220, 165, 110, 55], [180, 135, 90, 45]];
+        assert_eq!(plan(1000), whole);
+        assert_eq!(part(&whole, 0, 2), [[110, 83, 55, 28], [90, 68, 45, 23]]);
+        assert_eq!(part(&whole, 1, 2), [[110, 82, 55, 27], [90, 67, 45, 22]]);
+    }
+
+    #[test]
     fn a_burst_arrives_as_often_as_it_says() {
         let receiver = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let std::net::SocketAddr::V4(to) = receiver.local_addr().unwrap() else { panic!("not IPv4") };

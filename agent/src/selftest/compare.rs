@@ -295,6 +295,41 @@ mod tests {
         assert_eq!(judge(&sent, &text, 1, account(1007), &reasons()).verdict, Verdict::Mismatch);
     }
 
+    /// It is missing at both its ends; what is short at one of them alone was counted wrong.
+    #[test]
+    fn what_is_short_at_one_end_was_not_missed() {
+        let sent = plan(1000);
+        let text = scrape(&sent, |cause| cause.reason().to_owned());
+        // The node's own row comes first, then the source's.
+        let short = text.replacen(" 220\n", " 218\n", 2);
+        assert_eq!(judge(&sent, &short, 2, account(1007), &reasons()).verdict, Verdict::Mismatch);
+        assert_eq!(judge(&sent, &short, 5, account(1007), &reasons()).verdict, Verdict::Mismatch);
+    }
+
+    #[test]
+    fn a_packet_is_counted_once_though_it_has_two_ends() {
+        let row = |end: &str, count: u32| {
+            format!(
+                "r2c_pod_drop_packets_total{{namespace=\"{NAMESPACE}\",pod=\"a\",end=\"{end}\",reason=\"X\"}} {count}\n"
+            )
+        };
+        let counted = Counted::parse(&[row("source", 3), row("destination", 5)].concat());
+        assert_eq!(counted.total(), 5, "all arrive at the end that is looked at");
+    }
+
+    #[test]
+    fn a_reason_is_looked_for_under_the_name_that_the_kernel_has_for_it() {
+        let known = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for (names, told) in [
+            (&["NOT_SPECIFIED", "UDP_CSUM"][..], "UDP_CSUM"),
+            (&["NOT_SPECIFIED", "NO_SOCKET"], "NOT_SPECIFIED"),
+            (&["NO_SOCKET"], NO_REASON),
+            (&[], NO_REASON),
+        ] {
+            assert_eq!(reason(Cause::Checksum, &known(names)), told, "{names:?}");
+        }
+    }
+
     #[test]
     fn an_event_lost_without_a_count_is_a_mismatch() {
         let sent = plan(1000);

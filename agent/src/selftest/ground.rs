@@ -164,6 +164,16 @@ impl Lane {
         Ok(Self { udp, own, raw, closed: own, filtered, wrong_checksum: Vec::new(), wrong_version })
     }
 
+    /// One whose packets all go to this socket and are packets of UDP: it takes no rights.
+    #[cfg(test)]
+    pub(super) fn to(socket: &UdpSocket) -> Self {
+        let to = address(socket).unwrap();
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let own = address(&udp).unwrap();
+        let raw = udp.try_clone().unwrap().into();
+        Self { udp, own, raw, closed: to, filtered: to, wrong_checksum: vec![1], wrong_version: vec![2] }
+    }
+
     /// Loses up to [`BURST`] packets by `cause`; says how many.
     pub(super) fn lose(&self, cause: Cause, drops: u64) -> io::Result<u64> {
         let times = usize::try_from(drops).unwrap_or(BURST);
@@ -195,6 +205,53 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_refusal_asks_for_a_right() {
+        let of =
+            |kind: io::ErrorKind| forbidden::<()>("loopback up", "CAP_NET_ADMIN")(kind.into()).unwrap_err();
+        assert!(matches!(of(io::ErrorKind::PermissionDenied), GroundError::Forbidden("CAP_NET_ADMIN")));
+        let GroundError::Refused { step, source } = of(io::ErrorKind::NotFound) else { panic!("a right") };
+        assert_eq!((step, source.kind()), ("loopback up", io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_socket_that_refuses_all_gets_nothing() {
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (refuses, takes) =
+            (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), sender.try_clone().unwrap());
+        refuse_all(&refuses).unwrap();
+        for to in [&refuses, &takes] {
+            sender.send_to(b"x", address(to).unwrap()).unwrap();
+        }
+        // Loopback delivers in order: what came last is here, so what came first would be.
+        assert_eq!(takes.recv(&mut [0; 8]).unwrap(), 1);
+        refuses.set_nonblocking(true).unwrap();
+        assert_eq!(refuses.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_lane_that_is_not_through_says_so() {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (own, elsewhere) = (address(&udp).unwrap(), address(&other).unwrap());
+        udp.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let raw = other.try_clone().unwrap().into();
+        let (wrong_checksum, wrong_version) = (Vec::new(), Vec::new());
+        let mut lane =
+            Lane { udp, own: elsewhere, raw, closed: own, filtered: own, wrong_checksum, wrong_version };
+        // Its datagram goes to another, and none comes.
+        let error = lane.settle().unwrap_err();
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (io::ErrorKind::TimedOut, "loopback keeps a datagram for 10s")
+        );
+        // A fault of another kind is told as it is: nobody listens there any more.
+        drop((other, std::mem::replace(&mut lane.raw, lane.udp.try_clone().unwrap().into())));
+        lane.udp.connect(elsewhere).unwrap();
+        lane.udp.set_read_timeout(Some(PASSES)).unwrap();
+        assert_eq!(lane.settle().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn a_namespace_of_its_own_or_one_clear_line() {

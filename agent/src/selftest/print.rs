@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
+use super::THREADS;
+use super::cause::Cause;
 use super::compare::{Run, Verdict};
 use crate::digits::counted;
+use crate::failure::Failure;
 
 /// All runs.
 #[derive(Debug, Serialize)]
@@ -13,7 +16,7 @@ pub(super) struct Report {
     pub(super) arch: &'static str,
     /// Hook and rung that counted.
     pub(super) hooks: Vec<Held>,
-    pub(super) cpus: Vec<usize>,
+    pub(super) cpus: [usize; THREADS],
     pub(super) drops: u64,
     /// Runs asked for.
     pub(super) wanted: u32,
@@ -33,6 +36,32 @@ impl Report {
     /// Runs in which nothing was wrong.
     pub(super) fn exact(&self) -> usize {
         self.runs.iter().filter(|run| run.verdict != Verdict::Mismatch).count()
+    }
+
+    /// What is about to be done, and what counts it.
+    pub(super) fn announcement(&self) -> String {
+        let hooks: Vec<String> =
+            self.hooks.iter().map(|held| format!("{} ({})", held.hook, held.rung)).collect();
+        let [first, second] = self.cpus;
+        let cpus =
+            if first == second { format!("CPU {first} alone") } else { format!("CPUs {first} and {second}") };
+        format!(
+            "{} drops a run, {} causes, 2 pods, from {cpus}; counted by {}",
+            self.drops,
+            Cause::ALL.len(),
+            hooks.join(", ")
+        )
+    }
+
+    /// What the command ends with.
+    pub(super) fn outcome(&self) -> Result<(), Failure> {
+        match (self.runs.len(), self.exact()) {
+            (done, exact) if exact < done => Err(Failure { code: 1, message: self.verdict() }),
+            (done, _) if done < self.wanted as usize => {
+                Err(Failure { code: 1, message: format!("interrupted after {done} of {} runs", self.wanted) })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The last line.
@@ -190,19 +219,93 @@ mod tests {
         assert_eq!(heading().find("RESULT"), wrong[0].find("MISMATCH"));
     }
 
-    #[test]
-    fn the_verdict_counts_the_runs_that_are_exact() {
-        let report = Report {
+    fn report(wanted: u32, runs: Vec<Run>) -> Report {
+        Report {
             version: "0",
             kernel: None,
             arch: "x86_64",
-            hooks: Vec::new(),
-            cpus: vec![0, 1],
-            drops: 1,
-            wanted: 2,
+            hooks: vec![
+                Held { hook: "kfree_skb", rung: "tp_btf" },
+                Held { hook: "consume_skb", rung: "kprobe" },
+            ],
+            cpus: [0, 1],
+            drops: 1000,
+            wanted,
             reasons: true,
-            runs: vec![run(100_000_000), run(99_999_999)],
-        };
+            runs,
+        }
+    }
+
+    #[test]
+    fn a_run_is_a_row_and_says_what_is_amiss() {
+        assert_eq!(
+            [heading(), lines(&run(100_000_000)).join("\n")],
+            [
+                " RUN      SENT   COUNTED MISSED    EVENTS  EMITTED   LIMITED RING FULL  RESULT",
+                "1000 100000000 100000000      0 100000000        1  99999999         0  exact",
+            ]
+        );
+        // Counted where it should be: what is amiss is beside the pods' rows.
+        let mut amiss = run(100_000_000);
+        amiss.verdict = Verdict::Mismatch;
+        (amiss.rows, amiss.uncounted) = (99_999_995, 5);
+        assert_eq!(lines(&amiss)[1..], ["     5 drops of this node found no row in the kernel's map"]);
+        (amiss.rows, amiss.uncounted, amiss.events.unaccounted) = (100_000_001, 0, 3);
+        assert_eq!(
+            lines(&amiss)[1..],
+            [
+                "     events: 100000000 produced, but 1 emitted and 99999999 dropped by a stage: 3 unaccounted for",
+                "     counts: 100000000 produced, but 100000001 in rows and 0 in none",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_done_is_said_before() {
+        let mut report = report(1, Vec::new());
+        assert_eq!(
+            report.announcement(),
+            "1000 drops a run, 4 causes, 2 pods, from CPUs 0 and 1; counted by kfree_skb (tp_btf), consume_skb \
+             (kprobe)"
+        );
+        report.cpus = [3, 3];
+        assert!(report.announcement().contains(" from CPU 3 alone; "));
+    }
+
+    /// A run that the kernel says it missed a part of is as good as exact: the counts are right.
+    #[test]
+    fn the_command_fails_for_a_wrong_number_and_for_a_run_that_was_not_made() {
+        let missed = |counted| Run { verdict: Verdict::ExactButMissed, ..run(counted) };
+        let (exact, wrong) = (|| run(100_000_000), || run(99_999_999));
+        for (wanted, runs, verdict, outcome) in [
+            (1, vec![exact()], "1 of 1 runs exact", None),
+            (2, vec![exact(), exact()], "2 of 2 runs exact", None),
+            (
+                3,
+                vec![exact(), missed(99_999_999)],
+                "2 of 3 runs exact; 1 drop that the kernel says it did not hand to the probe is not counted",
+                Some("interrupted after 2 of 3 runs"),
+            ),
+            (
+                2,
+                vec![missed(99_999_999), missed(99_999_998)],
+                "2 of 2 runs exact; 3 drops that the kernel says it did not hand to the probe are not counted",
+                None,
+            ),
+            (3, vec![exact(), exact(), wrong()], "2 of 3 runs exact", Some("selftest: 2 of 3 runs exact")),
+            (3, vec![wrong()], "0 of 3 runs exact", Some("selftest: 0 of 3 runs exact")),
+            (1, Vec::new(), "0 of 1 runs exact", Some("interrupted after 0 of 1 runs")),
+        ] {
+            let report = report(wanted, runs);
+            assert_eq!(report.verdict(), format!("selftest: {verdict}"));
+            let failed = report.outcome().err().map(|failure| (failure.code, failure.message));
+            assert_eq!(failed, outcome.map(|message| (1, message.to_owned())));
+        }
+    }
+
+    #[test]
+    fn the_verdict_counts_the_runs_that_are_exact() {
+        let report = report(2, vec![run(100_000_000), run(99_999_999)]);
         assert_eq!(report.verdict(), "selftest: 1 of 2 runs exact");
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["runs"][1]["verdict"], "mismatch");

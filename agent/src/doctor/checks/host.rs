@@ -159,6 +159,7 @@ fn known_pods(pods: &PodIndex) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrich::tests::node::{HOST_NETNS, Node, uid};
 
     #[test]
     fn hidepid_is_read_of_the_mount_that_counts() {
@@ -187,6 +188,34 @@ mod tests {
     }
 
     #[test]
+    fn what_of_the_node_is_looked_at_has_stable_names() {
+        use clap::Parser as _;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |flag: &str| format!("{flag}={}", dir.path().display());
+        let args = ["r2c-agent", "doctor", &at("--host-proc"), &at("--host-cgroup"), &at("--pod-logs")];
+        let cli = crate::cli::Cli::try_parse_from(args).unwrap();
+        let checks = host(&cli.host, &PodIndex::new());
+        let found: Vec<_> = checks.iter().map(|check| (check.id, check.status == Status::Ok)).collect();
+        assert_eq!(
+            found,
+            [
+                ("host.pids", false),
+                ("host.hidepid", true),
+                ("host.cgroup", false),
+                ("host.pod_logs", true),
+                ("host.pods", false)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_fault_is_told_in_words_without_its_number() {
+        let missing = io::Error::from_raw_os_error(nix::libc::ENOENT);
+        assert_eq!(described(&missing), "No such file or directory");
+        assert_eq!(described(&io::Error::other("not by the kernel")), "not by the kernel");
+    }
+
+    #[test]
     fn a_proc_is_the_hosts_if_its_first_process_is() {
         let dir = tempfile::tempdir().unwrap();
         let first = dir.path().join("1/ns");
@@ -201,5 +230,65 @@ mod tests {
         assert_eq!(namespaces(dir.path()), Ok(Pids::Host));
         link("pid", "pid:[4026532000]");
         assert_eq!(namespaces(dir.path()), Ok(Pids::Container));
+    }
+
+    /// A pod beside one on the host's network.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Beside {
+        /// With a network of its own.
+        Own,
+        /// With no process yet.
+        Unseen,
+        /// With no name yet.
+        Nameless,
+        /// With a network of its own, until it went.
+        Gone,
+    }
+
+    async fn found_of(beside: &[Beside]) -> Check {
+        let node = Node::new();
+        node.pod(1).run(50, HOST_NETNS, &[]);
+        let [own, _unseen, nameless, gone] = [Beside::Own, Beside::Unseen, Beside::Nameless, Beside::Gone]
+            .map(|kind| beside.contains(&kind).then(|| node.pod(2 + kind as u32)));
+        if let Some(own) = own {
+            own.run(60, 7, &["10.0.0.5"]);
+        }
+        if let Some(nameless) = nameless {
+            nameless.run(70, 8, &["10.0.0.6"]);
+            fs::remove_dir(node.at("log/pods").join(format!("default_p4_{}", uid(4)))).unwrap();
+        }
+        if let Some(gone) = &gone {
+            gone.run(80, 9, &["10.0.0.7"]);
+        }
+        let running = node.start().await;
+        if let Some(gone) = gone {
+            gone.remove();
+            running.until("it is gone", || running.index.pods().iter().any(|known| known.gone)).await;
+        }
+        let check = known_pods(&running.index);
+        running.end().await;
+        check
+    }
+
+    #[tokio::test]
+    async fn pods_are_told_by_what_is_known_of_each() {
+        use Beside::{Gone, Nameless, Own, Unseen};
+        for (beside, status, found) in [
+            (&[Own][..], Status::Ok, "2 by name, 1 with a network of their own, 1 on the host's"),
+            (&[Gone], Status::Ok, "1 by name, 0 with a network of their own, 1 on the host's"),
+            (
+                &[Own, Unseen, Gone],
+                Status::Unknown,
+                "3 by name, 1 with a network of their own, 1 on the host's; no network seen: 1 pod; no name: 0 pods",
+            ),
+            (
+                &[Nameless],
+                Status::Unknown,
+                "1 by name, 0 with a network of their own, 1 on the host's; no network seen: 0 pods; no name: 1 pod",
+            ),
+        ] {
+            let check = found_of(beside).await;
+            assert_eq!((check.status, check.found.as_str()), (status, found));
+        }
     }
 }

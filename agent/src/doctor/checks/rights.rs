@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use super::host::{Pids, namespaces};
+use super::host::namespaces;
 use crate::doctor::{Check, Status};
-use crate::rights::{self, Act, Cause, Process, Refused, Right};
+use crate::rights::{self, Act, Cause, Module, Process, Refused, Right};
 
 /// What this process may do. `attached`: some hook could be attached to. `proc`: where the host's processes are.
 pub(in crate::doctor) fn rights(attached: bool, proc: &Path) -> Vec<Check> {
     let mut checks: Vec<Check> = Right::ALL.into_iter().map(|right| of_right(right, right.held())).collect();
     checks.extend(user_namespace(rights::lacking()));
-    checks.push(module(Process::own(), namespaces(proc)));
+    let unseen = namespaces(proc).err().and_then(|error| rights::why(Act::SeeNetns, error, false));
+    checks.push(module(Process::own().module.as_ref(), unseen));
     checks.push(memlock(getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft), attached));
     checks
 }
@@ -45,12 +45,11 @@ fn user_namespace(lacking: Option<Refused>) -> Option<Check> {
     Some(Check::not_ok("rights.user_ns", Status::Failed, refused.why, &advice))
 }
 
-/// What confines this process; `seen`: what came of looking at the host's namespaces.
-fn module(own: &Process, seen: Result<Pids, Errno>) -> Check {
+/// What confines this process; `unseen`: why the host's namespaces cannot be seen, if they cannot.
+fn module(own: Option<&Module>, unseen: Option<Refused>) -> Check {
     const ID: &str = "rights.module";
-    let found = own.module.as_ref().map_or("no security module confines it".to_owned(), ToString::to_string);
-    let refused = seen.err().and_then(|error| rights::why(Act::SeeNetns, error, false));
-    match refused {
+    let found = own.map_or("no security module confines it".to_owned(), ToString::to_string);
+    match unseen {
         Some(refused) if matches!(refused.cause, Cause::Module(_)) => Check::not_ok(
             ID,
             Status::Degraded,
@@ -101,5 +100,54 @@ mod tests {
         assert_eq!(memlock(Some(RLIM_INFINITY), false).status, Status::Ok);
         let check = memlock(Some(65536), false);
         assert_eq!((check.status, check.found.as_str()), (Status::Unknown, "64 KiB"));
+    }
+
+    #[test]
+    fn what_this_process_may_do_has_stable_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let checks = rights(true, dir.path());
+        let ids: Vec<&str> =
+            checks.iter().map(|check| check.id).filter(|id| *id != "rights.user_ns").collect();
+        assert_eq!(
+            ids,
+            [
+                "rights.bpf", "rights.perfmon", "rights.net_admin", "rights.sys_ptrace", "rights.syslog",
+                "rights.module", "rights.memlock"
+            ]
+        );
+    }
+
+    fn refused(cause: Cause) -> Refused {
+        Refused { cause, why: "it refuses it".to_owned(), cure: Some("do this".to_owned()) }
+    }
+
+    #[test]
+    fn a_user_namespace_costs_everything() {
+        assert_eq!(user_namespace(None), None);
+        assert_eq!(user_namespace(Some(refused(Cause::Capability(vec![Right::Bpf])))), None);
+        let check = user_namespace(Some(refused(Cause::UserNamespace)));
+        let told =
+            Check::not_ok("rights.user_ns", Status::Failed, "it refuses it", "lost: everything; do this");
+        assert_eq!(check, Some(told));
+    }
+
+    #[test]
+    fn a_security_module_is_degraded_only_where_it_refuses() {
+        let profile = Module::AppArmor { profile: "web".to_owned(), mode: Some("enforce".to_owned()) };
+        let of = |unseen: Option<Cause>| module(Some(&profile), unseen.map(refused));
+        let found = "AppArmor profile web (enforce)";
+        for harmless in [None, Some(Cause::Capability(vec![Right::SysPtrace])), Some(Cause::Unknown)] {
+            assert_eq!(of(harmless), Check::ok("rights.module", found));
+        }
+        assert_eq!(
+            of(Some(Cause::Module(profile.clone()))),
+            Check::not_ok(
+                "rights.module",
+                Status::Degraded,
+                format!("{found} refuses to show the host's namespaces"),
+                "lost: the pods of events; do this"
+            )
+        );
+        assert_eq!(module(None, None).found, "no security module confines it");
     }
 }

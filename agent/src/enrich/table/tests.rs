@@ -190,3 +190,67 @@ fn a_home_is_told_while_one_pod_alone_lives_in_it() {
     table.gone(&uid(1), at(6));
     assert!(homes(&table).is_empty());
 }
+
+#[test]
+fn what_a_pod_has_lost_is_told_and_what_is_shared_is_counted_once() {
+    let mut table = Table::default();
+    assert_eq!((named(&mut table, 1, 0, 1, own(7, &[1, 2])).left, table.nameless()), (false, 0));
+    assert!(!see(&mut table, 1, 0, 2, own(7, &[1, 2])).left);
+    assert!(see(&mut table, 1, 0, 3, own(7, &[1])).left, "an address is gone");
+    let other = Sighting { born: at(0), at: at(4), cgroups: vec![500], net: own(7, &[1]) };
+    assert!(!table.observe(&uid(1), &other).left, "a container that has ended is no loss");
+    assert_eq!(named(&mut table, 2, 0, 5, own(8, &[1])).ambiguous, 1);
+    assert_eq!(named(&mut table, 3, 0, 6, own(9, &[1])).ambiguous, 0, "it was two pods' before");
+}
+
+#[test]
+fn a_slot_is_told_of_events_a_second_older_than_it() {
+    let mut table = Table::default();
+    named(&mut table, 1, 0, 10, own(7, &[]));
+    let of = |at| table.find(Subject::Slot(slot(1)), at).is_some();
+    assert_eq!([of(at(9) - Duration::from_millis(1)), of(at(9)), of(at(11))], [false, true, true]);
+}
+
+#[test]
+fn the_first_that_went_is_due_first() {
+    let mut table = Table::default();
+    named(&mut table, 1, 0, 1, own(7, &[]));
+    named(&mut table, 2, 0, 1, own(8, &[]));
+    assert_eq!(table.next_due(), None);
+    table.gone(&uid(2), at(20));
+    table.gone(&uid(1), at(30));
+    table.gone(&uid(2), at(40));
+    assert_eq!(table.next_due(), Some(at(20) + PERIOD));
+    assert_eq!(table.due(at(20) + PERIOD), [(uid(2), Some(slot(2)))]);
+}
+
+#[test]
+fn pods_are_told_by_their_network_and_counted_without_their_names() {
+    let mut table = Table::default();
+    named(&mut table, 1, 0, 1, own(7, &[]));
+    named(&mut table, 2, 0, 1, Net::Host);
+    named(&mut table, 3, 0, 1, Net::Unknown);
+    named(&mut table, 4, 0, 1, own(8, &[]));
+    table.gone(&uid(4), at(2));
+    for (number, net) in [(5, own(9, &[])), (6, Net::Host), (7, Net::Unknown)] {
+        see(&mut table, number, 0, 1, net);
+    }
+    table.gone(&uid(7), at(2));
+    assert_eq!(table.nameless(), 1, "of the host's network there is nothing to name, and one is gone");
+    let mut known: Vec<_> = table
+        .named()
+        .map(|known| (known.pod.name.clone(), known.slot.is_some(), known.network, known.gone))
+        .collect();
+    known.sort_by(|one, other| one.0.cmp(&other.0));
+    let wanted = [
+        ("p1", true, Network::Own, false),
+        ("p2", false, Network::Host, false),
+        ("p3", false, Network::Unseen, false),
+        ("p4", true, Network::Own, true),
+    ];
+    assert_eq!(known, wanted.map(|(name, slot, network, gone)| (name.to_owned(), slot, network, gone)));
+    let mut alive: Vec<_> = table.alive().map(|(uid, named)| (uid.clone(), named)).collect();
+    alive.sort_unstable();
+    let wanted = [(1, true), (2, true), (3, true), (5, false), (6, false)];
+    assert_eq!(alive, wanted.map(|(number, named)| (uid(number), named)));
+}
