@@ -178,3 +178,70 @@ fn a_descriptor_that_does_not_block_is_waited_for() {
     drop(stream);
     assert_eq!(reading.join().unwrap().unwrap(), all.len());
 }
+
+/// A stream whose writer has not begun.
+fn unwritten() -> Stream {
+    let shared =
+        Arc::new(Shared { state: Mutex::default(), filled: Condvar::new(), written: Condvar::new() });
+    Stream { _open: Arc::new(Open(Arc::clone(&shared))), shared }
+}
+
+#[test]
+fn what_waits_is_bounded_and_what_is_refused_was_never_taken() {
+    let mut stream = unwritten();
+    assert!(stream.put(&vec![b'\n'; MAX_QUEUED - 1]));
+    assert!(!stream.put(b"\n\n"), "one byte more than there is room for");
+    assert!(stream.put(b"\n"), "exactly as much");
+    assert!(!stream.put(b"\n"));
+    assert_eq!(stream.lost(), 3);
+    let drained = stream.drain(Duration::ZERO);
+    assert_eq!((drained.lost, drained.taken), (MAX_QUEUED as u64 + 3, MAX_QUEUED as u64));
+    assert_eq!(stream.write(b"line\n").unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(unwritten().write(b"line\n").unwrap(), 5);
+}
+
+/// Ends the thread at its first line.
+struct Panics(File);
+
+impl Write for Panics {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        panic!("a writer that fails");
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Panics {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_writer_that_has_gone() {
+    let stream = stream(Panics(tempfile::tempfile().unwrap()));
+    assert!(stream.is_alive());
+    assert!(stream.put(b"line\n"));
+    until(&stream, |state| state.ended);
+    assert!(!stream.is_alive());
+    assert_eq!(stream.drain(LONG).lost, 1);
+    assert!(!stream.put(b"line\n"), "it would never be written");
+    assert_eq!(stream.lost(), 1);
+}
+
+#[test]
+fn a_reader_that_goes_on_is_waited_for() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let stream = stream(writer);
+    let all = vec![b'\n'; MAX_QUEUED];
+    assert!(stream.put(&all));
+    let reading = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    assert_eq!(stream.drain_while_read(LONG, LONG).lost, 0);
+    drop(stream);
+    assert_eq!(reading.join().unwrap().unwrap(), all.len());
+}
