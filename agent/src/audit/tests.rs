@@ -235,6 +235,38 @@ fn a_table_has_all_links_before_the_first_route() {
         });
         rows.collect::<String>()
     };
+    assert_eq!(order(&[]), "llllrrr");
     assert_eq!(order(&["-o", "wide"]), "llllrrr");
     assert_eq!(order(&["-o", "json"]), "llrlrlr");
+}
+
+#[test]
+fn loopback_and_the_rarer_columns_are_for_those_who_ask_for_all() {
+    let mut read = reading();
+    read[0].links.push(Link { loopback: true, ..Link::up(1, "lo", "loopback", 65_536) });
+    let shows = |flags: &[&str]| {
+        let (text, _) = printed(&shown(read.clone(), flags));
+        [text.contains("loopback"), text.contains("REMOTE")]
+    };
+    assert_eq!(shows(&[]), [false, false]);
+    assert_eq!(shows(&["-o", "wide"]), [true, true]);
+    assert_eq!(shows(&["-o", "json"]), [true, false]);
+}
+
+#[tokio::test]
+async fn the_hosts_namespace_is_the_first_place_and_each_pods_own_follows() {
+    let node = crate::enrich::tests::node::Node::new();
+    node.pod(1).run(51, 7, &[]);
+    let running = node.start().await;
+    let proc = node.roots().proc;
+    // What process 1 is cannot be seen in this tree: the process's own namespace stands for the host's.
+    let doubt = Some("process 1 cannot be seen; the agent's own was read as the host's");
+    let host = Place { owner: None, file: "/proc/self/ns/net".into(), inode: None, doubt };
+    let [first, second] = &places(&proc, &running.index)[..] else { panic!() };
+    assert_eq!(*first, host);
+    assert_eq!(second.owner.as_ref().unwrap().name, "p1");
+    assert_eq!((&second.file, second.inode, second.doubt), (&proc.join("51/ns/net"), Some(7), None));
+    let addresses = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+    assert_eq!(subnets_of_pods(&proc, &running.index, &addresses), [None, None], "no pod was read");
+    running.end().await;
 }

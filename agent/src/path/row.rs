@@ -189,15 +189,15 @@ mod tests {
 
     use super::*;
 
-    fn router(last: u8) -> Option<IpAddr> {
-        Some(Ipv4Addr::new(10, 0, 0, last).into())
+    fn router(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
     }
 
     fn about() -> About {
         About {
             who: "shop/web".into(),
             to: "10.0.0.9:443".into(),
-            address: router(9).unwrap(),
+            address: router(9),
             device: Some("eth0".into()),
             tcp: None,
         }
@@ -205,8 +205,8 @@ mod tests {
 
     /// Three hops, of which the second is silent, and a destination that 1,400 bytes come to.
     fn out() -> Outcome {
-        let first = Hop { address: router(1), passes: Some(68), says: Some(1400), ..Hop::default() };
-        let third = Hop { address: router(3), passes: Some(1400), dies: Some(1500), ..Hop::default() };
+        let first = Hop { address: Some(router(1)), passes: Some(68), says: Some(1400), ..Hop::default() };
+        let third = Hop { address: Some(router(3)), passes: Some(1400), dies: Some(1500), ..Hop::default() };
         Outcome {
             method: Some(Method::Syn),
             reached: true,
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn more_than_the_last_claim_does_not_come_to_the_destination() {
-        let told = |mtu| super::super::Told { from: router(1), hop: Some(1), mtu, size: 1500 };
+        let told = |mtu| super::super::Told { from: Some(router(1)), hop: Some(1), mtu, size: 1500 };
         let end = |out: Outcome| shown(&out).pop().unwrap();
         assert_eq!(end(Outcome { told: vec![told(1400)], ..out() }), row(["end", "1400", "1401", ""]));
         assert_eq!(end(Outcome { dies: Some(1450), ..out() }), row(["end", "1400", "1450", ""]));

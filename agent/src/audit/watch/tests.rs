@@ -96,3 +96,17 @@ fn each_line_of_an_incident_is_an_event_of_its_own() {
     assert_eq!(following.trace_id, span.trace_id);
     assert_ne!(following.span_id, span.span_id);
 }
+
+/// At rest a thousandth of a core, in a hurry a hundredth, and never more than five minutes.
+#[test]
+fn a_reading_that_takes_long_is_not_made_often() {
+    let seconds = |cost| {
+        let (at_rest, in_hurry) = pauses(Duration::from_millis(cost));
+        (at_rest.as_secs(), in_hurry.as_secs())
+    };
+    assert_eq!(seconds(0), (30, 5));
+    assert_eq!(seconds(50), (50, 5));
+    assert_eq!(seconds(100), (100, 10));
+    assert_eq!(seconds(1_000), (300, 100));
+    assert_eq!(seconds(10_000), (300, 300));
+}

@@ -139,7 +139,7 @@ fn a_state_of_another_end_key_or_number_adds_nothing() {
     assert_eq!(vti(State { mark: (6, u32::MAX), ..marked(peer) }), none);
     assert!(vti(State { mark: (1, 1), ..marked(peer) }).is_empty(), "of what the mask leaves");
     let numbered = |if_id| State { if_id, ..state(peer, Some(GCM)) };
-    let to = |if_id, is_tunnel| Policy { if_id, is_tunnel, ..policy(peer) };
+    let to = |if_id, is_tunnel| Policy { is_tunnel, if_id, ..policy(peer) };
     let xfrm = |state, policy| why(&tunnelled(Encapsulation::Xfrm, 9, state, vec![policy]), "t0");
     assert!(xfrm(numbered(9), to(9, true)).is_empty());
     assert_eq!(xfrm(numbered(8), to(9, true)), none);

@@ -20,7 +20,7 @@ fn ttls(script: &Script) -> Vec<u8> {
 #[test]
 fn what_a_hop_says_on_the_way_is_tried_next() {
     let answers = [TooBig(1000), Arrived, TooBig(1000), TooBig(1000)];
-    let (_, out, script) = with(Method::Udp, &answers, |walker| walker.search(68, 1500, FAR).unwrap());
+    let ((), out, script) = with(Method::Udp, &answers, |walker| walker.search(68, 1500, FAR).unwrap());
     assert_eq!(tried(&script), [1280, 1000, 1140, 1001]);
     assert_eq!((out.passes, out.dies), (Some(1000), None), "it owns up to taking no more");
 }
@@ -36,7 +36,7 @@ fn the_usual_size_is_tried_first_only_if_it_is_not_known_to_arrive() {
 #[test]
 fn a_size_that_was_only_lost_does_not_end_the_search() {
     let answers = [&DIES[..], &[Arrived; 4], &DIES, &[Arrived], &DIES].concat();
-    let (_, out, script) = with(Method::Udp, &answers, |walker| walker.search(1000, 1010, FAR).unwrap());
+    let ((), out, script) = with(Method::Udp, &answers, |walker| walker.search(1000, 1010, FAR).unwrap());
     let sizes = [&[1005; 4][..], &[1002, 1003, 1004, 1005], &[1007; 4], &[1006], &[1007; 4]].concat();
     assert_eq!(tried(&script), sizes);
     assert_eq!((out.passes, out.dies, out.lost), (Some(1006), Some(1007), 2));
@@ -45,7 +45,7 @@ fn a_size_that_was_only_lost_does_not_end_the_search() {
 #[test]
 fn if_the_size_that_died_arrives_after_all_nothing_dies() {
     let answers = [Arrived; 2];
-    let (_, out, script) = with(Method::Udp, &answers, |walker| walker.search(1000, 1002, FAR).unwrap());
+    let ((), out, script) = with(Method::Udp, &answers, |walker| walker.search(1000, 1002, FAR).unwrap());
     assert_eq!(tried(&script), [1001, 1002]);
     assert_eq!((out.passes, out.dies, out.lost), (Some(1002), None, 0));
 }
@@ -95,7 +95,7 @@ fn a_claim_that_more_than_it_arrives_is_not_followed() {
 fn a_claim_is_checked_only_where_there_is_a_size_between() {
     for (mtu, sizes) in [(1499, &[1500, 1499][..]), (1498, &[1500, 1498, 1499])] {
         let answers = [TooBig(mtu), Arrived, Silent];
-        let (_, _, script) = with(Method::Udp, &answers, |walker| {
+        let ((), _, script) = with(Method::Udp, &answers, |walker| {
             walker.out.reached = true;
             walker.walk_to_destination().unwrap();
         });
@@ -130,7 +130,7 @@ fn few_claims_are_followed_before_sizes_are_tried() {
 
 #[test]
 fn a_silent_hop_is_asked_twice_and_four_of_them_are_the_end() {
-    let (_, out, script) = with(Method::Udp, &[], |walker| {
+    let ((), out, script) = with(Method::Udp, &[], |walker| {
         walker.out.told = vec![says(1, 1400)];
         walker.name_tellers().unwrap();
     });
@@ -140,7 +140,7 @@ fn a_silent_hop_is_asked_twice_and_four_of_them_are_the_end() {
 
 /// The edge, and up to which size each hop is known to answer.
 fn edge(answers: &[Reply], reached: bool) -> (Option<Edge>, Vec<Option<u32>>, usize) {
-    let (_, out, _) = with(Method::Udp, answers, |walker| {
+    let ((), out, _) = with(Method::Udp, answers, |walker| {
         (walker.out.reached, walker.out.farthest) = (reached, 9);
         walker.find_edge(1500).unwrap();
     });
@@ -172,7 +172,7 @@ fn a_destination_that_was_not_known_to_answer_may_be_the_end() {
 
 #[test]
 fn a_walk_to_a_silent_destination_asks_silent_hops_once_more() {
-    let (_, out, script) = with(Method::Udp, &[Expired, Silent, Expired], |walker| {
+    let ((), out, script) = with(Method::Udp, &[Expired, Silent, Expired], |walker| {
         walker.walk_as_far_as_possible().unwrap();
     });
     let hops = [1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6];
