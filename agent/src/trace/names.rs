@@ -10,6 +10,7 @@ use crate::cli::{Host, Trace};
 use crate::digits::counted;
 use crate::enrich::{self, Addresses, PodIndex};
 use crate::failure::Failure;
+use crate::kernel::Kernel;
 use crate::log::note;
 use crate::nearest;
 use crate::node::{self, Node};
@@ -30,7 +31,7 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 /// # Errors
 /// Usage: the filter and the nearest names there are.
 pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
-    reasons(entry, node, &args.reason)?;
+    reasons(entry, &node.kernel, &args.reason)?;
     let asked = pods(args);
     let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
@@ -93,17 +94,17 @@ fn unknown(homeless: &Homeless, hidden: bool, nameless: usize) -> Vec<String> {
     why
 }
 
-fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> {
+fn reasons(entry: &Entry, kernel: &Kernel, asked: &[String]) -> Result<(), Failure> {
     let has =
         |reasons: &[String], wanted: &str| reasons.iter().any(|known| known.eq_ignore_ascii_case(wanted));
-    let known = (entry.reasons)(&node.kernel);
+    let known = (entry.reasons)(kernel);
     // Where none are known any may come.
     let Some(wrong) = asked.iter().find(|wanted| !known.is_empty() && !has(&known, wanted)) else {
         return Ok(());
     };
     let others = probes::ALL.iter().filter(|other| other.name != entry.name);
     for other in others {
-        if has(&(other.reasons)(&node.kernel), wrong) {
+        if has(&(other.reasons)(kernel), wrong) {
             return Err(Failure::usage(format!(
                 "{wrong} is a reason of {0}: r2c-agent trace {0} --reason {wrong}",
                 other.name

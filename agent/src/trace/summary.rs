@@ -382,6 +382,7 @@ mod tests {
             (both, false, Some(mixed)),
             (both, true, Some(none)),
             (Sums { filtered: 1, ..of(1) }, false, Some(none)),
+            (Sums { merged: 1, ..of(1) }, false, Some(none)),
             (
                 Sums { only_counted: 1, ..both },
                 false,

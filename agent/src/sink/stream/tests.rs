@@ -97,12 +97,12 @@ fn a_full_disk_is_told_once_and_tried_again() {
         count.fetch_add(1, Ordering::Relaxed);
     };
     let stream = Stream::start(full, "test", failed).unwrap();
-    for lost in 1..=3 {
+    for lost in 1..=4 {
         assert!(stream.put(b"line\n"), "it may have room by now");
         until(&stream, |state| state.lost == lost);
     }
     let drained = stream.drain(LONG);
-    assert_eq!(drained.lost, 3);
+    assert_eq!(drained.lost, 4);
     assert_eq!(drained.fault.unwrap().kind(), ErrorKind::StorageFull);
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
@@ -244,4 +244,37 @@ fn a_reader_that_goes_on_is_waited_for() {
     assert_eq!(stream.drain_while_read(LONG, LONG).lost, 0);
     drop(stream);
     assert_eq!(reading.join().unwrap().unwrap(), all.len());
+}
+
+/// A signal came first, before each write.
+struct Interrupted(File, bool);
+
+impl Write for Interrupted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 { Err(ErrorKind::Interrupted.into()) } else { self.0.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Interrupted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn a_write_that_a_signal_interrupts_is_made_again() {
+    let mut file = tempfile::tempfile().unwrap();
+    let stream = stream(Interrupted(file.try_clone().unwrap(), false));
+    assert!(stream.put(b"first\nsecond\n"));
+    let drained = stream.drain(LONG);
+    assert!(drained.lost == 0 && drained.fault.is_none(), "{drained:?}");
+    let mut text = String::new();
+    io::Seek::rewind(&mut file).unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "first\nsecond\n");
 }

@@ -148,3 +148,23 @@ fn the_pods_asked_for_are_those_of_both_flags() {
     assert_eq!(asked.namespaces, ["shop"]);
     assert_eq!(asked.pods, ["web-*".parse().unwrap()]);
 }
+
+/// Without what the kernel says of itself drops may have any reason; those of `mtu` are the program's own.
+#[test]
+fn a_reason_that_no_event_can_have_is_refused() {
+    let kernel = Kernel::load_from(crate::kernel::Roots::under("/nonexistent".as_ref()));
+    let refused = |probe: &str, asked: &[&str]| {
+        let entry = probes::ALL.iter().find(|entry| entry.name == probe).unwrap();
+        let asked: Vec<String> = asked.iter().map(|reason| (*reason).to_owned()).collect();
+        reasons(entry, &kernel, &asked).map_err(|failure| (failure.code, failure.message))
+    };
+    assert_eq!(refused("drops", &["bogus"]), Ok(()));
+    assert_eq!(refused("mtu", &[]), Ok(()));
+    assert_eq!(refused("mtu", &["LEARNED"]), Ok(()), "in either case");
+    let (code, message) = refused("mtu", &["learned", "leanred"]).unwrap_err();
+    assert_eq!(code, 2);
+    assert!(
+        message.starts_with("no reason \"leanred\" of mtu on this kernel; ") && message.contains("learned"),
+        "{message}"
+    );
+}

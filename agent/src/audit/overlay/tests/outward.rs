@@ -230,7 +230,11 @@ fn a_subnet_is_that_of_a_bridge_and_no_links_own() {
         let to = ["10.244.1.0/24", "169.254.9.0/24", "224.0.0.0/4", "fe80::/64", "ff00::/8"];
         let routes = to.iter().map(|to| route(to, 9, None)).collect();
         let port = Link { master: Some(9), ..near(10, 1, 1500) };
-        vec![host(vec![Link::up(9, "cni0", kind, 1500), port], routes), pod(1, 10, 1500)]
+        let mut pod = pod(1, 10, 1500);
+        // Neither is on the pod's own device: the other end of the second is number 2 elsewhere.
+        let far = Link { lower: Some(2), lower_netns: Some(NetnsId(9)), ..Link::up(6, "v", "veth", 1500) };
+        pod.links.extend([Link::up(5, "d0", "dummy", 1500), far]);
+        vec![host(vec![Link::up(9, "cni0", kind, 1500), port], routes), pod]
     };
     let of = |kind, address: &str| subnet_of_pods(&read(kind), address.parse().unwrap());
     let subnet = Subnet { network: "10.244.1.0/24".parse().unwrap(), bridge: "cni0".to_owned() };
@@ -245,7 +249,10 @@ fn a_subnet_is_that_of_a_bridge_and_no_links_own() {
 fn a_better_route_by_a_device_that_is_down_hides_no_other() {
     let wlan0 = Link { up: false, ..Link::up(9, "wlan0", "physical", 1500) };
     let mut read = node(vec![wlan0], vec![route("0.0.0.0/0", 9, Some("192.168.1.1"))]);
-    read[0].routes.as_mut().unwrap()[0].metric = 600;
+    let routes = read[0].routes.as_mut().unwrap();
+    routes[0].metric = 600;
+    // Else its own network's route would lead there as well.
+    routes.remove(1);
     read[0].links[0].mtu = 1400;
     assert_eq!(said(&read), [(1400, "eth0".to_owned())]);
 }
