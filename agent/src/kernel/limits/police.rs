@@ -183,7 +183,11 @@ fn takes_all_u32(payload: &[u8], options: &[u8]) -> Option<bool> {
 /// It shows each field that it looks at; its Ethernet type is the filter's protocol.
 fn takes_all_flower(options: &[u8]) -> bool {
     let others = [
-        TCA_FLOWER_CLASSID, TCA_FLOWER_ACT, TCA_FLOWER_KEY_ETH_TYPE, TCA_FLOWER_FLAGS, TCA_FLOWER_IN_HW_COUNT,
+        TCA_FLOWER_CLASSID,
+        TCA_FLOWER_ACT,
+        TCA_FLOWER_KEY_ETH_TYPE,
+        TCA_FLOWER_FLAGS,
+        TCA_FLOWER_IN_HW_COUNT,
     ];
     attributes(options).all(|(kind, _)| others.contains(&kind))
 }
