@@ -50,7 +50,7 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let shown = Shown { judgement: overlay::judge(&read.read), of: read, args };
     let (text, findings) = shown.print(host)?;
     answer::write(text, signals.first()).await?;
-    shown.notes(findings);
+    shown.notes(findings).iter().for_each(|line| note(line));
     if shown.args.fail_on_findings { end_of(findings, shown.blind()) } else { Ok(()) }
 }
 
@@ -215,28 +215,25 @@ impl Shown {
         self.wants(owner) || owner.is_none() && !self.of.unseen.on_host.is_empty()
     }
 
-    /// What could not be read, on stderr; where nothing was found the table's last line has said a part of that.
-    fn notes(&self, findings: usize) {
+    /// What could not be read, for stderr; where nothing was found the table's last line has said a part of that.
+    fn notes(&self, findings: usize) -> Vec<String> {
+        let mut notes = Vec::new();
         if findings > 0 || self.args.output == Output::Json {
-            self.of.unseen.words().iter().for_each(|line| note(line));
+            notes.extend(self.of.unseen.words());
         }
-        for line in unread(&self.of.read) {
-            note(&line);
-        }
-        if findings > 0
-            && self.args.output != Output::Json
-            && let Some(line) = clear::not_judged(self.not_judged())
-        {
-            note(&line);
+        notes.extend(unread(&self.of.read));
+        if findings > 0 && self.args.output != Output::Json {
+            notes.extend(clear::not_judged(self.not_judged()));
         }
         if self.judgement.more_not_judged > 0 {
             let more = u64::try_from(self.judgement.more_not_judged).unwrap_or(u64::MAX);
-            note(&format!("{} not judged in pods that have many", counted(more, "more device")));
+            notes.push(format!("{} not judged in pods that have many", counted(more, "more device")));
         }
         if self.judgement.left_out > 0 {
             let more = u64::try_from(self.judgement.left_out).unwrap_or(u64::MAX);
-            note(&format!("{} in pods that have many", counted(more, "more finding")));
+            notes.push(format!("{} in pods that have many", counted(more, "more finding")));
         }
+        notes
     }
 }
 

@@ -363,4 +363,11 @@ mod tests {
         assert_eq!(inside.node_name, "n1");
         assert_eq!(inside.pod_name.as_deref(), Some("r2c-agent-x"));
     }
+
+    #[test]
+    fn a_node_without_a_name_is_called_as_its_host() {
+        let said = std::process::Command::new("uname").arg("-n").output().unwrap().stdout;
+        let said = String::from_utf8(said).unwrap();
+        assert_eq!(Identity::new(None, None, None).node_name, said.trim_end());
+    }
 }

@@ -139,16 +139,25 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         Some(listeners) => listeners.end(&node.pods, &filter).await,
         None => Full::default(),
     };
-    // What is said below of pods that never came, or of queues, says more.
+    let (told, packets) = (told.load(Relaxed), full.packets());
     let hint = sums.hint(args.all, &asked(&args), entry.aside);
-    let is_told = full.packets() > 0 || told.load(Relaxed) > 0;
-    let hint = hint.filter(|_| vain.get().is_none() && !is_told);
+    let hint = hint.filter(|_| !says_more(told, packets, vain.get()));
     let (lines, full_lines) = (sums.lines(took, &summary(), entry.aside), full.lines());
     for line in lines.iter().chain(&full_lines).chain(&hint).chain(&walked).chain(&stalled(&out)) {
         note(line);
     }
-    let findings = told.load(Relaxed) + sums.harmful_counted() + full.packets();
-    end_of(carried, out, &args, &sums, findings, vain.get())
+    end_of(carried, out, &args, &sums, findings(told, packets, &sums), vain.get())
+}
+
+/// Whether what is said of lines that were told, of packets that found a queue full, or of pods that never came says more
+/// than a hint.
+fn says_more(told: u64, packets: u64, vain: Option<&Failure>) -> bool {
+    told > 0 || packets > 0 || vain.is_some()
+}
+
+/// What is harmful, whether it was told or only counted, packets that found a queue full included.
+fn findings(told: u64, packets: u64, sums: &Sums) -> u64 {
+    told + packets + sums.harmful_counted()
 }
 
 /// What a script is told of a trace that was carried to its end: there were so many `findings`, and `vain` says why the pods

@@ -243,4 +243,17 @@ mod tests {
             "{alone}"
         );
     }
+
+    #[test]
+    fn a_line_is_as_long_as_it_may_be() {
+        let words = |lengths: &[usize]| lengths.iter().map(|length| "x".repeat(*length)).collect::<Vec<_>>();
+        let lines = |lengths: &[usize]| {
+            wrapped(&words(lengths).join(" ")).lines().map(|line| line.chars().count()).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&[40, 39]), [80]);
+        assert_eq!(lines(&[40, 40]), [40, 43]);
+        assert_eq!(lines(&[80, 37, 39]), [80, 80], "behind three blanks");
+        assert_eq!(lines(&[80, 37, 40]), [80, 40, 43]);
+        assert_eq!(lines(&[90, 1]), [90, 4], "a word is not cut");
+    }
 }

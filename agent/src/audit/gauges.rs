@@ -161,7 +161,7 @@ impl Collector for Gauges {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::overlay::judge;
+    use crate::audit::overlay::{NotJudged, judge};
     use crate::links::{Encapsulation, Exception, Link, NetnsId, Tunnel};
     use crate::metrics::{Format, Metrics};
 
@@ -219,5 +219,35 @@ mod tests {
         }
         assert!(!text.contains("cali1"), "a veth's MTU is its pod's");
         assert_eq!(series("r2c_pod_interface_mtu_bytes{"), 1, "a series stands once in a scrape: {text}");
+    }
+
+    #[test]
+    fn what_was_learned_and_what_is_missing_is_counted_by_its_kind() {
+        let mut read = reading();
+        let learned = |text: &str| Exception {
+            destination: text.parse().unwrap(),
+            device: 1,
+            mtu: 1400,
+            expires: None,
+        };
+        read[0].exceptions = Some(["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1"].map(learned).to_vec());
+        let unread = |what| crate::links::Unread { what, why: "w".to_owned() };
+        read[0].unread = vec![unread("routes")];
+        read[1].unread = vec![unread("routes"), unread("links")];
+        let not = |unread| NotJudged {
+            owner: None,
+            subject: "s".to_owned(),
+            kind: "k".to_owned(),
+            why: "w".into(),
+            unread,
+        };
+        let judgement = Judgement {
+            not_judged: vec![not(false), not(false), not(false), not(false), not(true)],
+            more_not_judged: 20,
+            ..Judgement::default()
+        };
+        let numbers = numbers(&read, &judgement);
+        assert_eq!(numbers.learned, Some([3, 1]));
+        assert_eq!(numbers.gaps, [24, 4]);
     }
 }

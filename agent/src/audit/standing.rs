@@ -43,6 +43,16 @@ pub async fn tell(
         note(&format!("what does not fit is not told: {why}"));
         Vec::new()
     });
+    match tell_of(&findings, filter, sink)? {
+        0 => {}
+        1 => note("one more MTU does not fit: `r2c-agent audit mtu` names it"),
+        more => note(&format!("{more} more MTUs do not fit: `r2c-agent audit mtu` names them")),
+    }
+    Ok(())
+}
+
+/// Tells the first of what is wanted and silent; how much more that is wanted there is.
+fn tell_of(findings: &[Finding], filter: &Filter, sink: &mut dyn Sink) -> io::Result<usize> {
     let wanted: Vec<_> = findings.iter().filter(|finding| line(finding, filter, |_| ()).is_some()).collect();
     // Of the others a message tells who sends too much, and an event tells of that.
     let silent = wanted.iter().filter(|finding| finding.name.is_silent());
@@ -52,12 +62,7 @@ pub async fn tell(
         told += 1;
     }
     sink.flush()?;
-    match wanted.len() - told {
-        0 => {}
-        1 => note("one more MTU does not fit: `r2c-agent audit mtu` names it"),
-        more => note(&format!("{more} more MTUs do not fit: `r2c-agent audit mtu` names them")),
-    }
-    Ok(())
+    Ok(wanted.len() - told)
 }
 
 /// What does not fit, or why that is not known.
@@ -92,15 +97,14 @@ mod tests {
     use crate::pod::Pod;
     use crate::sink::{Confidence, Level};
 
-    #[test]
-    fn it_is_about_the_pod_that_is_asked_for() {
+    fn finding(name: Name, interface: &str) -> Finding {
         let pod =
             |name: &str| Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() });
-        let finding = Finding {
-            name: Name::OverlayTooLarge,
+        Finding {
+            name,
             confidence: Confidence::High,
             owner: None,
-            interface: "wg0".into(),
+            interface: interface.to_owned(),
             kind: "wireguard".into(),
             interface_mtu: 1420,
             promises: 1420,
@@ -109,7 +113,12 @@ mod tests {
             fix: "f".into(),
             fragments: None,
             pods: vec![pod("db"), pod("web")],
-        };
+        }
+    }
+
+    #[test]
+    fn it_is_about_the_pod_that_is_asked_for() {
+        let finding = finding(Name::OverlayTooLarge, "wg0");
         let about = |filter: Filter| {
             line(&finding, &filter, |line| line.pod.map(|pod| pod.name.clone()).unwrap_or_default())
         };
@@ -120,5 +129,45 @@ mod tests {
         assert_eq!(about(named("cart")), None);
         assert_eq!(about(Filter { interface: vec!["eth0".into()], ..Filter::default() }), None);
         assert!(about(Filter { interface: vec!["wg0".into()], ..Filter::default() }).is_some());
+    }
+
+    /// Keeps which interfaces were told of.
+    #[derive(Default)]
+    struct Told(Vec<String>);
+
+    impl Sink for Told {
+        fn write(&mut self, line: &Line<'_>) -> io::Result<crate::sink::Written> {
+            let mut fields = Vec::new();
+            line.says.fields(&mut fields);
+            self.0.extend(fields.into_iter().filter_map(|(_, value)| match value {
+                crate::sink::Value::Interface(name) => Some(name.into_owned()),
+                _ => None,
+            }));
+            Ok(crate::sink::Written::Yes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Of what is not silent an event tells later; the rest is a number.
+    #[test]
+    fn the_first_that_are_silent_are_told_and_the_rest_is_counted() {
+        let silent = |interface| finding(Name::OverlayTooLarge, interface);
+        let spoken = finding(Name::RouteMtu, "eth0");
+        let told = |findings: &[Finding], filter: &Filter| {
+            let mut sink = Told::default();
+            let more = tell_of(findings, filter, &mut sink).unwrap();
+            (sink.0, more)
+        };
+        let all = [spoken.clone(), silent("a"), silent("b"), silent("c"), silent("d")];
+        let any = Filter::default();
+        assert_eq!(told(&all, &any), (["a", "b", "c"].map(str::to_owned).to_vec(), 2));
+        assert_eq!(told(&all[..2], &any), (vec!["a".to_owned()], 1));
+        assert_eq!(told(&all[1..3], &any), (["a", "b"].map(str::to_owned).to_vec(), 0));
+        assert_eq!(told(&[], &any), (vec![], 0));
+        let one = Filter { interface: vec!["d".into()], ..Filter::default() };
+        assert_eq!(told(&all, &one), (vec!["d".to_owned()], 0), "what is not wanted is not counted");
     }
 }

@@ -179,3 +179,94 @@ fn a_script_is_told_of_findings_before_what_could_not_be_read() {
     assert_eq!(ended(1, Some("no links")), Err((4, "1 finding".to_owned())));
     assert_eq!(ended(0, Some("no links")), Err((3, "no links".to_owned())));
 }
+
+/// Each thing that is missing is said once: by the table's last line or by a note.
+#[test]
+fn what_is_missing_is_noted_where_no_last_line_says_it() {
+    let not_judged = NotJudged {
+        owner: None,
+        subject: "ovs".to_owned(),
+        kind: "k".to_owned(),
+        why: "w".into(),
+        unread: false,
+    };
+    let said = |flags: &[&str], findings, more_not_judged, left_out| {
+        let mut read = reading();
+        read[0].unread.push(Unread { what: "routes", why: "r".to_owned() });
+        let mut shown = shown(read, flags);
+        shown.of.unseen.nameless = 1;
+        shown.judgement.not_judged = vec![not_judged.clone()];
+        (shown.judgement.more_not_judged, shown.judgement.left_out) = (more_not_judged, left_out);
+        shown.notes(findings)
+    };
+    let unseen = "not read, since --pod-logs has no name for them: 1 pod";
+    let (unread, not) = ("routes not read: r: host", "not judged: ovs (w)");
+    assert_eq!(said(&[], 0, 0, 0), [unread]);
+    assert_eq!(said(&[], 1, 0, 0), [unseen, unread, not]);
+    assert_eq!(said(&["-o", "json"], 0, 0, 0), [unseen, unread]);
+    assert_eq!(said(&["-o", "json"], 1, 0, 0), [unseen, unread]);
+    assert_eq!(said(&[], 0, 1, 0), [unread, "1 more device not judged in pods that have many"]);
+    assert_eq!(said(&[], 0, 0, 2), [unread, "2 more findings in pods that have many"]);
+}
+
+/// One table after the other, each under its own heading; a program gets one namespace after the other.
+#[test]
+fn a_table_has_all_links_before_the_first_route() {
+    let mut read = reading();
+    for namespace in &mut read {
+        namespace.routes = Some(vec![links::Route {
+            destination: "10.0.0.0/8".parse().unwrap(),
+            device: namespace.links[0].index,
+            gateway: None,
+            table: 254,
+            metric: 0,
+            mtu: Some(1300),
+            advmss: None,
+            dead: false,
+            linkdown: false,
+        }]);
+    }
+    let order = |flags: &[&str]| {
+        let (text, _) = printed(&shown(read.clone(), flags));
+        let rows = text.lines().filter_map(|line| {
+            let is_route = line.contains("10.0.0.0/8") && !line.contains("=>");
+            let is_link = line.contains("veth") && !line.contains("=>") && !line.contains("finding");
+            (is_route || is_link).then_some(if is_route { 'r' } else { 'l' })
+        });
+        rows.collect::<String>()
+    };
+    assert_eq!(order(&[]), "llllrrr");
+    assert_eq!(order(&["-o", "wide"]), "llllrrr");
+    assert_eq!(order(&["-o", "json"]), "llrlrlr");
+}
+
+#[test]
+fn loopback_and_the_rarer_columns_are_for_those_who_ask_for_all() {
+    let mut read = reading();
+    read[0].links.push(Link { loopback: true, ..Link::up(1, "lo", "loopback", 65_536) });
+    let shows = |flags: &[&str]| {
+        let (text, _) = printed(&shown(read.clone(), flags));
+        [text.contains("loopback"), text.contains("REMOTE")]
+    };
+    assert_eq!(shows(&[]), [false, false]);
+    assert_eq!(shows(&["-o", "wide"]), [true, true]);
+    assert_eq!(shows(&["-o", "json"]), [true, false]);
+}
+
+#[tokio::test]
+async fn the_hosts_namespace_is_the_first_place_and_each_pods_own_follows() {
+    let node = crate::enrich::tests::node::Node::new();
+    node.pod(1).run(51, 7, &[]);
+    let running = node.start().await;
+    let proc = node.roots().proc;
+    // What process 1 is cannot be seen in this tree: the process's own namespace stands for the host's.
+    let doubt = Some("process 1 cannot be seen; the agent's own was read as the host's");
+    let host = Place { owner: None, file: "/proc/self/ns/net".into(), inode: None, doubt };
+    let [first, second] = &places(&proc, &running.index)[..] else { panic!() };
+    assert_eq!(*first, host);
+    assert_eq!(second.owner.as_ref().unwrap().name, "p1");
+    assert_eq!((&second.file, second.inode, second.doubt), (&proc.join("51/ns/net"), Some(7), None));
+    let addresses = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+    assert_eq!(subnets_of_pods(&proc, &running.index, &addresses), [None, None], "no pod was read");
+    running.end().await;
+}

@@ -90,10 +90,10 @@ impl Watch {
                 Err(error) => return self.guard.stopped(error),
             };
             self.guard.up();
-            let now = Instant::now();
-            period_ends = now + PERIOD.max((cost * SHARE_AT_REST).min(LONGEST));
+            let (now, (at_rest, in_hurry)) = (Instant::now(), pauses(cost));
+            period_ends = now + at_rest;
             due = period_ends;
-            soonest = now + BETWEEN.max((cost * SHARE_IN_HURRY).min(LONGEST));
+            soonest = now + in_hurry;
             match judged {
                 Ok((judgement, missing)) => {
                     if said != missing {
@@ -118,6 +118,13 @@ impl Watch {
             }
         }
     }
+}
+
+/// How long after a reading of this `cost` the next one is made: at rest, and in a hurry at the soonest.
+fn pauses(cost: Duration) -> (Duration, Duration) {
+    let at_rest = PERIOD.max((cost * SHARE_AT_REST).min(LONGEST));
+    let in_hurry = BETWEEN.max((cost * SHARE_IN_HURRY).min(LONGEST));
+    (at_rest, in_hurry)
 }
 
 /// One reading for its numbers alone. Reads files and sockets: not for an async thread.

@@ -57,3 +57,54 @@ fn agreed(fd: &OwnedFd, to: SocketAddr) -> Tcp {
         path_mtu: path_mtu.ok().and_then(|mtu| u32::try_from(mtu).ok()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::sys::socket::{Backlog, SockaddrIn, bind, getsockname, listen};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_listener_is_connected_to_and_a_closed_port_refuses() {
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(at) else {
+                assert!(at.starts_with('['), "no IPv4 here?");
+                continue;
+            };
+            let to = listener.local_addr().unwrap();
+            let Tcp::Connects { mss, path_mtu } = try_connect(to, LONG, &|| false).unwrap() else {
+                panic!("{to}");
+            };
+            assert!(mss.is_some_and(|mss| Some(mss) < path_mtu), "{mss:?} {path_mtu:?}");
+            drop(listener);
+            assert_eq!(try_connect(to, LONG, &|| false), Ok(Tcp::Refuses));
+        }
+    }
+
+    /// A listener whose accept queue is full answers no SYN.
+    #[test]
+    fn who_does_not_answer_is_waited_for_until_the_time_is_up_or_it_is_over() {
+        let fd = socket(
+            family("127.0.0.1:0".parse().unwrap()),
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::Tcp,
+        )
+        .unwrap();
+        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        listen(&fd, Backlog::new(0).unwrap()).unwrap();
+        let own: SockaddrIn = getsockname(fd.as_raw_fd()).unwrap();
+        let to = SocketAddr::from((own.ip(), own.port()));
+        let _held = std::net::TcpStream::connect(to).unwrap();
+        assert_eq!(try_connect(to, Duration::ZERO, &|| false), Ok(Tcp::Silent));
+        assert_eq!(try_connect(to, LONG, &|| true), Ok(Tcp::Silent));
+        // It is asked again while it waits.
+        let asked = std::cell::Cell::new(0);
+        let is_over = || asked.replace(asked.get() + 1) == 2;
+        assert_eq!((try_connect(to, LONG, &is_over), asked.get()), (Ok(Tcp::Silent), 3));
+    }
+}

@@ -170,14 +170,28 @@ mod tests {
 
     #[test]
     fn types_and_codes_mean_what_the_standards_say() {
+        let refused = |why| Some(Reply::Refused(why));
         for (origin, kind, code, meant) in [
             (V4, 3, 4, Some(Reply::TooBig(1400))),
             (V6, 2, 0, Some(Reply::TooBig(1400))),
             (V4, 11, 0, Some(Reply::Expired)),
             (V6, 3, 0, Some(Reply::Expired)),
-            (V4, 3, 1, Some(Reply::Refused(Refusal::Host))),
-            (V6, 1, 1, Some(Reply::Refused(Refusal::Prohibited))),
-            (V4, 3, 3, Some(Reply::Refused(Refusal::Other))),
+            (V4, 3, 0, refused(Refusal::Network)),
+            (V4, 3, 6, refused(Refusal::Network)),
+            (V4, 3, 11, refused(Refusal::Network)),
+            (V6, 1, 0, refused(Refusal::Network)),
+            (V4, 3, 1, refused(Refusal::Host)),
+            (V4, 3, 7, refused(Refusal::Host)),
+            (V4, 3, 12, refused(Refusal::Host)),
+            (V6, 1, 3, refused(Refusal::Host)),
+            (V4, 3, 9, refused(Refusal::Prohibited)),
+            (V4, 3, 10, refused(Refusal::Prohibited)),
+            (V4, 3, 13, refused(Refusal::Prohibited)),
+            (V6, 1, 1, refused(Refusal::Prohibited)),
+            (V6, 1, 5, refused(Refusal::Prohibited)),
+            (V6, 1, 6, refused(Refusal::Prohibited)),
+            (V4, 3, 3, refused(Refusal::Other)),
+            (V6, 1, 4, refused(Refusal::Other)),
             // A reassembly that took too long, a source quench, a redirect.
             (V4, 11, 1, None),
             (V4, 4, 0, None),
@@ -207,5 +221,66 @@ mod tests {
             drain(&fd, to.ip());
             assert_eq!(message(&fd, to.ip()), None);
         }
+    }
+
+    /// A socket that speaks with another one on loopback.
+    fn pair() -> (OwnedFd, std::net::UdpSocket) {
+        let other = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let fd = open(other.local_addr().unwrap(), SockType::Datagram, SockProtocol::Udp).unwrap();
+        (fd, other)
+    }
+
+    fn send(fd: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+        nix::sys::socket::send(fd.as_raw_fd(), bytes, MsgFlags::empty())
+    }
+
+    #[test]
+    fn an_answer_is_heard_once_and_its_head_is_enough() {
+        let (fd, other) = pair();
+        assert_eq!(answer(&fd), None, "nobody has said anything");
+        assert!(!wait(&fd, PollFlags::POLLIN, Duration::ZERO).unwrap());
+        send(&fd, b"ping").unwrap();
+        let (_, from) = other.recv_from(&mut [0; 8]).unwrap();
+        other.send_to(b"pong", from).unwrap();
+        other.send_to(&[7; 200], from).unwrap();
+        assert!(wait(&fd, PollFlags::POLLIN, Duration::from_secs(5)).unwrap());
+        assert_eq!(answer(&fd).as_deref(), Some(&b"pong"[..]));
+        assert_eq!(answer(&fd).as_deref(), Some(&[7; 128][..]));
+        assert_eq!(answer(&fd), None);
+    }
+
+    #[test]
+    fn what_is_late_does_not_answer_the_next_packet() {
+        let (fd, other) = pair();
+        send(&fd, b"ping").unwrap();
+        let (_, from) = other.recv_from(&mut [0; 8]).unwrap();
+        for late in [b"1", b"2", b"3"] {
+            other.send_to(late, from).unwrap();
+        }
+        let to = other.local_addr().unwrap().ip();
+        drain(&fd, to);
+        assert_eq!((answer(&fd), message(&fd, to)), (None, None));
+    }
+
+    #[test]
+    fn an_error_that_was_taken_off_is_not_the_next_ones() {
+        let (fd, other) = pair();
+        drop(other);
+        send(&fd, b"ping").unwrap();
+        assert!(wait(&fd, PollFlags::POLLIN, Duration::from_secs(5)).unwrap());
+        clear(&fd);
+        assert_eq!(send(&fd, b"ping"), Ok(4));
+    }
+
+    #[test]
+    fn a_socket_has_the_ttl_that_it_is_given_and_is_no_childs() {
+        use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+        let (fd, _other) = pair();
+        set_ttl(&fd, false, 7).unwrap();
+        assert_eq!(getsockopt(&fd, sockopt::Ipv4Ttl), Ok(7));
+        let of_descriptor = FdFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFD).unwrap());
+        assert!(of_descriptor.contains(FdFlag::FD_CLOEXEC));
+        let of_file = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).unwrap());
+        assert!(of_file.contains(OFlag::O_NONBLOCK), "a send must not wait");
     }
 }

@@ -193,6 +193,51 @@ mod tests {
         assert!(!answers_syn(&[0; 12], &flow, 5, 120));
     }
 
+    /// As RFC 792 and RFC 4443 have it: type, code, checksum, id, the low half of the number.
+    #[test]
+    fn an_echo_request_is_as_the_standards_lay_it_out() {
+        assert_eq!(echo(false, 7, 0x0001_0005, 8), [8, 0, 0xf7, 0xf3, 0, 7, 0, 5]);
+        // The kernel makes the checksum of ICMPv6.
+        assert_eq!(echo(true, 7, 0x0001_0005, 10), [128, 0, 0, 0, 0, 7, 0, 5, 0, 0]);
+    }
+
+    /// Whose of these differs is of another packet.
+    #[test]
+    fn a_quote_of_another_flow_or_number_is_not_ours() {
+        let flow = flow(false);
+        let sent = syn(&flow, 5, 60).unwrap();
+        assert!(quotes_syn(&sent[..8], &flow, 5));
+        for other in [
+            Flow { source_port: 40_001, ..flow },
+            Flow { destination_port: 444, ..flow },
+            Flow { source_port: 443, destination_port: 40_000, ..flow },
+        ] {
+            assert!(!quotes_syn(&sent[..8], &other, 5), "{other:?}");
+        }
+        assert!(!quotes_syn(&sent[..7], &flow, 5), "too short to tell");
+        let answer = |source, destination, ack| {
+            let mut header = TcpHeader::new(source, destination, 77, 1);
+            (header.syn, header.ack) = (true, ack);
+            header.acknowledgment_number = sequence(5).wrapping_add(1);
+            answers_syn(&header.to_bytes(), &flow, 5, 120)
+        };
+        assert!(answer(443, 40_000, true));
+        assert!(!answer(444, 40_000, true) && !answer(443, 40_001, true) && !answer(443, 40_000, false));
+    }
+
+    #[test]
+    fn what_a_raw_socket_hears_begins_behind_the_header_and_its_options() {
+        let mut plain = vec![0x45, 0, 0, 23, 0, 0, 0, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        plain.extend([8, 9, 10]);
+        assert_eq!(behind_ipv4(&plain), Some(&[8, 9, 10][..]));
+        assert_eq!(behind_ipv4(&plain[..20]), Some(&[][..]));
+        assert_eq!(behind_ipv4(&plain[..19]), None);
+        // Four bytes of options.
+        plain[0] = 0x46;
+        plain.extend([11, 12]);
+        assert_eq!(behind_ipv4(&plain), Some(&[12][..]));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..100), number: u32, length in 0usize..70_000) {

@@ -182,3 +182,138 @@ fn method<'a>(method: Option<Method>) -> Value<'a> {
 fn rtt<'a>(rtt: Option<Duration>) -> Value<'a> {
     rtt.map_or(Value::Absent, |rtt| Value::Number(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn router(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    fn about() -> About {
+        About {
+            who: "shop/web".into(),
+            to: "10.0.0.9:443".into(),
+            address: router(9),
+            device: Some("eth0".into()),
+            tcp: None,
+        }
+    }
+
+    /// Three hops, of which the second is silent, and a destination that 1,400 bytes come to.
+    fn out() -> Outcome {
+        let first = Hop { address: Some(router(1)), passes: Some(68), says: Some(1400), ..Hop::default() };
+        let third = Hop { address: Some(router(3)), passes: Some(1400), dies: Some(1500), ..Hop::default() };
+        Outcome {
+            method: Some(Method::Syn),
+            reached: true,
+            first: 1500,
+            hops: vec![first, Hop::default(), third],
+            rtt: Some(Duration::from_micros(1_250)),
+            passes: Some(1400),
+            ..Outcome::default()
+        }
+    }
+
+    /// Each row as a table shows it, without its address and its time.
+    fn shown(out: &Outcome) -> Vec<[String; 4]> {
+        let about = about();
+        let rows = rows(out, &about);
+        let texts = rows.iter().map(|row| {
+            let mut cells = Vec::new();
+            row.cells(&mut cells);
+            [0, 2, 3, 4].map(|at: usize| cells[at].text.clone().into_owned())
+        });
+        texts.collect()
+    }
+
+    fn row(texts: [&str; 4]) -> [String; 4] {
+        texts.map(str::to_owned)
+    }
+
+    #[test]
+    fn what_came_to_the_destination_came_by_each_hop_that_answers() {
+        let [first, second, third] =
+            [row(["1", "1400", "", "1400"]), row(["2", "", "", ""]), row(["3", "1400", "1500", ""])];
+        assert_eq!(
+            shown(&out()),
+            [first, second.clone(), third.clone(), row(["end", "1400", "", ""])],
+            "nobody said anything, so nothing is known of 1401 bytes"
+        );
+        // Of a destination that answers nothing there is no row, and nothing came to it.
+        let mute = Outcome { reached: false, ..out() };
+        assert_eq!(shown(&mute), [row(["1", "68", "", "1400"]), second, third]);
+    }
+
+    #[test]
+    fn more_than_the_last_claim_does_not_come_to_the_destination() {
+        let told = |mtu| super::super::Told { from: Some(router(1)), hop: Some(1), mtu, size: 1500 };
+        let end = |out: Outcome| shown(&out).pop().unwrap();
+        assert_eq!(end(Outcome { told: vec![told(1400)], ..out() }), row(["end", "1400", "1401", ""]));
+        assert_eq!(end(Outcome { dies: Some(1450), ..out() }), row(["end", "1400", "1450", ""]));
+        let whole = Outcome { told: vec![told(1400)], passes: Some(1500), ..out() };
+        assert_eq!(end(whole), row(["end", "1500", "", ""]));
+    }
+
+    #[test]
+    fn a_hop_is_told_in_words_and_in_fields() {
+        let (out, about) = (out(), about());
+        let rows = rows(&out, &about);
+        let said: Vec<String> = rows
+            .iter()
+            .map(|row| {
+                let mut text = String::new();
+                row.message(&mut text);
+                text
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "hop 1 10.0.0.1, reached by 1400 bytes, says it takes 1400 bytes",
+                "hop 2 does not answer",
+                "hop 3 10.0.0.3, reached by 1400 bytes, not by 1500 bytes",
+                "destination 10.0.0.9, reached by 1400 bytes",
+            ]
+        );
+        let (mut hop, mut end) = (Vec::new(), Vec::new());
+        rows[2].fields(&mut hop);
+        rows[3].fields(&mut end);
+        let to = || ("destination_ip", Value::Ip([10, 0, 0, 9].into()));
+        assert_eq!(
+            hop,
+            [
+                ("hop", Value::Number(3)),
+                ("hop_ip", Value::Ip([10, 0, 0, 3].into())),
+                ("is_destination", Value::Flag(false)),
+                ("size_passes", Value::Number(1400)),
+                ("size_dies", Value::Number(1500)),
+                ("says_mtu", Value::Absent),
+                ("rtt_us", Value::Absent),
+                to(),
+                ("method", Value::Text("tcp".into())),
+            ]
+        );
+        assert_eq!(
+            end,
+            [
+                ("hop", Value::Absent),
+                ("hop_ip", Value::Ip([10, 0, 0, 9].into())),
+                ("is_destination", Value::Flag(true)),
+                ("size_passes", Value::Number(1400)),
+                ("size_dies", Value::Absent),
+                ("says_mtu", Value::Absent),
+                ("rtt_us", Value::Number(1_250)),
+                to(),
+                ("method", Value::Text("tcp".into())),
+            ]
+        );
+        let mut cells = Vec::new();
+        rows[3].cells(&mut cells);
+        let texts: Vec<&str> = cells.iter().map(|cell| &*cell.text).collect();
+        assert_eq!(texts, ["end", "10.0.0.9", "1400", "", "", "1.25 ms"]);
+    }
+}

@@ -96,3 +96,26 @@ pub(super) fn refused(what: &str, act: Act, error: Errno) -> Failure {
         None => Failure { code: 1, message: format!("{what}: {}", error.desc()) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_connection_showed_is_said_with_what_is_not_known() {
+        for (tcp, said) in [
+            (
+                Tcp::Connects { mss: Some(1460), path_mtu: Some(1500) },
+                "TCP connects: MSS 1460, path MTU as the kernel knows it 1500",
+            ),
+            (
+                Tcp::Connects { mss: Some(1460), path_mtu: None },
+                "TCP connects: MSS 1460, path MTU as the kernel knows it unknown",
+            ),
+            (Tcp::Refuses, "TCP is refused"),
+            (Tcp::Silent, "TCP gets no answer"),
+        ] {
+            assert_eq!(connected(tcp), said);
+        }
+    }
+}

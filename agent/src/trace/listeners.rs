@@ -135,6 +135,7 @@ fn overflows(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrich::tests::node::Node;
 
     #[test]
     fn the_kernels_counter_is_found_by_its_name() {
@@ -169,5 +170,69 @@ mod tests {
         );
         assert_eq!(lines[3], "and in 2 more network namespaces");
         assert!(Full::default().lines().is_empty());
+    }
+
+    fn entry(name: &str) -> &'static Entry {
+        crate::probes::ALL.iter().find(|entry| entry.name == name).unwrap()
+    }
+
+    fn filter(reasons: &[&str], pods: &[&str]) -> Filter {
+        Filter {
+            reason: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+            pod: pods.iter().map(|pod| pod.parse().unwrap()).collect(),
+            ..Filter::default()
+        }
+    }
+
+    fn count(node: &Node, process: u32, full: u64) {
+        let text = format!("TcpExt: ListenOverflows\nTcpExt: {full}\n");
+        std::fs::write(node.at(&format!("proc/{process}/net/netstat")), text).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_place_of_a_full_queue_is_named_by_who_lives_there() {
+        let node = Node::new();
+        node.pod(1).run(50, 7, &[]);
+        node.process(60, 9, &[]);
+        for process in [1, 50, 60] {
+            count(&node, process, 10);
+        }
+        let running = node.start().await;
+        let proc = node.roots().proc;
+        let watch = async || Listeners::watch(&proc, entry(PROBE), &Filter::default()).await.unwrap();
+        let watched = [watch().await, watch().await, watch().await];
+        for (process, full) in [(1, 13), (50, 15), (60, 11)] {
+            count(&node, process, full);
+        }
+        let [all, ours, others] = watched;
+        let places = |places: &[(&str, u64)]| {
+            Full(places.iter().map(|(name, packets)| ((*name).to_owned(), *packets)).collect())
+        };
+        assert_eq!(
+            all.end(&running.index, &filter(&[], &[])).await,
+            places(&[
+                ("default/p1", 5),
+                ("this node's own network namespace", 3),
+                ("network namespace 9 (`lsns 9` lists its processes)", 1),
+            ])
+        );
+        assert_eq!(ours.end(&running.index, &filter(&[], &["p1"])).await, places(&[("default/p1", 5)]));
+        assert_eq!(others.end(&running.index, &filter(&[], &["p2"])).await, Full::default());
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn they_are_watched_for_who_asks_for_such_drops() {
+        let proc = tempfile::tempdir().unwrap();
+        for (probe, reasons, watched) in [
+            ("drops", &[][..], true),
+            ("drops", &["QUEUE"], true),
+            ("drops", &["policy", "tcp_listen_overflow"], true),
+            ("drops", &["policy"], false),
+            ("mtu", &[], false),
+        ] {
+            let listeners = Listeners::watch(proc.path(), entry(probe), &filter(reasons, &[])).await;
+            assert_eq!(listeners.is_some(), watched, "{probe} {reasons:?}");
+        }
     }
 }

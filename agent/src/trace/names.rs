@@ -10,6 +10,7 @@ use crate::cli::{Host, Trace};
 use crate::digits::counted;
 use crate::enrich::{self, Addresses, PodIndex};
 use crate::failure::Failure;
+use crate::kernel::Kernel;
 use crate::log::note;
 use crate::nearest;
 use crate::node::{self, Node};
@@ -30,7 +31,7 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 /// # Errors
 /// Usage: the filter and the nearest names there are.
 pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
-    reasons(entry, node, &args.reason)?;
+    reasons(entry, &node.kernel, &args.reason)?;
     let asked = pods(args);
     let waits = match (asked.missing(host, &node.pods), args.wait) {
         (Some(missing), None) => return Err(Failure::usage(missing)),
@@ -53,28 +54,11 @@ pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace)
 /// # Errors
 /// Unsupported, where findings are asked for (`fails`) and none could be made.
 pub(super) fn homeless(asked: &PodsAsked, pods: &PodIndex, fails: bool) -> Result<(), Failure> {
-    let Homeless { on_host, unseen } = asked.homeless(pods);
-    let hidden = !unseen.is_empty() && pods.has_hidden_namespaces();
-    let mut why = Vec::new();
-    if hidden {
-        why.push(format!(
-            "the network namespaces of pods cannot be seen here, so their packets may not be known: {}",
-            few(&unseen)
-        ));
-    } else if !unseen.is_empty() {
-        why.push(format!(
-            "no process of them was seen, or they share a network namespace, so their packets are not known: {}",
-            few(&unseen)
-        ));
-    }
-    if !on_host.is_empty() {
-        why.push(format!("on the host's network, so their packets are not known: {}", few(&on_host)));
-    }
-    if !asked.is_by_name() && pods.nameless() > 0 {
-        let nameless = counted(u64::try_from(pods.nameless()).unwrap_or(u64::MAX), "pod");
-        why.push(format!("--pod-logs has no name for them, so their packets are not known: {nameless}"));
-    }
+    let homeless = asked.homeless(pods);
+    let hidden = !homeless.unseen.is_empty() && pods.has_hidden_namespaces();
+    let nameless = if asked.is_by_name() { 0 } else { pods.nameless() };
     let is_vain = !pods.namespaces().iter().any(|home| asked.wants(&home.pod));
+    let why = unknown(&homeless, hidden, nameless);
     if fails && !why.is_empty() && (hidden || is_vain) {
         return Err(Failure::unsupported(why.join("; ")));
     }
@@ -84,17 +68,43 @@ pub(super) fn homeless(asked: &PodsAsked, pods: &PodIndex, fails: bool) -> Resul
     Ok(())
 }
 
-fn reasons(entry: &Entry, node: &Node, asked: &[String]) -> Result<(), Failure> {
+/// Whose packets are not known, and why: one line for each cause. Namespaces of pods may be `hidden` from this process, and
+/// pods may have no name here.
+fn unknown(homeless: &Homeless, hidden: bool, nameless: usize) -> Vec<String> {
+    let Homeless { on_host, unseen } = homeless;
+    let mut why = Vec::new();
+    if hidden {
+        why.push(format!(
+            "the network namespaces of pods cannot be seen here, so their packets may not be known: {}",
+            few(unseen)
+        ));
+    } else if !unseen.is_empty() {
+        why.push(format!(
+            "no process of them was seen, or they share a network namespace, so their packets are not known: {}",
+            few(unseen)
+        ));
+    }
+    if !on_host.is_empty() {
+        why.push(format!("on the host's network, so their packets are not known: {}", few(on_host)));
+    }
+    if nameless > 0 {
+        let nameless = counted(u64::try_from(nameless).unwrap_or(u64::MAX), "pod");
+        why.push(format!("--pod-logs has no name for them, so their packets are not known: {nameless}"));
+    }
+    why
+}
+
+fn reasons(entry: &Entry, kernel: &Kernel, asked: &[String]) -> Result<(), Failure> {
     let has =
         |reasons: &[String], wanted: &str| reasons.iter().any(|known| known.eq_ignore_ascii_case(wanted));
-    let known = (entry.reasons)(&node.kernel);
+    let known = (entry.reasons)(kernel);
     // Where none are known any may come.
     let Some(wrong) = asked.iter().find(|wanted| !known.is_empty() && !has(&known, wanted)) else {
         return Ok(());
     };
     let others = probes::ALL.iter().filter(|other| other.name != entry.name);
     for other in others {
-        if has(&(other.reasons)(&node.kernel), wrong) {
+        if has(&(other.reasons)(kernel), wrong) {
             return Err(Failure::usage(format!(
                 "{wrong} is a reason of {0}: r2c-agent trace {0} --reason {wrong}",
                 other.name
@@ -221,62 +231,4 @@ fn nearest_to(address: IpAddr, there: &[(IpAddr, String)]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_of_elsewhere_names_the_nearest_here() {
-        let known = [
-            ("10.244.1.2", "shop/web"),
-            ("10.244.1.30", "shop/db"),
-            ("fd00::2", "shop/web"),
-            ("10.0.0.5", "host"),
-        ]
-        .map(|(address, whose)| (address.parse().unwrap(), whose.to_owned()));
-        let mut here = Addresses { known: known.to_vec(), in_part: false };
-        let said = elsewhere("10.244.1.29".parse().unwrap(), &here);
-        assert!(said.contains("has 10.244.1.29"), "{said}");
-        assert!(said.ends_with("10.244.1.30 (shop/db), 10.244.1.2 (shop/web), 10.0.0.5 (host)"), "{said}");
-        let said = elsewhere("2001:db8::1".parse().unwrap(), &here);
-        assert!(said.ends_with("nearest here: fd00::2 (shop/web)"), "{said}");
-        assert!(!elsewhere("10.0.0.1".parse().unwrap(), &Addresses::default()).contains("nearest"));
-        // Under a profile that hides namespaces it may be a pod's.
-        here.in_part = true;
-        let said = elsewhere("10.244.1.29".parse().unwrap(), &here);
-        assert!(said.contains("not all could") && !said.contains("elsewhere"), "{said}");
-    }
-
-    /// What is refused here shows nothing; what is refused though a pod may have it cannot be traced at all.
-    #[test]
-    fn an_address_that_only_a_pod_could_have_is_refused_unless_one_may_have_it() {
-        let address = "10.244.1.29".parse().unwrap();
-        let subnet = Subnet { network: "10.244.1.0/24".parse().unwrap(), bridge: "cni0".to_owned() };
-        let known = vec![("10.244.1.30".parse().unwrap(), "shop/db".to_owned())];
-        let said = |subnet, in_part, waits| {
-            absent_here(address, subnet, &Addresses { known: known.clone(), in_part }, waits)
-        };
-        let refused = said(Some(&subnet), false, false).unwrap_err();
-        assert_eq!(
-            refused,
-            "no pod of this node has 10.244.1.29, and 10.244.1.0/24 (cni0) is its pods' alone; nearest: 10.244.1.30 (shop/db); \
-             to trace who still sends there: --ip 10.244.1.29/32"
-        );
-        assert!(said(Some(&subnet), true, false).unwrap().contains("not all could"), "it was not seen");
-        assert!(said(Some(&subnet), false, true).is_ok(), "a pod that is waited for may get it");
-        assert!(said(None, false, false).unwrap().contains("elsewhere match it"));
-    }
-
-    /// Of what no device is asked for nothing is said: each packet to a group would be refused.
-    #[test]
-    fn an_address_of_everybody_is_no_address_of_somebody() {
-        for address in [
-            "169.254.1.1", "fe80::1", "127.0.0.1", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1",
-            "255.255.255.255",
-        ] {
-            assert!(!is_somebodys(&address.parse().unwrap()), "{address}");
-        }
-        for address in ["10.244.1.29", "198.51.100.2", "fd00::2", "2001:db8::1", "255.255.255.254"] {
-            assert!(is_somebodys(&address.parse().unwrap()), "{address}");
-        }
-    }
-}
+mod tests;

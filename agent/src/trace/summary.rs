@@ -336,4 +336,60 @@ mod tests {
             "100 events in 0.0 s: 2 shown, 8 benign, 50 only counted, 40 after the last one asked for"
         );
     }
+
+    #[test]
+    fn each_number_of_the_account_has_its_own_part() {
+        let account = Account {
+            produced: 1,
+            emitted: 2,
+            benign: 3,
+            filtered: 4,
+            merged: 5,
+            ring_full: 6,
+            undecoded: 7,
+            unwritten: 8,
+            limited: 9,
+            ..Account::default()
+        };
+        let sums = Sums::of(&account, 10, &[], &Filter::default(), false);
+        assert_eq!(
+            sums.lines(Duration::from_secs(2), &["5 resets".to_owned()], "benign"),
+            [
+                "1 event in 2.0 s: 2 shown, 3 benign, 4 filtered out, 5 part of their incidents, 32 not examined, 8 not written",
+                "on the whole node:",
+                "5 resets",
+                "9 not examined as no row was free to count them by; ask for less (--port, --ip, -i); 6 not examined as the ring \
+                 was full; raise --ring-kib; 7 not examined as their records were not understood; 10 not examined as the kernel \
+                 did not hand them over; 8 not written",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_hint_names_what_would_show_more() {
+        let unlooked = "nothing of what was examined is shown; what was not may hold what you look for";
+        let mixed = "nothing matched --port 7, or all that did was benign: --all shows that, too";
+        let none = "nothing matched --port 7";
+        let of = |produced| Sums { produced, ..Sums::default() };
+        let benign = Sums { benign: 2, ..of(2) };
+        let both = Sums { filtered: 1, benign: 2, ..of(3) };
+        for (sums, all, wanted) in [
+            (Sums { missed: 1, ..of(0) }, false, Some(unlooked)),
+            (Sums { ring_full: 3, ..of(3) }, false, Some(unlooked)),
+            (Sums { unwritten: 2, ..of(2) }, false, None),
+            (benign, false, Some("all of it was benign; --all shows that, too")),
+            (benign, true, Some(none)),
+            (both, false, Some(mixed)),
+            (both, true, Some(none)),
+            (Sums { filtered: 1, ..of(1) }, false, Some(none)),
+            (Sums { merged: 1, ..of(1) }, false, Some(none)),
+            (
+                Sums { only_counted: 1, ..both },
+                false,
+                Some("all that matched was only counted; raise --events-per-second"),
+            ),
+        ] {
+            assert_eq!(sums.hint(all, "--port 7", "benign").as_deref(), wanted, "{sums:?} {all}");
+        }
+    }
 }

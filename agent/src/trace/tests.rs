@@ -198,3 +198,16 @@ fn each_harmful_line_that_was_wanted_is_a_finding() {
         assert!(noted.flush().is_err(), "what was not flushed is said");
     }
 }
+
+#[test]
+fn a_hint_is_for_those_who_are_told_nothing_else() {
+    let vain = Failure::usage("no pod");
+    assert!(!says_more(0, 0, None));
+    assert!(says_more(1, 0, None) && says_more(0, 1, None) && says_more(0, 0, Some(&vain)));
+}
+
+#[test]
+fn all_that_is_harmful_is_a_finding() {
+    assert_eq!(findings(1, 20, &harmful_counted(300)), 321);
+    assert_eq!(findings(0, 0, &not_looked_at(7)), 0, "nobody knows");
+}

@@ -97,11 +97,16 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         }
     })
     .await?;
+    end_of(&out, &verdict, args.fail_on_findings)
+}
+
+/// What a script is told of a walk; `fails` is `--fail-on-findings`.
+fn end_of(out: &Outcome, verdict: &Verdict, fails: bool) -> Result<(), Failure> {
     match &out.halt {
         Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
-        _ if args.fail_on_findings && verdict.is_narrow => Err(Failure::findings(verdict.message)),
+        _ if fails && verdict.is_narrow => Err(Failure::findings(verdict.message.clone())),
         // Nothing found is no all-clear.
-        _ if args.fail_on_findings && !verdict.is_known => {
+        _ if fails && !verdict.is_known => {
             let message = format!("what fits is not known: {} (--fail-on-findings)", verdict.message);
             Err(Failure { code: 1, message })
         }
@@ -273,5 +278,80 @@ mod tests {
         assert!(
             text(Output::Table).unwrap().contains("=> the path from this node to 192.0.2.1 takes 1500 bytes")
         );
+    }
+
+    /// A script goes by the code alone.
+    #[test]
+    fn the_code_of_a_walk_says_what_was_found() {
+        let about = About {
+            who: "w".to_owned(),
+            to: "t".to_owned(),
+            address: IpAddr::from([192, 0, 2, 1]),
+            device: None,
+            tcp: None,
+        };
+        let clear = || Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };
+        let hole = || Outcome { dies: Some(1500), passes: Some(1499), ..clear() };
+        let broken = |out| Outcome { halt: Some(Halt::Broken("why".to_owned())), ..out };
+        for (what, out, fails, wanted) in [
+            ("clear", clear(), true, None),
+            ("clear, not asked", clear(), false, None),
+            ("interrupted", Outcome { halt: Some(Halt::Asked), ..clear() }, true, None),
+            ("a hole", hole(), true, Some(4)),
+            ("a hole, not asked", hole(), false, None),
+            ("nobody answers", Outcome::default(), true, Some(1)),
+            ("nobody answers, not asked", Outcome::default(), false, None),
+            ("broken", broken(clear()), false, Some(1)),
+            ("broken at a hole", broken(hole()), true, Some(1)),
+        ] {
+            let ended = end_of(&out, &judge(&out, &about), fails).map_err(|failure| failure.code);
+            assert_eq!(ended.err(), wanted, "{what}");
+        }
+        let message = |out: &Outcome| end_of(out, &judge(out, &about), true).unwrap_err().message;
+        assert_eq!(message(&broken(clear())), "why");
+        assert!(message(&Outcome::default()).starts_with("what fits is not known: t answers nothing"));
+    }
+
+    fn args(flags: &[&str]) -> (Host, Walk) {
+        let all = [&["r2c-agent", "--host-proc", "/host/proc", "trace", "mtu"], flags].concat();
+        let cli = Cli::parse_from(all);
+        match cli.command {
+            crate::cli::Command::Trace(args) => (cli.host, args.walk),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Names need a resolver; addresses are looked at like what it answers.
+    #[tokio::test]
+    async fn a_destination_is_one_host_of_the_family_that_is_asked_for() {
+        for (flags, wanted) in [
+            (&["--to", "192.0.2.1"][..], Ok("192.0.2.1")),
+            (&["--to", "192.0.2.1", "-4"], Ok("192.0.2.1")),
+            (&["--to", "192.0.2.1", "-6"], Err("192.0.2.1 has no IPv6 address")),
+            (&["--to", "2001:db8::1"], Ok("2001:db8::1")),
+            (&["--to", "2001:db8::1", "-6"], Ok("2001:db8::1")),
+            (&["--to", "2001:db8::1", "-4"], Err("2001:db8::1 has no IPv4 address")),
+            (&["--to", "::ffff:192.0.2.1"], Ok("192.0.2.1")),
+            (&["--to", "224.0.0.1"], Err("224.0.0.1 is no one host's address")),
+        ] {
+            let (_, walk) = args(flags);
+            let found = resolve(walk.to.as_ref().unwrap(), &walk).await.map(|address| address.to_string());
+            let found = found.map_err(|failure| failure.message);
+            assert_eq!(found.as_deref().map_err(String::as_str), wanted, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_a_path_a_process_or_a_name() {
+        let (host, _) = args(&["--to", "192.0.2.1"]);
+        for (name, wanted) in [
+            ("/run/docker/netns/x", "/run/docker/netns/x"),
+            ("./1", "./1"),
+            ("17", "/host/proc/17/ns/net"),
+            ("blue", "/run/netns/blue"),
+            ("17a", "/run/netns/17a"),
+        ] {
+            assert_eq!(place(&host, name), Path::new(wanted), "{name}");
+        }
     }
 }

@@ -8,8 +8,11 @@ use crate::links::{NetnsId, Tunnel, Unread};
 use crate::pod::Pod;
 use crate::sink::Confidence;
 
+mod edges;
 mod gaps;
+mod inside;
 mod outward;
+mod ways;
 
 fn tunnel(encapsulation: Encapsulation) -> Tunnel {
     Tunnel::plain(encapsulation)

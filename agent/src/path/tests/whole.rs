@@ -144,3 +144,105 @@ fn every_walk_is_worded_as_it_is_written() {
     }
     assert_eq!(told.len(), written.len());
 }
+
+/// What programs go by: how sure it is, which hop, and what fits.
+#[test]
+fn how_sure_a_verdict_is_goes_by_what_was_lost_and_seen() {
+    use Confidence::{High, Low, Medium};
+    let clear = || Outcome { passes: Some(1500), ..out() };
+    let hop = || small(Some(2), Some("10.0.2.1"));
+    let nobody = |farthest| Outcome { reached: false, farthest, ..out() };
+    let edge = |edge: Edge| Outcome { edge: Some(edge), ..hole(2, Some(3)) };
+    for (what, out, finding, confidence, hop, fits) in [
+        ("clear", clear(), Finding::PathClear, High, None, Some(1500)),
+        ("clear, lossy", Outcome { lost: 1, ..clear() }, Finding::PathClear, Medium, None, Some(1500)),
+        ("clear, limited", Outcome { limited: 1, ..clear() }, Finding::PathClear, Medium, None, Some(1500)),
+        (
+            "clear, interrupted",
+            Outcome { halt: Some(Halt::Asked), ..clear() },
+            Finding::PathClear,
+            Medium,
+            None,
+            Some(1500),
+        ),
+        ("a hop", hop(), Finding::SmallHop, High, Some(2), Some(1400)),
+        ("a hop, lossy", Outcome { lost: 1, ..hop() }, Finding::SmallHop, Medium, Some(2), Some(1400)),
+        (
+            "a hop at no known distance",
+            small(None, Some("10.0.2.1")),
+            Finding::SmallHop,
+            Medium,
+            None,
+            Some(1400),
+        ),
+        (
+            "a hop, other than what passes",
+            Outcome { passes: Some(1399), ..hop() },
+            Finding::SmallHop,
+            Medium,
+            Some(2),
+            Some(1400),
+        ),
+        ("a hole", hole(2, Some(3)), Finding::BlackHole, High, Some(2), Some(1400)),
+        (
+            "a hole, lossy",
+            Outcome { lost: 1, ..hole(2, Some(3)) },
+            Finding::BlackHole,
+            Medium,
+            Some(2),
+            Some(1400),
+        ),
+        ("a hole, a gap", hole(1, Some(3)), Finding::BlackHole, Medium, Some(1), Some(1400)),
+        (
+            "a hole, unconfirmed",
+            edge(Edge { after: 2, before: Some(3), confirmed: false }),
+            Finding::BlackHole,
+            Medium,
+            Some(2),
+            Some(1400),
+        ),
+        ("a hole, its end unseen", hole(2, None), Finding::BlackHole, High, Some(2), Some(1400)),
+        ("a hole before all", hole(0, Some(1)), Finding::BlackHole, High, Some(0), Some(1400)),
+        ("a hole somewhere", hole(0, None), Finding::BlackHole, Low, None, Some(1400)),
+        (
+            "a hole, roughly",
+            Outcome { passes: Some(1390), ..hole(2, Some(3)) },
+            Finding::BlackHole,
+            Low,
+            Some(2),
+            Some(1390),
+        ),
+        (
+            "a hole, of which nothing is known to pass",
+            Outcome { passes: Some(1401), ..hole(2, Some(3)) },
+            Finding::BlackHole,
+            Low,
+            Some(2),
+            None,
+        ),
+        ("nobody", nobody(3), Finding::Unreachable, Low, Some(3), None),
+        ("nobody at all", nobody(0), Finding::Unreachable, Low, None, None),
+    ] {
+        let verdict = judge(&out, &about());
+        assert_eq!(
+            (verdict.finding, verdict.confidence, verdict.hop, verdict.fits),
+            (finding, confidence, hop, fits),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_claim_at_the_least_that_a_link_may_take_is_untrue_for_what_arrives() {
+    let said = |mtu, address: &str| {
+        let lie = Outcome { absurd: vec![told(Some(2), Some("10.0.2.1"), mtu)], ..out() };
+        let message = judge(&lie, &About { address: ip(address), ..about() }).message;
+        message.split_once("bytes, ").unwrap().1.split_once(':').unwrap().0.to_owned()
+    };
+    assert_eq!(said(67, FAR), "no link may take less than 68");
+    assert_eq!(said(68, FAR), "and more than that arrives");
+    assert_eq!(said(1279, "fd00::9"), "no link may take less than 1280");
+    assert_eq!(said(1280, "fd00::9"), "and more than that arrives");
+    assert_eq!(said(1499, FAR), "and more than that arrives");
+    assert_eq!(said(1500, FAR), "that of a packet of 1500 bytes");
+}

@@ -192,3 +192,46 @@ proptest! {
         prop_assert!(json["truncated"] == true || json["comm"] == *comm);
     }
 }
+
+#[test]
+fn what_the_stream_fails_to_flush_is_said() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    let mut sink = JsonSink::new(Full, identity());
+    assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_line_without_fields_is_whole() {
+    let (_, json) = written("m", None, &[]);
+    assert!(json.get("truncated").is_none(), "{json}");
+}
+
+/// Lines that wait in the same buffer take nothing from the next one.
+#[test]
+fn a_line_behind_others_is_as_long_as_one_alone() {
+    let identity = identity();
+    let fields = [("text", Value::Text("x".repeat(MAX_LINE / 2).into()))];
+    let head = Head {
+        at: SystemTime::UNIX_EPOCH,
+        level: "INFO",
+        message: "m",
+        span: Span::root(),
+        identity: &identity,
+        pod: None,
+        origin: Origin::Probe("drops"),
+    };
+    let mut out = Vec::new();
+    render(&head, &fields, &mut out);
+    let first = out.clone();
+    render(&head, &fields, &mut out);
+    assert_eq!(out, [first.clone(), first].concat());
+}

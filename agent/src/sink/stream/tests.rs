@@ -97,12 +97,12 @@ fn a_full_disk_is_told_once_and_tried_again() {
         count.fetch_add(1, Ordering::Relaxed);
     };
     let stream = Stream::start(full, "test", failed).unwrap();
-    for lost in 1..=3 {
+    for lost in 1..=4 {
         assert!(stream.put(b"line\n"), "it may have room by now");
         until(&stream, |state| state.lost == lost);
     }
     let drained = stream.drain(LONG);
-    assert_eq!(drained.lost, 3);
+    assert_eq!(drained.lost, 4);
     assert_eq!(drained.fault.unwrap().kind(), ErrorKind::StorageFull);
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
@@ -177,4 +177,104 @@ fn a_descriptor_that_does_not_block_is_waited_for() {
     assert_eq!(stream.drain(LONG).lost, 0);
     drop(stream);
     assert_eq!(reading.join().unwrap().unwrap(), all.len());
+}
+
+/// A stream whose writer has not begun.
+fn unwritten() -> Stream {
+    let shared =
+        Arc::new(Shared { state: Mutex::default(), filled: Condvar::new(), written: Condvar::new() });
+    Stream { _open: Arc::new(Open(Arc::clone(&shared))), shared }
+}
+
+#[test]
+fn what_waits_is_bounded_and_what_is_refused_was_never_taken() {
+    let mut stream = unwritten();
+    assert!(stream.put(&vec![b'\n'; MAX_QUEUED - 1]));
+    assert!(!stream.put(b"\n\n"), "one byte more than there is room for");
+    assert!(stream.put(b"\n"), "exactly as much");
+    assert!(!stream.put(b"\n"));
+    assert_eq!(stream.lost(), 3);
+    let drained = stream.drain(Duration::ZERO);
+    assert_eq!((drained.lost, drained.taken), (MAX_QUEUED as u64 + 3, MAX_QUEUED as u64));
+    assert_eq!(stream.write(b"line\n").unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(unwritten().write(b"line\n").unwrap(), 5);
+}
+
+/// Ends the thread at its first line.
+struct Panics(File);
+
+impl Write for Panics {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        panic!("a writer that fails");
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Panics {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_writer_that_has_gone() {
+    let stream = stream(Panics(tempfile::tempfile().unwrap()));
+    assert!(stream.is_alive());
+    assert!(stream.put(b"line\n"));
+    until(&stream, |state| state.ended);
+    assert!(!stream.is_alive());
+    assert_eq!(stream.drain(LONG).lost, 1);
+    assert!(!stream.put(b"line\n"), "it would never be written");
+    assert_eq!(stream.lost(), 1);
+}
+
+#[test]
+fn a_reader_that_goes_on_is_waited_for() {
+    let (mut reader, writer) = io::pipe().unwrap();
+    let stream = stream(writer);
+    let all = vec![b'\n'; MAX_QUEUED];
+    assert!(stream.put(&all));
+    let reading = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    assert_eq!(stream.drain_while_read(LONG, LONG).lost, 0);
+    drop(stream);
+    assert_eq!(reading.join().unwrap().unwrap(), all.len());
+}
+
+/// A signal came first, before each write.
+struct Interrupted(File, bool);
+
+impl Write for Interrupted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.1 = !self.1;
+        if self.1 { Err(ErrorKind::Interrupted.into()) } else { self.0.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for Interrupted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[test]
+fn a_write_that_a_signal_interrupts_is_made_again() {
+    let mut file = tempfile::tempfile().unwrap();
+    let stream = stream(Interrupted(file.try_clone().unwrap(), false));
+    assert!(stream.put(b"first\nsecond\n"));
+    let drained = stream.drain(LONG);
+    assert!(drained.lost == 0 && drained.fault.is_none(), "{drained:?}");
+    let mut text = String::new();
+    io::Seek::rewind(&mut file).unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "first\nsecond\n");
 }

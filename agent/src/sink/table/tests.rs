@@ -321,3 +321,46 @@ proptest! {
         prop_assert_eq!(taken, room.clamp(least + gaps, all + gaps));
     }
 }
+
+/// An incident's words as a table of 34 shows them.
+fn folded(text: &str) -> Vec<String> {
+    let says = Saying { message: text, fields: &[], cells: &[] };
+    let mut out = Vec::new();
+    let mut sink = TableSink::new(&mut out, NARROW);
+    sink.write(&Line { told: Told::Incident, ..line(Level::Info, &says) }).unwrap();
+    drop(sink);
+    String::from_utf8(out).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn words_are_folded_where_they_no_longer_fit() {
+    let (fits, longer, long) = ("b".repeat(15), "b".repeat(16), "a".repeat(40));
+    let first = "a".repeat(15);
+    assert_eq!(folded(&format!("{first} {fits}")), [format!("=> {first} {fits}")], "34 characters");
+    assert_eq!(folded(&format!("{first} {longer}")), [format!("=> {first}"), format!("   {longer}")]);
+    assert_eq!(folded(&long), [format!("=> {long}")], "a word is not cut");
+    assert_eq!(folded(&format!("a {long} b")), ["=> a".to_owned(), format!("   {long}"), "   b".to_owned()]);
+}
+
+#[test]
+fn a_row_that_is_too_long_keeps_what_a_line_may_have() {
+    let long = "x".repeat(2 * MAX_LINE);
+    let text = row(Style { wide: true, ..Style::default() }, &cells(["t", "p", "n", &long]));
+    assert!((MAX_LINE - 20..=MAX_LINE).contains(&text.len()), "{}", text.len());
+}
+
+#[test]
+fn what_the_stream_fails_to_flush_is_said() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+    let mut sink = TableSink::new(Full, Style::default());
+    assert_eq!(sink.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
+}

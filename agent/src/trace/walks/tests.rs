@@ -62,3 +62,114 @@ fn a_namespace_that_is_not_to_be_found_is_one_line() {
     let (who, held) = departure(&roots, netns::own(), None).unwrap();
     assert_eq!((who.as_str(), held.is_none()), ("this node", true));
 }
+
+#[test]
+fn a_walk_is_the_senders_where_that_is_a_pod() {
+    let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() };
+    let mut fields: Vec<Field<'_>> = fields("suspect");
+    assert_eq!(asked(Told::Incident, PROBE, &fields).unwrap().pod, None);
+    fields.iter_mut().find(|(field, _)| *field == "source_pod").unwrap().1 = Value::Pod(Some(&pod));
+    assert_eq!(asked(Told::Incident, PROBE, &fields).unwrap().pod.as_ref(), Some(&pod));
+}
+
+/// Where a test finds what was written.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::Error::other("flushed"))
+    }
+}
+
+fn walker(page: &Page, shared: &Arc<Shared>) -> Walker {
+    let nowhere = std::path::PathBuf::from("/nowhere");
+    let identity = crate::sink::Identity::new(Some("n".into()), None, None);
+    Walker {
+        shared: Arc::clone(shared),
+        roots: Roots { proc: nowhere.clone(), cgroup: nowhere.clone(), pod_logs: nowhere },
+        limits: Limits { packets: 1, time: Duration::from_secs(1) },
+        sink: Box::new(JsonSink::new(page.clone(), Arc::new(identity))),
+        says_lacks: false,
+    }
+}
+
+#[test]
+fn what_a_walk_found_is_a_further_line_of_its_incident() {
+    let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() };
+    let order = Order { pod: Some(pod), ..asked(Told::Incident, PROBE, &fields("suspect")).unwrap() };
+    let about = About {
+        who: "shop/web-0".into(),
+        to: "10.9.8.7 port 443".into(),
+        address: IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7)),
+        device: None,
+        tcp: None,
+    };
+    let out = Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };
+    let page = Page::default();
+    walker(&page, &Arc::default()).tell(&order, &out, &about);
+    let line = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+    let line = crate::sink::schema::check(line.trim_end());
+    let message = line["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(
+            "walk from shop/web-0 to 10.9.8.7 port 443: the path from shop/web-0 to 10.9.8.7 port 443 takes 1500 bytes"
+        ),
+        "{message}"
+    );
+    assert_eq!(line["trace_id"], order.trace_id.to_string());
+    assert_eq!(
+        [&line["probe"], &line["walk_from"], &line["finding"], &line["pod_name"]],
+        ["mtu", "shop/web-0", "path_clear", "web-0"]
+    );
+}
+
+/// A trace that ends makes no further walk, and says how many it did not make.
+#[tokio::test]
+async fn a_walk_that_the_end_overtakes_is_not_begun() {
+    let (stop, drain) = crate::shutdown::channel();
+    stop.start();
+    let shared = Arc::<Shared>::default();
+    let order = asked(Told::Incident, PROBE, &fields("suspect")).unwrap();
+    shared.queue().offer(order, Instant::now());
+    walker(&Page::default(), &shared).run(drain).await;
+    assert_eq!(shared.queue().text(), "no walk was made; 1 not made: the trace ended first");
+    let walks = Walks { shared, task: tokio::spawn(async {}) };
+    let text = walks.end().await;
+    assert_eq!(text, "no walk was made; 1 not made: the trace ended first");
+}
+
+/// One whose sender is gone fails, and the next one is not kept from its walk.
+#[tokio::test]
+async fn walks_that_cannot_be_made_are_counted() {
+    let (stop, drain) = crate::shutdown::channel();
+    let shared = Arc::<Shared>::default();
+    for last in [1, 2] {
+        let order = asked(Told::Incident, PROBE, &fields("suspect")).unwrap();
+        let to = IpAddr::V4(Ipv4Addr::new(10, 9, 8, last));
+        let order = Order { to, netns: None, trace_id: Span::root().trace_id, ..order };
+        shared.queue().offer(order, Instant::now());
+    }
+    let task = tokio::spawn(walker(&Page::default(), &shared).run(drain));
+    let failed = async {
+        while shared.queue().text() != "no walk was made; 2 could not be made" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap();
+    stop.start();
+    task.await.unwrap();
+}
+
+#[test]
+fn what_the_watched_sink_fails_to_flush_is_said() {
+    let identity = Arc::new(crate::sink::Identity::new(Some("n".into()), None, None));
+    let inner = Box::new(JsonSink::new(Page::default(), identity));
+    let mut watched = Watched { inner, shared: Arc::default() };
+    assert!(watched.flush().is_err());
+}

@@ -4,7 +4,7 @@ use super::*;
 use crate::links::{Esp, Far, Fragments, Ipsec, Policy, State};
 
 /// Why each device of this name is not judged.
-fn why(read: &[Namespace], subject: &str) -> Vec<String> {
+pub(super) fn why(read: &[Namespace], subject: &str) -> Vec<String> {
     let all = judge(read).not_judged.into_iter().filter(|one| one.subject == subject);
     all.map(|one| one.why.into_owned()).collect()
 }
@@ -73,7 +73,7 @@ fn of_wireguard_every_peers_way_counts() {
 }
 
 /// A pod of 1450 bytes with docker in it: `docker0`, a container behind `vjob`.
-fn docker(bridge: u32, port: u32, container: u32) -> Vec<Namespace> {
+pub(super) fn docker(bridge: u32, port: u32, container: u32) -> Vec<Namespace> {
     let far = Far { name: "eth0".to_owned(), mtu: container, up: true };
     let mut runner = pod(1, 3, 1450);
     runner.links.extend([
@@ -174,14 +174,14 @@ fn ipv6_is_off_below_its_least() {
     assert!(judge(&read(1300)).findings[0].fix.contains("IPv6, which needs 1280, is off on them then"));
 }
 
-const GCM: Esp = Esp { before: 36, proof: 16, block: 4 };
+pub(super) const GCM: Esp = Esp { before: 36, proof: 16, block: 4 };
 
-fn state(peer: &str, esp: Option<Esp>) -> State {
+pub(super) fn state(peer: &str, esp: Option<Esp>) -> State {
     let local = Some([192, 168, 1, 1].into());
     State { local, peer: peer.parse().unwrap(), reqid: 1, if_id: 0, mark: (0, 0), tunnel: true, esp }
 }
 
-fn policy(to: &str) -> Policy {
+pub(super) fn policy(to: &str) -> Policy {
     Policy {
         wraps: true,
         priority: 0,

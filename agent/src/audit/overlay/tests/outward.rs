@@ -223,3 +223,42 @@ fn a_subnet_is_pods_alone_only_where_nobody_else_can_be_on_it() {
     part[0].unread.push(Unread { what: "links", why: "there are too many".to_owned() });
     assert_eq!(of(&part, "10.244.1.9"), None);
 }
+
+#[test]
+fn a_subnet_is_that_of_a_bridge_and_no_links_own() {
+    let read = |kind: &str| {
+        let to = ["10.244.1.0/24", "169.254.9.0/24", "224.0.0.0/4", "fe80::/64", "ff00::/8"];
+        let routes = to.iter().map(|to| route(to, 9, None)).collect();
+        let port = Link { master: Some(9), ..near(10, 1, 1500) };
+        let mut pod = pod(1, 10, 1500);
+        // Neither is on the pod's own device: the other end of the second is number 2 elsewhere.
+        let far = Link { lower: Some(2), lower_netns: Some(NetnsId(9)), ..Link::up(6, "v", "veth", 1500) };
+        pod.links.extend([Link::up(5, "d0", "dummy", 1500), far]);
+        vec![host(vec![Link::up(9, "cni0", kind, 1500), port], routes), pod]
+    };
+    let of = |kind, address: &str| subnet_of_pods(&read(kind), address.parse().unwrap());
+    let subnet = Subnet { network: "10.244.1.0/24".parse().unwrap(), bridge: "cni0".to_owned() };
+    assert_eq!(of("bridge", "10.244.1.9"), Some(subnet));
+    assert_eq!(of("team", "10.244.1.9"), None, "it does not learn who is behind which port");
+    for address in ["169.254.9.9", "224.0.0.9", "fe80::9", "ff02::9"] {
+        assert_eq!(of("bridge", address), None, "{address}");
+    }
+}
+
+#[test]
+fn a_better_route_by_a_device_that_is_down_hides_no_other() {
+    let wlan0 = Link { up: false, ..Link::up(9, "wlan0", "physical", 1500) };
+    let mut read = node(vec![wlan0], vec![route("0.0.0.0/0", 9, Some("192.168.1.1"))]);
+    let routes = read[0].routes.as_mut().unwrap();
+    routes[0].metric = 600;
+    // Else its own network's route would lead there as well.
+    routes.remove(1);
+    read[0].links[0].mtu = 1400;
+    assert_eq!(said(&read), [(1400, "eth0".to_owned())]);
+}
+
+#[test]
+fn a_tunnel_leads_out_even_to_one_address() {
+    let tunl0 = over(Link::up(9, "tunl0", "ipip", 1480), tunnel(Encapsulation::Ipip));
+    assert_eq!(said(&node(vec![tunl0], vec![route("172.20.2.5/32", 9, None)])), [(1480, "tunl0".to_owned())]);
+}
