@@ -237,6 +237,17 @@ fn a_packet_in_udp_is_known_by_its_length() {
     }
 }
 
+/// What is above the length of the options is GUE's version and its control bit, no more words of them.
+#[test]
+fn the_longest_options_are_looked_behind_and_a_control_message_is_not() {
+    for (first, tunnel) in [(0x1f, Some(Tunnel::Gue)), (0x20, None), (0x21, None)] {
+        let options = Vec::from([0; 4]).repeat(usize::from(first));
+        let payload = [&[first, 4, 0, 0][..], &options, &whole(inner())].concat();
+        let bytes = [ipv4(UDP, 0x4000, POD, PEER), udp(6080, &payload)].concat();
+        assert_eq!(Quote::parse(&bytes).unwrap().inner.map(|inner| inner.tunnel), tunnel, "{first:#x}");
+    }
+}
+
 #[test]
 fn what_is_encrypted_is_told_from_what_is_not() {
     let outer = |protocol| ipv4(protocol, 0x4000, [192, 0, 2, 1], [192, 0, 2, 2]);

@@ -18,6 +18,12 @@ impl Attached {
         Self(Mutex::new(Programs { bpf: Some(bpf), missed: 0 }))
     }
 
+    /// Of an object that has gone, whose programs missed so many events.
+    #[cfg(test)]
+    pub(super) const fn gone(missed: u64) -> Self {
+        Self(Mutex::new(Programs { bpf: None, missed }))
+    }
+
     /// Detaches every program, once and for all. What they saw is in the ring and in the counts when this returns.
     pub fn detach(&self) {
         let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -160,4 +160,39 @@ mod tests {
             account.emitted + account.filtered + account.limited + account.ring_full + account.in_ring
         );
     }
+
+    /// Each event under one name, and none under another's.
+    #[test]
+    fn what_was_dropped_is_told_by_stage() {
+        let flow = Flow::default();
+        let ends = [
+            (Fate::Emitted, 1),
+            (Fate::Benign, 2),
+            (Fate::Filtered, 3),
+            (Fate::Undecoded, 4),
+            (Fate::Unwritten, 5),
+            (Fate::Merged, 6),
+        ];
+        for (fate, times) in ends {
+            for _ in 0..times {
+                flow.read();
+                flow.ended(fate);
+            }
+        }
+        let tally = Tally { passed: 9, seen: 1000, filtered: 70, limited: 80, ring_full: 90, uncounted: 8 };
+        let account = flow.account(tally);
+        assert_eq!((account.produced, account.emitted, account.in_ring), (1000, 1, 739));
+        assert_eq!(
+            account.dropped(),
+            [
+                ("limited", 80),
+                ("ring_full", 90),
+                ("undecoded", 4),
+                ("unwritten", 5),
+                ("benign", 2),
+                ("filtered", 73),
+                ("merged", 6),
+            ]
+        );
+    }
 }

@@ -95,6 +95,13 @@ impl Globals {
         self.0.iter().map(|(name, _)| *name)
     }
 
+    /// What a constant is set to.
+    #[cfg(test)]
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<u32> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
     /// Hands every constant to the loader. It keeps them for as long as it lives, so they are never freed: some hundred
     /// bytes an object.
     pub fn inject(self, loader: &mut EbpfLoader<'static>) {
@@ -130,3 +137,6 @@ pub fn in_byte(kernel: &Kernel, field: &str) -> Option<InByte> {
     let (offset, shift) = (bits.offset_bits / 8, bits.offset_bits % 8);
     (shift + bits.size_bits <= 8).then_some(InByte { offset, shift, bits: bits.size_bits })
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -22,3 +22,22 @@ pub fn knock(mut then: impl FnMut(SocketAddr) -> io::Result<()>) -> io::Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ports_of_this_host_are_knocked_at() {
+        let mut knocked = Vec::new();
+        let knock_at = |closed| {
+            knocked.push(closed);
+            Ok(())
+        };
+        knock(knock_at).unwrap();
+        assert_eq!(knocked.first().map(SocketAddr::ip), Some(Ipv4Addr::LOCALHOST.into()));
+        assert!(knocked.iter().all(|closed| closed.ip().is_loopback() && closed.port() != 0), "{knocked:?}");
+        let refused = knock(|_| Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+}

@@ -154,3 +154,76 @@ impl Reports {
         self.0.iter().filter_map(|report| report.up.as_ref().map(|up| (report, up)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_common::Tally;
+    use prometheus_client::encoding::text;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::probe::{Attach, Rung, Target};
+
+    const ATTACH: [Attach; 1] = [Attach { program: "free", target: Target::RawTracepoint("kfree_skb") }];
+    const LADDER: [Rung; 1] = [Rung { name: "raw_tp", loses: "", attach: &ATTACH }];
+    const HOOKS: [Hook; 2] = [
+        Hook { name: "kfree_skb", tells: "", module: None, provoked: true, ladder: &LADDER },
+        Hook { name: "icmp6_send", tells: "", module: None, provoked: true, ladder: &LADDER },
+    ];
+
+    /// Without which nobody can tell a quiet node from a probe that sees nothing.
+    #[test]
+    fn each_probe_tells_whether_it_is_up_and_what_became_of_its_events() {
+        let climbs = vec![
+            Climb { hook: &HOOKS[0], holds: Some(&LADDER[0]), refused: Vec::new() },
+            Climb { hook: &HOOKS[1], holds: None, refused: Vec::new() },
+        ];
+        let tally = |seen, passed| Tally { seen, passed, ..Tally::default() };
+        let account = Account {
+            produced: 20,
+            emitted: 1,
+            benign: 2,
+            filtered: 3,
+            limited: 4,
+            ring_full: 5,
+            undecoded: 0,
+            unwritten: 0,
+            merged: 0,
+            in_ring: 6,
+        };
+        let up = Up {
+            climbs,
+            tallies: Arc::new(move || vec![tally(20, 3), tally(0, 0)]),
+            account: Arc::new(move || account),
+            attached: Arc::new(Attached::gone(7)),
+        };
+        let reports = Reports(vec![Report { name: "drops", up: Some(up) }, Report::down("mtu")]);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(reports));
+        let mut scraped = String::new();
+        text::encode(&mut scraped, &registry).unwrap();
+        let series: Vec<&str> = scraped.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            series,
+            [
+                "probe_up{probe=\"drops\"} 1",
+                "probe_up{probe=\"mtu\"} 0",
+                "hook_rung{probe=\"drops\",hook=\"kfree_skb\",rung=\"raw_tp\"} 1",
+                "hook_rung{probe=\"drops\",hook=\"icmp6_send\",rung=\"none\"} 1",
+                "hook_events_total{probe=\"drops\",hook=\"kfree_skb\"} 23",
+                "hook_events_total{probe=\"drops\",hook=\"icmp6_send\"} 0",
+                "events_produced_total{probe=\"drops\"} 20",
+                "events_emitted_total{probe=\"drops\"} 1",
+                "events_dropped_total{probe=\"drops\",stage=\"limited\"} 4",
+                "events_dropped_total{probe=\"drops\",stage=\"ring_full\"} 5",
+                "events_dropped_total{probe=\"drops\",stage=\"undecoded\"} 0",
+                "events_dropped_total{probe=\"drops\",stage=\"unwritten\"} 0",
+                "events_dropped_total{probe=\"drops\",stage=\"benign\"} 2",
+                "events_dropped_total{probe=\"drops\",stage=\"filtered\"} 3",
+                "events_dropped_total{probe=\"drops\",stage=\"merged\"} 0",
+                "events_missed_total{probe=\"drops\"} 7",
+                "events_in_ring{probe=\"drops\"} 6",
+            ]
+        );
+    }
+}

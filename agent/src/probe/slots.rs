@@ -46,12 +46,17 @@ fn hinted(address: IpAddr) -> u64 {
     }
 }
 
+/// The word of the set that an address marks, and the bit in it.
+fn mark(address: IpAddr) -> (u32, u64) {
+    let hint = slot_hint(hinted(address));
+    (hint / u64::BITS, 1 << (hint % u64::BITS))
+}
+
 impl SlotMaps {
     /// Leaves an address's mark. It stays when the address is unbound: another's may be the same, and a mark too many
     /// costs a look-up, while one too few would lose a pod.
     fn hint(&mut self, address: IpAddr) -> Result<(), aya::maps::MapError> {
-        let hint = slot_hint(hinted(address));
-        let (word, bit) = (hint / u64::BITS, 1 << (hint % u64::BITS));
+        let (word, bit) = mark(address);
         let bits = self.hints.get(&word, 0)?;
         if bits & bit == 0 { self.hints.set(word, bits | bit, 0) } else { Ok(()) }
     }
@@ -84,5 +89,24 @@ impl PodSlots for SlotMaps {
 
     fn retire(&mut self, slot: Slot) {
         (self.retired)(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel side takes the numbers as they are in memory, and of IPv6 the exclusive or of both halves.
+    #[test]
+    fn an_address_marks_the_bit_that_the_kernel_side_looks_at() {
+        let four = |word: u32| IpAddr::from(word.to_ne_bytes());
+        let six = |words: [u64; 2]| {
+            let octets: Vec<u8> = words.into_iter().flat_map(u64::to_ne_bytes).collect();
+            IpAddr::from(<[u8; 16]>::try_from(octets).unwrap())
+        };
+        assert_eq!([four(0), four(1), four(u32::MAX)].map(hinted), [0, 1, 0xffff_ffff]);
+        assert_eq!([six([3, 2]), six([1 << 40, 5]), six([7, 7])].map(hinted), [1, 1 << 40 | 5, 0]);
+        // The upper 16 bits of 2^64 by the golden ratio: 0x9e37 is 632 words and 55 bits.
+        assert_eq!([four(0), four(1), six([3, 2])].map(mark), [(0, 1), (632, 1 << 55), (632, 1 << 55)]);
     }
 }

@@ -162,4 +162,46 @@ mod tests {
         assert_eq!(names.ranks(), [1, 0]);
         assert_eq!(names.text(2), Err(fmt::Error));
     }
+
+    /// A table goes by the uppermost and the lowest bits: rows that share them are looked up one by one.
+    #[test]
+    fn rows_that_differ_little_are_hashed_apart() {
+        let hash = |write: &dyn Fn(&mut Mix)| {
+            let mut mix = Mix::default();
+            write(&mut mix);
+            mix.finish()
+        };
+        let distinct = |hashes: &[u64], part: fn(u64) -> u64| {
+            let mut parts: Vec<u64> = hashes.iter().map(|hash| part(*hash)).collect();
+            parts.sort_unstable();
+            parts.dedup();
+            parts.len()
+        };
+        let mut hashes = Vec::new();
+        for pod in 0..64 {
+            for labels in 0..32 {
+                for end in 0..2 {
+                    hashes.push(hash(&|mix| {
+                        mix.write_u32(pod);
+                        mix.write_isize(end);
+                        mix.write_u32(labels);
+                    }));
+                }
+            }
+        }
+        assert_eq!(distinct(&hashes, |hash| hash), 4096);
+        assert_eq!(distinct(&hashes, |hash| hash >> 57), 128);
+        // Of numbers by chance 4096 are 2589.
+        let lowest = distinct(&hashes, |hash| hash & 0xfff);
+        assert!(lowest > 2000, "{lowest}");
+        let each = [
+            hash(&|mix| mix.write_u8(1)),
+            hash(&|mix| mix.write_u8(2)),
+            hash(&|mix| mix.write_isize(3)),
+            hash(&|mix| mix.write_u32(4)),
+            hash(&|mix| mix.write(&[1, 2])),
+            hash(&|mix| mix.write(&[2, 1])),
+        ];
+        assert_eq!(distinct(&each, |hash| hash), 6, "{each:x?}");
+    }
 }

@@ -62,8 +62,10 @@ impl<V: Evidence<Self>> Event for Said<V> {
         Level::Warn
     }
 
+    /// 2 is of somebody.
     fn subjects(&self) -> Ends<[Option<Subject>; 2]> {
-        Ends::default()
+        let [seven, eight] = [7, 8].map(|inode| Some(Subject::Netns(inode)).filter(|_| self.0 == 2));
+        Ends { source: [eight, seven], destination: [None, eight] }
     }
 
     /// 3 is another conversation with the cause of 1.
@@ -151,6 +153,25 @@ impl FindPod for NoPods {
     fn find_pod(&self, _: Subject, _: SystemTime) -> Option<Arc<Pod>> {
         None
     }
+}
+
+/// One pod's namespace has the number 7.
+struct OnePod;
+
+impl FindPod for OnePod {
+    fn find_pod(&self, subject: Subject, _: SystemTime) -> Option<Arc<Pod>> {
+        let pod = || Pod { namespace: "shop".into(), name: "web".into(), uid: "1".into() };
+        (subject == Subject::Netns(7)).then(|| Arc::new(pod()))
+    }
+}
+
+#[test]
+fn an_end_is_whose_the_first_subject_that_is_somebodys_is() {
+    let (mut path, _) = path::<()>(Kept::default());
+    path.pods = Arc::new(OnePod);
+    let pods = path.enrich(&Said(2, PhantomData));
+    assert_eq!((pods.source.map(|pod| pod.name.clone()), pods.destination), (Some("web".to_owned()), None));
+    assert_eq!(path.enrich(&Said(1, PhantomData)), Pods::default());
 }
 
 /// Keeps what each line says, and when all of them left.

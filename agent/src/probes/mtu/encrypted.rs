@@ -13,17 +13,22 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// The policies of the agent's own network namespace: a node's, where the agent uses the host's network.
 #[derive(Default)]
-pub(super) struct Policies(Option<(Instant, Option<Ipsec>)>);
+pub(super) struct Policies(pub(super) Option<(Instant, Option<Ipsec>)>);
 
 impl Policies {
     /// Adds to an event what encrypts its packets. Only what may become a verdict is looked up.
     pub(super) fn look_up(&mut self, event: &mut TooBig) {
+        self.look_up_in(event, ipsec);
+    }
+
+    /// The same, of policies that `read` reads where none are known or they are too old.
+    pub(super) fn look_up_in(&mut self, event: &mut TooBig, read: impl FnOnce() -> Option<Ipsec>) {
         if event.stall().is_none() || event.fate == Fate::Ordinary {
             return;
         }
         let ends = event.source().zip(event.destination());
-        let read = self.0.take().filter(|(at, _)| at.elapsed() < FRESH);
-        let (_, known) = self.0.insert(read.unwrap_or_else(|| (Instant::now(), ipsec())));
+        let fresh = self.0.take().filter(|(at, _)| at.elapsed() < FRESH);
+        let (_, known) = self.0.insert(fresh.unwrap_or_else(|| (Instant::now(), read())));
         let found = known.as_ref().zip(ends).and_then(|(known, (source, to))| known.wrapping(source, to));
         event.wrapping = found.map(Arc::new);
     }

@@ -311,6 +311,9 @@ fn veth_peer(kernel: &Kernel) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Roots;
+    use crate::probe::globals::ABSENT;
+    use crate::probe::globals::tests::kernel;
 
     #[test]
     fn a_function_ends_where_the_next_begins() {
@@ -333,5 +336,41 @@ mod tests {
         {
             assert_eq!(mask(from, bits), wanted, "{bits} bits from {from}");
         }
+    }
+
+    /// A bitfield is read by the word that it is in, whose bits are counted from the lowest.
+    #[test]
+    fn bitfields_are_told_by_their_words() {
+        for (pmtu_bits, summed_bits, pmtu, summed) in
+            [(31, 2, 12, [12, 3 << 3]), (30, 3, ABSENT, [ABSENT, 1])]
+        {
+            let kernel = kernel(
+                &[
+                    ("rtable", &[("rt_pmtu", "", 3 * 32 + 1, pmtu_bits)]),
+                    ("sk_buff", &[("ip_summed", "", 12 * 8 + 3, summed_bits)]),
+                    ("icsk_mtup", &[("enabled", "", 32 + 31, 1)]),
+                    ("inet_connection_sock", &[("icsk_mtup", "icsk_mtup", 10 * 32, 0)]),
+                ],
+                &[],
+            );
+            let mut set = Globals::default();
+            globals(&kernel, &mut set);
+            let value = |name| set.value(name).unwrap();
+            assert_eq!(value("RTABLE_PMTU"), pmtu);
+            assert_eq!(["SKB_IP_SUMMED", "IP_SUMMED"].map(value), summed);
+            assert_eq!(["ICSK_MTU_PROBING", "MTU_PROBING_ENABLED"].map(value), [44, 1 << 31]);
+            // Without its prototype nothing is known of a tracepoint.
+            assert_eq!(["HAS_REASON", "HAS_ERROR", "REASON_NETFILTER"].map(value), [0, 0, NO_REASON]);
+        }
+    }
+
+    /// The numbers are the running kernel's: each release has others.
+    #[test]
+    fn reasons_are_told_by_their_names() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/kernel");
+        let mut set = Globals::default();
+        globals(&Kernel::load_from(Roots::under(&root)), &mut set);
+        let names = ["HAS_REASON", "REASON_NOT_SPECIFIED", "REASON_SOCKET_FILTER", "REASON_SOCKET_RCVBUFF"];
+        assert_eq!(names.map(|name| set.value(name)), [1, 2, 5, 6].map(Some));
     }
 }

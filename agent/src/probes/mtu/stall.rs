@@ -315,3 +315,61 @@ fn before(at: SystemTime, jiffies: u64, hertz: u32) -> SystemTime {
     let ago = Duration::from_millis(jiffies.saturating_mul(1000) / u64::from(hertz.max(1)));
     at.checked_sub(ago).unwrap_or(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many milliseconds after some moment.
+    fn at(milliseconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds)
+    }
+
+    /// Stuck since 1 s, its last copy but one sent at 3 s, seen at 4 s; of what arrived nothing was sent since.
+    fn suspect() -> Suspect {
+        Suspect {
+            ports: (Some(4000), Some(443)),
+            destination: Some([198, 51, 100, 2].into()),
+            at: at(4_000),
+            since: at(1_000),
+            vanished: at(3_000),
+            arrived: at(0),
+            received: 0,
+            talks: 0,
+            never_passed: true,
+        }
+    }
+
+    /// Clocks and ticks need not agree: what is within the margin is the same moment.
+    #[test]
+    fn a_segment_goes_on_if_it_is_seen_later_and_was_sent_before() {
+        let goes_on =
+            |seen, since| suspect().goes_on(&Suspect { at: at(seen), since: at(since), ..suspect() });
+        for (seen, since, wanted) in [
+            (4_000, 1_000, false),
+            (4_050, 1_000, false),
+            (4_051, 1_000, true),
+            (9_000, 3_999, true),
+            (9_000, 4_000, false),
+            (3_000, 5_000, false),
+        ] {
+            assert_eq!(goes_on(seen, since), wanted, "seen at {seen}, sent at {since}");
+        }
+    }
+
+    /// Something small of the other must have arrived after this one was stuck, and before a copy of this one vanished.
+    #[test]
+    fn a_peer_lives_if_it_took_something_between_two_that_vanish() {
+        let with = |other: Suspect| (suspect().lived_with(&other), other.lived_with(&suspect()));
+        let arrived = |milliseconds| Suspect { arrived: at(milliseconds), ..suspect() };
+        for (milliseconds, wanted) in
+            [(1_050, false), (1_051, true), (2_000, true), (2_949, true), (2_950, false), (3_020, false)]
+        {
+            assert_eq!(with(arrived(milliseconds)), (wanted, wanted), "it arrived at {milliseconds}");
+        }
+        let passed = Suspect { never_passed: false, ..arrived(2_000) };
+        assert_eq!(with(passed), (false, false), "a full one did pass");
+        let another = Suspect { destination: Some([198, 51, 100, 3].into()), ..arrived(2_000) };
+        assert_eq!(with(another), (false, false), "another peer");
+    }
+}

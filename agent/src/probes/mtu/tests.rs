@@ -11,7 +11,12 @@ use super::verdict::Findings;
 use crate::kernel::{Kernel, Roots};
 use crate::probe::{Event as _, Evidence as _, Pods, Value};
 
+mod counted;
+mod encrypted;
 mod joined;
+mod lines;
+mod news;
+mod places;
 mod stalls;
 mod summed;
 mod sure;
@@ -74,10 +79,14 @@ fn decoder() -> Decoder {
 }
 
 fn event(record: &MtuRecord) -> TooBig {
+    decoded(&decoder(), record)
+}
+
+fn decoded(decoder: &Decoder, record: &MtuRecord) -> TooBig {
     // SAFETY: a record is integers without padding.
     let bytes =
         unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<MtuRecord>()) };
-    decoder().decode(bytes).unwrap()
+    decoder.decode(bytes).unwrap()
 }
 
 /// What these events add up to: finding, what fits, and the words.
@@ -164,6 +173,23 @@ fn what_is_no_packet_is_not_believed() {
 fn a_record_of_another_kind_or_length_is_none_of_ours() {
     assert!(decoder().decode(&[0; 8]).is_err());
     assert!(decoder().decode(&[0; size_of::<MtuRecord>()]).is_err(), "kind 0");
+}
+
+/// Of a packet that is freed the place is told, and why only of a message: of what is too large that is known.
+#[test]
+fn where_a_packet_dies_is_named_and_why_a_message_does() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/kernel");
+    let decoder = Decoder::new(&Kernel::load_from(Roots::under(&root)));
+    let (place, not_specified) = (0xffff_ffff_8100_0450, 2);
+    for (kind, location, function, reason) in [
+        (Kind::Lost, place, Some("ip_rcv_core"), Some("NOT_SPECIFIED")),
+        (Kind::Lost, 0, None, Some("NOT_SPECIFIED")),
+        (Kind::Oversize, place, Some("ip_rcv_core"), None),
+    ] {
+        let record = MtuRecord { location, reason: not_specified, ..record(kind, 1400) };
+        let event = decoded(&decoder, &record);
+        assert_eq!((event.function.as_deref(), event.reason.as_deref()), (function, reason), "{kind:?}");
+    }
 }
 
 fn ipv4([a, b, c, d]: [u8; 4]) -> [u8; 16] {

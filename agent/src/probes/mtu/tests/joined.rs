@@ -92,8 +92,42 @@ fn numbers_that_both_were_told_make_one_path_flap() {
     let (ours, theirs) = ([told(1300), told(1400)], [told(1280), told(1400)]);
     for text in [joined(&ours, &theirs), joined(&theirs, &ours)] {
         assert!(text.starts_with("Text(\"flapping_mtu\") Number(1280)"), "{text}");
+        assert!(text.contains(" now 1280, now 1400 bytes"), "{text}");
     }
     let none: [MtuRecord; 0] = [];
     assert!(joined(&[told(1300), told(1400)], &none).starts_with("Text(\"small_hop\")"), "one rise is none");
     assert!(joined(&none, &[told(1300), told(1400)]).starts_with("Text(\"small_hop\")"));
+    let flaps = [1300, 1400, 1280, 1400].map(told);
+    let text = joined(&none, &flaps);
+    assert!(text.contains(" now 1280, now 1400 bytes"), "nothing was told before: {text}");
+}
+
+/// What proves a black hole in one proves it in both, with all that either knows of it.
+#[test]
+fn stuck_connections_of_both_are_summed_up() {
+    let stall = Stall { sacked: 1, longest_run: 104, ..stuck() };
+    let proof = stalled(4000, Fate::BlackHole, stall);
+    let later = MtuRecord { ktime_ns: proof.ktime_ns + 3_000_000_000, ..proof };
+    let more = MtuRecord { stall: Stall { longest_run: 300, ..stall }, ..later };
+    let suspect = stalled(4001, Fate::Suspect, stuck());
+    for (ours, theirs, wanted) in [
+        (suspect, proof, "for 1.4 s and never acknowledged, while smaller ones (up to 104 bytes) arrive"),
+        (proof, suspect, "for 1.4 s and never acknowledged, while smaller ones (up to 104 bytes) arrive"),
+        (proof, more, "for 4.4 s and never acknowledged, while smaller ones (up to 300 bytes) arrive"),
+        (more, proof, "for 4.4 s and never acknowledged, while smaller ones (up to 300 bytes) arrive"),
+    ] {
+        let text = joined(&[ours], &[theirs]);
+        assert!(text.starts_with("Text(\"black_hole\")") && text.contains(wanted), "{text}");
+    }
+    // Neither proves it, and one of each together do.
+    let lives = stalled(4001, Fate::Suspect, Stall { arrived: 1_000_000, ..stuck() });
+    let mut both = findings(&[proof_of_nothing()]);
+    both.absorb(findings(&[lives]));
+    both.add(&event(&proof_of_nothing()), &Pods::default());
+    assert_eq!(both.verdict().unwrap().fields[0].1, Value::Text("black_hole".into()));
+}
+
+/// A connection that is stuck, and no more is known.
+fn proof_of_nothing() -> MtuRecord {
+    stalled(4000, Fate::Suspect, stuck())
 }

@@ -8,7 +8,7 @@ use crate::probe::counts::{Counts, Source, Sum};
 use crate::probes::mtu::labels::{MtuRows, summary};
 
 /// What the kernel would hold.
-struct Held(Vec<(MtuKey, Sum)>);
+pub(super) struct Held(pub(super) Vec<(MtuKey, Sum)>);
 
 impl Source<MtuKey> for Held {
     fn rows(&self) -> Vec<(MtuKey, Sum)> {
@@ -24,7 +24,7 @@ impl Source<MtuKey> for Held {
     }
 }
 
-fn row(kind: Kind, fate: Fate, ip_version: u8, source: u16, events: u64) -> (MtuKey, Sum) {
+pub(super) fn row(kind: Kind, fate: Fate, ip_version: u8, source: u16, events: u64) -> (MtuKey, Sum) {
     let key = MtuKey { kind: kind as u8, ip_version, source, destination: 0, fate: fate as u8, zero: 0 };
     (key, Sum { events, bytes: 0, limited: 0 })
 }

@@ -55,6 +55,7 @@ fn how_sure_a_verdict_is_follows_what_became_of_the_message() {
     let far = MtuRecord { sender: ipv4([198, 51, 100, 2]), ..received(Fate::Learned) };
     let small = MtuRecord { route: device("eth0", "veth", 1300), ..record(Kind::Oversize, 1300) };
     let nowhere = MtuRecord { route: Device::default(), ..record(Kind::Oversize, 0) };
+    let incomplete = record(Kind::Incomplete, 0);
     for (records, finding, confidence) in [
         (vec![received(Fate::Unknown)], "small_hop", "low"),
         (vec![received(Fate::Unknown), received(Fate::Unknown)], "small_hop", "low"),
@@ -68,6 +69,10 @@ fn how_sure_a_verdict_is_follows_what_became_of_the_message() {
         (vec![nowhere], "silent_drop", "medium"),
         (vec![received(Fate::NoSocket)], "stray_message", "high"),
         (vec![lost(Fate::Filtered, Stage::Forward, 0)], "messages_lost", "high"),
+        (vec![incomplete], "fragments_lost", "low"),
+        (vec![incomplete; 2], "fragments_lost", "medium"),
+        (vec![incomplete; 3], "fragments_lost", "high"),
+        (vec![incomplete; 4], "fragments_lost", "high"),
     ] {
         let found = fields(&records, ["finding", "confidence", "count"]);
         let wanted = [finding, confidence].map(|text| Value::Text(text.into()));

@@ -11,25 +11,25 @@ const WORDS: &str = include_str!("words.txt");
 
 type Case = (&'static str, Vec<TooBig>, Pods);
 
-fn named(name: &str) -> Arc<Pod> {
+pub(super) fn named(name: &str) -> Arc<Pod> {
     Arc::new(Pod { namespace: "shop".into(), name: name.into(), uid: name.into() })
 }
 
-fn nobody() -> Pods {
+pub(super) fn nobody() -> Pods {
     Pods::default()
 }
 
-fn web() -> Pods {
+pub(super) fn web() -> Pods {
     Pods { source: Some(named("web")), destination: None }
 }
 
 /// The sender is elsewhere.
-fn db() -> Pods {
+pub(super) fn db() -> Pods {
     Pods { source: None, destination: Some(named("db")) }
 }
 
 /// UDP `fd00::a` port 40000 to `fd00::b` port 443, 1,448 bytes.
-fn six(record: &MtuRecord) -> MtuRecord {
+pub(super) fn six(record: &MtuRecord) -> MtuRecord {
     let mut record = *record;
     record.header = [0; HEADER];
     record.header[..8].copy_from_slice(&[0x60, 0, 0, 0, 5, 0x80, 17, 64]);
@@ -50,7 +50,7 @@ fn outer(record: &MtuRecord, protocol: u8, inside: &[&[u8]]) -> MtuRecord {
 }
 
 /// The packet in VXLAN between nodes.
-fn in_vxlan(record: &MtuRecord) -> MtuRecord {
+pub(super) fn in_vxlan(record: &MtuRecord) -> MtuRecord {
     let udp = [0x80, 0, 0x21, 0x18, 0, 0, 0, 0];
     let frame = [8, 0, 0, 0, 0, 0, 1, 0, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 8, 0];
     outer(record, 17, &[&udp, &frame, &PACKET])
