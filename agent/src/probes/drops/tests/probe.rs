@@ -4,8 +4,8 @@ use agent_common::Tally;
 use agent_common::drops::DropKey;
 
 use super::*;
-use crate::incident::Span;
 use crate::kernel::Roots;
+use crate::probe::Span;
 use crate::probe::counts::{Source, Sum};
 
 /// A kernel without BTF, whose tracepoint names two reasons.
