@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn of_networksare_compared_as_the_kernel_side_has_them() {
+    fn networks_are_compared_as_the_kernel_side_has_them() {
         for (net, inside, outside) in [
             ("10.1.2.3/32", "10.1.2.3", "10.1.2.2"),
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
@@ -187,14 +187,14 @@ mod tests {
             filter.set(&mut globals);
             ["FILTER_NETWORKS", "FILTER_INTERFACES", "FILTER_PORTS"].map(|name| globals.value(name).unwrap())
         };
-        for (of_networks, interfaces, ports, is_whole, counts) in [
+        for (ranges, interfaces, ports, is_whole, counts) in [
             (0, 0, &[][..], true, [0, 0, 0]),
             (16, 1, &[], true, [16, 1, 0]),
             (1, 16, &[80, 443], true, [1, 16, 1]),
             (17, 2, &[80], false, [0, 2, 1]),
             (2, 17, &[], false, [2, 0, 0]),
         ] {
-            let filter = PacketFilter::new(&networks(of_networks), ports, &names(interfaces));
+            let filter = PacketFilter::new(&networks(ranges), ports, &names(interfaces));
             assert_eq!((filter.is_whole(), set(&filter)), (is_whole, counts));
             assert_eq!(filter.is_empty(), counts == [0; 3]);
         }
