@@ -305,8 +305,6 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("NETFILTER_DROP", function) if RULES.contains(&function) => harmful(Class::Policy),
         // There is a route, and the device that it came in by does not forward (net/ipv4/route.c, net/ipv6/ip6_output.c).
         ("IP_INADDRERRORS", "ip_error" | "ip6_forward") => harmful(Class::ForwardingOff),
-        // What a host prohibits, and where there are no reasons no route as well.
-        ("NOT_SPECIFIED", "ip_error") => harmful(Class::Routing),
         // Where the next hop cannot be noted down, and there are no reasons.
         ("", "ip_finish_output2" | "ip6_finish_output2") => harmful(Class::NeighbourTable),
         _ => return None,
