@@ -268,6 +268,8 @@ impl PacketDrop {
             (_, "dst_discard" | "dst_discard_out") => Some(Refused::Discarded),
             (_, function) if TUNNELS.contains(&function) => Some(Refused::NoTunnel),
             (_, "xfrm_input") => Some(Refused::Ipsec),
+            (_, "wg_xmit") => Some(Refused::NoPeer),
+            (_, "wg_packet_purge_staged_packets") => Some(Refused::NoHandshake),
             _ => None,
         }
     }

@@ -125,3 +125,36 @@ fn what_comes_in_a_tunnel_and_no_tunnel_takes() {
         }
     }
 }
+
+/// WireGuard knows no way there, and then one to a peer that does not answer.
+#[test]
+fn a_wireguard_peer_that_is_not_there() {
+    const PEER: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    if !has_module("wireguard") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.host.ip("link add wg0 type wireguard\naddr add 10.97.5.1/24 dev wg0\nlink set wg0 up\n");
+    let trace = scene.trace("drops");
+    let lost = |class: &str, port: u16| {
+        scene.web.netns.inside(|| udp(([10, 97, 5, 2], port).into(), 1, 10));
+        if class == "neighbour" {
+            // It gives up after a minute and a half, or when its device goes.
+            scene.host.ip("link set wg0 down\n");
+        }
+        trace.expect_class(class, |line| line["destination_port"] == port && line["interface"] == "wg0")
+    };
+    let event = lost("routing", 7730);
+    assert!(
+        event["message"].as_str().unwrap().contains("no WireGuard peer has its destination"),
+        "{event:#}"
+    );
+    assert!(fix(&event).ends_with("`wg show wg0`"), "{event:#}");
+    scene.host.run(
+        "wg",
+        &["set", "wg0", "peer", PEER, "allowed-ips", "10.97.5.0/24", "endpoint", "10.97.9.2:51820"],
+    );
+    let event = lost("neighbour", 7731);
+    assert!(event["message"].as_str().unwrap().contains("does not answer the handshake"), "{event:#}");
+    assert_eq!(event["harm"], "harmful", "{event:#}");
+}

@@ -305,6 +305,8 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("NETFILTER_DROP", function) if RULES.contains(&function) => harmful(Class::Policy),
         // There is a route, and the device that it came in by does not forward (net/ipv4/route.c, net/ipv6/ip6_output.c).
         ("IP_INADDRERRORS", "ip_error" | "ip6_forward") => harmful(Class::ForwardingOff),
+        // What waits for a handshake that does not come; of queues the reason alone says that they were emptied.
+        (_, "wg_packet_purge_staged_packets") => harmful(Class::Neighbour),
         // Where the next hop cannot be noted down, and there are no reasons.
         ("", "ip_finish_output2" | "ip6_finish_output2") => harmful(Class::NeighbourTable),
         _ => return None,

@@ -199,7 +199,7 @@ pub(super) const PLACES: Table = &[
         &[
             "ip_error", "ip_rcv_finish_core", "ip6_pkt_drop", "ip6_pkt_discard", "ip6_pkt_discard_out",
             "ip6_pkt_prohibit", "ip6_pkt_prohibit_out", "__ip_queue_xmit", "ip_route_me_harder",
-            "dst_discard", "dst_discard_out", "vxlan_xmit", "vxlan_xmit_one",
+            "dst_discard", "dst_discard_out", "vxlan_xmit", "vxlan_xmit_one", "wg_xmit",
         ],
     ),
     (harmful(Class::Routing), &TUNNELS),

@@ -50,6 +50,10 @@ pub enum Refused {
     NoTunnel,
     /// IPsec has no state for it, or finds it wrong.
     Ipsec,
+    /// No peer of the WireGuard device may have it.
+    NoPeer,
+    /// Its WireGuard peer has not answered.
+    NoHandshake,
 }
 
 impl About<'_> {
@@ -107,6 +111,9 @@ impl Class {
             Self::Fragment => "other fragments of its packet never came".into(),
             Self::Memory => "no memory for it".into(),
             Self::TcpState => "TCP did not expect it in the connection's state".into(),
+            Self::Neighbour if about.refused == Some(Refused::NoHandshake) => {
+                "its WireGuard peer does not answer the handshake".into()
+            }
             Self::Neighbour => "the next hop does not answer ARP or neighbour discovery".into(),
             Self::NeighbourTable => "the neighbour table has no room for the next hop".into(),
             Self::Teardown => "left in the queue of something that was closed".into(),
@@ -173,6 +180,10 @@ impl Class {
             Self::TcpState => {
                 "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`".into()
             }
+            Self::Neighbour if about.refused == Some(Refused::NoHandshake) => format!(
+                "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
+            )
+            .into(),
             Self::Neighbour => {
                 format!("see that the next hop is up and has that address: `ip neigh show dev {device}`").into()
             }
@@ -364,7 +375,10 @@ fn routing(about: &About<'_>) -> &'static str {
             Some(Refused::NoTunnel) => {
                 "no tunnel device here takes it: its key, VNI or addresses are those of none"
             }
-            Some(Refused::Ipsec) | None => "no route to its destination",
+            Some(Refused::NoPeer) => {
+                "no WireGuard peer has its destination among its allowed IPs, or that peer has no endpoint"
+            }
+            Some(Refused::Ipsec | Refused::NoHandshake) | None => "no route to its destination",
         },
     }
 }
@@ -391,7 +405,11 @@ fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
             Some(Refused::NoTunnel) => {
                 "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each".into()
             }
-            Some(Refused::PerhapsByRoute | Refused::Ipsec) | None => {
+            Some(Refused::NoPeer) => format!(
+                "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
+            )
+            .into(),
+            Some(Refused::PerhapsByRoute | Refused::Ipsec | Refused::NoHandshake) | None => {
                 "add the route (`ip route get ADDRESS` tells what there is)".into()
             }
         },

@@ -81,11 +81,14 @@ fn told() -> Vec<String> {
         ("perhaps refused by a route", Refused::PerhapsByRoute),
         ("discarded", Refused::Discarded),
         ("without a tunnel", Refused::NoTunnel),
+        ("without a peer", Refused::NoPeer),
     ] {
         told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
     }
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
+    let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
+    told.push(case(Class::Neighbour, "WireGuard", unanswered));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let chain =
