@@ -269,6 +269,8 @@ impl PacketDrop {
             (_, function) if TUNNELS.contains(&function) => Some(Refused::NoTunnel),
             (_, "xfrm_input") => Some(Refused::Ipsec),
             (_, "wg_xmit") => Some(Refused::NoPeer),
+            (_, "ovs_dp_process_packet") => Some(Refused::NoFlow),
+            (_, "ovs_vport_send") => Some(Refused::SmallPort),
             (_, "wg_packet_purge_staged_packets") => Some(Refused::NoHandshake),
             _ => None,
         }

@@ -147,7 +147,9 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
 /// Linux calls a martian nothing, nor a route that refuses: the place alone tells, and then no new route helps.
 #[test]
 fn what_refuses_is_told_by_its_place() {
-    use Refused::{ByRoute, Discarded, Ipsec, Martian, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute};
+    use Refused::{
+        ByRoute, Discarded, Ipsec, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute, SmallPort,
+    };
     let unnamed = Some("NOT_SPECIFIED");
     for (reason, function, wanted) in [
         (unnamed, Some("ip_rcv_finish_core"), Some(Martian)),
@@ -170,6 +172,8 @@ fn what_refuses_is_told_by_its_place() {
         (None, Some("tunnel4_rcv"), Some(NoTunnel)),
         (unnamed, Some("xfrm_input"), Some(Ipsec)),
         (unnamed, Some("wg_xmit"), Some(NoPeer)),
+        (unnamed, Some("ovs_dp_process_packet"), Some(NoFlow)),
+        (None, Some("ovs_vport_send"), Some(SmallPort)),
         (Some("QUEUE_PURGE"), Some("wg_packet_purge_staged_packets"), Some(NoHandshake)),
     ] {
         let packet = but(|packet| {

@@ -64,11 +64,12 @@ pub(super) const REASONS: Table = &[
         harmful(Class::Policy),
         &[
             "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "XFRM_POLICY", "TC_EGRESS", "TC_INGRESS",
-            "TC_RECLASSIFY_LOOP", "XDP", "SECURITY_HOOK", "TAP_FILTER", "TAP_TXFILTER", "PSP_INPUT",
-            "PSP_OUTPUT",
+            "OVS_DROP_LAST_ACTION", "OVS_DROP_EXPLICIT", "OVS_DROP_EXPLICIT_WITH_ERROR",
+            "OVS_DROP_ACTION_ERROR", "OVS_DROP_METER", "TC_RECLASSIFY_LOOP", "XDP", "SECURITY_HOOK",
+            "TAP_FILTER", "TAP_TXFILTER", "PSP_INPUT", "PSP_OUTPUT",
         ],
     ),
-    (harmful(Class::Netfilter), &["NETFILTER_DROP"]),
+    (harmful(Class::Netfilter), &["NETFILTER_DROP", "OVS_DROP_CONNTRACK"]),
     (harmful(Class::NoSocket), &["NO_SOCKET", "IP_NOPROTO"]),
     (harmful(Class::ReversePath), &["IP_RPFILTER"]),
     (harmful(Class::Ipv6Off), &["IPV6DISABLED"]),
@@ -81,7 +82,7 @@ pub(super) const REASONS: Table = &[
             "IP_INVALID_DEST", "IP_LOCALNET", "NO_TX_TARGET", "VXLAN_VNI_NOT_FOUND", "TUNNEL_TXINFO",
         ],
     ),
-    (harmful(Class::Ttl), &["TCP_MINTTL", "IPV6_NDISC_HOP_LIMIT"]),
+    (harmful(Class::Ttl), &["OVS_DROP_IP_TTL", "TCP_MINTTL", "IPV6_NDISC_HOP_LIMIT"]),
     (
         harmful(Class::Queue),
         &[
@@ -138,7 +139,7 @@ pub(super) const PLACES: Table = &[
             "ip_fragment", "ip_do_fragment", "ip6_fragment", "__dev_forward_skb", "__dev_forward_skb2",
             "____dev_forward_skb", "dev_forward_skb", "dev_forward_skb_nomtu", "br_dev_queue_push_xmit",
             // A bridge that shows its packets to netfilter, as Kubernetes asks for (br_netfilter, bridge conntrack).
-            "br_nf_dev_queue_xmit", "br_nf_ip_fragment", "nf_br_ip_fragment",
+            "br_nf_dev_queue_xmit", "br_nf_ip_fragment", "nf_br_ip_fragment", "ovs_vport_send",
         ],
     ),
     (
@@ -200,6 +201,7 @@ pub(super) const PLACES: Table = &[
             "ip_error", "ip_rcv_finish_core", "ip6_pkt_drop", "ip6_pkt_discard", "ip6_pkt_discard_out",
             "ip6_pkt_prohibit", "ip6_pkt_prohibit_out", "__ip_queue_xmit", "ip_route_me_harder",
             "dst_discard", "dst_discard_out", "vxlan_xmit", "vxlan_xmit_one", "wg_xmit",
+            "ovs_dp_process_packet",
         ],
     ),
     (harmful(Class::Routing), &TUNNELS),

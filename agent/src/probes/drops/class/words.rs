@@ -54,6 +54,10 @@ pub enum Refused {
     NoPeer,
     /// Its WireGuard peer has not answered.
     NoHandshake,
+    /// Open vSwitch knows no flow for it, and nobody to ask for one.
+    NoFlow,
+    /// The port of Open vSwitch that it was to leave by takes less.
+    SmallPort,
 }
 
 impl About<'_> {
@@ -78,6 +82,9 @@ impl Class {
         match self {
             Self::Mtu if about.told => {
                 "larger than the tunnel or path takes, and the kernel made a message to its sender about that".into()
+            }
+            Self::Mtu if about.refused == Some(Refused::SmallPort) => {
+                "larger than the port of Open vSwitch that it was to leave by takes, and nobody is told".into()
             }
             Self::Mtu => "larger than the next device or route takes".into(),
             Self::Policy => policy(about).into(),
@@ -131,6 +138,9 @@ impl Class {
             return Some(proven_fix(evidence, about).into());
         }
         Some(match self {
+            Self::Mtu if about.refused == Some(Refused::SmallPort) => {
+                "give all ports of the bridge and who sends through it one MTU: `dmesg` names the port and both sizes (dropped over-mtu packet), `ip link` each MTU".into()
+            }
             Self::Mtu => "`r2c-agent trace mtu` names the device and the size that fits; set the sender's MTU to it".into(),
             Self::Policy => policy_fix(about),
             Self::Netfilter => {
@@ -326,6 +336,11 @@ fn policy(about: &About<'_>) -> &'static str {
         "TC_RECLASSIFY_LOOP" => "filters or queues of its device (tc) sent it round without end",
         "XDP" => "an XDP program refused it",
         "XFRM_POLICY" => "an IPsec policy refused it",
+        "OVS_DROP_LAST_ACTION" | "OVS_DROP_EXPLICIT" => {
+            "a flow of Open vSwitch drops it (the network plugin writes them)"
+        }
+        "OVS_DROP_EXPLICIT_WITH_ERROR" | "OVS_DROP_ACTION_ERROR" => "a flow of Open vSwitch failed on it",
+        "OVS_DROP_METER" => "a meter of Open vSwitch lets no more pass",
         "SECURITY_HOOK" => "a security module refused it",
         "PSP_INPUT" | "PSP_OUTPUT" => "the connection demands encryption (PSP), and it has none",
         _ if about.refused == Some(Refused::Ipsec) => {
@@ -345,6 +360,10 @@ fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
         "TC_RECLASSIFY_LOOP" => format!("`tc qdisc show dev {device}`, `tc filter show dev {device}` and the same with `ingress` and `egress` show what reclassifies or redirects it").into(),
         "XDP" => format!("`bpftool net show dev {device}` names the program").into(),
         "XFRM_POLICY" => "`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it".into(),
+        "OVS_DROP_METER" => "`ovs-ofctl -O OpenFlow13 meter-stats BRIDGE` shows which; raise its rate".into(),
+        reason if reason.starts_with("OVS_DROP_") => {
+            "`ovs-dpctl dump-flows` shows the flow, `ovs-appctl ofproto/trace` and the plugin's policies why it is there".into()
+        }
         "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
         "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
         _ if about.refused == Some(Refused::Ipsec) => {
@@ -378,7 +397,10 @@ fn routing(about: &About<'_>) -> &'static str {
             Some(Refused::NoPeer) => {
                 "no WireGuard peer has its destination among its allowed IPs, or that peer has no endpoint"
             }
-            Some(Refused::Ipsec | Refused::NoHandshake) | None => "no route to its destination",
+            Some(Refused::NoFlow) => {
+                "Open vSwitch has no flow for it, and ovs-vswitchd, which it asks for one, is down or too busy"
+            }
+            _ => "no route to its destination",
         },
     }
 }
@@ -409,7 +431,10 @@ fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
                 "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
             )
             .into(),
-            Some(Refused::PerhapsByRoute | Refused::Ipsec | Refused::NoHandshake) | None => {
+            Some(Refused::NoFlow) => {
+                "see that ovs-vswitchd runs and keeps up: `ovs-appctl upcall/show`, and `lost` in `ovs-dpctl show`".into()
+            }
+            _ => {
                 "add the route (`ip route get ADDRESS` tells what there is)".into()
             }
         },

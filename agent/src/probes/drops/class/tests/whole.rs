@@ -30,7 +30,8 @@ const REASONS: [(Class, &[&str]); 3] = [
         Class::Policy,
         &[
             "SOCKET_FILTER", "BPF_CGROUP_EGRESS", "TC_INGRESS", "TC_EGRESS", "TC_RECLASSIFY_LOOP", "XDP",
-            "XFRM_POLICY", "SECURITY_HOOK", "PSP_INPUT", "PSP_OUTPUT", "NETFILTER_DROP",
+            "XFRM_POLICY", "SECURITY_HOOK", "PSP_INPUT", "PSP_OUTPUT", "NETFILTER_DROP", "OVS_DROP_EXPLICIT",
+            "OVS_DROP_ACTION_ERROR", "OVS_DROP_METER",
         ],
     ),
     (
@@ -82,11 +83,14 @@ fn told() -> Vec<String> {
         ("discarded", Refused::Discarded),
         ("without a tunnel", Refused::NoTunnel),
         ("without a peer", Refused::NoPeer),
+        ("without a flow", Refused::NoFlow),
     ] {
         told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
     }
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
+    let small_port = About { refused: Some(Refused::SmallPort), ..ON_ETH7 };
+    told.push(case(Class::Mtu, "Open vSwitch", small_port));
     let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
     told.push(case(Class::Neighbour, "WireGuard", unanswered));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
