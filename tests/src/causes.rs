@@ -34,6 +34,7 @@ mod size;
 mod tables;
 mod tunnels;
 mod underlay;
+mod vswitch;
 
 /// Where nobody listens: what is sent there is the last drop that a test makes.
 const LAST: u16 = 7799;

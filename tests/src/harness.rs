@@ -13,6 +13,7 @@ pub(crate) mod agent;
 pub(crate) mod crowd;
 pub(crate) mod lab;
 pub(crate) mod netns;
+pub(crate) mod ovs;
 pub(crate) mod packet;
 pub(crate) mod pod;
 pub(crate) mod scrape;

@@ -32,7 +32,6 @@ pub mod row;
 pub mod summary;
 
 use crate::kernel::reasons::Reasons;
-use class::tables::TUNNELS;
 use class::words::{About, Refused};
 use class::{Class, Harm, Verdict};
 use decode::Decoder;
@@ -243,36 +242,12 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
-            refused: self.refused(),
+            refused: self
+                .place
+                .as_ref()
+                .and_then(|place| Refused::by_place(self.reason.as_deref(), &place.function)),
             is_answer: self.is_answer(),
             evidence: self.evidence.as_ref(),
-        }
-    }
-
-    /// What refused it, as its place tells. Of IPv4's input (`ip_route_input_slow`) what has no reason of its own is an address
-    /// that may not be seen there, and of `ip_error` what is not for want of a route is for one that refuses it.
-    fn refused(&self) -> Option<Refused> {
-        let function = self.place.as_ref().map(|place| &*place.function)?;
-        match (self.reason.as_deref(), function) {
-            (Some("NOT_SPECIFIED"), "ip_rcv_finish_core" | "ip_rcv_finish") => Some(Refused::Martian),
-            (Some("NOT_SPECIFIED"), "ip_error") => Some(Refused::ByRoute),
-            (None, "ip_error")
-            | (
-                _,
-                "ip6_pkt_drop"
-                | "ip6_pkt_discard"
-                | "ip6_pkt_discard_out"
-                | "ip6_pkt_prohibit"
-                | "ip6_pkt_prohibit_out",
-            ) => Some(Refused::PerhapsByRoute),
-            (_, "dst_discard" | "dst_discard_out") => Some(Refused::Discarded),
-            (_, function) if TUNNELS.contains(&function) => Some(Refused::NoTunnel),
-            (_, "xfrm_input") => Some(Refused::Ipsec),
-            (_, "wg_xmit") => Some(Refused::NoPeer),
-            (_, "ovs_dp_process_packet") => Some(Refused::NoFlow),
-            (_, "ovs_vport_send") => Some(Refused::SmallPort),
-            (_, "wg_packet_purge_staged_packets") => Some(Refused::NoHandshake),
-            _ => None,
         }
     }
 

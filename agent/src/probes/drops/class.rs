@@ -4,7 +4,7 @@ use agent_common::drops::circumstance as fact;
 
 use crate::probe::Level;
 
-pub(super) mod tables;
+mod tables;
 pub mod words;
 
 use tables::{

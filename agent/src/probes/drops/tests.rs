@@ -179,7 +179,7 @@ fn what_refuses_is_told_by_its_place() {
         let packet = but(|packet| {
             (packet.reason, packet.place) = (reason.map(Into::into), function.map(place));
         });
-        assert_eq!(packet.refused(), wanted, "{reason:?} in {function:?}");
+        assert_eq!(packet.about_class(None).refused, wanted, "{reason:?} in {function:?}");
     }
 }
 

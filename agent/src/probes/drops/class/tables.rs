@@ -31,7 +31,7 @@ pub(super) const FORWARDED_BY_BRIDGE: [&str; 4] =
 pub(super) const FROM_DEVICES: [&str; 4] = ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"];
 
 /// Where a tunnel's packet ends that no tunnel device takes.
-pub(in super::super) const TUNNELS: [&str; 9] = [
+pub(super) const TUNNELS: [&str; 9] = [
     "gre_rcv", "tunnel4_rcv", "tunnel64_rcv", "tunnelmpls4_rcv", "tunnel6_rcv", "tunnel46_rcv",
     "tunnelmpls6_rcv", "vxlan_rcv", "geneve_udp_encap_recv",
 ];

@@ -1,0 +1,117 @@
+//! What the evidence proves, and what cures that.
+
+use super::About;
+use crate::kernel::limits::{Chain, Fill, Loss, Policed};
+use crate::probes::drops::evidence::Evidence;
+
+/// What the evidence says, as the end of a sentence.
+pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
+    match evidence {
+        Evidence::Neighbours(Fill { entries, limit }) => format!(
+            "the neighbour table is full: {entries} entries of {limit} (net.{}.neigh.default.gc_thresh3)",
+            about.family()
+        ),
+        Evidence::Conntrack(Fill { entries, limit }) => format!(
+            "conntrack's table is full: {entries} connections of {limit} (net.netfilter.nf_conntrack_max)"
+        ),
+        Evidence::Invalid(chains) if chains.is_empty() => {
+            "a rule refused it, and conntrack knows no connection of it: it may call it INVALID (it has not seen the connection begin, by an asymmetric path, or has forgotten it)".to_owned()
+        }
+        Evidence::Invalid(chains) => format!(
+            "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it has not seen the connection begin (an asymmetric path), or has forgotten it",
+            named(chains)
+        ),
+        Evidence::NotTranslated(expected) => format!(
+            "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
+        ),
+        Evidence::Burst(burst) => format!(
+            "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
+            about.frame,
+            about.device()
+        ),
+        Evidence::Loses(loss) => format!(
+            "the network emulator (netem) of {} loses packets on purpose ({}), or its queue was full",
+            about.device(),
+            match loss {
+                Loss::Random(share) => format!("loss {}%", percent(*share)),
+                Loss::Model => "by a model of loss".to_owned(),
+            }
+        ),
+        Evidence::Policer { length, less } => format!(
+            "a packet of {length} bytes is more than the policer of {} ever lets pass ({})",
+            about.device(),
+            of_policer(*less, |what, bytes| format!("{what} {bytes}"), ", ")
+        ),
+    }
+}
+
+/// What an operator can do about it.
+pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
+    match evidence {
+        Evidence::Neighbours(Fill { limit, .. }) => format!(
+            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`, and more if it fills up again",
+            2 * limit,
+            family = about.family()
+        ),
+        Evidence::Conntrack(Fill { limit, .. }) => format!(
+            "`sysctl -w net.netfilter.nf_conntrack_max={}`, and more if it fills up again; `conntrack -L` shows who fills it",
+            2 * limit
+        ),
+        Evidence::Invalid(chains) => {
+            let first = if chains.is_empty() {
+                String::new()
+            } else {
+                format!(": look first in chain {}", named(chains))
+            };
+            format!(
+                "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`){first}"
+            )
+        }
+        Evidence::NotTranslated(expected) => format!(
+            "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
+        ),
+        // Room for a full frame of the device, with its link header.
+        Evidence::Burst(_) => format!(
+            "give the token bucket of {} a burst of {} bytes or more (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
+            about.device(),
+            about.frame.max(about.mtu + 14)
+        ),
+        Evidence::Loses(_) => format!(
+            "`tc qdisc del dev {device} root`, if no test wants it (`tc -s qdisc show dev {device}`)",
+            device = about.device()
+        ),
+        Evidence::Policer { length, less } => {
+            let whole = (*length).max(about.mtu + 14);
+            // `tc` cuts a burst to whole microseconds: at 10 Gbit/s one is 1250 bytes.
+            let enough = if less.burst.is_some() { 2 * whole } else { whole };
+            format!(
+                "give the policer of {} {} of {enough} bytes or more (`tc actions replace action police`, with the index that `tc filter show` tells)",
+                about.device(),
+                of_policer(
+                    *less,
+                    |what, _| format!("{} {what}", if what == "mtu" { "an" } else { "a" }),
+                    " and "
+                )
+            )
+        }
+    }
+}
+
+/// What of a policer is less, as `say` says it.
+fn of_policer(less: Policed, say: impl Fn(&str, u32) -> String, between: &str) -> String {
+    let both = [("burst", less.burst), ("mtu", less.mtu)];
+    let said = both.into_iter().filter_map(|(what, bytes)| bytes.map(|bytes| say(what, bytes)));
+    said.collect::<Vec<_>>().join(between)
+}
+
+/// A share of 2^32, rounded to hundredths of a percent.
+fn percent(share: u32) -> f64 {
+    (f64::from(share) / f64::from(u32::MAX) * 10_000.0).round() / 100.0
+}
+
+/// Chains by name, any of which it may be.
+fn named(chains: &[Chain]) -> String {
+    let named =
+        chains.iter().map(|Chain { family, table, name }| format!("{name} (nft table {family} {table})"));
+    named.collect::<Vec<_>>().join(" or ")
+}
