@@ -139,8 +139,8 @@ fn a_wireguard_peer_that_is_not_there() {
     let lost = |class: &str, port: u16| {
         scene.web.netns.inside(|| udp(([10, 97, 5, 2], port).into(), 1, 10));
         if class == "neighbour" {
-            // It gives up after a minute and a half, or when its device goes.
-            scene.host.ip("link set wg0 down\n");
+            // It gives up after a minute and a half, or when its peer goes.
+            scene.host.run("wg", &["set", "wg0", "peer", PEER, "remove"]);
         }
         trace.expect_class(class, |line| line["destination_port"] == port && line["interface"] == "wg0")
     };

@@ -50,7 +50,7 @@ fn what_open_vswitch_drops() {
 
     scene.host.ip("link set pb mtu 1400\n");
     assert!(scene.is_answered_of(BEHIND, 1300) && !scene.is_answered_of(BEHIND, 1472));
-    expect("mtu", "larger than the port of Open vSwitch that it was to leave by takes", "one MTU");
+    expect("routing", "the port of Open vSwitch that it was to leave by takes less", "one MTU");
     scene.host.ip("link set pb mtu 1500\n");
     assert!(scene.is_answered_of(BEHIND, 1472), "cured by the MTU");
 

@@ -148,7 +148,7 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
 #[test]
 fn what_refuses_is_told_by_its_place() {
     use Refused::{
-        ByRoute, Discarded, Ipsec, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute, SmallPort,
+        ByRoute, Discarded, Ipsec, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute, Port,
     };
     let unnamed = Some("NOT_SPECIFIED");
     for (reason, function, wanted) in [
@@ -173,7 +173,9 @@ fn what_refuses_is_told_by_its_place() {
         (unnamed, Some("xfrm_input"), Some(Ipsec)),
         (unnamed, Some("wg_xmit"), Some(NoPeer)),
         (unnamed, Some("ovs_dp_process_packet"), Some(NoFlow)),
-        (None, Some("ovs_vport_send"), Some(SmallPort)),
+        (None, Some("ovs_vport_send"), Some(Port)),
+        (unnamed, Some("do_execute_actions"), Some(Port)),
+        (Some("OVS_DROP_EXPLICIT"), Some("do_execute_actions"), None),
         (Some("QUEUE_PURGE"), Some("wg_packet_purge_staged_packets"), Some(NoHandshake)),
     ] {
         let packet = but(|packet| {

@@ -139,7 +139,7 @@ pub(super) const PLACES: Table = &[
             "ip_fragment", "ip_do_fragment", "ip6_fragment", "__dev_forward_skb", "__dev_forward_skb2",
             "____dev_forward_skb", "dev_forward_skb", "dev_forward_skb_nomtu", "br_dev_queue_push_xmit",
             // A bridge that shows its packets to netfilter, as Kubernetes asks for (br_netfilter, bridge conntrack).
-            "br_nf_dev_queue_xmit", "br_nf_ip_fragment", "nf_br_ip_fragment", "ovs_vport_send",
+            "br_nf_dev_queue_xmit", "br_nf_ip_fragment", "nf_br_ip_fragment",
         ],
     ),
     (
@@ -201,7 +201,7 @@ pub(super) const PLACES: Table = &[
             "ip_error", "ip_rcv_finish_core", "ip6_pkt_drop", "ip6_pkt_discard", "ip6_pkt_discard_out",
             "ip6_pkt_prohibit", "ip6_pkt_prohibit_out", "__ip_queue_xmit", "ip_route_me_harder",
             "dst_discard", "dst_discard_out", "vxlan_xmit", "vxlan_xmit_one", "wg_xmit",
-            "ovs_dp_process_packet",
+            "ovs_dp_process_packet", "ovs_vport_send", "do_execute_actions",
         ],
     ),
     (harmful(Class::Routing), &TUNNELS),

@@ -58,8 +58,8 @@ pub enum Refused {
     NoHandshake,
     /// Open vSwitch knows no flow for it, and nobody to ask for one.
     NoFlow,
-    /// The port of Open vSwitch that it was to leave by takes less.
-    SmallPort,
+    /// The port of Open vSwitch that it was to leave by takes less, or takes nothing.
+    Port,
 }
 
 impl Refused {
@@ -83,7 +83,8 @@ impl Refused {
             (_, "xfrm_input") => Self::Ipsec,
             (_, "wg_xmit") => Self::NoPeer,
             (_, "ovs_dp_process_packet") => Self::NoFlow,
-            (_, "ovs_vport_send") => Self::SmallPort,
+            // The first ends in a jump to what frees, so that this seems to be done by its caller.
+            (None | Some("NOT_SPECIFIED"), "ovs_vport_send" | "do_execute_actions") => Self::Port,
             (_, "wg_packet_purge_staged_packets") => Self::NoHandshake,
             _ => return None,
         })
@@ -112,9 +113,6 @@ impl Class {
         match self {
             Self::Mtu if about.told => {
                 "larger than the tunnel or path takes, and the kernel made a message to its sender about that".into()
-            }
-            Self::Mtu if about.refused == Some(Refused::SmallPort) => {
-                "larger than the port of Open vSwitch that it was to leave by takes, and nobody is told".into()
             }
             Self::Mtu => "larger than the next device or route takes".into(),
             Self::Policy => policy(about).into(),
@@ -168,9 +166,6 @@ impl Class {
             return Some(proven::fix(evidence, about).into());
         }
         Some(match self {
-            Self::Mtu if about.refused == Some(Refused::SmallPort) => {
-                "give all ports of the bridge and who sends through it one MTU: `dmesg` names the port and both sizes (dropped over-mtu packet), `ip link` each MTU".into()
-            }
             Self::Mtu => "`r2c-agent trace mtu` names the device and the size that fits; set the sender's MTU to it".into(),
             Self::Policy => policy_fix(about),
             Self::Netfilter => {
@@ -319,6 +314,9 @@ fn routing(about: &About<'_>) -> &'static str {
             Some(Refused::NoFlow) => {
                 "Open vSwitch has no flow for it, and ovs-vswitchd, which it asks for one, is down or too busy"
             }
+            Some(Refused::Port) => {
+                "the port of Open vSwitch that it was to leave by takes less, and tells nobody, or is down"
+            }
             _ => "no route to its destination",
         },
     }
@@ -352,6 +350,9 @@ fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
             .into(),
             Some(Refused::NoFlow) => {
                 "see that ovs-vswitchd runs and keeps up: `ovs-appctl upcall/show`, and `lost` in `ovs-dpctl show`".into()
+            }
+            Some(Refused::Port) => {
+                "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
             }
             _ => {
                 "add the route (`ip route get ADDRESS` tells what there is)".into()

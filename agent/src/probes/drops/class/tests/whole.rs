@@ -84,13 +84,12 @@ fn told() -> Vec<String> {
         ("without a tunnel", Refused::NoTunnel),
         ("without a peer", Refused::NoPeer),
         ("without a flow", Refused::NoFlow),
+        ("without a port", Refused::Port),
     ] {
         told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
     }
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
-    let small_port = About { refused: Some(Refused::SmallPort), ..ON_ETH7 };
-    told.push(case(Class::Mtu, "Open vSwitch", small_port));
     let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
     told.push(case(Class::Neighbour, "WireGuard", unanswered));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
