@@ -242,13 +242,17 @@ impl PacketDrop {
             frame: evidence::frame(&self.record),
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
-            refused: self
-                .place
-                .as_ref()
-                .and_then(|place| Refused::by_place(self.reason.as_deref(), &place.function)),
+            refused: self.refused(),
             is_answer: self.is_answer(),
             evidence: self.evidence.as_ref(),
         }
+    }
+
+    /// What refused it, as the place tells it, and for IPsec what it is.
+    fn refused(&self) -> Option<Refused> {
+        let refused = Refused::by_place(self.reason.as_deref(), &self.place.as_ref()?.function)?;
+        let is_plain = refused == Refused::Ipsec && evidence::is_ip_in_ip(self.record.protocol);
+        Some(if is_plain { Refused::NoTunnel } else { refused })
     }
 
     /// Whether it goes from a port that servers have to one that the kernel gives to who asks (`net.ipv4.ip_local_port_range`

@@ -37,6 +37,11 @@ pub enum Evidence {
     },
 }
 
+/// Whether an IP packet is right behind the IP header: IPv4 or IPv6.
+pub(super) const fn is_ip_in_ip(protocol: u8) -> bool {
+    matches!(protocol, 4 | 41)
+}
+
 /// Where evidence is looked for.
 pub(super) struct Sources {
     pub(super) limits: Limits,
@@ -53,6 +58,10 @@ pub(super) fn gather(
     from: Option<SocketAddr>,
     verdict: Verdict,
 ) -> (Verdict, Option<Evidence>) {
+    // IPsec takes tunnels of plain IP as well, where its devices' modules are loaded: what no tunnel takes ends there.
+    if function == "xfrm_input" && is_ip_in_ip(record.protocol) {
+        return (Verdict { class: Class::Routing, ..verdict }, None);
+    }
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {

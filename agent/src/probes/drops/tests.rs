@@ -183,6 +183,13 @@ fn what_refuses_is_told_by_its_place() {
         });
         assert_eq!(packet.about_class(None).refused, wanted, "{reason:?} in {function:?}");
     }
+    for (protocol, wanted) in [(4, NoTunnel), (41, NoTunnel), (50, Ipsec), (17, Ipsec)] {
+        let packet = but(|packet| {
+            (packet.reason, packet.place) = (unnamed.map(Into::into), Some(place("xfrm_input")));
+            packet.record.protocol = protocol;
+        });
+        assert_eq!(packet.refused(), Some(wanted), "{protocol}");
+    }
 }
 
 #[test]

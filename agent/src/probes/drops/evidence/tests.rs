@@ -1,5 +1,7 @@
 //! What tables, queues and sockets say of why a packet died, and when they are asked.
 
+use std::path::Path;
+
 use super::*;
 use crate::kernel::limits::Queueing;
 
@@ -214,6 +216,23 @@ fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
     assert_eq!(gathered(None, queue, Class::Queue, Harm::Benign), None);
     assert_eq!(gathered(None, queue, Class::NoCarrier, Harm::Harmful), None);
     assert_eq!(gathered(None, ring, Class::Queue, Harm::Harmful), None, "another queue");
+}
+
+/// Where IPsec's devices are, plain tunnels end at its door.
+#[test]
+fn a_plain_tunnels_packet_that_ipsec_refuses_is_no_policy() {
+    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let refused = Verdict { class: Class::Policy, harm: Harm::Harmful };
+    for (protocol, function, class) in [
+        (4, "xfrm_input", Class::Routing),
+        (41, "xfrm_input", Class::Routing),
+        (50, "xfrm_input", Class::Policy),
+        (4, "nft_do_chain", Class::Policy),
+    ] {
+        let record = DropRecord { protocol, ..record(100, 0) };
+        let told = gather(&sources, &record, "NOT_SPECIFIED", function, None, refused);
+        assert_eq!(told, (Verdict { class, ..refused }, None), "{protocol} in {function}");
+    }
 }
 
 /// Only where a socket waits for another: else nobody listens, and that is all.
