@@ -81,9 +81,10 @@ impl<'a> Underlay<'a> {
         let (hop, tip) = build(lab);
         hop.ip("link set hb mtu 1500
 ");
+        // Before what puts fragments together again: on 6.1 that is there once Open vSwitch is loaded.
         hop.batch(
             "nft",
-            "add table inet hole\nadd chain inet hole it { type filter hook forward priority 0; }\n\
+            "add table inet hole\nadd chain inet hole it { type filter hook prerouting priority -450; }\n\
              add rule inet hole it ip frag-off & 0x3fff != 0 drop\n",
         );
         lab.router.ip(&format!("link set rh mtu {takes}\n"));
