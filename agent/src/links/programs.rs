@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(body(7, 9), wanted);
     }
 
-    /// Whoever may not ask is told so.
+    /// Without the right to ask, the answer is an error: also no program.
     #[test]
     fn a_device_that_is_not_there_has_no_program() {
         assert!(!has_tcx(u32::MAX >> 1).unwrap_or(false));

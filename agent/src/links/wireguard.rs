@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn no_more_peers_are_kept_than_there_is_room_for() {
-        // One peer of which nothing is said.
+        // One peer without attributes.
         let list =
             [&8_u16.to_ne_bytes()[..], &0x8008_u16.to_ne_bytes(), &4_u16.to_ne_bytes(), &[0; 2]].concat();
         let message = [&[0, 1, 0, 0][..], &list].concat();

@@ -213,7 +213,7 @@ fn how_sure_a_verdict_is_goes_by_what_was_lost_and_seen() {
             Some(1390),
         ),
         (
-            "a hole, of which nothing is known to pass",
+            "a hole without a size that is known to pass",
             Outcome { passes: Some(1401), ..hole(2, Some(3)) },
             Finding::BlackHole,
             Low,
