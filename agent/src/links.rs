@@ -18,6 +18,7 @@ mod read;
 mod route;
 mod socket;
 mod tunnel;
+mod way;
 mod wireguard;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod tests;
 pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
 pub use netns::{Place, Unread};
 pub use read::{ReadError, Wants, read};
+pub use way::towards;
 
 /// The device that an `RTM_NEWLINK` tells of, by what is behind its netlink header; `None` if it has no number.
 #[must_use]

@@ -32,7 +32,15 @@ pub(super) fn question(target: Option<NetnsId>) -> Vec<u8> {
 
 /// The body of `RTM_GETLINK` for one device of another namespace.
 pub(super) fn question_of(target: NetnsId, index: u32) -> Vec<u8> {
-    let mut body = question(Some(target));
+    numbered(question(Some(target)), index)
+}
+
+/// The body of `RTM_GETLINK` for one device of this namespace.
+pub(super) fn question_by(index: u32) -> Vec<u8> {
+    numbered(question(None), index)
+}
+
+fn numbered(mut body: Vec<u8>, index: u32) -> Vec<u8> {
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body
 }

@@ -49,8 +49,8 @@ pub struct About {
     pub to: String,
     /// Its address.
     pub address: IpAddr,
-    /// The first device, if it is known.
-    pub device: Option<String>,
+    /// The first device.
+    pub device: String,
     /// What a plain connection to the port showed, if there is a port.
     pub tcp: Option<Tcp>,
 }
@@ -228,7 +228,7 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
 }
 
 fn clear(out: &Outcome, about: &About) -> Verdict {
-    let device = shown(about.device.as_deref()).unwrap_or("its first device".into());
+    let device = shown(&about.device).unwrap_or("its first device");
     Verdict {
         finding: Finding::PathClear,
         confidence: if is_smooth(out) { Confidence::High } else { Confidence::Medium },
@@ -349,15 +349,14 @@ fn set_mtu(about: &About, mtu: u32) -> String {
             "mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it"
         );
     }
-    let device = shown(about.device.as_deref());
-    let command =
-        device.as_ref().map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
-    let device = device.unwrap_or("interface".into());
+    let device = shown(&about.device);
+    let command = device.map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
+    let device = device.unwrap_or("interface");
     format!("set the MTU of {who}'s {device}, or of its route to {address}, to {mtu}{command}")
 }
 
 /// A device's name as it may stand in a command: a pod chooses names, and a shell would obey some.
-fn shown(device: Option<&str>) -> Option<String> {
+fn shown(device: &str) -> Option<&str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    device.filter(|name| name.chars().all(is_plain) && !name.starts_with('-')).map(str::to_owned)
+    (device.chars().all(is_plain) && !device.starts_with('-')).then_some(device)
 }

@@ -148,7 +148,7 @@ impl Says for VerdictLine<'_> {
             ("size_dies", number(out.dies)),
             ("says_mtu", number(*says)),
             ("before_hop", number(out.edge.and_then(|edge| edge.before))),
-            ("device", about.device.as_deref().map_or(Value::Absent, |name| Value::Interface(name.into()))),
+            ("device", Value::Interface(about.device.as_str().into())),
             ("device_mtu", Value::Number(out.first.into())),
             ("destination", Value::Text((&*about.to).into())),
             ("destination_ip", Value::Ip(about.address)),
@@ -198,7 +198,7 @@ mod tests {
             who: "shop/web".into(),
             to: "10.0.0.9:443".into(),
             address: router(9),
-            device: Some("eth0".into()),
+            device: "eth0".into(),
             tcp: None,
         }
     }

@@ -25,7 +25,7 @@ fn walked_within(path: &mut Path, limits: Limits) -> (Outcome, Verdict) {
         who: "shop/web-0".into(),
         to: "10.64.99.9".into(),
         address: Path::destination(),
-        device: Some("eth0".into()),
+        device: "eth0".into(),
         tcp: None,
     };
     let verdict = judge(&out, &about);

@@ -262,7 +262,7 @@ mod tests {
             who: "this node".to_owned(),
             to: "192.0.2.1".to_owned(),
             address: IpAddr::from([192, 0, 2, 1]),
-            device: None,
+            device: "eth0".into(),
             tcp: None,
         };
         let out =
@@ -287,7 +287,7 @@ mod tests {
             who: "w".to_owned(),
             to: "t".to_owned(),
             address: IpAddr::from([192, 0, 2, 1]),
-            device: None,
+            device: "eth0".into(),
             tcp: None,
         };
         let clear = || Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };

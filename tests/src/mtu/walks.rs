@@ -15,7 +15,7 @@ use crate::stalls::{Muted, full_pipe};
 
 use super::black_hole::{PASSES, Server, swallow, way};
 use super::ladder::trace;
-use super::{has, of, v4};
+use super::{Watch, has, of, v4};
 
 /// A connection of `web` with full segments under way and nothing else: nothing smaller is acknowledged, ever.
 fn fill(lab: &Lab, server: &mut Server, to: SocketAddr) -> TcpStream {
@@ -48,6 +48,7 @@ fn a_suspect_is_walked_to_from_its_sender() {
     let underlay = way(&lab);
     let _swallows = swallow(&underlay.hop);
     let to = v4([10, 99, 8, 3], 7920);
+    let watch = Watch::new(&lab);
     let mut server = Server::start(underlay.tip(), to.port());
     let mut agents =
         [&["--walk", "-o", "json"][..], &["--walk"], &["-o", "json"]].map(|args| trace(&lab, args));
@@ -85,6 +86,8 @@ fn a_suspect_is_walked_to_from_its_sender() {
     for agent in &mut agents[..2] {
         assert!(ended(agent).starts_with("1 walk was made"), "{}", agent.stderr.text());
     }
+    let refused = watch.counted("r2c_mtu_events_total", &[("event", "refused")]);
+    assert_eq!(refused, 0, "a walk that is refused a datagram puts the blame on the pod that it walks from");
     let walks = agents[0].stdout.text().matches("\"walk_from\"").count();
     assert_eq!(walks, 1, "one an incident: {}", agents[0].stdout.text());
 }

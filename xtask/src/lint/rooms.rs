@@ -56,7 +56,7 @@ const ROOMS: [Room; 12] = [
     },
     Room {
         name: "path",
-        doors: &["pod", "sink"],
+        doors: &["links", "pod", "sink"],
         never: &["agent_common", "aya", "clap", "k8s_openapi", "kube", "prometheus_client", "tokio"],
     },
     // The verbs may use everything; see COMMANDS for who may use them.

@@ -47,7 +47,7 @@ fn a_claim_that_cannot_be_does_not_say_what_fits() {
         who: "this node".into(),
         to: "x".into(),
         address: Path::destination(),
-        device: None,
+        device: "eth0".into(),
         tcp: None,
     };
     let verdict = judge(&out, &about);
@@ -62,7 +62,7 @@ fn names_that_a_shell_would_obey_are_in_no_command() {
             who: "this node".into(),
             to: "x".into(),
             address: Path::destination(),
-            device: Some(name.into()),
+            device: name.into(),
             tcp: Some(Tcp::Silent),
         };
         let fix = judge(&out, &about).fix.unwrap();
@@ -78,7 +78,7 @@ fn no_device_is_set_below_what_ipv6_needs() {
         who: "this node".into(),
         to: "fd64::9".into(),
         address: IpAddr::V6(Ipv6Addr::LOCALHOST),
-        device: Some("eth0".into()),
+        device: "eth0".into(),
         tcp: None,
     };
     let verdict = judge(&out, &about);

@@ -20,7 +20,7 @@ fn about() -> About {
         who: "shop/web".into(),
         to: format!("{FAR}:443"),
         address: ip(FAR),
-        device: Some("eth0".into()),
+        device: "eth0".into(),
         tcp: None,
     }
 }
@@ -54,9 +54,8 @@ fn hole(after: u8, before: Option<u8>) -> Outcome {
 
 fn cases() -> Vec<(&'static str, Outcome, About)> {
     let six = About { to: "[fd00::9]:443".into(), address: ip("fd00::9"), ..about() };
-    let unnamed = About { device: None, ..about() };
-    let hostile = About { device: Some("a;reboot".into()), ..about() };
-    let option = About { device: Some("-x".into()), ..about() };
+    let hostile = About { device: "a;reboot".into(), ..about() };
+    let option = About { device: "-x".into(), ..about() };
     let tcp = About { tcp: Some(Tcp::Connects { mss: None, path_mtu: None }), ..about() };
     let mute = Outcome { reached: false, ..small(Some(2), Some("10.0.2.1")) };
     let clear = Outcome { passes: Some(1500), ..out() };
@@ -72,7 +71,6 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
     vec![
         ("a hop", small(Some(2), Some("10.0.2.1")), about()),
         ("a hop, IPv6", small(Some(2), Some("fd00::2")), six.clone()),
-        ("a hop, no device", small(Some(2), Some("10.0.2.1")), unnamed.clone()),
         ("a hop, a device that a shell would obey", small(Some(2), Some("10.0.2.1")), hostile.clone()),
         ("a hop, a device that is an option", small(Some(2), Some("10.0.2.1")), option),
         ("a hop at no known distance", small(None, Some("10.0.2.1")), about()),
@@ -81,7 +79,6 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
         ("a tunnel at no known distance", small(None, Some(FAR)), about()),
         ("a hop, and nobody answers behind it", mute, about()),
         ("a black hole", hole(2, Some(3)), about()),
-        ("a black hole, no device", hole(2, Some(3)), unnamed),
         ("a black hole, IPv6", hole(2, Some(3)), six.clone()),
         ("a black hole at 1280, IPv6", below(1280), six.clone()),
         ("a black hole below 1280, IPv6", below(1279), six),

@@ -351,8 +351,8 @@ impl Findings {
         {
             return Some((event, pods, self.stalls.judge(event, pods)));
         }
-        if self.best.as_deref().is_none_or(|(best, _)| weight(best) < 3)
-            && let Some((event, pods)) = self.stalls.doubt()
+        if let Some((event, pods)) = self.stalls.doubt()
+            && !self.is_surer_than(event)
         {
             return Some((event, pods, self.stalls.judge_doubt(event, pods)));
         }
@@ -389,6 +389,16 @@ impl Findings {
     fn explains(&self, stalled: &TooBig) -> bool {
         self.best.as_deref().is_some_and(|(best, _)| {
             weight(best) > 3 && best.fits().is_none_or(|fits| fits < stalled.record.stall.pmtu)
+        })
+    }
+
+    /// Whether there is something that says more than a connection that is stuck for a reason that is not known. That a program
+    /// was refused datagrams larger than what the connection sends does not.
+    fn is_surer_than(&self, stalled: &TooBig) -> bool {
+        self.best.as_deref().is_some_and(|(best, _)| {
+            let is_beside = best.kind == Kind::Refused
+                && best.fits().is_some_and(|fits| fits >= stalled.record.stall.pmtu);
+            weight(best) >= 3 && !is_beside
         })
     }
 

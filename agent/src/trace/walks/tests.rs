@@ -107,7 +107,7 @@ fn what_a_walk_found_is_a_further_line_of_its_incident() {
         who: "shop/web-0".into(),
         to: "10.9.8.7 port 443".into(),
         address: IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7)),
-        device: None,
+        device: "eth0".into(),
         tcp: None,
     };
     let out = Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };

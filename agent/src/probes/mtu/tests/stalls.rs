@@ -145,3 +145,19 @@ fn loss_is_no_black_hole() {
     }
     assert!(findings.verdict().is_none());
 }
+
+/// One incident has both, if one pod sends both to one address: the larger datagrams say nothing of the connection.
+#[test]
+fn datagrams_that_were_refused_do_not_hide_a_stuck_connection() {
+    let stalled = stalled(4000, Fate::Suspect, stuck());
+    let pmtu = stalled.stall.pmtu;
+    for (fits, wanted) in
+        [(pmtu - 1, "large_datagrams"), (pmtu, "suspect"), (pmtu + 1, "suspect"), (0, "large_datagrams")]
+    {
+        let refused = record(Kind::Refused, fits);
+        for records in [[stalled, refused], [refused, stalled]] {
+            let (finding, _, text) = verdict(&records);
+            assert_eq!(finding, wanted, "{fits} of {pmtu}: {text}");
+        }
+    }
+}
