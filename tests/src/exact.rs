@@ -38,8 +38,7 @@ fn counted(before: &Scrape, after: &Scrape) -> [u64; 4] {
     let pod = [("namespace", namespace), ("pod", pod), ("end", "source")];
     let of = |more: &[(&str, &str)]| {
         let labels = [pod.as_slice(), more].concat();
-        let name = "r2c_pod_drop_packets_total";
-        after.sum(name, &labels) - before.sum(name, &labels)
+        after.since(before, "r2c_pod_drop_packets_total", &labels)
     };
     // Where the kernel gives no reason, the place tells them apart as well: of `ip_forward` it says no more.
     let kinds = if has_reasons() {
@@ -118,10 +117,8 @@ fn what_the_kernel_leaves_out_is_counted_as_missed() {
     let counted = |after: &Scrape| {
         let kind = if has_reasons() { ("reason", "NETFILTER_DROP") } else { ("class", "netfilter") };
         let harmful = [kind, ("harm", "harmful")];
-        let dropped =
-            after.sum("r2c_drop_packets_total", &harmful) - before.sum("r2c_drop_packets_total", &harmful);
-        let missed = |scrape: &Scrape| scrape.sum("r2c_events_missed_total", &[("probe", "drops")]);
-        (dropped, missed(after) - missed(&before))
+        let since = |name, labels: &[_]| after.since(&before, name, labels);
+        (since("r2c_drop_packets_total", &harmful), since("r2c_events_missed_total", &[("probe", "drops")]))
     };
     // A neighbour who is still being asked for has room for few packets.
     lab.web.netns.run("ping", &["-c", "1", "10.99.2.2"]);

@@ -83,8 +83,7 @@ impl<'a> Watch<'a> {
 
     /// How many events were counted, node-wide or of a pod, by `event` and further labels.
     fn counted(&self, family: &str, labels: &[(&str, &str)]) -> u64 {
-        let after = self.lab.agent.scrape();
-        after.sum(family, labels) - self.before.sum(family, labels)
+        self.lab.agent.scrape().since(&self.before, family, labels)
     }
 
     /// How many of such events are counted of a pod.

@@ -223,8 +223,7 @@ impl Watch<'_> {
         let after = self.lab.agent.scrape();
         let labels = ["reason", "class", "harm", "direction"];
         let labels = labels.map(|label| (label, ours[0][label].as_str().unwrap_or("NONE")));
-        let delta =
-            |name: &str, labels: &[(&str, &str)]| after.sum(name, labels) - self.before.sum(name, labels);
+        let delta = |name: &str, labels: &[(&str, &str)]| after.since(&self.before, name, labels);
         let count = u64::try_from(ours.len()).unwrap();
         let node = delta("r2c_drop_packets_total", &labels);
         assert!(node >= count, "{node} of {count} counted under {labels:?}");

@@ -39,16 +39,30 @@ impl Scrape {
 
     /// The sum of all series of `name` that have these labels, among others.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.of(name, labels).map(|(_, value)| value).sum()
+    }
+
+    /// By how much that sum has grown since `before`. A pod's series go a minute after the pod, with what they counted: that
+    /// is no loss of those that stay.
+    pub(crate) fn since(&self, before: &Self, name: &str, labels: &[(&str, &str)]) -> u64 {
+        self.of(name, labels).map(|(series, value)| before.till(series, *value)).sum()
+    }
+
+    /// By how much a series has grown that is at `value` now; one that is lower than before has begun anew.
+    fn till(&self, series: &Series, value: u64) -> u64 {
+        value.checked_sub(self.0.get(series).copied().unwrap_or(0)).unwrap_or(value)
+    }
+
+    fn of(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = (&Series, &u64)> {
         let has = |have: &BTreeMap<String, String>| {
             labels.iter().all(|(label, value)| have.get(*label).is_some_and(|have| have == value))
         };
-        self.0.iter().filter(|((of, have), _)| of == name && has(have)).map(|(_, value)| value).sum()
+        self.0.iter().filter(move |((of, have), _)| of == name && has(have))
     }
 
     /// What has grown since `before` of the series of `name`, for a person.
     pub(crate) fn grown(&self, before: &Self, name: &str) -> String {
-        let of = self.0.iter().filter(|((of, _), _)| of == name);
-        let grown = of.map(|(series, value)| (series, value - before.0.get(series).copied().unwrap_or(0)));
+        let grown = self.of(name, &[]).map(|(series, value)| (series, before.till(series, *value)));
         let lines = grown.filter(|(_, by)| *by > 0).map(|((_, labels), by)| format!("{by} of {labels:?}\n"));
         lines.collect()
     }
@@ -84,4 +98,22 @@ fn unquote(text: &str) -> Option<(String, &str)> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pod of an earlier test is forgotten while a later one counts.
+    #[test]
+    fn a_series_that_goes_takes_nothing_from_those_that_stay() {
+        let before = Scrape::parse(
+            "n{pod=\"gone\",end=\"a\"} 7\nn{pod=\"web\",end=\"a\"} 3\nn{pod=\"new\",end=\"a\"} 5",
+        );
+        let after = Scrape::parse("n{pod=\"web\",end=\"a\"} 4\nn{pod=\"new\",end=\"a\"} 2\nm 9");
+        assert_eq!(after.since(&before, "n", &[("end", "a")]), 1 + 2);
+        assert_eq!(after.since(&before, "n", &[("pod", "web")]), 1);
+        assert_eq!(after.since(&before, "n", &[("end", "b")]), 0);
+        assert_eq!(after.grown(&before, "m"), "9 of {}\n");
+    }
 }
