@@ -219,17 +219,23 @@ struct Log {
     kernel: String,
     file: File,
     passed: u64,
+    /// What libtest says of the tests that failed, up to [`Log::REASONS`] lines.
+    reasons: Vec<String>,
     /// When the last test ended: they run one after the other.
     ended: Instant,
 }
 
 impl Log {
+    /// Lines of reasons that are shown again at the end, and bytes of each.
+    const REASONS: usize = 100;
+    const WIDTH: usize = 2000;
+
     fn new(kernel: &str) -> Result<Self> {
         let directory = tree::root().join("target/test-logs");
         fs::create_dir_all(&directory)?;
         let path = directory.join(format!("{kernel}.log"));
         let file = File::create(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { kernel: kernel.to_owned(), file, passed: 0, ended: Instant::now() })
+        Ok(Self { kernel: kernel.to_owned(), file, passed: 0, reasons: Vec::new(), ended: Instant::now() })
     }
 
     /// libtest's own lines keep their beginning, so that they can be searched for; the kernel follows them, and how long
@@ -238,6 +244,9 @@ impl Log {
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end();
         self.passed += passed(line);
+        if (line == "failures:" || !self.reasons.is_empty()) && self.reasons.len() < Self::REASONS {
+            self.reasons.push(line[..line.floor_char_boundary(Self::WIDTH)].to_owned());
+        }
         if line.starts_with("test ") {
             let took = std::mem::replace(&mut self.ended, Instant::now()).elapsed();
             println!("{line}  [{}, {:.1} s]", self.kernel, took.as_secs_f64());
@@ -253,8 +262,9 @@ impl Log {
     fn judge(&self, succeeded: bool, filter: &[String]) -> Result<()> {
         if !succeeded {
             bail!(
-                "tests failed, see {}",
-                Path::new("target/test-logs").join(format!("{}.log", self.kernel)).display()
+                "tests failed, see {}\n{}",
+                Path::new("target/test-logs").join(format!("{}.log", self.kernel)).display(),
+                self.reasons.join("\n")
             );
         }
         if self.passed == 0 && filter.is_empty() {
@@ -292,7 +302,7 @@ impl Table {
 
     fn add(&mut self, name: &str, result: Result<()>, took: Duration) {
         if let Err(error) = &result {
-            eprintln!("== {name} failed: {error:#}");
+            eprintln!("== {name} failed: {}", format!("{error:#}").lines().next().unwrap_or_default());
         }
         self.0.push((name.to_owned(), result, took));
     }
@@ -302,10 +312,15 @@ impl Table {
         self.0.push((name.to_owned(), Err(error), Duration::ZERO));
     }
 
-    /// Prints the table; gives the exit code.
+    /// Prints why stages failed, which the others' lines have buried, and the table; gives the exit code.
     fn close(&self) -> u8 {
-        println!("\n{}", self.text());
+        println!("\n{}{}", self.reasons(), self.text());
         u8::from(self.0.iter().any(|(_, result, _)| result.is_err()))
+    }
+
+    fn reasons(&self) -> String {
+        let failed = self.0.iter().filter_map(|(name, result, _)| Some((name, result.as_ref().err()?)));
+        failed.map(|(name, error)| format!("== {name} failed: {error:#}\n\n")).collect::<Vec<_>>().concat()
     }
 
     fn text(&self) -> String {
@@ -347,5 +362,15 @@ mod tests {
             "{}",
             table.text()
         );
+    }
+
+    /// In CI the end of the output may be all there is.
+    #[test]
+    fn why_it_failed_stands_before_the_table() {
+        let mut table = Table::default();
+        table.add("unit", Ok(()), Duration::ZERO);
+        table.add("6.1", Err(anyhow::anyhow!("tests failed, see log\nfailures:\nit is 4")), Duration::ZERO);
+        assert_eq!(table.reasons(), "== 6.1 failed: tests failed, see log\nfailures:\nit is 4\n\n");
+        assert!(table.text().ends_with("6.1              0.0  FAILED: tests failed, see log\n"));
     }
 }
