@@ -20,9 +20,11 @@ use crate::probe::{Column, DecodeError, Enriched, Event as _, Hook, Probe, Summa
 
 pub mod blocked;
 pub mod cause;
+pub mod decoder;
 pub mod destinations;
 pub mod encrypted;
 pub mod event;
+pub mod finding;
 pub mod fragments;
 pub mod hooks;
 pub mod labels;
@@ -30,11 +32,13 @@ pub mod row;
 pub mod stall;
 #[cfg(test)]
 mod tests;
+pub mod told;
 pub mod verdict;
 pub mod words;
 
+use decoder::Decoder;
 use encrypted::Policies;
-use event::{Decoder, TooBig};
+use event::TooBig;
 use labels::{MtuRows, kind_name};
 
 /// The probe.

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use agent_common::mtu::{Fate, flags};
 
 use super::event::{TooBig, name};
+use super::finding::{Finding, Judgement};
 use super::row::stage_name;
-use super::verdict::{Finding, Judgement};
 use super::words::Ends;
 use crate::probe::row::device_sysctl;
 use crate::probe::{Confidence, Pods};

@@ -3,7 +3,7 @@
 use agent_common::mtu::Fragments;
 
 use super::event::TooBig;
-use super::verdict::{Finding, Judgement};
+use super::finding::{Finding, Judgement};
 use super::words::Ends;
 use crate::digits::counted;
 use crate::probe::{Confidence, Pods};

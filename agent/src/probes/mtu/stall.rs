@@ -20,7 +20,7 @@ use agent_common::mtu::stall::Stall;
 
 use super::encrypted;
 use super::event::TooBig;
-use super::verdict::{Finding, Judgement};
+use super::finding::{Finding, Judgement};
 use super::words::Ends;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};

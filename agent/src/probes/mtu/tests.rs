@@ -5,7 +5,8 @@ use agent_common::mtu::{Device, Fate, Fragments, Kind, MtuRecord, Stage, flags};
 use agent_common::quote::HEADER;
 use agent_common::{IFNAMSIZ, NO_REASON};
 
-use super::event::{Decoder, Limit, TooBig};
+use super::decoder::Decoder;
+use super::event::{Limit, TooBig};
 use super::row;
 use super::verdict::Findings;
 use crate::kernel::{Kernel, Roots};

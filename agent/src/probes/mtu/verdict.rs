@@ -6,8 +6,10 @@ use agent_common::mtu::{Fate, Kind};
 
 use super::destinations::Destinations;
 use super::event::{Absurd, Limit, TooBig};
+use super::finding::{Finding, Judgement};
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
+use super::told::Told;
 use super::{blocked, fragments, words};
 use crate::probe::{
     Absorb, Confidence, Event as _, Evidence, Field, Level, PATIENCE, Pods, SOON, Value, Verdict,
@@ -64,118 +66,6 @@ impl Absorb for Findings {
         self.level = self.level.max(other.level);
         self.is_cut |= other.is_cut;
         self.destinations.absorb(other.destinations);
-    }
-}
-
-/// What is wrong, as programs may ask for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// A device frees what is too large for it and tells nobody.
-    SilentDrop,
-    /// A device of this node takes less than is sent through it.
-    SmallDevice,
-    /// A tunnel's underlay takes less than the tunnel's device promises.
-    SmallUnderlay,
-    /// A route has a smaller MTU than its device.
-    SmallRoute,
-    /// A hop elsewhere takes less than is sent through it.
-    SmallHop,
-    /// Who sends too much is not told: this node drops the messages, or does not send them.
-    MessagesLost,
-    /// Full-size segments vanish, and no message says why.
-    BlackHole,
-    /// Full-size segments are not acknowledged, and nothing says whether smaller ones would be.
-    Suspect,
-    /// A message about packets that nobody here sent.
-    StrayMessage,
-    /// A message that quotes a packet as it was after its address was translated, so that no socket knows it.
-    UntranslatedQuote,
-    /// An MTU that no link may have, or that contradicts what it quotes.
-    AbsurdMtu,
-    /// One path is said to take now this, now that.
-    FlappingMtu,
-    /// A program asks for larger datagrams than fit.
-    LargeDatagrams,
-    /// Some fragments of packets never come.
-    FragmentsLost,
-    /// A path takes less than its first device, and that is known.
-    PathLearned,
-}
-
-impl Finding {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::SilentDrop => "silent_drop",
-            Self::SmallDevice => "small_device",
-            Self::SmallUnderlay => "small_underlay",
-            Self::SmallRoute => "small_route",
-            Self::SmallHop => "small_hop",
-            Self::MessagesLost => "messages_lost",
-            Self::BlackHole => "black_hole",
-            Self::Suspect => "suspect",
-            Self::StrayMessage => "stray_message",
-            Self::UntranslatedQuote => "untranslated_quote",
-            Self::AbsurdMtu => "absurd_mtu",
-            Self::FlappingMtu => "flapping_mtu",
-            Self::LargeDatagrams => "large_datagrams",
-            Self::FragmentsLost => "fragments_lost",
-            Self::PathLearned => "path_learned",
-        }
-    }
-}
-
-/// What is wrong, in words, and what would mend it.
-pub(super) struct Judgement {
-    pub(super) finding: Finding,
-    pub(super) confidence: Confidence,
-    pub(super) what: String,
-    pub(super) fix: Option<String>,
-}
-
-/// What hops said of one path.
-#[derive(Default)]
-pub(super) struct Told {
-    last: u32,
-    /// How often it went up after it had gone down.
-    rises: u32,
-    pub(super) least: u32,
-    pub(super) most: u32,
-    /// How many lines may still be spent on ever smaller numbers: who sends them may choose them.
-    lines: u8,
-}
-
-impl Told {
-    /// Rises that make a path one that flaps.
-    const FLAPS: u32 = 2;
-    /// See [`Told::lines`].
-    const LINES: u8 = 4;
-
-    /// Whether the number is the smallest so far, and worth a line.
-    fn add(&mut self, mtu: u32) -> bool {
-        let is_first = self.last == 0;
-        let is_less = !is_first && mtu < self.least;
-        self.rises = self.rises.saturating_add(u32::from(!is_first && mtu > self.last));
-        self.last = mtu;
-        self.least = if is_first { mtu } else { self.least.min(mtu) };
-        self.most = self.most.max(mtu);
-        self.lines += u8::from(is_less && self.lines < Self::LINES);
-        is_less && self.lines < Self::LINES
-    }
-
-    /// Takes in what another incident was told, which turns out to be this one.
-    fn absorb(&mut self, other: &Self) {
-        if other.last == 0 {
-            return;
-        }
-        self.least = if self.last == 0 { other.least } else { self.least.min(other.least) };
-        self.last = other.last;
-        self.most = self.most.max(other.most);
-        self.rises = self.rises.saturating_add(other.rises);
-        self.lines = self.lines.max(other.lines);
-    }
-
-    const fn is_flapping(&self) -> bool {
-        self.rises >= Self::FLAPS
     }
 }
 

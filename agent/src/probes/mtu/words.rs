@@ -6,7 +6,8 @@ use std::time::Duration;
 use agent_common::mtu::{Fate, Kind, flags};
 
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
-use super::verdict::{Finding, Judgement, Told};
+use super::finding::{Finding, Judgement};
+use super::told::Told;
 use crate::pod::Pod;
 use crate::probe::row::{end, socket};
 use crate::probe::{Confidence, Pods};
