@@ -1,5 +1,5 @@
-//! How full the kernel's tables are, what a device's queueing disciplines and policers take, and which rules drop what is INVALID, at this moment:
-//! evidence for why a packet died.
+//! How full the kernel's tables are, what a device's queueing disciplines and policers and a switch's ports take, and which rules drop
+//! what is INVALID, at this moment: evidence for why a packet died.
 //!
 //! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
 //! second at most, and rules more rarely, however many packets die.
@@ -17,10 +17,12 @@ use agent_common::drops::Direction;
 
 mod netlink;
 mod police;
+mod ports;
 mod qdisc;
 mod rules;
 
 pub use police::{Policed, Policers, Side};
+pub use ports::Port;
 pub use qdisc::{Loss, Queueing};
 pub use rules::Chain;
 
@@ -81,6 +83,7 @@ struct Read {
     conntrack: Option<(Instant, Option<Conntrack>)>,
     queueing: HashMap<u32, (Instant, Queueing)>,
     policed: HashMap<(u32, Side), (Instant, Policers)>,
+    ports: Option<(Instant, Arc<[Port]>)>,
     /// Of IPv4 and IPv6, each with when it is read again.
     chains: [Option<(Instant, rules::Rules)>; 2],
 }
@@ -140,6 +143,20 @@ impl Limits {
         remembered(&mut self.lock().policed, (ifindex, side), || {
             police::read(ifindex, side).unwrap_or_default()
         })
+    }
+
+    /// The ports of Open vSwitch that are up, those that take least first: none where it is not used, or they cannot be read.
+    #[must_use]
+    pub fn switch_ports(&self) -> Arc<[Port]> {
+        let mut read = self.lock();
+        if let Some((at, ports)) = &read.ports
+            && at.elapsed() < FRESH
+        {
+            return Arc::clone(ports);
+        }
+        let ports = ports::read().unwrap_or_default();
+        read.ports = Some((Instant::now(), Arc::clone(&ports)));
+        ports
     }
 
     /// The chains of nftables that have a rule that drops what conntrack calls INVALID and that packets of this IP version that go
@@ -266,6 +283,12 @@ impl Limits {
             read.policed.insert((ifindex, side), (now, Policers::all_come_to(its)));
         }
         drop(read);
+        self
+    }
+
+    /// As if Open vSwitch had these ports.
+    pub(crate) fn with_ports(self, ports: &[Port]) -> Self {
+        self.lock().ports = Some((Instant::now() + Duration::from_hours(1), ports.into()));
         self
     }
 }

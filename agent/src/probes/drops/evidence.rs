@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use agent_common::drops::{Direction, DropRecord, circumstance};
 
+use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Fill, Limits, Loss, Policed, Side};
+use crate::kernel::limits::{Chain, Fill, Limits, Loss, Policed, Port, Side};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -34,6 +35,13 @@ pub enum Evidence {
         length: u32,
         /// What of the policer is less.
         less: Policed,
+    },
+    /// Ports of Open vSwitch take less, one of which it may have been meant for.
+    Ports {
+        /// Bytes of the packet without its link header.
+        length: u32,
+        /// Those ports, the least first.
+        less: Arc<[Port]>,
     },
 }
 
@@ -109,6 +117,9 @@ fn too_long(
     function: &str,
     verdict: Verdict,
 ) -> Option<Evidence> {
+    if is_at_port(reason, function, verdict) {
+        return at_ports(record, &limits.switch_ports());
+    }
     let side = side_of_size(reason, function, verdict)?;
     let burst = || limits.queueing(record.ifindex).burst.filter(|burst| frame(record) > *burst);
     let burst = if side == Side::Queue { burst() } else { None };
@@ -120,7 +131,22 @@ fn too_long(
 
 /// Whether evidence may yet show that packets which die so are too long.
 pub(super) fn size_may_be_why(reason: &str, function: &str, verdict: Verdict) -> bool {
-    side_of_size(reason, function, verdict).is_some()
+    side_of_size(reason, function, verdict).is_some() || is_at_port(reason, function, verdict)
+}
+
+/// Whether it died at a port of Open vSwitch.
+fn is_at_port(reason: &str, function: &str, verdict: Verdict) -> bool {
+    let reason = Some(reason).filter(|reason| !reason.is_empty());
+    verdict.class == Class::Routing && Refused::by_place(reason, function) == Some(Refused::Port)
+}
+
+/// The ports that take less. What is cut later passes any (`ovs_vport_send`).
+fn at_ports(record: &DropRecord, ports: &[Port]) -> Option<Evidence> {
+    /// Of Ethernet.
+    const HEADER: u32 = 14;
+    let length = record.len.saturating_sub(HEADER);
+    let less: Arc<[Port]> = ports.iter().filter(|port| port.mtu < length).cloned().collect();
+    (record.gso_size == 0 && !less.is_empty()).then_some(Evidence::Ports { length, less })
 }
 
 /// Where it is that the packet was, if what is there may refuse it for its size.

@@ -65,7 +65,7 @@ pub enum Refused {
 impl Refused {
     /// As the place tells it. Of IPv4's input (`ip_route_input_slow`) what has no reason of its own is an address that may not be seen
     /// there, and of `ip_error` what is not for want of a route is for one that refuses it.
-    pub(in super::super) fn by_place(reason: Option<&str>, function: &str) -> Option<Self> {
+    pub(in crate::probes::drops) fn by_place(reason: Option<&str>, function: &str) -> Option<Self> {
         Some(match (reason, function) {
             (Some("NOT_SPECIFIED"), "ip_rcv_finish_core" | "ip_rcv_finish") => Self::Martian,
             (Some("NOT_SPECIFIED"), "ip_error") => Self::ByRoute,

@@ -199,6 +199,34 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
     assert_eq!(gathered(&elsewhere, queue, Class::Queue, Some(1000), &[]), (Class::Queue, None));
 }
 
+/// A port of a switch is not told by the packet: each that takes less may be the one.
+#[test]
+fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
+    let (proc, own) = own_namespace();
+    let port = |name: &str, mtu| Port { name: name.to_owned(), mtu };
+    let ports = [port("pb", 1400), port("pc", 1485), port("pd", 1486), port("pa", 1500)];
+    let gathered = |record: &DropRecord, place: (&str, &str), class| {
+        let limits = Limits::below(proc.path()).with_ports(&ports);
+        let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
+        let verdict = Verdict { class, harm: Harm::Harmful };
+        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, verdict);
+        (verdict.class, evidence)
+    };
+    let (named, unnamed) = (("NOT_SPECIFIED", "ovs_vport_send"), ("", "do_execute_actions"));
+    let less = Evidence::Ports { length: 1486, less: ports[..2].into() };
+    for place in [named, unnamed] {
+        assert_eq!(gathered(&own, place, Class::Routing), (Class::Mtu, Some(less.clone())), "{place:?}");
+        assert!(size_may_be_why(place.0, place.1, Verdict { class: Class::Routing, harm: Harm::Harmful }));
+    }
+    let routing = (Class::Routing, None);
+    let small = DropRecord { len: 1414, ..own };
+    assert_eq!(gathered(&small, named, Class::Routing), routing, "each takes it: a port is down");
+    assert_eq!(gathered(&DropRecord { gso_size: 1400, ..own }, named, Class::Routing), routing);
+    assert_eq!(gathered(&DropRecord { netns: 1, ..own }, named, Class::Routing), routing, "of a pod");
+    let explicit = ("OVS_DROP_EXPLICIT", "do_execute_actions");
+    assert_eq!(gathered(&own, explicit, Class::Policy), (Class::Policy, None));
+}
+
 /// A packet that no bucket is too small for may have been lost on purpose: only by a queue.
 #[test]
 fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {

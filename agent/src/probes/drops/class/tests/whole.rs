@@ -4,7 +4,7 @@ use agent_common::quote::Tunnel;
 
 use super::words::{About, Refused};
 use super::*;
-use crate::kernel::limits::{Chain, Fill, Loss, Policed};
+use crate::kernel::limits::{Chain, Fill, Loss, Policed, Port};
 use crate::probes::drops::evidence::Evidence;
 
 /// What is said of each case, in their order: class and case, and below them its meaning and its fix (`-` if it has none).
@@ -99,6 +99,11 @@ fn told() -> Vec<String> {
     let chains = [chain("ip", "filter", "KUBE-FORWARD"), chain("inet", "firewalld", "filter_FORWARD")];
     let policer = |burst, mtu| Evidence::Policer { length: 1400, less: Policed { burst, mtu } };
     let fill = Fill { entries: 1023, limit: 1024 };
+    let ports = |ports: &[(&str, u32)]| Evidence::Ports {
+        length: 1500,
+        less: ports.iter().map(|(name, mtu)| Port { name: (*name).to_owned(), mtu: *mtu }).collect(),
+    };
+    let four = [("pb", 1400), ("pc", 1450), ("pd", 1450), ("pe", 1499)];
     for (class, name, evidence) in [
         (Class::NeighbourTable, "full", Evidence::Neighbours(fill)),
         (Class::Netfilter, "full", Evidence::Conntrack(fill)),
@@ -112,6 +117,9 @@ fn told() -> Vec<String> {
         (Class::Mtu, "policer's burst", policer(Some(1000), None)),
         (Class::Mtu, "policer's mtu", policer(None, Some(1200))),
         (Class::Mtu, "both of a policer", policer(Some(1000), Some(1200))),
+        (Class::Mtu, "a port", ports(&four[..1])),
+        (Class::Mtu, "three ports", ports(&four[..3])),
+        (Class::Mtu, "four ports", ports(&four)),
     ] {
         let about = About { evidence: Some(&evidence), frame: 1400, ..ON_ETH7 };
         told.push(case(class, name, about));

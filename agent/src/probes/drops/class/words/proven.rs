@@ -1,7 +1,7 @@
 //! What the evidence proves, and what cures that.
 
 use super::About;
-use crate::kernel::limits::{Chain, Fill, Loss, Policed};
+use crate::kernel::limits::{Chain, Fill, Loss, Policed, Port};
 use crate::probes::drops::evidence::Evidence;
 
 /// What the evidence says, as the end of a sentence.
@@ -41,6 +41,10 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             "a packet of {length} bytes is more than the policer of {} ever lets pass ({})",
             about.device(),
             of_policer(*less, |what, bytes| format!("{what} {bytes}"), ", ")
+        ),
+        Evidence::Ports { length, less } => format!(
+            "a packet of {length} bytes is more than a port of Open vSwitch takes, and nobody is told: {} less",
+            of_ports(less)
         ),
     }
 }
@@ -94,7 +98,24 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
                 )
             )
         }
+        Evidence::Ports { length, less } => format!(
+            "give all ports of the bridge, and who sends through them, one MTU: {length} where the links below take that, or else {} (`ip link set dev PORT mtu`, `ovs-vsctl set interface PORT mtu_request=` of a port of its own)",
+            less.first().map_or(*length, |port| port.mtu)
+        ),
     }
+}
+
+/// `pb (1400) takes`, `pb (1400), pc (1450) and 2 more take`.
+fn of_ports(ports: &[Port]) -> String {
+    /// A node may have hundreds.
+    const NAMED: usize = 3;
+    let named: Vec<_> =
+        ports.iter().take(NAMED).map(|Port { name, mtu }| format!("{name} ({mtu})")).collect();
+    let more = match ports.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more} {}", named.join(", "), if ports.len() == 1 { "takes" } else { "take" })
 }
 
 /// What of a policer is less, as `say` says it.
