@@ -86,20 +86,20 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
 
 /// Why this node does not send it.
 fn unsent(lost: &TooBig, who: &str) -> (String, String) {
-    let place = place(lost);
+    let (place, there) = (place(lost), namespace(lost));
     let to = lost.source().map_or_else(|| who.to_owned(), |address| address.to_string());
     match lost.fate {
         Fate::NoRoute => (
             format!("is not sent: {place} has no route to {to}"),
-            format!("add a route to {to} in {place} (`ip route get {to}` tells what there is)"),
+            format!("add a route to {to} in {there} (`ip route get {to}` tells what there is)"),
         ),
         Fate::Limited => (
             format!("is not sent: {place} limits the rate of such messages"),
-            format!("in {place}, `sysctl -w net.ipv6.icmp.ratemask=0-1,3-127` (without 2), or a smaller net.ipv6.icmp.ratelimit, which is the time between two"),
+            format!("in {there}, `sysctl -w net.ipv6.icmp.ratemask=0-1,3-127` (without 2), or a smaller net.ipv6.icmp.ratelimit, which is the time between two"),
         ),
         _ => (
             "is not sent: the kernel answers no such packet (a later fragment, one that is for all, or one that it has no route of), or cannot".to_owned(),
-            format!("see what {place} is to do with packets to {to}"),
+            format!("see what {there} is to do with packets to {to}"),
         ),
     }
 }
@@ -115,14 +115,24 @@ fn on(lost: &TooBig) -> String {
     if why.is_empty() { device } else { format!("{device} ({})", why.join(" in ")) }
 }
 
-/// Whose namespace it died in.
+/// Whose namespace it died in, and how to find it.
 fn place(lost: &TooBig) -> String {
-    let netns = lost.record.netns;
+    let (name, netns) = (namespace(lost), lost.record.netns);
+    if is_anybodys(lost) { format!("{name} (`lsns {netns}` lists its processes)") } else { name }
+}
+
+/// Whose namespace it died in.
+fn namespace(lost: &TooBig) -> String {
     if lost.has(flags::IN_POD) && lost.has(flags::LOCAL_ORIGIN) {
         "the pod's own namespace".to_owned()
-    } else if lost.has(flags::IN_POD | flags::FOREIGN) {
-        format!("network namespace {netns} (`lsns {netns}` lists its processes)")
+    } else if is_anybodys(lost) {
+        format!("network namespace {}", lost.record.netns)
     } else {
         "this node's own namespace".to_owned()
     }
+}
+
+/// Whether that is neither the sender's nor this node's.
+fn is_anybodys(lost: &TooBig) -> bool {
+    lost.has(flags::IN_POD | flags::FOREIGN) && !(lost.has(flags::IN_POD) && lost.has(flags::LOCAL_ORIGIN))
 }

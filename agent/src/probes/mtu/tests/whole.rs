@@ -235,6 +235,7 @@ fn blocked() -> Vec<Case> {
         ("something else in a place", because(&unnamed(&dropped), None, Some("ip_rcv")), web()),
         ("no route", of(&[unsent(Fate::NoRoute, 0)]), web()),
         ("no route in the pod", of(&[unsent(Fate::NoRoute, own)]), web()),
+        ("no route in another namespace", of(&[unsent(Fate::NoRoute, flags::FOREIGN)]), web()),
         ("a limited rate", of(&[six(&unsent(Fate::Limited, 0))]), web()),
         ("not sent", of(&[unsent(Fate::Unsent, 0)]), web()),
         (
