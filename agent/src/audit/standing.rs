@@ -43,16 +43,25 @@ pub async fn tell(
         note(&format!("what does not fit is not told: {why}"));
         Vec::new()
     });
-    match tell_of(&findings, filter, sink)? {
-        0 => {}
-        1 => note("one more MTU does not fit: `r2c-agent audit mtu` names it"),
-        more => note(&format!("{more} more MTUs do not fit: `r2c-agent audit mtu` names them")),
+    let (told, left) = tell_of(&findings, filter, sink)?;
+    if let Some(more) = untold(told, left) {
+        note(&more);
     }
     Ok(())
 }
 
-/// Tells the first of what is wanted and silent; how much more that is wanted there is.
-fn tell_of(findings: &[Finding], filter: &Filter, sink: &mut dyn Sink) -> io::Result<usize> {
+/// That there is more than was told, if there is.
+fn untold(told: usize, left: usize) -> Option<String> {
+    let more = if told > 0 { " more" } else { "" };
+    match left {
+        0 => None,
+        1 => Some(format!("one{more} MTU does not fit: `r2c-agent audit mtu` names it")),
+        left => Some(format!("{left}{more} MTUs do not fit: `r2c-agent audit mtu` names them")),
+    }
+}
+
+/// Tells the first of what is wanted and silent; how many that were, and how much more that is wanted there is.
+fn tell_of(findings: &[Finding], filter: &Filter, sink: &mut dyn Sink) -> io::Result<(usize, usize)> {
     let wanted: Vec<_> = findings.iter().filter(|finding| line(finding, filter, |_| ()).is_some()).collect();
     // Of the others a message tells who sends too much, and an event tells of that.
     let silent = wanted.iter().filter(|finding| finding.name.is_silent());
@@ -62,7 +71,7 @@ fn tell_of(findings: &[Finding], filter: &Filter, sink: &mut dyn Sink) -> io::Re
         told += 1;
     }
     sink.flush()?;
-    Ok(wanted.len() - told)
+    Ok((told, wanted.len() - told))
 }
 
 /// What does not fit, or why that is not known.
@@ -158,8 +167,9 @@ mod tests {
         let spoken = finding(Name::RouteMtu, "eth0");
         let told = |findings: &[Finding], filter: &Filter| {
             let mut sink = Told::default();
-            let more = tell_of(findings, filter, &mut sink).unwrap();
-            (sink.0, more)
+            let (count, left) = tell_of(findings, filter, &mut sink).unwrap();
+            assert_eq!(count, sink.0.len());
+            (sink.0, left)
         };
         let all = [spoken.clone(), silent("a"), silent("b"), silent("c"), silent("d")];
         let any = Filter::default();
@@ -169,5 +179,15 @@ mod tests {
         assert_eq!(told(&[], &any), (vec![], 0));
         let one = Filter { interface: vec!["d".into()], ..Filter::default() };
         assert_eq!(told(&all, &one), (vec!["d".to_owned()], 0), "what is not wanted is not counted");
+    }
+
+    #[test]
+    fn there_is_more_only_where_something_was_told() {
+        let text = |told, left| untold(told, left).unwrap_or_default();
+        assert_eq!(text(3, 0), "");
+        assert_eq!(text(0, 1), "one MTU does not fit: `r2c-agent audit mtu` names it");
+        assert_eq!(text(1, 1), "one more MTU does not fit: `r2c-agent audit mtu` names it");
+        assert_eq!(text(0, 2), "2 MTUs do not fit: `r2c-agent audit mtu` names them");
+        assert_eq!(text(3, 2), "2 more MTUs do not fit: `r2c-agent audit mtu` names them");
     }
 }
