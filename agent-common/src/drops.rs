@@ -102,6 +102,8 @@ pub mod circumstance {
     /// It is a TCP segment that resets a connection, or one without payload and SYN. The kernel side sets this only if the reason
     /// is `NO_SOCKET`, or there is none.
     pub const ENDING: u16 = 1 << 13;
+    /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died.
+    pub const OWN_ADDRESS: u16 = 1 << 14;
 }
 
 /// Bits of [`DropRecord::flags`].

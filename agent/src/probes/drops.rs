@@ -165,6 +165,16 @@ pub struct Cause {
     address: Option<IpAddr>,
 }
 
+/// An address of a packet of this IP version; `None` of any other packet.
+fn address(ip_version: u8, bytes: [u8; 16]) -> Option<IpAddr> {
+    let [a, b, c, d, ..] = bytes;
+    match ip_version {
+        4 => Some(Ipv4Addr::new(a, b, c, d).into()),
+        6 => Some(Ipv6Addr::from(bytes).into()),
+        _ => None,
+    }
+}
+
 impl PacketDrop {
     fn reason_name(&self) -> &str {
         self.reason.as_deref().unwrap_or(labels::NO_REASON)
@@ -172,15 +182,6 @@ impl PacketDrop {
 
     fn has(&self, flag: u8) -> bool {
         self.record.flags & flag != 0
-    }
-
-    fn address(&self, bytes: [u8; 16]) -> Option<IpAddr> {
-        let [a, b, c, d, ..] = bytes;
-        match self.record.ip_version {
-            4 => Some(Ipv4Addr::new(a, b, c, d).into()),
-            6 => Some(Ipv6Addr::from(bytes).into()),
-            _ => None,
-        }
     }
 
     /// Who sent it; of a tunnel's packet, who sent what is inside.
@@ -195,11 +196,11 @@ impl PacketDrop {
 
     /// By its own header: of a tunnel's packet, the node that sent it.
     fn outer_source(&self) -> Option<IpAddr> {
-        self.address(self.record.source)
+        address(self.record.ip_version, self.record.source)
     }
 
     fn outer_destination(&self) -> Option<IpAddr> {
-        self.address(self.record.destination)
+        address(self.record.ip_version, self.record.destination)
     }
 
     /// Whether this holds for it: a bit of [`circumstance`].

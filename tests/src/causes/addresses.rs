@@ -1,9 +1,9 @@
-//! Packets whose addresses may not be seen where they come from.
+//! Packets whose addresses may not be seen where they come from, or that are somebody else's there.
 
 use crate::harness::has_reasons;
-use crate::harness::packet::{ipv4, send_routed, udp_segment};
+use crate::harness::packet::{ipv4, send_routed, udp, udp_segment};
 
-use super::{Scene, fix};
+use super::{Scene, apply, fix};
 
 /// A pod sends with an address of the node: somebody gave both the same, or forges it. No route cures that.
 #[test]
@@ -19,5 +19,32 @@ fn a_source_that_is_the_nodes_own() {
     if has_reasons() {
         assert_eq!(event["class"], "routing", "{event:#}");
         assert!(fix(&event).contains("same address"), "{event:#}");
+    }
+}
+
+/// Another pod had the address a moment ago, and the node still sends to its MAC.
+#[test]
+fn an_old_neighbour_entry() {
+    let scene = Scene::new();
+    let trace = scene.trace("drops");
+    for (address, to) in [("10.97.1.2", "10.97.1.2:5002"), ("fd97:1::2", "[fd97:1::2]:5002")] {
+        let entry = format!("neigh replace {address} lladdr 02:00:00:00:99:02 dev veth-web nud reachable\n");
+        scene.host.ip(&entry);
+        scene.host.inside(|| udp(to.parse().unwrap(), 1, 10));
+        let event = trace.expect_class("neighbour", |event| event["destination_ip"] == address);
+        assert_eq!([&event["harm"], &event["pod_name"]], ["harmful", "web-0"], "{event:#}");
+        assert!(event["message"].as_str().unwrap().contains("for another station"), "{event:#}");
+        apply(&scene.host, &fix(&event));
+        let entry = scene.host.run("ip", &["neigh", "show", address]);
+        assert!(!entry.contains("02:00:00:00:99:02"), "cured: {entry}");
+        // What is for somebody else in the pod's network is missed by nobody, as ever.
+        let other = to.replace(":2", ":3").replace(".1.2", ".1.3");
+        let address = other.parse::<std::net::SocketAddr>().unwrap().ip();
+        scene
+            .host
+            .ip(&format!("neigh replace {address} lladdr 02:00:00:00:99:03 dev veth-web nud reachable\n"));
+        scene.host.inside(|| udp(other.parse().unwrap(), 1, 10));
+        let event = trace.expect("it is dropped", |event| event["destination_ip"] == address.to_string());
+        assert_eq!([&event["class"], &event["harm"]], ["other", "benign"], "{event:#}");
     }
 }

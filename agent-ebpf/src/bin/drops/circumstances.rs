@@ -8,6 +8,7 @@ use agent_ebpf::kernel::{
     SKB_REFDST, TX_QDISC,
 };
 use agent_ebpf::packet::{self, Header, LinkType};
+use agent_ebpf::slots::{self, Here};
 use aya_ebpf::Global;
 
 use super::{Freed, Site, told};
@@ -52,6 +53,9 @@ pub(super) unsafe fn of<R: Read>(
             bits |= circumstance::GROUP;
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
+            if is_for_this_pod(site, header, ip_version) {
+                bits |= circumstance::OWN_ADDRESS;
+            }
         }
         if is_discovery::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::DISCOVERY;
@@ -82,6 +86,13 @@ pub(super) unsafe fn of<R: Read>(
         }
     }
     bits
+}
+
+/// Whether its destination is the address of the pod that it has come to.
+#[inline(always)]
+fn is_for_this_pod(site: &Site, header: &Header, ip_version: u8) -> bool {
+    let here = Here::of(site.netns).slot;
+    here != 0 && slots::of_header(header, ip_version, kernel::zero()).1 == here
 }
 
 /// What its device has to do with it.

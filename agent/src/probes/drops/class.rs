@@ -190,8 +190,11 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     }
     let verdict = classify(reason, function);
     // A switch floods to every port what is for a station that it does not know. Where there are reasons this has one of its own.
-    if has(fact::OTHERS) && verdict.class == Class::Malformed && FROM_DEVICES.contains(&function) {
-        return benign(Class::Other);
+    let is_others =
+        reason == "OTHERHOST" || verdict.class == Class::Malformed && FROM_DEVICES.contains(&function);
+    if has(fact::OTHERS) && is_others {
+        // Who sends it to an address that is here takes this for another station.
+        return if has(fact::OWN_ADDRESS) { harmful(Class::Neighbour) } else { benign(Class::Other) };
     }
     // A FIN sent twice, or the acknowledgement of one, finds its connection gone: that told its peer so itself when it went. Where
     // there are no reasons it may be in TIME_WAIT.

@@ -1,10 +1,11 @@
 //! What the kernel's tables and queues say, at the moment a packet died, of why it did.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use agent_common::drops::{Direction, DropRecord, circumstance};
 
+use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
 use crate::kernel::limits::{Chain, Fill, Limits, Loss, Policed, Port, Side};
@@ -25,6 +26,8 @@ pub enum Evidence {
     Invalid(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
+    /// Its frame is for another station, though this address of its destination is that of the pod that it came to.
+    OtherStation(IpAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
     /// The device loses packets on purpose.
@@ -75,6 +78,9 @@ pub(super) fn gather(
     {
         let expects = sockets.expects(record.netns, record.protocol, record.destination_port, from);
         return (verdict, expects.map(Evidence::NotTranslated));
+    }
+    if verdict.class == Class::Neighbour && record.circumstances & circumstance::OWN_ADDRESS != 0 {
+        return (verdict, address(record.ip_version, record.destination).map(Evidence::OtherStation));
     }
     // All namespaces share one neighbour table.
     if verdict.class == Class::NeighbourTable {

@@ -249,6 +249,13 @@ fn what_is_for_another_station_is_missed_by_nobody() {
             assert_eq!(judge(reason, function, fact::OTHERS), benign(Class::Other), "{function}");
         }
     }
+    // Unless it is for the pod that it came to: its sender has an old neighbour entry.
+    let own = fact::OTHERS | fact::OWN_ADDRESS;
+    for (reason, function) in [("OTHERHOST", "ip_rcv_core"), ("OTHERHOST", "ipv6_rcv"), ("", "ip_rcv_core")] {
+        assert_eq!(judge(reason, function, own), harmful(Class::Neighbour), "{reason} {function}");
+        assert_eq!(judge(reason, function, fact::OTHERS), benign(Class::Other), "{reason} {function}");
+    }
+    assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", own), harmful(Class::Policy));
     // What came to another station's address says more by its reason, and a rule is a rule.
     assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::OTHERS), harmful(Class::Policy));
     assert_eq!(judge("UDP_CSUM", "udp_queue_rcv_one_skb", fact::OTHERS), harmful(Class::Checksum));

@@ -199,6 +199,23 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
     assert_eq!(gathered(&elsewhere, queue, Class::Queue, Some(1000), &[]), (Class::Queue, None));
 }
 
+#[test]
+fn a_frame_for_another_station_tells_whose_address_it_has() {
+    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let gathered = |ip_version, circumstances, class| {
+        let mut record = DropRecord { ip_version, circumstances, ..record(100, 0) };
+        record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
+        let verdict = Verdict { class, harm: Harm::Harmful };
+        gather(&sources, &record, "OTHERHOST", "ip_rcv_core", None, verdict).1
+    };
+    let own = circumstance::OTHERS | circumstance::OWN_ADDRESS;
+    assert_eq!(gathered(4, own, Class::Neighbour), Some(Evidence::OtherStation([10, 244, 1, 10].into())));
+    let six = "af4:10a::".parse().unwrap();
+    assert_eq!(gathered(6, own, Class::Neighbour), Some(Evidence::OtherStation(six)));
+    assert_eq!(gathered(4, circumstance::OTHERS, Class::Neighbour), None);
+    assert_eq!(gathered(4, own, Class::Other), None);
+}
+
 /// A port of a switch is not told by the packet: each that takes less may be the one.
 #[test]
 fn ports_of_open_vswitch_that_take_less_make_it_too_long() {

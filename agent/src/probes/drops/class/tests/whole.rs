@@ -111,6 +111,7 @@ fn told() -> Vec<String> {
         (Class::Policy, "INVALID by one chain", Evidence::Invalid(chains[..1].into())),
         (Class::Policy, "INVALID by one of two chains", Evidence::Invalid(chains.into())),
         (Class::NoSocket, "not translated back", Evidence::NotTranslated(([10, 96, 0, 1], 53).into())),
+        (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
         (Class::Queue, "netem", Evidence::Loses(Loss::Random(u32::MAX / 8))),
         (Class::Queue, "netem's model", Evidence::Loses(Loss::Model)),

@@ -24,6 +24,9 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::NotTranslated(expected) => format!(
             "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
         ),
+        Evidence::OtherStation(address) => format!(
+            "{address} is this pod's, and its frame is for another station: who sent it has an old neighbour entry (the address was another pod's before), or two have the address"
+        ),
         Evidence::Burst(burst) => format!(
             "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
             about.frame,
@@ -73,6 +76,9 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         }
         Evidence::NotTranslated(expected) => format!(
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
+        ),
+        Evidence::OtherStation(address) => format!(
+            "`ip neigh flush to {address}` where it was sent; if it comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
         ),
         // Room for a full frame of the device, with its link header.
         Evidence::Burst(_) => format!(
