@@ -131,3 +131,38 @@ fn what_is_encrypted_and_has_no_state_here() {
     assert!(text.contains("IPsec has no state (SPI and key) for it"), "{lost:#}");
     assert!(fix(&lost).contains("`ip xfrm state`"), "{lost:#}");
 }
+
+/// Its device is there, and no key exchange has set up what it encrypts with.
+#[test]
+fn a_device_of_ipsec_without_a_policy() {
+    let Some(scene) = encrypted() else { return };
+    let trace = scene.trace("drops");
+    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
+    for (module, device, chosen, spi) in [
+        ("ip_vti", "vti local 10.97.9.1 remote 10.97.9.2 key 5", "mark 5 mask 0xffffffff", 5),
+        ("xfrm_interface", "xfrm dev uplink if_id 7", "if_id 7", 7),
+    ] {
+        if !has_module(module) {
+            continue;
+        }
+        scene.host.ip(&format!(
+            "link add dev secret type {device}\nlink set secret up\nroute add 10.97.6.0/24 dev secret\n"
+        ));
+        let to = format!("10.97.6.{spi}:7");
+        scene.is_answered(&to);
+        let lost = trace.expect_class("policy", |line| line["destination_ip"] == to[..to.len() - 2]);
+        let text = lost["message"].as_str().unwrap();
+        assert!(text.contains("no IPsec policy and state encrypt what leaves by this device"), "{lost:#}");
+        assert_eq!([&lost["harm"], &lost["pod_name"], &lost["interface"]], ["harmful", "web-0", "secret"]);
+        assert!(fix(&lost).contains("`ip -d link show secret`"), "{lost:#}");
+        // As the fix says: then it leaves, and the other end, which has no state for it, is to blame.
+        scene.host.ip(&format!(
+            "xfrm policy add dst 10.97.6.0/24 dir out {chosen} tmpl src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel\n\
+             xfrm state add src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel {chosen} aead rfc4106(gcm(aes)) {key} 128\n"
+        ));
+        scene.is_answered(&to);
+        let esp = |line: &serde_json::Value| line["protocol"] == "ESP" && line["class"] == "policy";
+        trace.expect("it leaves, encrypted", |line| esp(line) && line["netns"] == scene.ext.inode());
+        scene.host.ip("link del secret\n");
+    }
+}

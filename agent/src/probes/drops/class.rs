@@ -8,8 +8,8 @@ mod tables;
 pub mod words;
 
 use tables::{
-    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS, LOCAL, PLACES, REASONS,
-    RULES, TRANSIENT,
+    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS, IPSEC_DEVICES, LOCAL,
+    PLACES, REASONS, RULES, TRANSIENT,
 };
 
 /// The cause of a drop, in an operator's terms.
@@ -231,6 +231,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         Class::Hairpin
     } else if has(fact::LONG) && verdict.class == Class::Other {
         Class::Mtu
+    } else if verdict.class == Class::Other && IPSEC_DEVICES.contains(&function) {
+        Class::Policy
     } else if has(fact::GROUP) && verdict.class == Class::ForwardingOff {
         // No host forwards it: it has not joined the group yet.
         Class::Routing
@@ -278,6 +280,8 @@ fn is_group_for_nobody(class: Class, reason: &str, function: &str) -> bool {
         }
         // `icmp_rcv` answers no broadcast ping (`icmp_echo_ignore_broadcasts`).
         Class::Malformed => reason == "INVALID_PROTO" && function == "icmp_rcv",
+        // Nobody has asked for what a device of IPsec announces itself by to be encrypted.
+        Class::Policy => IPSEC_DEVICES.contains(&function),
         Class::Other => TRANSIENT.contains(&function),
         _ => false,
     }

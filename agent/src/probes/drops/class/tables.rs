@@ -36,6 +36,10 @@ pub(super) const TUNNELS: [&str; 9] = [
     "tunnelmpls6_rcv", "vxlan_rcv", "geneve_udp_encap_recv",
 ];
 
+/// Where a device of IPsec (vti, xfrm) sends, and frees what no policy and state are for, if nothing else is known of it.
+pub(super) const IPSEC_DEVICES: [&str; 6] =
+    ["vti_tunnel_xmit", "vti_xmit", "vti6_tnl_xmit", "vti6_xmit", "xfrmi_xmit", "xfrmi_xmit2"];
+
 /// Where a program hands over what becomes a packet of the network, which has no header yet.
 pub(super) const FROM_PROGRAMS: [&str; 2] = ["tun_get_user", "tap_get_user"];
 

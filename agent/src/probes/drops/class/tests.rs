@@ -262,6 +262,21 @@ fn what_is_for_another_station_is_missed_by_nobody() {
 }
 
 #[test]
+fn a_device_of_ipsec_frees_what_nobody_encrypts() {
+    for function in ["vti_tunnel_xmit", "vti6_tnl_xmit", "xfrmi_xmit"] {
+        for reason in ["", "NOT_SPECIFIED"] {
+            assert_eq!(judge(reason, function, 0), harmful(Class::Policy), "{function}");
+            assert_eq!(judge(reason, function, fact::GROUP), benign(Class::Policy), "{function}");
+            assert_eq!(judge(reason, function, fact::TOLD), harmful(Class::Mtu), "{function}");
+            assert_eq!(judge(reason, function, fact::LONG), harmful(Class::Mtu), "{function}");
+            assert_eq!(judge(reason, function, fact::DOWN), harmful(Class::DeviceDown), "{function}");
+        }
+        assert_eq!(judge("NOMEM", function, 0), harmful(Class::Memory), "{function}");
+    }
+    assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", fact::GROUP), harmful(Class::Policy));
+}
+
+#[test]
 fn a_question_about_a_neighbour_ends_with_its_link() {
     for (reason, function, facts, class) in [
         ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN, Class::DeviceDown),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use super::tables::TUNNELS;
+use super::tables::{IPSEC_DEVICES, TUNNELS};
 use crate::probe::row::device_sysctl;
 use crate::probes::drops::evidence::Evidence;
 
@@ -52,6 +52,8 @@ pub enum Refused {
     NoTunnel,
     /// IPsec has no state for it, or finds it wrong.
     Ipsec,
+    /// IPsec has no policy and state for what leaves by its device.
+    NoPolicy,
     /// No peer of the WireGuard device may have it.
     NoPeer,
     /// Its WireGuard peer has not answered.
@@ -81,6 +83,7 @@ impl Refused {
             (_, "dst_discard" | "dst_discard_out") => Self::Discarded,
             (_, function) if TUNNELS.contains(&function) => Self::NoTunnel,
             (_, "xfrm_input") => Self::Ipsec,
+            (_, function) if IPSEC_DEVICES.contains(&function) => Self::NoPolicy,
             (_, "wg_xmit") => Self::NoPeer,
             (_, "ovs_dp_process_packet") => Self::NoFlow,
             // The first ends in a jump to what frees, so that this seems to be done by its caller.
@@ -256,6 +259,9 @@ fn policy(about: &About<'_>) -> &'static str {
         "OVS_DROP_EXPLICIT_WITH_ERROR" | "OVS_DROP_ACTION_ERROR" => "a flow of Open vSwitch failed on it",
         "OVS_DROP_METER" => "a meter of Open vSwitch lets no more pass",
         "SECURITY_HOOK" => "a security module refused it",
+        _ if about.refused == Some(Refused::NoPolicy) => {
+            "no IPsec policy and state encrypt what leaves by this device, or no route leads to its peer"
+        }
         "PSP_INPUT" | "PSP_OUTPUT" => "the connection demands encryption (PSP), and it has none",
         _ if about.refused == Some(Refused::Ipsec) => {
             "IPsec has no state (SPI and key) for it, or it is damaged, replayed or not what the state expects"
@@ -280,6 +286,10 @@ fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
         }
         "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
         "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
+        _ if about.refused == Some(Refused::NoPolicy) => format!(
+            "see that `ip xfrm policy` (dir out) and `ip xfrm state` have one for it with the device's key as mark (vti) or its if_id (xfrm), as `ip -d link show {device}` tells them; what sets them up is the key exchange or the network plugin"
+        )
+        .into(),
         _ if about.refused == Some(Refused::Ipsec) => {
             "give both ends the same state (`ip xfrm state`; what sets it up is the key exchange or the network plugin); `cat /proc/net/xfrm_stat` there counts each cause".into()
         }

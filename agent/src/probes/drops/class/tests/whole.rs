@@ -90,6 +90,7 @@ fn told() -> Vec<String> {
     }
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
+    told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
     let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
     told.push(case(Class::Neighbour, "WireGuard", unanswered));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
