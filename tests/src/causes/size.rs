@@ -286,7 +286,7 @@ fn a_message_about_another_nodes_connection() {
     scene.host.ip("route add 203.0.113.0/24 via 10.97.1.2\n");
     scene.ext.ip("route add 203.0.113.0/24 via 10.97.9.1\n");
     assert!(scene.is_answered(EXT4));
-    let trace = scene.trace("mtu");
+    let (trace, drops) = (scene.trace("mtu"), scene.trace("drops"));
     if !trace.sees_messages() {
         return;
     }
@@ -300,6 +300,10 @@ fn a_message_about_another_nodes_connection() {
     assert!(lost["message"].as_str().unwrap().contains("a connection of another node"), "{lost:#}");
     let fix = fix(&lost);
     assert!(fix.contains("pass on to the others") && !fix.contains("icmp type"), "{fix}");
+    // Conntrack has counted nothing INVALID so far: it does not count messages.
+    let refused =
+        drops.expect("it is dropped", |line| line["protocol"] == "ICMP" && line["harm"] == "harmful");
+    assert!(refused["message"].as_str().unwrap().contains("INVALID"), "{refused:#}");
 }
 
 /// A policer with too small a burst or MTU, where packets come in and where they leave: small ones pass, full ones never.

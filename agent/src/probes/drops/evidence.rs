@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use agent_common::drops::{Direction, DropRecord, circumstance};
+use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 
 use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Fill, Limits, Loss, Policed, Port, Side};
+use crate::kernel::limits::{Chain, Conntrack, Fill, Limits, Loss, Policed, Port, Side};
 use crate::kernel::sockets::Sockets;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -103,7 +103,9 @@ pub(super) fn gather(
             let conntrack = limits.conntrack();
             let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
             let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
-            let invalid = conntrack.filter(|now| is_untracked && now.invalid > 0);
+            // What an ICMP error is about conntrack looks up as well, but does not count it where there is no such connection.
+            let calls_invalid = |now: &Conntrack| now.invalid > 0 || is_icmp_error(record);
+            let invalid = conntrack.filter(|now| is_untracked && calls_invalid(now));
             let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
                 let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
                 let chains = |_| limits.chains_dropping_invalid(record.ip_version, direction, function);
@@ -112,6 +114,19 @@ pub(super) fn gather(
             (verdict, evidence)
         }
         _ => (verdict, None),
+    }
+}
+
+/// Whether it is an ICMP message about another packet.
+fn is_icmp_error(record: &DropRecord) -> bool {
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    let [kind, _] = record.source_port.to_be_bytes();
+    match record.protocol {
+        _ if record.flags & flags::HAS_TRANSPORT == 0 => false,
+        ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        ICMPV6 => (1..=4).contains(&kind),
+        _ => false,
     }
 }
 

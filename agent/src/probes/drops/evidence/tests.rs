@@ -130,9 +130,26 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
     // Which rules there are is not known: no module of nftables is loaded.
     let invalid = Some(Evidence::Invalid([].into()));
     let untracked = circumstance::UNTRACKED;
-    for (calls, circumstances, wanted) in
-        [("1", untracked, invalid), ("1", !untracked, None), ("0", untracked, None)]
-    {
+    let about = |protocol, kind: u16| {
+        let mut record = own;
+        (record.protocol, record.source_port, record.flags) = (protocol, kind << 8, flags::HAS_TRANSPORT);
+        record
+    };
+    let unread = DropRecord { flags: 0, ..about(1, 3) };
+    for (calls, circumstances, record, wanted) in [
+        ("1", untracked, own, invalid.clone()),
+        ("1", !untracked, own, None),
+        ("0", untracked, own, None),
+        ("0", untracked, about(1, 3), invalid.clone()),
+        ("0", untracked, about(1, 11), invalid.clone()),
+        ("0", untracked, about(58, 2), invalid),
+        ("0", untracked, about(1, 8), None),
+        ("0", untracked, about(58, 128), None),
+        ("0", untracked, about(58, 135), None),
+        ("0", untracked, about(6, 3), None),
+        ("0", untracked, unread, None),
+        ("0", !untracked, about(1, 3), None),
+    ] {
         write(
             proc.path(),
             &[
@@ -142,7 +159,7 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
             ],
         );
         let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
-        let record = DropRecord { circumstances, ..own };
+        let record = DropRecord { circumstances, ..record };
         for class in [Class::Policy, Class::Netfilter] {
             let verdict = Verdict { class, harm: Harm::Harmful };
             let told = gather(&sources, &record, "", "", None, verdict);
