@@ -20,7 +20,7 @@ use crate::probe::{Column, DecodeError, Enriched, Event as _, Hook, Probe, Summa
 
 pub mod blocked;
 pub mod cause;
-pub mod decoder;
+pub mod decode;
 pub mod destinations;
 pub mod encrypted;
 pub mod event;
@@ -36,7 +36,7 @@ pub mod told;
 pub mod verdict;
 pub mod words;
 
-use decoder::Decoder;
+use decode::Decoder;
 use encrypted::Policies;
 use event::TooBig;
 use labels::{MtuRows, kind_name};

@@ -11,7 +11,7 @@ use agent::probe::{Ends, Enriched, Event, Evidence as _, Level, Pods, Probe};
 use agent::probes::drops::Drops;
 use agent::probes::drops::decode::Decoder;
 use agent::probes::mtu::Mtu;
-use agent::probes::mtu::event;
+use agent::probes::mtu::decode as mtu_decode;
 use agent::sink::json::JsonSink;
 use agent::sink::table::{Style, TableSink};
 use agent::sink::{Identity, Sink, Written};
@@ -23,11 +23,11 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 /// A small kernel's names: types cut out of a real one's, and symbols in its shape.
-static KERNEL: LazyLock<(Decoder, event::Decoder)> = LazyLock::new(|| {
+static KERNEL: LazyLock<(Decoder, mtu_decode::Decoder)> = LazyLock::new(|| {
     let kernel = Kernel::load_from(Roots::under(concat!(env!("CARGO_MANIFEST_DIR"), "/kernel").as_ref()));
     assert!(kernel.btf().is_some(), "{:?}", kernel.missing());
     assert!(kernel.symbols().get().is_some(), "the kernel's symbols are beside its types");
-    (Decoder::new(&kernel), event::Decoder::new(&kernel))
+    (Decoder::new(&kernel), mtu_decode::Decoder::new(&kernel))
 });
 
 static IDENTITY: LazyLock<Arc<Identity>> =

@@ -119,7 +119,7 @@ fuzz_target!(|data: &[u8]| {
         who: "shop/web-0".to_owned(),
         to: destination.to_string(),
         address: destination,
-        device: (port & 1 != 0).then(|| "eth0".to_owned()),
+        device: if port & 1 != 0 { "eth0" } else { "-x;y" }.to_owned(),
         tcp: match port {
             0..64 => None,
             64..128 => Some(Tcp::Silent),

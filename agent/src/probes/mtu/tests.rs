@@ -5,7 +5,7 @@ use agent_common::mtu::{Device, Fate, Fragments, Kind, MtuRecord, Stage, flags};
 use agent_common::quote::HEADER;
 use agent_common::{IFNAMSIZ, NO_REASON};
 
-use super::decoder::Decoder;
+use super::decode::Decoder;
 use super::event::{Limit, TooBig};
 use super::row;
 use super::verdict::Findings;
