@@ -1,6 +1,5 @@
 //! Places in modules that came after the agent.
 
-use crate::harness::has_reasons;
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
 use crate::harness::{tool, until};
@@ -45,7 +44,5 @@ fn a_place_has_the_name_of_the_module_that_owns_it() {
         (&"vti_tunnel_xmit".into(), &"ip_vti".into()),
         "{event:#}"
     );
-    if has_reasons() {
-        assert_eq!(event["class"], "other", "{event:#}");
-    }
+    assert_eq!(event["class"], "policy", "{event:#}");
 }
