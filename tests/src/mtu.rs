@@ -1,6 +1,6 @@
 //! The mtu probe: one test a cause, made for real; what is said of it, what is counted, and what is to be set.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -133,6 +133,11 @@ fn sees_messages(lab: &Lab) -> bool {
 fn knows_veth() -> bool {
     let btf = std::path::Path::new("/sys/kernel/btf/veth");
     btf.exists() || !std::path::Path::new("/sys/module/veth/holders").exists()
+}
+
+/// Whether the route cache of `web` has learned what fits on the way there: by what others learn, that cannot be told.
+fn has_learned(lab: &Lab, to: IpAddr) -> bool {
+    lab.web.netns.run("ip", &["route", "get", &to.to_string()]).contains(" mtu ")
 }
 
 /// What a test before has taught the route cache would keep packets short.

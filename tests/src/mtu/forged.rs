@@ -8,7 +8,7 @@ use crate::harness::lab::{Lab, WEB};
 use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_segment, with_options};
 use crate::harness::until;
 
-use super::{Watch, pod, sees_messages, v4};
+use super::{Watch, has_learned, pod, sees_messages, v4};
 
 mod flood;
 mod sockets;
@@ -49,10 +49,9 @@ fn numbers_that_no_link_has() {
         assert_eq!(first["destination_port"], 4001);
         let verdict = watch.verdict(&[("trace_id", first["trace_id"].clone())]);
         assert_eq!(verdict["finding"], "absurd_mtu", "{verdict:#}");
-        let has_learned = watch.counted("r2c_mtu_events_total", &[("event", "learned")]) > 0;
         assert_eq!(
             verdict["fix"].is_string(),
-            has_learned,
+            has_learned(&lab, [10, 99, 3, last].into()),
             "only what the kernel believed is to be forgotten"
         );
     }
