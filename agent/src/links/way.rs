@@ -12,7 +12,8 @@ use super::{Link, link};
 /// `struct rtmsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 12;
 
-/// Looks for it in the calling thread's network namespace, for packets from its address `from`.
+/// Looks for it in the calling thread's network namespace, for packets from its address `from`. Of a route with several ways
+/// it is one: by which of them a flow leaves hangs on its ports.
 ///
 /// # Errors
 /// The kernel's: there is no route, or the device is gone.

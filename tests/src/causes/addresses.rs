@@ -27,11 +27,20 @@ fn a_source_that_is_the_nodes_own() {
 fn an_old_neighbour_entry() {
     let scene = Scene::new();
     let trace = scene.trace("drops");
-    for (address, to) in [("10.97.1.2", "10.97.1.2:5002"), ("fd97:1::2", "[fd97:1::2]:5002")] {
-        let entry = format!("neigh replace {address} lladdr 02:00:00:00:99:02 dev veth-web nud reachable\n");
-        scene.host.ip(&entry);
+    for (address, to, state) in [
+        ("10.97.1.2", "10.97.1.2:5002", "reachable"),
+        ("10.97.1.2", "10.97.1.2:5003", "permanent"),
+        ("fd97:1::2", "[fd97:1::2]:5002", "reachable"),
+    ] {
+        scene
+            .host
+            .ip(&format!("neigh replace {address} lladdr 02:00:00:00:99:02 dev veth-web nud {state}\n"));
         scene.host.inside(|| udp(to.parse().unwrap(), 1, 10));
-        let event = trace.expect_class("neighbour", |event| event["destination_ip"] == address);
+        let port: std::net::SocketAddr = to.parse().unwrap();
+        let is_it = |event: &serde_json::Value| {
+            event["destination_ip"] == address && event["destination_port"] == port.port()
+        };
+        let event = trace.expect_class("neighbour", is_it);
         assert_eq!([&event["harm"], &event["pod_name"]], ["harmful", "web-0"], "{event:#}");
         assert!(event["message"].as_str().unwrap().contains("for another station"), "{event:#}");
         apply(&scene.host, &fix(&event));

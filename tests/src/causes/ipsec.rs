@@ -152,7 +152,7 @@ fn a_device_of_ipsec_without_a_policy() {
         scene.is_answered(&to);
         let lost = trace.expect_class("policy", |line| line["destination_ip"] == to[..to.len() - 2]);
         let text = lost["message"].as_str().unwrap();
-        assert!(text.contains("no IPsec policy and state encrypt what leaves by this device"), "{lost:#}");
+        assert!(text.contains("no policy with a state for what leaves by this device"), "{lost:#}");
         assert_eq!([&lost["harm"], &lost["pod_name"], &lost["interface"]], ["harmful", "web-0", "secret"]);
         assert!(fix(&lost).contains("`ip -d link show secret`"), "{lost:#}");
         // As the fix says: then it leaves, and the other end, which has no state for it, is to blame.

@@ -50,8 +50,8 @@ fn what_open_vswitch_drops() {
 
     scene.host.ip("link set pb mtu 1400\n");
     assert!(scene.is_answered_of(BEHIND, 1300) && !scene.is_answered_of(BEHIND, 1472));
-    let words = "a packet of 1500 bytes is more than a port of Open vSwitch takes, and nobody is told: pb (1400) takes less";
-    expect("mtu", words, "one MTU: 1500 where the links below take that, or else 1400");
+    let words = "a packet of 1500 bytes is more than a port of Open vSwitch takes, which tells nobody: pb (1400) takes less";
+    expect("mtu", words, "give it, and who sends through it, one MTU");
     scene.host.ip("link set pb mtu 1500\n");
     assert!(scene.is_answered_of(BEHIND, 1472), "cured by the MTU");
 

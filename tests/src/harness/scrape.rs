@@ -48,9 +48,15 @@ impl Scrape {
         self.of(name, labels).map(|(series, value)| before.till(series, *value)).sum()
     }
 
-    /// By how much a series has grown that is at `value` now; one that is lower than before has begun anew.
+    /// By how much a series has grown that is at `value` now. A pod's that is lower than before has begun anew with its pod.
     fn till(&self, series: &Series, value: u64) -> u64 {
-        value.checked_sub(self.0.get(series).copied().unwrap_or(0)).unwrap_or(value)
+        let before = self.0.get(series).copied().unwrap_or(0);
+        let is_a_pods = series.1.contains_key("pod");
+        assert!(
+            value >= before || is_a_pods,
+            "{series:?} was {before} and is {value}: a counter never falls"
+        );
+        value.checked_sub(before).unwrap_or(value)
     }
 
     fn of(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = (&Series, &u64)> {

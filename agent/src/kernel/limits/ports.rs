@@ -19,10 +19,11 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_EXT_MASK: u16 = 29;
 /// `RTEXT_FILTER_SKIP_STATS`: most of an answer is counters.
 const SKIP_STATS: u32 = 8;
-/// `sizeof(struct ifinfomsg)`; in it `ifi_flags`, of which `IFF_UP` is the first.
+/// `sizeof(struct ifinfomsg)`; in it `ifi_flags`.
 const IFINFOMSG: usize = 16;
 const FLAGS: usize = 8;
-const UP: u32 = 1;
+/// `IFF_UP` and `IFF_LOWER_UP`: a port without carrier takes nothing.
+const UP: u32 = 1 | 1 << 16;
 
 /// The kind of its devices, and of what they make of others.
 const OPENVSWITCH: &[u8] = b"openvswitch";
@@ -36,9 +37,11 @@ pub struct Port {
     pub mtu: u32,
 }
 
-/// All of them, those that take least first.
+/// All of them, those that take least first. A pod that starts changes the list while it is read: then once again.
 pub(super) fn read() -> io::Result<Arc<[Port]>> {
-    listed(&mut Netlink::open(NETLINK_ROUTE, MOST)?)
+    let read = || listed(&mut Netlink::open(NETLINK_ROUTE, MOST)?);
+    let has_changed = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+    read().or_else(|error| if has_changed(&error) { read() } else { Err(error) })
 }
 
 fn listed(lists: &mut impl Lists) -> io::Result<Arc<[Port]>> {
@@ -55,7 +58,7 @@ fn question() -> Vec<u8> {
 /// The port, if the device is one that is up: a bridge's own, or one that it was given.
 fn port(payload: &[u8]) -> Option<Port> {
     let attributes = payload.get(IFINFOMSG..)?;
-    let is_up = number(payload.get(FLAGS..)?)? & UP != 0;
+    let is_up = number(payload.get(FLAGS..)?)? & UP == UP;
     let about = find(attributes, IFLA_LINKINFO)?;
     let is_port = [IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND]
         .into_iter()
@@ -85,12 +88,13 @@ mod tests {
         let given = (IFLA_INFO_SLAVE_KIND, &b"openvswitch\0"[..]);
         let asked = [&[0; 16][..], &[8, 0, 29, 0, 8, 0, 0, 0]].concat();
         let devices = vec![
-            answer(b"pa\0", 1500, 0x1043, &[(IFLA_INFO_KIND, b"veth\0"), given]),
-            answer(b"br-int\0", 1450, 0x1003, &[(IFLA_INFO_KIND, b"openvswitch\0")]),
-            answer(b"ovs-system\0", 1400, 0x1002, &[(IFLA_INFO_KIND, b"openvswitch\0")]),
-            answer(b"eth0\0", 1400, 0x1043, &[(IFLA_INFO_KIND, b"veth\0")]),
-            answer(b"of-a-bridge\0", 1400, 0x1043, &[(IFLA_INFO_SLAVE_KIND, b"bridge\0")]),
-            answer(b"p\xff\0", 1500, 1, &[given]),
+            answer(b"pa\0", 1500, 0x11043, &[(IFLA_INFO_KIND, b"veth\0"), given]),
+            answer(b"br-int\0", 1450, 0x11003, &[(IFLA_INFO_KIND, b"openvswitch\0")]),
+            answer(b"ovs-system\0", 1400, 0x11002, &[(IFLA_INFO_KIND, b"openvswitch\0")]),
+            answer(b"no-carrier\0", 1400, 0x1003, &[given]),
+            answer(b"eth0\0", 1400, 0x11043, &[(IFLA_INFO_KIND, b"veth\0")]),
+            answer(b"of-a-bridge\0", 1400, 0x11043, &[(IFLA_INFO_SLAVE_KIND, b"bridge\0")]),
+            answer(b"p\xff\0", 1500, UP, &[given]),
         ];
         let ports = listed(&mut Answers(vec![(18, asked, devices)])).unwrap();
         let told: Vec<_> = ports.iter().map(|port| (port.name.as_str(), port.mtu)).collect();
@@ -99,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_is_nothing() {
-        let whole = answer(b"pa\0", 1500, 1, &[(IFLA_INFO_SLAVE_KIND, b"openvswitch\0")]);
+        let whole = answer(b"pa\0", 1500, UP, &[(IFLA_INFO_SLAVE_KIND, b"openvswitch\0")]);
         assert!(port(&whole).is_some());
         for length in 0..whole.len() {
             assert_eq!(port(&whole[..length]), None, "{length} bytes");

@@ -193,8 +193,10 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     let is_others =
         reason == "OTHERHOST" || verdict.class == Class::Malformed && FROM_DEVICES.contains(&function);
     if has(fact::OTHERS) && is_others {
-        // Who sends it to an address that is here takes this for another station.
-        return if has(fact::OWN_ADDRESS) { harmful(Class::Neighbour) } else { benign(Class::Other) };
+        // Who sends it to an address that is here takes this for another station. A question whether the old one is still there is
+        // how a kernel finds that out.
+        let is_lost = has(fact::OWN_ADDRESS) && !has(fact::DISCOVERY);
+        return if is_lost { harmful(Class::Neighbour) } else { benign(Class::Other) };
     }
     // A FIN sent twice, or the acknowledgement of one, finds its connection gone: that told its peer so itself when it went. Where
     // there are no reasons it may be in TIME_WAIT.
@@ -242,6 +244,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     let harm = if has(fact::PORTLESS) && is_to_nobody(class, reason)
         || has(fact::GROUP) && is_group_for_nobody(class, reason, function)
         || has(fact::DISCOVERY) && is_question_to_nobody(class, reason)
+        // By which a device of IPsec announces itself: nobody has asked for that to be encrypted.
+        || has(fact::GROUP) && has(fact::DISCOVERY) && IPSEC_DEVICES.contains(&function)
     {
         Harm::Benign
     } else {
@@ -280,8 +284,6 @@ fn is_group_for_nobody(class: Class, reason: &str, function: &str) -> bool {
         }
         // `icmp_rcv` answers no broadcast ping (`icmp_echo_ignore_broadcasts`).
         Class::Malformed => reason == "INVALID_PROTO" && function == "icmp_rcv",
-        // Nobody has asked for what a device of IPsec announces itself by to be encrypted.
-        Class::Policy => IPSEC_DEVICES.contains(&function),
         Class::Other => TRANSIENT.contains(&function),
         _ => false,
     }

@@ -103,8 +103,9 @@ pub(super) fn gather(
             let conntrack = limits.conntrack();
             let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
             let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
-            // What an ICMP error is about conntrack looks up as well, but does not count it where there is no such connection.
-            let calls_invalid = |now: &Conntrack| now.invalid > 0 || is_icmp_error(record);
+            // Conntrack also calls an ICMP error INVALID if it knows no connection that the error is about, and does not count that.
+            let calls_invalid =
+                |now: &Conntrack| now.invalid > 0 || now.fill.entries > 0 && is_icmp_error(record);
             let invalid = conntrack.filter(|now| is_untracked && calls_invalid(now));
             let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
                 let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
@@ -163,9 +164,11 @@ fn is_at_port(reason: &str, function: &str, verdict: Verdict) -> bool {
 
 /// The ports that take less. What is cut later passes any (`ovs_vport_send`).
 fn at_ports(record: &DropRecord, ports: &[Port]) -> Option<Evidence> {
-    /// Of Ethernet.
+    /// Of Ethernet, and a VLAN's tag in the frame, which the kernel does not count either.
     const HEADER: u32 = 14;
-    let length = record.len.saturating_sub(HEADER);
+    const TAG: u32 = 4;
+    let tag = if matches!(record.ethertype, 0x8100 | 0x88a8) { TAG } else { 0 };
+    let length = record.len.saturating_sub(HEADER + tag);
     let less: Arc<[Port]> = ports.iter().filter(|port| port.mtu < length).cloned().collect();
     (record.gso_size == 0 && !less.is_empty()).then_some(Evidence::Ports { length, less })
 }

@@ -286,8 +286,9 @@ impl Findings {
     /// was refused datagrams larger than what the connection sends does not.
     fn is_surer_than(&self, stalled: &TooBig) -> bool {
         self.best.as_deref().is_some_and(|(best, _)| {
-            let is_beside = best.kind == Kind::Refused
-                && best.fits().is_some_and(|fits| fits >= stalled.record.stall.pmtu);
+            let pmtu = stalled.record.stall.pmtu;
+            let is_beside =
+                best.kind == Kind::Refused && pmtu != 0 && best.fits().is_some_and(|fits| fits >= pmtu);
             weight(best) >= 3 && !is_beside
         })
     }

@@ -254,6 +254,8 @@ fn what_is_for_another_station_is_missed_by_nobody() {
     for (reason, function) in [("OTHERHOST", "ip_rcv_core"), ("OTHERHOST", "ipv6_rcv"), ("", "ip_rcv_core")] {
         assert_eq!(judge(reason, function, own), harmful(Class::Neighbour), "{reason} {function}");
         assert_eq!(judge(reason, function, fact::OTHERS), benign(Class::Other), "{reason} {function}");
+        let question = own | fact::DISCOVERY;
+        assert_eq!(judge(reason, function, question), benign(Class::Other), "{reason} {function}");
     }
     assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", own), harmful(Class::Policy));
     // What came to another station's address says more by its reason, and a rule is a rule.
@@ -266,7 +268,9 @@ fn a_device_of_ipsec_frees_what_nobody_encrypts() {
     for function in ["vti_tunnel_xmit", "vti6_tnl_xmit", "xfrmi_xmit"] {
         for reason in ["", "NOT_SPECIFIED"] {
             assert_eq!(judge(reason, function, 0), harmful(Class::Policy), "{function}");
-            assert_eq!(judge(reason, function, fact::GROUP), benign(Class::Policy), "{function}");
+            assert_eq!(judge(reason, function, fact::GROUP), harmful(Class::Policy), "{function}: OSPF, say");
+            let announces = fact::GROUP | fact::DISCOVERY;
+            assert_eq!(judge(reason, function, announces), benign(Class::Policy), "{function}");
             assert_eq!(judge(reason, function, fact::TOLD), harmful(Class::Mtu), "{function}");
             assert_eq!(judge(reason, function, fact::LONG), harmful(Class::Mtu), "{function}");
             assert_eq!(judge(reason, function, fact::DOWN), harmful(Class::DeviceDown), "{function}");

@@ -260,7 +260,7 @@ fn policy(about: &About<'_>) -> &'static str {
         "OVS_DROP_METER" => "a meter of Open vSwitch lets no more pass",
         "SECURITY_HOOK" => "a security module refused it",
         _ if about.refused == Some(Refused::NoPolicy) => {
-            "no IPsec policy and state encrypt what leaves by this device, or no route leads to its peer"
+            "IPsec has no policy with a state for what leaves by this device, a policy blocks it, or no route leads to its peer"
         }
         "PSP_INPUT" | "PSP_OUTPUT" => "the connection demands encryption (PSP), and it has none",
         _ if about.refused == Some(Refused::Ipsec) => {
@@ -287,7 +287,7 @@ fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
         "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
         "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
         _ if about.refused == Some(Refused::NoPolicy) => format!(
-            "see that `ip xfrm policy` (dir out) and `ip xfrm state` have one for it with the device's key as mark (vti) or its if_id (xfrm), as `ip -d link show {device}` tells them; what sets them up is the key exchange or the network plugin"
+            "see that `ip xfrm policy` (dir out) and `ip xfrm state` have one for it, with the okey (vti) as mark or the if_id (xfrm) that `ip -d link show {device}` tells; the key exchange or the network plugin sets them up; `cat /proc/net/xfrm_stat` there counts each cause"
         )
         .into(),
         _ if about.refused == Some(Refused::Ipsec) => {

@@ -253,6 +253,10 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
         assert!(size_may_be_why(place.0, place.1, Verdict { class: Class::Routing, harm: Harm::Harmful }));
     }
     let routing = (Class::Routing, None);
+    for (len, class) in [(1418, Class::Routing), (1419, Class::Mtu)] {
+        let tagged = DropRecord { ethertype: 0x8100, len, ..own };
+        assert_eq!(gathered(&tagged, named, Class::Routing).0, class, "a tag is none of its length");
+    }
     let small = DropRecord { len: 1414, ..own };
     assert_eq!(gathered(&small, named, Class::Routing), routing, "each takes it: a port is down");
     assert_eq!(gathered(&DropRecord { gso_size: 1400, ..own }, named, Class::Routing), routing);

@@ -46,7 +46,7 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             of_policer(*less, |what, bytes| format!("{what} {bytes}"), ", ")
         ),
         Evidence::Ports { length, less } => format!(
-            "a packet of {length} bytes is more than a port of Open vSwitch takes, and nobody is told: {} less",
+            "a packet of {length} bytes is more than a port of Open vSwitch takes, which tells nobody: {} less; or the port that it was to leave by is down",
             of_ports(less)
         ),
     }
@@ -78,7 +78,7 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
         ),
         Evidence::OtherStation(address) => format!(
-            "`ip neigh flush to {address}` where it was sent; if it comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
+            "`ip neigh flush to {address} nud all` where it was sent (an entry that the network plugin set for good it must set anew); if the old one comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
         ),
         // Room for a full frame of the device, with its link header.
         Evidence::Burst(_) => format!(
@@ -104,10 +104,9 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
                 )
             )
         }
-        Evidence::Ports { length, less } => format!(
-            "give all ports of the bridge, and who sends through them, one MTU: {length} where the links below take that, or else {} (`ip link set dev PORT mtu`, `ovs-vsctl set interface PORT mtu_request=` of a port of its own)",
-            less.first().map_or(*length, |port| port.mtu)
-        ),
+        Evidence::Ports { .. } => {
+            "`dmesg` names the port (dropped over-mtu packet): give it, and who sends through it, one MTU (`ip link set dev PORT mtu`, `ovs-vsctl set interface PORT mtu_request=` of a port of the bridge's own); `ip link` shows a port that is down".to_owned()
+        }
     }
 }
 
