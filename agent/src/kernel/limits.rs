@@ -83,7 +83,7 @@ struct Read {
     conntrack: Option<(Instant, Option<Conntrack>)>,
     queueing: HashMap<u32, (Instant, Queueing)>,
     policed: HashMap<(u32, Side), (Instant, Policers)>,
-    ports: Option<(Instant, Arc<[Port]>)>,
+    ports: Option<(Instant, Option<Arc<[Port]>>)>,
     /// Of IPv4 and IPv6, each with when it is read again.
     chains: [Option<(Instant, rules::Rules)>; 2],
 }
@@ -148,15 +148,7 @@ impl Limits {
     /// The ports of Open vSwitch that are up, those that take least first: none where it is not used, or they cannot be read.
     #[must_use]
     pub fn switch_ports(&self) -> Arc<[Port]> {
-        let mut read = self.lock();
-        if let Some((at, ports)) = &read.ports
-            && at.elapsed() < FRESH
-        {
-            return Arc::clone(ports);
-        }
-        let ports = ports::read().unwrap_or_default();
-        read.ports = Some((Instant::now(), Arc::clone(&ports)));
-        ports
+        fresh(&mut self.lock().ports, || ports::read().ok()).unwrap_or_default()
     }
 
     /// The chains of nftables that have a rule that drops what conntrack calls INVALID and that packets of this IP version that go
@@ -234,14 +226,14 @@ impl Limits {
 }
 
 /// What was read a moment ago, or what `read` reads now.
-fn fresh<T: Copy>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() -> Option<T>) -> Option<T> {
+fn fresh<T: Clone>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce() -> Option<T>) -> Option<T> {
     if let Some((at, value)) = known
         && at.elapsed() < FRESH
     {
-        return *value;
+        return value.clone();
     }
     let value = read();
-    *known = Some((Instant::now(), value));
+    *known = Some((Instant::now(), value.clone()));
     value
 }
 
@@ -288,7 +280,7 @@ impl Limits {
 
     /// As if Open vSwitch had these ports.
     pub(crate) fn with_ports(self, ports: &[Port]) -> Self {
-        self.lock().ports = Some((Instant::now() + Duration::from_hours(1), ports.into()));
+        self.lock().ports = Some((Instant::now() + Duration::from_hours(1), Some(ports.into())));
         self
     }
 }
