@@ -31,6 +31,7 @@ mod netfilter;
 mod quiet;
 mod routes;
 mod size;
+mod sockets;
 mod tables;
 mod tunnels;
 mod underlay;

@@ -1,12 +1,14 @@
-//! Sockets of a network namespace that wait for an answer: evidence that one came from an address that none of them asked.
+//! Sockets of a network namespace to which a packet came that none of them took: what they wait for instead.
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+mod list;
 
 /// Questions are counted for this long.
 const FRESH: Duration = Duration::from_secs(1);
@@ -27,6 +29,20 @@ const MOST: u64 = 1536 << 10;
 const MAX_PROCESSES: usize = 32_768;
 
 const TCP: u8 = 6;
+
+const UDP: u8 = 17;
+
+/// What sockets say of a packet that none of them took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// One that has the packet's destination port waits for an answer from this address, which is not the packet's source. Its port
+    /// may be another as well: a Kubernetes service often has another than its pods.
+    Expects(SocketAddr),
+    /// A program listens at that port, at this address.
+    ListensAt(SocketAddr),
+    /// Nobody listens at that port, but programs do at these (TCP).
+    Ports(Arc<[u16]>),
+}
 
 /// Finds them. Cheap to clone: all share what was found.
 #[derive(Clone, Debug)]
@@ -52,26 +68,39 @@ impl Sockets {
         }))
     }
 
-    /// Whom a socket of this namespace waits for that has the port `local`, and that does not talk to the address of `answer`. Its
-    /// port may be another as well: a Kubernetes service often has another than its pods. `None` if there is none, or it cannot
-    /// be seen: the namespace is nobody's that we see, or its sockets are too many.
+    /// What the sockets of this namespace say of a packet from `from` to `to`, which none of them took. `opens` is whether it opens a
+    /// connection. `None` if they say nothing, or cannot be seen: the namespace is nobody's that we see, or its sockets are too many.
     #[must_use]
-    pub fn expects(&self, netns: u32, protocol: u8, local: u16, answer: SocketAddr) -> Option<SocketAddr> {
+    pub fn explain(
+        &self,
+        netns: u32,
+        protocol: u8,
+        to: SocketAddr,
+        from: SocketAddr,
+        opens: bool,
+    ) -> Option<Seen> {
         let name = match protocol {
             TCP => "tcp",
-            17 => "udp",
+            UDP => "udp",
             _ => return None,
         };
         if !self.may_ask() {
             return None;
         }
         let process = self.process(netns)?;
-        [name.to_owned(), format!("{name}6")].into_iter().find_map(|list| {
+        // Without IPv6 there is one list.
+        let lists = [name.to_owned(), format!("{name}6")].map(|list| {
             let mut text = String::new();
             let file = File::open(self.0.proc.join(&process).join("net").join(list)).ok()?;
             file.take(MOST).read_to_string(&mut text).ok()?;
-            expected(&text, local, answer, protocol == TCP)
-        })
+            Some(text)
+        });
+        let sockets = || lists.iter().flatten().flat_map(|text| list::sockets(text));
+        let has_states = protocol == TCP;
+        list::expected(sockets(), to.port(), from, has_states)
+            .map(Seen::Expects)
+            .or_else(|| list::listener(sockets(), to, has_states).map(Seen::ListensAt))
+            .or_else(|| list::ports(sockets().filter(|_| opens && has_states), to.ip()).map(Seen::Ports))
     }
 
     /// Whether a list may be read now: a storm of packets to closed ports must not hold up what is told of others.
@@ -109,83 +138,11 @@ impl Sockets {
     }
 }
 
-/// The peer of the socket with this local port, in text of the form of `/proc/net/tcp`, if that has another address than
-/// `answer`. With another port it must be one that has no answer yet, if `has_states`: a connection's local port may have been
-/// an earlier one's, whose peer still sends.
-fn expected(text: &str, local: u16, answer: SocketAddr, has_states: bool) -> Option<SocketAddr> {
-    /// `TCP_SYN_SENT` (`include/net/tcp_states.h`)
-    const SYN_SENT: &str = "02";
-    text.lines().skip(1).find_map(|line| {
-        let mut words = line.split_whitespace();
-        let (ours, peer) = (words.nth(1)?, address(words.next()?)?);
-        let waits = !has_states || words.next()? == SYN_SENT;
-        let (_, port) = ours.rsplit_once(':')?;
-        let is_it = u16::from_str_radix(port, 16).ok()? == local
-            && (waits || peer.port() == answer.port())
-            && peer.ip() != answer.ip()
-            && !peer.ip().is_unspecified();
-        is_it.then_some(peer)
-    })
-}
-
-/// An address as the kernel prints it: words of four bytes in the machine's order, and a port.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (words, port) = text.split_once(':')?;
-    let word = |at: usize| u32::from_str_radix(words.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes);
-    let ip = match words.len() {
-        8 => IpAddr::from(Ipv4Addr::from(word(0)?)),
-        32 => {
-            let mut bytes = [0; 16];
-            for (at, to) in bytes.chunks_exact_mut(4).enumerate() {
-                to.copy_from_slice(&word(at)?);
-            }
-            Ipv6Addr::from(bytes).to_canonical()
-        }
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-
-    const LIST: &str = "  sl  local_address rem_address   st tx_queue rx_queue\n\
-        \x20  0: 0200010A:1F90 00000000:0000 0A 00000000:00000000\n\
-        \x20  1: 0200010A:B876 0A00600A:1538 02 00000000:00000000\n\
-        \x20  2: 0200010A:B877 0A00600A:1538 01 00000000:00000000\n";
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn a_socket_that_waits_for_another_is_found() {
-        let answer = |text: &str| text.parse().unwrap();
-        let expected = |local, from| expected(LIST, local, answer(from), true).map(|peer| peer.to_string());
-        assert_eq!(expected(0xb876, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
-        assert_eq!(expected(0xb876, "10.96.0.10:5432"), None, "that is whom it asked");
-        assert_eq!(expected(0xb876, "10.1.0.3:8080").as_deref(), Some("10.96.0.10:5432"), "a service's pod");
-        assert_eq!(expected(0xb877, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
-        assert_eq!(
-            expected(0xb877, "10.1.0.3:8080"),
-            None,
-            "it has its connection: that is an earlier one's"
-        );
-        assert_eq!(expected(8080, "10.1.0.3:5432"), None, "it listens");
-        let list = LIST.replace(" 02 ", " 01 ");
-        let of_udp = super::expected(&list, 0xb876, answer("10.1.0.3:8080"), false);
-        assert!(of_udp.is_some(), "a socket of UDP that has a peer waits for it alone");
-    }
-
-    #[test]
-    fn a_line_that_makes_no_sense_is_none() {
-        let answer = "10.1.0.3:5432".parse().unwrap();
-        for line in
-            ["", "x", "0: a b c", "0: 0200010A:B876 0A00600A 02", "0: :: :: ::", "0: 0200010A:FFFFF é:1 02"]
-        {
-            assert_eq!(expected(&format!("title\n{line}\n"), 1, answer, true), None, "{line}");
-        }
-    }
 
     /// Processes by their number, each in a namespace of this process's: its network's, or another that stands for one.
     fn proc(processes: &[(&str, &str)]) -> tempfile::TempDir {
@@ -269,8 +226,11 @@ mod tests {
         line("tcp6", v6);
         let expects = |protocol, answer: &str| {
             let sockets = Sockets::below(proc.path());
-            let peer = sockets.expects(inode("net"), protocol, 0x1f90, answer.parse().unwrap());
-            peer.map(|peer| peer.to_string())
+            let to = "10.1.0.2:8080".parse().unwrap();
+            match sockets.explain(inode("net"), protocol, to, answer.parse().unwrap(), true) {
+                Some(Seen::Expects(peer)) => Some(peer.to_string()),
+                other => other.map(|other| panic!("{other:?}")),
+            }
         };
         assert_eq!(expects(17, "10.1.0.3:5432").as_deref(), Some("10.96.0.10:5432"));
         assert_eq!(expects(17, "10.1.0.3:80").as_deref(), Some("10.96.0.10:5432"), "UDP has no handshake");
@@ -287,8 +247,11 @@ mod tests {
         let netns = fs::metadata("/proc/self/ns/net").unwrap().ino().try_into().unwrap();
         let answer = SocketAddr::new("127.0.0.9".parse().unwrap(), peer.local_addr().unwrap().port());
         let sockets = Sockets::below(Path::new("/proc"));
-        let expects = sockets.expects(netns, 17, socket.local_addr().unwrap().port(), answer);
-        assert_eq!(expects, Some(peer.local_addr().unwrap()));
-        assert_eq!(sockets.expects(1, 17, 1, answer), None, "a namespace of nobody");
+        let (asked, own) = (peer.local_addr().unwrap(), socket.local_addr().unwrap());
+        let explain = |netns, to| sockets.explain(netns, UDP, to, answer, false);
+        assert_eq!(explain(netns, own), Some(Seen::Expects(asked)));
+        let elsewhere = SocketAddr::new("127.0.0.9".parse().unwrap(), asked.port());
+        assert_eq!(explain(netns, elsewhere), Some(Seen::ListensAt(asked)));
+        assert_eq!(explain(1, own), None, "a namespace of nobody");
     }
 }

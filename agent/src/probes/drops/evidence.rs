@@ -9,7 +9,7 @@ use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
 use crate::kernel::limits::{Chain, Conntrack, Fill, Limits, Loss, Policed, Port, Side};
-use crate::kernel::sockets::Sockets;
+use crate::kernel::sockets::{Seen, Sockets};
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
 const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };
@@ -26,6 +26,20 @@ pub enum Evidence {
     Invalid(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
+    /// A program listens at that port, and did not get it.
+    Listens {
+        /// Where it listens.
+        at: SocketAddr,
+        /// Where the packet was going.
+        asked: IpAddr,
+    },
+    /// Nobody listens at that port, but programs do at others.
+    OtherPorts {
+        /// Where the packet was going.
+        asked: u16,
+        /// Where programs listen.
+        listen: Arc<[u16]>,
+    },
     /// Its frame is for another station, though this address of its destination is that of the pod that it came to.
     OtherStation(IpAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
@@ -76,8 +90,7 @@ pub(super) fn gather(
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {
-        let expects = sockets.expects(record.netns, record.protocol, record.destination_port, from);
-        return (verdict, expects.map(Evidence::NotTranslated));
+        return (verdict, by_sockets(sockets, record, from));
     }
     if verdict.class == Class::Neighbour && record.circumstances & circumstance::OWN_ADDRESS != 0 {
         return (verdict, address(record.ip_version, record.destination).map(Evidence::OtherStation));
@@ -116,6 +129,29 @@ pub(super) fn gather(
         }
         _ => (verdict, None),
     }
+}
+
+/// What the sockets there say of a packet that none of them took.
+fn by_sockets(sockets: &Sockets, record: &DropRecord, from: SocketAddr) -> Option<Evidence> {
+    let asked = address(record.ip_version, record.destination)?;
+    let to = SocketAddr::new(asked, record.destination_port);
+    Some(match sockets.explain(record.netns, record.protocol, to, from, opens_connection(record))? {
+        Seen::Expects(peer) => Evidence::NotTranslated(peer),
+        Seen::ListensAt(at) => Evidence::Listens { at, asked },
+        Seen::Ports(listen) => Evidence::OtherPorts { asked: to.port(), listen },
+    })
+}
+
+/// Whether it is a TCP segment that opens a connection.
+fn opens_connection(record: &DropRecord) -> bool {
+    const SYN: u8 = 2;
+    let header = record.header.get(..record.header_len.into()).unwrap_or_default();
+    let tcp = match (record.ip_version, header) {
+        (4, [first, ..]) => 4 * usize::from(first & 0xf),
+        (6, [_, _, _, _, _, _, 6, ..]) => 40,
+        _ => return false,
+    };
+    record.protocol == 6 && header.get(tcp + 13).is_some_and(|flags| flags & SYN != 0)
 }
 
 /// Whether it is an ICMP message about another packet.

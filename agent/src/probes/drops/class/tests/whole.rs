@@ -104,6 +104,9 @@ fn told() -> Vec<String> {
         length: 1500,
         less: ports.iter().map(|(name, mtu)| Port { name: (*name).to_owned(), mtu: *mtu }).collect(),
     };
+    let listens =
+        |at: &str, asked: &str| Evidence::Listens { at: at.parse().unwrap(), asked: asked.parse().unwrap() };
+    let other_ports = |listen: &[u16]| Evidence::OtherPorts { asked: 6379, listen: listen.into() };
     let four = [("pb", 1400), ("pc", 1450), ("pd", 1450), ("pe", 1499)];
     for (class, name, evidence) in [
         (Class::NeighbourTable, "full", Evidence::Neighbours(fill)),
@@ -112,6 +115,13 @@ fn told() -> Vec<String> {
         (Class::Policy, "INVALID by one chain", Evidence::Invalid(chains[..1].into())),
         (Class::Policy, "INVALID by one of two chains", Evidence::Invalid(chains.into())),
         (Class::NoSocket, "not translated back", Evidence::NotTranslated(([10, 96, 0, 1], 53).into())),
+        (Class::NoSocket, "elsewhere", listens("127.0.0.1:8080", "10.244.1.10")),
+        (Class::NoSocket, "elsewhere by IPv6", listens("[::1]:8080", "fd00::10")),
+        (Class::NoSocket, "IPv6 alone", listens("[::]:8080", "10.244.1.10")),
+        (Class::NoSocket, "IPv4 alone", listens("0.0.0.0:8080", "fd00::10")),
+        (Class::NoSocket, "not ready", listens("0.0.0.0:8080", "10.244.1.10")),
+        (Class::NoSocket, "another port", other_ports(&[8080])),
+        (Class::NoSocket, "three other ports", other_ports(&[80, 8080, 9090])),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
         (Class::Queue, "netem", Evidence::Loses(Loss::Random(u32::MAX / 8))),

@@ -1,5 +1,7 @@
 //! What the evidence proves, and what cures that.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::About;
 use crate::kernel::limits::{Chain, Fill, Loss, Policed, Port};
 use crate::probes::drops::evidence::Evidence;
@@ -23,6 +25,15 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
         ),
         Evidence::NotTranslated(expected) => format!(
             "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
+        ),
+        Evidence::Listens { at, asked } => listens(*at, *asked),
+        Evidence::OtherPorts { asked, listen } => format!(
+            "nobody listens on port {asked} there; programs there listen on {}",
+            match listen.iter().map(u16::to_string).collect::<Vec<_>>().as_slice() {
+                [one] => format!("port {one}"),
+                [all @ .., last] => format!("ports {} and {last}", all.join(", ")),
+                [] => "none".to_owned(),
+            }
         ),
         Evidence::OtherStation(address) => format!(
             "{address} is this pod's, and its frame is for another station: who sent it has an old neighbour entry (the address was another pod's before), or two have the address"
@@ -77,6 +88,8 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::NotTranslated(expected) => format!(
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
         ),
+        Evidence::Listens { at, asked } => listens_fix(*at, *asked),
+        Evidence::OtherPorts { .. } => "start what should listen there, or mend the port that the sender uses (of a Service: its targetPort)".to_owned(),
         Evidence::OtherStation(address) => format!(
             "`ip neigh flush to {address} nud all` where it was sent (an entry that the network plugin set for good it must set anew); if the old one comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
         ),
@@ -107,6 +120,66 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::Ports { .. } => {
             "`dmesg` names the port (dropped over-mtu packet): give it, and who sends through it, one MTU (`ip link set dev PORT mtu`, `ovs-vsctl set interface PORT mtu_request=` of a port of the bridge's own); `ip link` shows a port that is down".to_owned()
         }
+    }
+}
+
+/// Why a program that listens does not get what is sent to its port.
+enum Missed {
+    /// It listens at an address of its own.
+    Elsewhere,
+    /// It listens at all addresses of the other family.
+    OtherFamily,
+    /// Nothing that its address tells: it was opened since, or is bound to a device.
+    Unseen,
+}
+
+impl Missed {
+    fn of(at: SocketAddr, asked: IpAddr) -> Self {
+        match at.ip() {
+            ip if ip == asked => Self::Unseen,
+            ip if !ip.is_unspecified() => Self::Elsewhere,
+            ip if ip.is_ipv4() == asked.is_ipv4() => Self::Unseen,
+            _ => Self::OtherFamily,
+        }
+    }
+}
+
+const fn family(asked: IpAddr) -> &'static str {
+    if asked.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+fn listens(at: SocketAddr, asked: IpAddr) -> String {
+    match Missed::of(at, asked) {
+        Missed::Elsewhere => format!("nobody listens there on {asked}: a program listens on {at} alone"),
+        Missed::OtherFamily => {
+            format!(
+                "nobody listens there for {}: a program listens on {at}, which does not take it",
+                family(asked)
+            )
+        }
+        Missed::Unseen => format!(
+            "nobody took it, though a program listens on {at} now: it was not ready yet, or its socket is bound to another device or VRF"
+        ),
+    }
+}
+
+fn listens_fix(at: SocketAddr, asked: IpAddr) -> String {
+    let any = if asked.is_ipv4() { "0.0.0.0" } else { "[::]" };
+    match Missed::of(at, asked) {
+        Missed::Elsewhere => format!(
+            "let the program listen on {any} or {asked} instead of {} (its own setting), or the sender use that address",
+            at.ip()
+        ),
+        Missed::OtherFamily => {
+            format!(
+                "let the program listen on {any} as well, or the sender use its {} address",
+                family(at.ip())
+            )
+        }
+        Missed::Unseen => format!(
+            "if it goes on, `ss -lntu sport = :{}` there tells the device that it is bound to (after `%`): bind it to none, and for packets of a VRF `sysctl -w net.ipv4.tcp_l3mdev_accept=1 net.ipv4.udp_l3mdev_accept=1`; if not, a readiness probe keeps requests away until it is ready",
+            at.port()
+        ),
     }
 }
 
