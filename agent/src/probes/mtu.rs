@@ -23,6 +23,7 @@ pub mod cause;
 pub mod decode;
 pub mod destinations;
 pub mod encrypted;
+pub mod ends;
 pub mod event;
 pub mod finding;
 pub mod fragments;

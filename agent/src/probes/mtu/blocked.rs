@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use agent_common::mtu::{Fate, flags};
 
+use super::ends::Ends;
 use super::event::{TooBig, name};
 use super::finding::{Finding, Judgement};
 use super::row::stage_name;
-use super::words::Ends;
 use crate::probe::row::device_sysctl;
 use crate::probe::{Confidence, Pods};
 
@@ -26,7 +26,7 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
         what: format!(
             "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, and {who} waits in vain"
         ),
-        fix: Some(format!("{fix}; until then {}", ends.sends_less(fits))),
+        fix: Some(format!("{fix}; until then {}", ends.sends_less_there(fits))),
     }
 }
 
@@ -73,8 +73,12 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
                 on(lost)
             ),
             match name(&lost.record.device) {
-                Some(device) => format!("sysctl {}=2", device_sysctl("ipv4", &device, "rp_filter")),
-                None => "set net.ipv4.conf.*.rp_filter to 2 there".to_owned(),
+                Some(device) => format!(
+                    "`sysctl -w {}=2` in {}",
+                    device_sysctl("ipv4", &device, "rp_filter"),
+                    namespace(lost)
+                ),
+                None => format!("set net.ipv4.conf.*.rp_filter to 2 in {}", namespace(lost)),
             },
         ),
         _ => (

@@ -145,6 +145,12 @@ impl TooBig {
         }
     }
 
+    /// Whether a socket of this machine sent the packet in question.
+    pub(super) fn has_local_sender(&self) -> bool {
+        let has_socket = matches!(self.fate, Fate::Learned | Fate::Delivered);
+        self.has(flags::LOCAL_ORIGIN) || self.kind == Kind::Received && has_socket
+    }
+
     pub(super) fn destination(&self) -> Option<IpAddr> {
         match self.flow() {
             Some(flow) => Some(flow.destination),

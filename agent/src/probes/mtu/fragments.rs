@@ -2,9 +2,9 @@
 
 use agent_common::mtu::Fragments;
 
+use super::ends::Ends;
 use super::event::TooBig;
 use super::finding::{Finding, Judgement};
-use super::words::Ends;
 use crate::digits::counted;
 use crate::probe::{Confidence, Pods};
 

@@ -19,9 +19,9 @@ use agent_common::mtu::Fate;
 use agent_common::mtu::stall::Stall;
 
 use super::encrypted;
+use super::ends::Ends;
 use super::event::TooBig;
 use super::finding::{Finding, Judgement};
-use super::words::Ends;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
 
@@ -216,7 +216,8 @@ impl Stalls {
 
     /// What a proven one comes to.
     pub(super) fn judge(&self, event: &TooBig, pods: &Pods) -> Judgement {
-        let Ends { who, to, address, .. } = Ends::of(event, pods);
+        let ends = Ends::of(event, pods);
+        let Ends { who, to, .. } = &ends;
         let stall = &event.record.stall;
         let meanwhile = match self.passes {
             0 => "while the peer answers smaller ones".to_owned(),
@@ -239,14 +240,15 @@ impl Stalls {
         let others = event.wrapping.as_deref().map_or_else(String::new, |wrapping| {
             format!("; all that {} sends there is encrypted and needs the same", wrapping.policy.source)
         });
-        let walk = walk(event, pods, &who);
+        let walk = walk(event, pods, who);
+        let lower = ends.route("what passes there (1280 does nearly everywhere)");
         let confidence = if event.fate == Fate::BlackHole { Confidence::High } else { Confidence::Medium };
         Judgement {
             finding: Finding::BlackHole,
             confidence,
             what,
             fix: Some(format!(
-                "{walk} names the hop; until it is mended set the MTU of {who}'s interface, or of its route to {address}, to what passes there (1280 does nearly everywhere), or net.ipv4.tcp_mtu_probing=1{others}"
+                "{walk} names the hop; until it is mended {lower}, or `sysctl -w net.ipv4.tcp_mtu_probing=1` in its network namespace{others}"
             )),
         }
     }

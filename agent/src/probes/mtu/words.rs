@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use agent_common::mtu::{Fate, Kind, flags};
 
+use super::ends::{Ends, goes_off};
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
 use super::finding::{Finding, Judgement};
 use super::told::Told;
-use crate::pod::Pod;
-use crate::probe::row::{end, socket};
+use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
 
 /// How often whoever sends too much was told so.
@@ -25,57 +25,6 @@ impl Heed {
     /// Whether it goes on all the same. Who hears of it stops within a round trip: what was under way by then is told of at once.
     fn is_none(self) -> bool {
         self.told >= 3 && self.took >= Duration::from_secs(1)
-    }
-}
-
-/// Both ends in words.
-pub(super) struct Ends {
-    /// Who sends too much.
-    pub(super) who: String,
-    /// To whom.
-    pub(super) to: String,
-    /// The address that a route leads to: it has no port.
-    pub(super) address: String,
-    /// Whether the sender is this node or a pod of it: what its operator can set.
-    pub(super) is_ours: bool,
-    /// The pod it sends to.
-    receiver: Option<String>,
-}
-
-impl Ends {
-    pub(super) fn of(event: &TooBig, pods: &Pods) -> Self {
-        let (_, port) = event.ports();
-        let who = match (&pods.source, event.source()) {
-            (Some(pod), _) => full_name(pod),
-            (None, Some(address)) => address.to_string(),
-            (None, None) => "this node".to_owned(),
-        };
-        let is_ours = pods.source.is_some() || event.source().is_none() || event.has(flags::LOCAL_ORIGIN);
-        let receiver = pods.destination.as_deref().map(full_name);
-        Self {
-            who,
-            to: end(pods.destination.as_deref(), event.destination(), port).to_string(),
-            address: event.destination().map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            is_ours,
-            receiver,
-        }
-    }
-
-    /// What keeps its packets at `fits` bytes. What is elsewhere cannot be set from here; but TCP tells it at its begin how much
-    /// to send, and that can be.
-    pub(super) fn sends_less(&self, fits: u32) -> String {
-        let Self { who, to, is_ours, receiver, .. } = self;
-        if *is_ours {
-            return format!("set the MTU of {who}'s interface to at most {fits}");
-        }
-        match receiver {
-            Some(pod) => format!(
-                "{who} is not known as a pod of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
-            ),
-            None => format!(
-                "{who} is not known as a pod of this node, so let TCP ask it for less: clamp the MSS of what passes here to {to} (`nft add rule inet TABLE FORWARD tcp flags syn tcp option maxseg size set rt mtu`)"
-            ),
-        }
     }
 }
 
@@ -128,7 +77,8 @@ fn confidence(event: &TooBig, finding: Finding) -> Confidence {
 
 /// One path is said to take now this, now that.
 pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
-    let Ends { who, to, address, .. } = Ends::of(event, pods);
+    let ends = Ends::of(event, pods);
+    let Ends { who, to, .. } = &ends;
     let by = event.by().unwrap_or("-".into());
     Judgement {
         finding: Finding::FlappingMtu,
@@ -137,10 +87,7 @@ pub(super) fn flapping(event: &TooBig, pods: &Pods, told: &Told) -> Judgement {
             "the way from {who} to {to} is said to take now {}, now {} bytes, the last time by {by}: its packets go by turns over paths that differ, or somebody forges messages",
             told.least, told.most
         ),
-        fix: Some(format!(
-            "give the paths one MTU; until then set the MTU of {who}'s interface, or of its route to {address}, to at most {}",
-            told.least
-        )),
+        fix: Some(format!("give the paths one MTU; until then {}", ends.sends_less_there(told.least))),
     }
 }
 
@@ -149,7 +96,7 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
     let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(stray);
     let Ends { who, to, .. } = Ends::of(stray, pods);
     let service = socket(stuck.destination(), stuck.ports().1);
-    let address = Ends::of(stuck, pods).address;
+    let sender = Ends::of(stuck, pods).sends_less_there(fits);
     let port = stray.ports().0.unwrap_or_default();
     Judgement {
         finding: Finding::UntranslatedQuote,
@@ -158,7 +105,7 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
             "{hop} says that {mtu} bytes fit on the way from {who} to {to}, but the socket there with port {port} talks to {service} and is stuck: what translates {service} to {to} does not translate the packet that such a message quotes, so nobody heeds it"
         ),
         fix: Some(format!(
-            "set the MTU of {who}'s interface, or of its route to {address}, to at most {fits}; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
+            "{sender}; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
         )),
     }
 }
@@ -187,7 +134,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
         Some(Limit::Path) => format!("the path behind {device} is known to take {mtu} bytes"),
         _ => format!("{device} takes {mtu} bytes"),
     };
-    let sender = ends.sends_less(fits);
+    let sender = ends.sends_less_there(fits);
     // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
     if let Some(inner) = event.tunnel() {
         let tunnel = inner.name();
@@ -202,7 +149,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit{told}",
                 inner.overhead
             ),
-            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
+            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}{}", goes_off(fits))),
         );
     }
     match event.limit() {
@@ -213,7 +160,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 kind_of(&event.record.route).unwrap_or("-".into()),
                 event.record.route.mtu
             ),
-            Some(format!("set {device} and the interfaces behind it to {mtu}")),
+            Some(format!("set {device} and the interfaces behind it to {mtu}{}", goes_off(mtu))),
         ),
         Some(Limit::Ipsec) => {
             let path = event.record.route_pmtu;
@@ -251,7 +198,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             (
                 Finding::SmallDevice,
                 format!("{device}{kind} takes {mtu} bytes: {sends}"),
-                Some(format!("{sender}, or raise {device} if what is behind it takes more")),
+                Some(format!("{}, or raise {device} if what is behind it takes more", ends.sends_less(fits))),
             )
         }
     }
@@ -339,7 +286,7 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
             format!(
                 "path MTU discovery of {who} is off: the message of {hop} that {mtu} bytes fit on the way to {to} arrived and was not heeded"
             ),
-            Some("sysctl net.ipv4.ip_no_pmtu_disc=0 there".to_owned()),
+            Some(format!("`sysctl -w net.ipv4.ip_no_pmtu_disc=0` in {who}'s network namespace")),
         );
     }
     if let Some(inner) = event.tunnel() {
@@ -350,7 +297,7 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
                 "hop {hop} of the underlay takes {mtu} bytes, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit",
                 inner.overhead
             ),
-            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}")),
+            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}{}", goes_off(fits))),
         );
     }
     if let Some(encrypted) = event.quote.and_then(|quote| quote.encrypted) {
@@ -374,7 +321,7 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
     (
         Finding::SmallHop,
         format!("{hop} takes {mtu} bytes on the way from {who} to {to}, and {who} was told so"),
-        Some(format!("set the MTU of {who}'s interface, or of its route to {address}, to at most {fits}")),
+        Some(ends.sends_less_there(fits)),
     )
 }
 
@@ -398,8 +345,4 @@ fn taken(event: &TooBig) -> (String, Option<String>) {
         _ => ". The route cache took it".to_owned(),
     };
     (said, family.map(|family| format!("`ip{family} route flush cache` in {place} forgets it")))
-}
-
-fn full_name(pod: &Pod) -> String {
-    format!("{}/{}", pod.namespace, pod.name)
 }

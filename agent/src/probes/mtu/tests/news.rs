@@ -178,10 +178,7 @@ fn where_messages_are_lost_the_cause_says_what_fits() {
             findings.add(&event(&record), &pods);
         }
         let message = findings.verdict().unwrap().message;
-        assert!(
-            message.ends_with(&format!("set the MTU of shop/web's interface to at most {fits}")),
-            "{message}"
-        );
+        assert!(message.ends_with(&format!("both ends of its interface, to at most {fits}")), "{message}");
     }
 }
 

@@ -39,6 +39,13 @@ pub(super) fn six(record: &MtuRecord) -> MtuRecord {
     MtuRecord { ip_version: 6, header_len: 48, ..record }
 }
 
+/// The same by TCP.
+fn tcp_by_six(record: &MtuRecord) -> MtuRecord {
+    let mut record = six(record);
+    record.header[6] = 6;
+    record
+}
+
 /// The packet between nodes 192.0.2.1 and 192.0.2.2, of this protocol, around `inside`.
 fn outer(record: &MtuRecord, protocol: u8, inside: &[&[u8]]) -> MtuRecord {
     let mut header = vec![0x45, 0, 5, 0xdc, 0, 1, 0x40, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2];
@@ -106,6 +113,9 @@ fn made() -> Vec<Case> {
         ("a device, short packets", of(&[MtuRecord { len: 1400, ..made }]), web()),
         ("a device, to a pod", of(&[made]), db()),
         ("a device, from elsewhere", of(&[made]), nobody()),
+        ("a device, from elsewhere by UDP", of(&[six(&made)]), nobody()),
+        ("a device, from elsewhere by IPv6", of(&[tcp_by_six(&made)]), db()),
+        ("a device that takes less than IPv6 needs", of(&[MtuRecord { mtu: 1200, ..made }]), web()),
         ("a device, from this node", of(&[MtuRecord { flags: flags::LOCAL_ORIGIN, ..made }]), nobody()),
         ("a tunnel's device", of(&[by(device("vxlan0", "vxlan", 1400))]), web()),
         ("what carries a tunnel", of(&[by(device("vxlan0", "vxlan", 1450))]), web()),
