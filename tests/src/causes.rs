@@ -22,6 +22,7 @@ mod addresses;
 mod bridge;
 mod checksum;
 mod copies;
+mod cures;
 mod device;
 mod fragments;
 mod ipsec;

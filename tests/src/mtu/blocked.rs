@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::harness::has_reasons;
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::{Meanwhile, Netns};
 use crate::harness::packet::udp_unfragmented;
+use crate::harness::{has_reasons, until};
 
 use super::underlay::Underlay;
-use super::{Watch, pod, sees_messages, v4};
+use super::{Watch, forget, has_learned, pod, sees_messages, v4};
 
 /// Drops messages about a packet's size in this hook of a namespace.
 fn eat(netns: &Netns, hook: &str) -> Meanwhile {
@@ -27,10 +27,30 @@ fn eat(netns: &Netns, hook: &str) -> Meanwhile {
 
 /// What is said once `web` has sent too much by either family, to host `last` of net 8: each time a message of `senders` is
 /// lost. Each test has a host of its own, whether there is one or not: what is said of one it has its own incident for.
-fn expect(lab: &Lab, last: u8, senders: [&str; 2], fate: &str, stage: &str, words: &[&str]) {
-    for (to, sender) in [(v4([10, 99, 8, last], 7901), senders[0]), (host(8, last, 7901), senders[1])] {
-        expect_one(lab, to, sender, fate, stage, words);
+fn expect(lab: &Lab, last: u8, senders: [&str; 2], fate: &str, stage: &str, words: &[&str]) -> [Value; 2] {
+    [(v4([10, 99, 8, last], 7901), senders[0]), (host(8, last, 7901), senders[1])]
+        .map(|(to, sender)| expect_one(lab, to, sender, fate, stage, words))
+}
+
+/// Does what the fixes say first, `put .. before the rule that drops it`, in this chain: then the next message is learned.
+fn let_pass(lab: &Lab, netns: &Netns, chain: &str, verdicts: &[Value]) {
+    for verdict in verdicts {
+        let fix = verdict["fix"].as_str().unwrap();
+        let (rule, _) = fix.strip_prefix("put `").unwrap().split_once("` before the rule").unwrap();
+        netns.batch("nft", &format!("insert rule inet {chain} {rule}\n"));
     }
+    is_learned(lab, verdicts);
+}
+
+/// What they are about is sent again, and its sender learns what fits.
+fn is_learned(lab: &Lab, verdicts: &[Value]) {
+    for verdict in verdicts {
+        let to: std::net::IpAddr = verdict["destination_ip"].as_str().unwrap().parse().unwrap();
+        assert!(!has_learned(lab, to), "{to}");
+        lab.web.netns.inside(|| udp_unfragmented(SocketAddr::new(to, 7901), 1, 1420));
+        until(&format!("web learns what fits on the way to {to}"), || has_learned(lab, to).then_some(()));
+    }
+    forget(lab);
 }
 
 /// A host of an IPv6 net.
@@ -82,7 +102,8 @@ fn a_policy_of_the_node_on_the_way_through() {
     let _underlay = Underlay::routed(&lab);
     let _eats = eat(&lab.router, "forward");
     let words = ["being eaten", "netfilter rule in this node's own namespace, hook forward", "accept"];
-    expect(&lab, 11, ["10.99.7.2", "fd99:7::2"], "filtered", "forward", &words);
+    let told = expect(&lab, 11, ["10.99.7.2", "fd99:7::2"], "filtered", "forward", &words);
+    let_pass(&lab, &lab.router, "eat it", &told);
 }
 
 #[test]
@@ -94,7 +115,8 @@ fn a_policy_in_the_pod() {
     let _underlay = Underlay::routed(&lab);
     let _eats = eat(&lab.web.netns, "input");
     let words = ["being eaten", "netfilter rule in the pod's own namespace, hook input"];
-    expect(&lab, 12, ["10.99.7.2", "fd99:7::2"], "filtered", "input", &words);
+    let told = expect(&lab, 12, ["10.99.7.2", "fd99:7::2"], "filtered", "input", &words);
+    let_pass(&lab, &lab.web.netns, "eat it", &told);
 }
 
 #[test]
@@ -111,6 +133,7 @@ fn a_policy_on_what_the_node_says_itself() {
         let verdict = expect_where(&lab, to, sender, ("filtered", "output"), &words, 1396);
         let text = verdict["message"].as_str().unwrap();
         assert!(text.contains("3 made, 3 lost (3 filtered)"), "{text}");
+        let_pass(&lab, &lab.router, "eat it", &[verdict]);
     }
 }
 
@@ -132,7 +155,8 @@ fn a_message_that_conntrack_calls_invalid() {
         "delete table inet r2c\n",
     );
     let words = ["being eaten", "hook forward", "conntrack there calls it INVALID"];
-    expect(&lab, 13, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
+    let told = expect(&lab, 13, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
+    let_pass(&lab, &lab.router, "r2c forward", &told);
 }
 
 /// The way back is another than the way there, and the node believes nobody who comes by the wrong one.
@@ -159,7 +183,13 @@ fn a_message_by_another_way_than_the_packet() {
     let verdict = expect_one(&lab, to, "10.99.7.2", "dropped", "prerouting", &words);
     if has_reasons() {
         assert_eq!(verdict["drop_reason"], "IP_RPFILTER");
-        assert!(verdict["fix"].as_str().unwrap().contains("net.ipv4.conf.ri.rp_filter=2"), "{verdict:#}");
+        let fix = verdict["fix"].as_str().unwrap();
+        assert!(
+            fix.starts_with("`sysctl -w net.ipv4.conf.ri.rp_filter=2` in this node's own namespace"),
+            "{fix}"
+        );
+        lab.router.run("sh", &["-c", fix.split('`').nth(1).unwrap()]);
+        is_learned(&lab, &[verdict]);
     }
     lab.router.ip("link del ri\n");
 }
@@ -179,9 +209,15 @@ fn a_limit_on_messages() {
     lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
     let labels = [("event", "made"), ("fate", "limited"), ("family", "ipv6")];
     let unsent = watch.counted("r2c_mtu_events_total", &labels);
-    lab.router.sysctl("ipv6/icmp/ratemask", "0-1,3-127");
-    lab.router.sysctl("ipv6/icmp/ratelimit", "1000");
     assert!(unsent >= 5, "{unsent} of 20: {:#?}", watch.messages());
+    let verdict = watch.verdict(&[("finding", json!("messages_lost")), ("fate", json!("limited"))]);
+    let fix = verdict["fix"].as_str().unwrap();
+    assert!(fix.starts_with("in this node's own namespace, `sysctl -w net.ipv6.icmp.ratemask="), "{fix}");
+    lab.router.run("sh", &["-c", fix.split('`').nth(1).unwrap()]);
+    lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
+    lab.barrier();
+    assert_eq!(watch.counted("r2c_mtu_events_total", &labels), unsent, "cured: none is limited any more");
+    lab.router.sysctl("ipv6/icmp/ratelimit", "1000");
     let made = watch.counted("r2c_mtu_events_total", &[("event", "made"), ("family", "ipv6")]);
     let received = watch.counted("r2c_mtu_events_total", &[("event", "received"), ("family", "ipv6")]);
     assert_eq!(made, unsent + received, "what is not unsent arrives");

@@ -52,8 +52,29 @@ fn a_veth_whose_other_end_takes_less() {
             [&json!("silent_drop"), &json!(1301)],
             "{verdict:#}"
         );
+        let told = "give both ends of the veth one MTU: 1301, or 1500 if all behind it takes that";
+        assert_eq!(verdict["fix"], told, "{verdict:#}");
         assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+        for mtu in [1301, 1500] {
+            lab.web.netns.ip(&format!("link set eth2 mtu {mtu}\n"));
+            lab.db.netns.ip(&format!("link set eth2 mtu {mtu}\n"));
+            // It may be cut where it is sent.
+            assert!(arrives(&lab, to), "{to}: cured by {mtu}");
+            assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+        }
+        lab.db.netns.ip("link set eth2 mtu 1301\n");
     }
+}
+
+/// Whether `db` gets a datagram of 1,400 bytes that `web` sends to it.
+fn arrives(lab: &Lab, to: SocketAddr) -> bool {
+    let receiver = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    lab.web.netns.inside(|| {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        UdpSocket::bind(any).unwrap().send_to(&[7; 1400], to).unwrap();
+    });
+    receiver.recv(&mut [0; 2000]).ok() == Some(1400)
 }
 
 #[test]
@@ -72,6 +93,17 @@ fn a_bridge_port_that_takes_less() {
     );
     let verdict = watch.verdict_in_time(&[("destination_ip", json!("10.99.5.2"))]);
     assert!(verdict["message"].as_str().unwrap().contains("bridge port pb takes 1402"), "{verdict:#}");
+    let told = "give all ports of the bridge, and what sends through it, one MTU: 1402, or raise pb's";
+    assert_eq!(verdict["fix"], told, "{verdict:#}");
+    assert_eq!(watch.of_pod(WEB, "oversize"), 3);
+    lab.router.ip("link set pb mtu 1500\n");
+    let to = SocketAddr::from(([10, 99, 5, 2], 7603));
+    assert!(arrives(&lab, to), "cured by a larger port");
+    lab.router.ip("link set pb mtu 1402\nlink set pa mtu 1402\n");
+    lab.web.netns.ip("link set eth1 mtu 1402\n");
+    assert!(arrives(&lab, to), "cured by smaller ones");
+    lab.router.ip("link set pa mtu 1500\n");
+    lab.web.netns.ip("link set eth1 mtu 1500\n");
     assert_eq!(watch.of_pod(WEB, "oversize"), 3);
 }
 

@@ -195,6 +195,11 @@ fn received() -> Vec<Case> {
         ("nobody's that is taken in a pod", of(&[taken(&stray, flags::IN_POD)]), web()),
         ("nobody's that is taken, IPv6", of(&[six(&taken(&received(Fate::NoSocket, 1300), 0))]), web()),
         ("not heeded", of(&[received(Fate::Ignored, 1400)]), web()),
+        (
+            "not heeded, of a device here",
+            of(&[record(Kind::Made, 1400), received(Fate::Ignored, 1400)]),
+            web(),
+        ),
         ("by turns", of(&[learned, low, learned, low, learned]), web()),
         ("a hop, IPv6", of(&[six(&learned)]), web()),
     ]
