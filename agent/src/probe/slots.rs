@@ -156,7 +156,7 @@ mod tests {
         let Some(mut maps) = maps(|_| ()) else { return };
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let (word, first) = mark(address(0));
-        let other = (1..).map(address).find(|other| mark(*other).0 == word).unwrap();
+        let other = (1..u32::MAX).map(address).find(|other| mark(*other).0 == word).unwrap();
         for address in [address(0), other, address(0)] {
             maps.bind(SlotKey::Address(address), Slot::from_wire(1).unwrap()).unwrap();
         }

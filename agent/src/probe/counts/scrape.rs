@@ -329,7 +329,7 @@ impl<R: Rows> Collector for Counts<R> {
 mod tests {
     use super::*;
 
-    /// A pod of a StatefulSet comes back with another uid.
+    /// A pod of a `StatefulSet` comes back with another uid.
     #[test]
     fn a_pod_is_named_by_its_namespace_and_name_alone() {
         let named = |namespace: &str, name: &str, uid: &str| {
