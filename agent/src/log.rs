@@ -315,4 +315,6 @@ pub fn note(text: &str) {
 }
 
 #[cfg(test)]
+pub(crate) mod said;
+#[cfg(test)]
 mod tests;

@@ -177,6 +177,17 @@ fn places_stay_bounded() {
         incidents.asked(cause, Some(usize::MAX - cause), at(0));
     }
     assert_eq!(incidents.places.len(), MAX_JOINED);
+    // Nor does one incident fill them that is now here, now there.
+    let mut incidents = Incidents::<usize, ()>::default();
+    for place in 0..MAX_JOINED + 10 {
+        incidents.asked(usize::MAX, Some(place), at(0));
+    }
+    assert_eq!(incidents.places.len(), MAX_JOINED);
+    assert_eq!(
+        incidents.asked(0, Some(7), at(1)).cause,
+        usize::MAX,
+        "whoever comes there later belongs to it"
+    );
 }
 
 #[test]

@@ -301,3 +301,6 @@ impl<R: Rows> Counts<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,27 +61,32 @@ impl PacketFilter {
     /// # Errors
     /// One is missing, or the kernel refuses an entry.
     pub(super) fn fill(&self, maps: &mut Maps<'_>) -> Result<Filled, MapError> {
-        const PATTERNS: &str = "PATTERNS";
-        const PORTS: &str = "PORTS";
-        let mut patterns: Array<MapData, Pattern> = maps.take(PATTERNS)?;
+        let mut filled = Filled { patterns: maps.take(PATTERNS)?, ports: maps.take(PORTS)? };
+        self.write(&mut filled)?;
+        Ok(filled)
+    }
+
+    fn write(&self, to: &mut Filled) -> Result<(), MapError> {
         let wanted = (NETWORKS..).zip(&self.networks).chain((INTERFACES..).zip(&self.interfaces));
         for (at, pattern) in wanted {
-            patterns.set(at, pattern, 0).map_err(|error| MapError::refused(PATTERNS, &error))?;
+            to.patterns.set(at, pattern, 0).map_err(|error| MapError::refused(PATTERNS, &error))?;
         }
-        let mut words: Array<MapData, u64> = maps.take(PORTS)?;
         for (at, word) in (0..PORT_WORDS).zip(bits(&self.ports)) {
             if word != 0 {
-                words.set(at, word, 0).map_err(|error| MapError::refused(PORTS, &error))?;
+                to.ports.set(at, word, 0).map_err(|error| MapError::refused(PORTS, &error))?;
             }
         }
-        Ok(Filled { _patterns: patterns, _ports: words })
+        Ok(())
     }
 }
 
+const PATTERNS: &str = "PATTERNS";
+const PORTS: &str = "PORTS";
+
 /// The kernel side's maps.
 pub(super) struct Filled {
-    _patterns: Array<MapData, Pattern>,
-    _ports: Array<MapData, u64>,
+    patterns: Array<MapData, Pattern>,
+    ports: Array<MapData, u64>,
 }
 
 /// A bit for each port.
@@ -198,5 +203,22 @@ mod tests {
             assert_eq!((filter.is_whole(), set(&filter)), (is_whole, counts));
             assert_eq!(filter.is_empty(), counts == [0; 3]);
         }
+    }
+
+    /// Networks and names have a half of the patterns each. Skipped where this process may not make maps.
+    #[test]
+    fn the_kernel_side_finds_each_part_in_its_place() {
+        let (Ok(patterns), Ok(ports)) = (Array::create(2 * MAX_PATTERNS, 0), Array::create(PORT_WORDS, 0))
+        else {
+            return;
+        };
+        let mut filled = Filled { patterns, ports };
+        let net: IpNet = "10.0.0.0/8".parse().unwrap();
+        PacketFilter::new(&[net], &[65, 65_535], &["eth0".to_owned()]).write(&mut filled).unwrap();
+        let at = [NETWORKS, NETWORKS + 1, INTERFACES, INTERFACES + 1];
+        let patterns = at.map(|at| filled.patterns.get(&at, 0).unwrap());
+        assert_eq!(patterns, [network(&net), Pattern::default(), interface("eth0"), Pattern::default()]);
+        let words = [0, 1, PORT_WORDS - 1].map(|at| filled.ports.get(&at, 0).unwrap());
+        assert_eq!(words, [0, 2, 1 << 63]);
     }
 }

@@ -133,16 +133,19 @@ pub type ReadTallies = Arc<dyn Fn() -> Vec<Tally> + Send + Sync>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::said::Said;
 
     #[test]
-    fn a_record_that_is_no_event_is_counted() {
+    fn a_record_that_is_no_event_is_counted_and_only_the_first_is_told() {
+        let (said, _subscribed) = Said::from_now_on();
         let flow = Flow::default();
-        for number in [9, 10] {
+        for number in [9, 10, 11] {
             flow.read();
             flow.undecoded("mtu", DecodeError::Unknown { what: "kind", number });
         }
-        let account = flow.account(Tally { seen: 2, ..Tally::default() });
-        assert_eq!((account.undecoded, account.in_ring), (2, 0));
+        assert_eq!(said.times(), 1);
+        let account = flow.account(Tally { seen: 3, ..Tally::default() });
+        assert_eq!((account.undecoded, account.in_ring), (3, 0));
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl PodSlots for SlotMaps {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::sync::mpsc;
+
+    use agent_common::slots::HINT_WORDS;
+
     use super::*;
 
     /// The kernel side takes the numbers as they are in memory, and of IPv6 the exclusive or of both halves.
@@ -108,5 +113,63 @@ mod tests {
         assert_eq!([six([3, 2]), six([1 << 40, 5]), six([7, 7])].map(hinted), [1, 1 << 40 | 5, 0]);
         // The upper 16 bits of 2^64 by the golden ratio: 0x9e37 is 632 words and 55 bits.
         assert_eq!([four(0), four(1), six([3, 2])].map(mark), [(0, 1), (632, 1 << 55), (632, 1 << 55)]);
+    }
+
+    /// `None` where this process may not make maps.
+    fn maps(retired: impl FnMut(Slot) + Send + 'static) -> Option<SlotMaps> {
+        Some(SlotMaps {
+            ipv4: HashMap::create(4, 0).ok()?,
+            ipv6: HashMap::create(4, 0).ok()?,
+            netns: HashMap::create(4, 0).ok()?,
+            hints: Array::create(HINT_WORDS, 0).ok()?,
+            retired: Box::new(retired),
+        })
+    }
+
+    #[test]
+    fn a_pod_is_found_by_what_is_bound_until_it_is_unbound() {
+        let Some(mut maps) = maps(|_| ()) else { return };
+        let (four, six) = (Ipv4Addr::new(10, 0, 0, 7), Ipv6Addr::LOCALHOST);
+        let keys = [SlotKey::Address(four.into()), SlotKey::Address(six.into()), SlotKey::Netns(9)];
+        let found = |maps: &SlotMaps| {
+            let four = maps.ipv4.get(&u32::from_ne_bytes(four.octets()), 0);
+            [four.ok(), maps.ipv6.get(&six.octets(), 0).ok(), maps.netns.get(&9, 0).ok()]
+        };
+        for (key, slot) in keys.into_iter().zip(1..) {
+            maps.bind(key, Slot::from_wire(slot).unwrap()).unwrap();
+        }
+        assert_eq!(found(&maps), [Some(1), Some(2), Some(3)]);
+        for key in keys {
+            maps.unbind(key);
+        }
+        assert_eq!(found(&maps), [None; 3]);
+        let marked = [four.into(), six.into()].map(|address| {
+            let (word, bit) = mark(address);
+            maps.hints.get(&word, 0).unwrap() & bit != 0
+        });
+        assert_eq!(marked, [true; 2], "a mark stays");
+    }
+
+    /// Of two addresses in one word of the set the second leaves the first one's mark alone.
+    #[test]
+    fn marks_add_up() {
+        let Some(mut maps) = maps(|_| ()) else { return };
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let (word, first) = mark(address(0));
+        let other = (1..u32::MAX).map(address).find(|other| mark(*other).0 == word).unwrap();
+        for address in [address(0), other, address(0)] {
+            maps.bind(SlotKey::Address(address), Slot::from_wire(1).unwrap()).unwrap();
+        }
+        assert_ne!(mark(other).1, first);
+        assert_eq!(maps.hints.get(&word, 0).unwrap(), first | mark(other).1);
+    }
+
+    #[test]
+    fn who_counts_is_told_that_a_slot_retires() {
+        let (retired, told) = mpsc::channel();
+        let Some(mut maps) = maps(move |slot| retired.send(slot).unwrap()) else { return };
+        let slot = Slot::from_wire(5).unwrap();
+        maps.retire(slot);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [slot]);
     }
 }

@@ -3,16 +3,10 @@
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-
-use tracing::subscriber::DefaultGuard;
-use tracing::{Dispatch, Event, Subscriber};
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use tracing_subscriber::{Layer, Registry};
 
 use super::*;
 use crate::enrich::tests::node::{Node, SLICE, id, uid};
+use crate::log::said::Said;
 
 /// One that has no notifications, after its first reading.
 fn blind(node: &Node) -> Follower {
@@ -191,26 +185,6 @@ async fn only_directories_that_pods_may_come_into_are_watched() {
     assert_eq!(read_again(), HashSet::from([above, Place::Logs]));
 }
 
-/// Counts what is said on this thread.
-#[derive(Clone, Default)]
-struct Said(Arc<AtomicUsize>);
-
-impl Said {
-    /// Two subscribers: where there is one alone, `tracing` asks whichever thread comes to a line first whether anybody
-    /// listens there, and remembers its no for all.
-    fn from_now_on() -> (Self, (Dispatch, DefaultGuard)) {
-        let said = Self::default();
-        let other = Dispatch::new(Registry::default());
-        (said.clone(), (other, tracing::subscriber::set_default(Registry::default().with(said))))
-    }
-}
-
-impl<S: Subscriber> Layer<S> for Said {
-    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_keeps_pods_from_being_seen_is_said_once_each() {
     let (said, _subscribed) = Said::from_now_on();
@@ -220,7 +194,7 @@ async fn what_keeps_pods_from_being_seen_is_said_once_each() {
         for _ in 0..2 {
             follower.next_full = Instant::now();
             follower.work();
-            assert_eq!(said.0.load(Ordering::Relaxed), wanted, "{why}");
+            assert_eq!(said.times(), wanted, "{why}");
         }
     };
     is_said(1, "there are no notifications");
@@ -249,7 +223,7 @@ async fn without_pods_nobody_misses_the_hosts_namespace() {
     fs::remove_dir_all(node.at("proc/1")).unwrap();
     let follower = blind(&node);
     assert!(follower.host.is_err());
-    assert_eq!(said.0.load(Ordering::Relaxed), 1, "that it has no notifications");
+    assert_eq!(said.times(), 1, "that it has no notifications");
 }
 
 #[test]

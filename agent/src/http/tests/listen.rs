@@ -1,11 +1,9 @@
 //! Listeners: what they are bound to, how they accept, and what becomes of those that cannot.
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use tracing_subscriber::{Layer, Registry};
 
 use super::*;
+use crate::log::said::Said;
 
 #[tokio::test]
 async fn all_addresses_of_both_families_can_be_asked_for() {
@@ -61,20 +59,9 @@ fn every_fourth_that_pushes_another_out_is_rested_after() {
     assert_eq!(rests(&[true, true, true]), [false, false, true]);
 }
 
-/// Counts what is said on this thread.
-#[derive(Clone, Default)]
-struct Said(Arc<AtomicUsize>);
-
-impl<S: Subscriber> Layer<S> for Said {
-    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_listener_that_cannot_accept_says_so_once_and_tries_at_leisure() {
-    let said = Said::default();
-    let _subscribed = tracing::subscriber::set_default(Registry::default().with(said.clone()));
+    let (said, _subscribed) = Said::from_now_on();
     // Nobody told it to listen: the kernel refuses every accept.
     let deaf = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
     let listener = TcpListener::from_std(std::net::TcpListener::from(deaf)).unwrap();
@@ -84,9 +71,9 @@ async fn a_listener_that_cannot_accept_says_so_once_and_tries_at_leisure() {
     for _ in 0..1000 {
         yield_now().await;
     }
-    assert_eq!(said.0.load(Ordering::Relaxed), 1);
+    assert_eq!(said.times(), 1);
     sleep(3 * ACCEPT_PAUSE).await;
-    assert_eq!(said.0.load(Ordering::Relaxed), 1, "not at every try");
+    assert_eq!(said.times(), 1, "not at every try");
     shutdown.start();
     task.await.unwrap();
 }

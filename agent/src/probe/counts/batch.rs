@@ -40,9 +40,11 @@ struct Batch {
 /// Every row, summed over CPUs.
 pub(super) fn rows<K: aya::Pod>(map: &PerCpuHashMap<MapData, K, Count>) -> io::Result<Vec<(K, Sum)>> {
     let cpus = aya::util::nr_cpus().map_err(|(_, fault)| fault)?;
-    let map = IterableMap::<K, PerCpuValues<Count>>::map(map);
-    let at_once = (VALUES / (size_of::<Count>() * cpus)).max(MIN_ROWS);
-    read_all(map, cpus, at_once)
+    read_all(IterableMap::<K, PerCpuValues<Count>>::map(map), cpus, rows_a_call(cpus))
+}
+
+fn rows_a_call(cpus: usize) -> usize {
+    (VALUES / (size_of::<Count>() * cpus)).max(MIN_ROWS)
 }
 
 fn read_all<K: aya::Pod>(map: &MapData, cpus: usize, mut at_once: usize) -> io::Result<Vec<(K, Sum)>> {
@@ -136,6 +138,12 @@ mod tests {
                 assert_eq!(read.into_iter().collect::<BTreeMap<_, _>>(), expected);
             }
         }
+    }
+
+    /// A value has 32 bytes, and a call 64 KiB of them.
+    #[test]
+    fn the_more_cpus_there_may_be_the_fewer_rows_a_call_has() {
+        assert_eq!([1, 2, 16, 32, 33, 1024].map(rows_a_call), [2048, 1024, 128, 64, 64, 64]);
     }
 
     #[test]

@@ -324,3 +324,20 @@ impl<R: Rows> Collector for Counts<R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pod of a `StatefulSet` comes back with another uid.
+    #[test]
+    fn a_pod_is_named_by_its_namespace_and_name_alone() {
+        let named = |namespace: &str, name: &str, uid: &str| {
+            PodName(Arc::new(Pod { namespace: namespace.into(), name: name.into(), uid: uid.into() }))
+        };
+        let [one, again, next, other] = [("a", "z", "1"), ("a", "z", "2"), ("b", "a", "1"), ("b", "b", "1")]
+            .map(|(namespace, name, uid)| named(namespace, name, uid));
+        assert!(one == again && next != other && one != next);
+        assert!(one < next && next < other && one <= again);
+    }
+}

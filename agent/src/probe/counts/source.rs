@@ -49,3 +49,49 @@ impl<K: aya::Pod + Send> Source<K> for KernelMaps<K> {
         (0..).take(self.hooks).map(of_hook).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aya::maps::PerCpuValues;
+
+    use super::*;
+
+    /// `None` where this process may not make maps.
+    fn maps() -> Option<KernelMaps<u32>> {
+        let (rows, tally) = (PerCpuHashMap::create(4, 0).ok()?, PerCpuArray::create(3, 0).ok()?);
+        Some(KernelMaps { rows, tally, hooks: 2 })
+    }
+
+    fn on_each_cpu<T: aya::Pod>(value: T) -> PerCpuValues<T> {
+        PerCpuValues::try_from(vec![value; aya::util::nr_cpus().unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn what_the_kernel_counted_is_read_and_a_row_goes_once() {
+        let Some(mut maps) = maps() else { return };
+        let cpus = aya::util::nr_cpus().unwrap() as u64;
+        for (key, events) in [(5, 1), (6, 20)] {
+            maps.rows.insert(key, on_each_cpu(Count { events, ..Count::default() }), 0).unwrap();
+        }
+        let read = |maps: &KernelMaps<u32>| {
+            let mut rows: Vec<_> = maps.rows().into_iter().map(|(key, sum)| (key, sum.events)).collect();
+            rows.sort_unstable();
+            rows
+        };
+        assert_eq!(read(&maps), [(5, cpus), (6, 20 * cpus)]);
+        assert!(maps.remove(&5) && !maps.remove(&5));
+        assert_eq!(read(&maps), [(6, 20 * cpus)]);
+    }
+
+    /// The map may have room for more hooks than the probe has.
+    #[test]
+    fn each_hook_has_a_tally() {
+        let Some(mut maps) = maps() else { return };
+        let cpus = aya::util::nr_cpus().unwrap() as u64;
+        for (hook, seen) in [(0, 3), (1, 40), (2, 500)] {
+            maps.tally.set(hook, on_each_cpu(Tally { seen, ..Tally::default() }), 0).unwrap();
+        }
+        let seen: Vec<u64> = maps.tallies().iter().map(|tally| tally.seen).collect();
+        assert_eq!(seen, [3 * cpus, 40 * cpus]);
+    }
+}

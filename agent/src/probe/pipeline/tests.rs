@@ -14,10 +14,12 @@ use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
 use crate::probe::{Absorb, Cell, Column, DecodeError, Evidence, Field, Hook, Level, SOON, Summary, Verdict};
 
-/// What a record of one byte says: a number up to 3, which is its cause; `V` is what such numbers add up to.
+mod verdicts;
+
+/// What a record of one byte says: a number up to 4, which is its cause; `V` is what such numbers add up to.
 struct Said<V>(u8, PhantomData<V>);
 
-struct Says3<V>(PhantomData<V>);
+struct Says4<V>(PhantomData<V>);
 
 /// How many there were; the third of them is news.
 #[derive(Default)]
@@ -68,9 +70,14 @@ impl<V: Evidence<Self>> Event for Said<V> {
         Ends { source: [eight, seven], destination: [None, eight] }
     }
 
-    /// 3 is another conversation with the cause of 1.
+    /// 3 and 4 are other conversations with the cause of 1.
     fn cause(&self, _: &Pods) -> u8 {
-        if self.0 == 3 { 1 } else { self.0 }
+        if self.0 > 2 { 1 } else { self.0 }
+    }
+
+    /// 4 may be that of 1, translated.
+    fn may_be_translated(&self) -> bool {
+        self.0 == 4
     }
 
     fn about<'a>(&self, _: &'a Pods) -> Option<&'a Pod> {
@@ -90,11 +97,11 @@ impl<V: Evidence<Self>> Event for Said<V> {
     fn cells<'a>(&'a self, _: &'a Pods, _: &mut Vec<Cell<'a>>) {}
 }
 
-impl<V: Evidence<Said<V>> + 'static> Probe for Says3<V> {
+impl<V: Evidence<Said<V>> + 'static> Probe for Says4<V> {
     type Event = Said<V>;
 
-    const NAME: &'static str = "says3";
-    const ABOUT: &'static str = "numbers up to 3";
+    const NAME: &'static str = "says4";
+    const ABOUT: &'static str = "numbers up to 4";
     const HOOKS: &'static [Hook] = &[];
     const COLUMNS: &'static [Column] = &[];
 
@@ -134,7 +141,7 @@ impl<V: Evidence<Said<V>> + 'static> Probe for Says3<V> {
 
     fn decode(&mut self, record: &[u8]) -> Result<Said<V>, DecodeError> {
         match *record {
-            [number @ ..=3] => Ok(Said(number, PhantomData)),
+            [number @ ..=4] => Ok(Said(number, PhantomData)),
             [number] => Err(DecodeError::Unknown { what: "number", number }),
             _ => Err(DecodeError::Length { got: record.len(), want: 1 }),
         }
@@ -225,10 +232,10 @@ impl Sink for Full {
     }
 }
 
-fn path<V: Evidence<Said<V>> + 'static>(sink: impl Sink + 'static) -> (Path<Says3<V>>, Arc<Flow>) {
+fn path<V: Evidence<Said<V>> + 'static>(sink: impl Sink + 'static) -> (Path<Says4<V>>, Arc<Flow>) {
     let flow = Arc::new(Flow::default());
     let path = Path {
-        probe: Says3(PhantomData),
+        probe: Says4(PhantomData),
         pods: Arc::new(NoPods),
         filter: Filter::default(),
         sink: Box::new(sink),
@@ -245,7 +252,7 @@ fn a_record_of_an_unknown_kind_is_counted_and_the_next_is_carried() {
     let (mut path, flow) = path::<()>(kept.clone());
     for (record, written) in [
         (&[1][..], Written::Yes),
-        (&[4], Written::Filtered),
+        (&[5], Written::Filtered),
         (&[1, 2], Written::Filtered),
         (&[], Written::Filtered),
         (&[3], Written::Yes),
@@ -339,6 +346,19 @@ fn what_an_incident_adds_up_to_is_of_what_was_asked_for() {
     assert_eq!(kept.take(), ["1 in all", "flush"], "what has no port is told of no port");
 }
 
+/// A load balancer answers from a port of its own: that is no line, and part of what is told of the port asked for.
+#[test]
+fn what_may_be_translated_adds_to_what_was_asked_for() {
+    let kept = Kept::default();
+    let (mut path, _) = path::<Sum>(kept.clone());
+    path.filter.port = vec![1];
+    for number in [4, 3, 1] {
+        path.carry(&[number]).unwrap();
+    }
+    path.close().unwrap();
+    assert_eq!(kept.take(), ["1", "2 in all", "flush"]);
+}
+
 /// An event that matters less than what is shown may add up to what matters.
 #[test]
 fn what_an_incident_adds_up_to_is_told_whichever_of_its_events_are_shown() {
@@ -354,35 +374,4 @@ fn what_an_incident_adds_up_to_is_told_whichever_of_its_events_are_shown() {
         path.close().unwrap();
         assert_eq!(kept.take() == ["2 in all", "flush"], told, "{level:?}");
     }
-}
-
-#[test]
-fn a_verdict_is_told_when_it_is_due_and_no_sooner() {
-    let kept = Kept::default();
-    let (mut path, _) = path::<Sum>(kept.clone());
-    path.sum_up().unwrap();
-    path.carry(&[0]).unwrap();
-    path.sum_up().unwrap();
-    assert_eq!(kept.take(), ["0"], "what belongs to it may still come");
-    path.carry(&[1]).unwrap();
-    path.sum_up().unwrap();
-    assert_eq!(kept.take(), ["1", "over, nothing more for a minute: 1 in all"]);
-}
-
-/// An incident whose verdict nobody has read owes nobody its end.
-#[test]
-fn a_verdict_is_told_if_there_is_one_and_it_is_wanted() {
-    let tell = |answers, count, state| {
-        let mut kept = Kept::that(answers);
-        let wanted = tell::<Says3<Sum>>(&mut kept, Level::Warn, Span::root(), &Sum(count), state).unwrap();
-        (wanted, kept.take())
-    };
-    let line = |text: &str| vec![text.to_owned()];
-    assert_eq!(tell(Written::Yes, 2, State::Ongoing), (true, line("2 in all")));
-    let over = "over, nothing more for a minute: 2 in all";
-    assert_eq!(tell(Written::Last, 2, State::Over), (true, line(over)));
-    for unwanted in [Written::Benign, Written::Filtered, Written::Refused] {
-        assert!(!tell(unwanted, 2, State::Ongoing).0, "{unwanted:?}");
-    }
-    assert_eq!(tell(Written::Yes, 0, State::Over), (false, Vec::new()), "nothing to be said");
 }
