@@ -201,6 +201,8 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// Bytes of the largest TCP segment to be asked for, where it says so.
     pub advmss: Option<u32>,
+    /// It goes by itself when its time is over.
+    pub expires: bool,
     /// Its device is down: the kernel does not use it.
     pub dead: bool,
     /// Its device has no carrier: what is sent by it arrives nowhere.

@@ -7,6 +7,7 @@ use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
 mod containers;
+mod fixes;
 mod followed;
 mod gaps;
 mod ipsec;
@@ -92,7 +93,7 @@ fn pod_of(line: &Value) -> Option<String> {
 struct Flannel {
     host: Netns,
     /// Where the other nodes are: in no namespace that the agent reads.
-    _switch: Netns,
+    switch: Netns,
     node: Node,
     web: Netns,
     pods: Vec<Pod>,
@@ -132,7 +133,7 @@ impl Flannel {
         }
         let node = Node::routing(&host);
         let pods = vec![Pod::start(&node, WEB, &web), Pod::start(&node, DB, &db)];
-        Self { host, _switch: switch, node, web, pods }
+        Self { host, switch, node, web, pods }
     }
 }
 

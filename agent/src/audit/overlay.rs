@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::links::{Encapsulation, Esp, Link, Namespace, NetnsId, Route, Tunnel};
 use crate::sink::Confidence;
 
+mod cure;
 mod finding;
 mod inner;
 mod ipsec;

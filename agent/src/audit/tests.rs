@@ -222,6 +222,7 @@ fn a_table_has_all_links_before_the_first_route() {
             metric: 0,
             mtu: Some(1300),
             advmss: None,
+            expires: false,
             dead: false,
             linkdown: false,
         }]);

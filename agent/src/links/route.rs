@@ -82,6 +82,7 @@ pub(super) fn decode(payload: &[u8], routes: &mut Vec<Route>) {
         metric: get(RTA_PRIORITY).and_then(number).unwrap_or(0),
         mtu: metric(message.attributes, RTAX_MTU),
         advmss: metric(message.attributes, RTAX_ADVMSS),
+        expires: get(RTA_CACHEINFO).and_then(expires).is_some(),
         dead: message.flags & DEAD != 0,
         linkdown: message.flags & LINKDOWN != 0,
     };
@@ -103,20 +104,21 @@ fn gateway(attributes: &[u8]) -> Option<IpAddr> {
     find(attributes, RTA_GATEWAY).and_then(address).or_else(via)
 }
 
+/// How long until it goes: the third number of `struct rta_cacheinfo`, in hundredths of a second.
+fn expires(cache: &[u8]) -> Option<Duration> {
+    let hundredths = u64::try_from(signed(cache.get(8..)?)?).ok().filter(|hundredths| *hundredths > 0)?;
+    Some(Duration::from_millis(hundredths * 10))
+}
+
 /// A path MTU that was learned; `None` for a redirect, which has no MTU, and for a route.
 pub(super) fn exception(payload: &[u8]) -> Option<Exception> {
     let message = message(payload).filter(|message| message.flags & RTM_F_CLONED != 0)?;
-    // `struct rta_cacheinfo`: the third number, in hundredths of a second.
-    let expires = find(message.attributes, RTA_CACHEINFO).and_then(|cache| signed(cache.get(8..)?));
     Some(Exception {
         destination: message.destination.addr(),
         device: all(message.attributes)
             .find(|(kind, _)| *kind == RTA_OIF)
             .and_then(|(_, oif)| number(oif))?,
         mtu: metric(message.attributes, RTAX_MTU)?,
-        expires: expires
-            .and_then(|hundredths| u64::try_from(hundredths).ok())
-            .filter(|hundredths| *hundredths > 0)
-            .map(|hundredths| Duration::from_millis(hundredths * 10)),
+        expires: find(message.attributes, RTA_CACHEINFO).and_then(expires),
     })
 }

@@ -217,6 +217,7 @@ fn routes_and_each_of_their_ways() {
         metric: 0,
         mtu: Some(1400),
         advmss: Some(1360),
+        expires: false,
         dead: false,
         linkdown: false,
     };

@@ -1,7 +1,7 @@
 //! Containers in a pod: what is behind its own bridge against the device that leads out of it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +10,7 @@ use crate::harness::agent::without_capabilities;
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
+use super::fixes::apply;
 use super::rights::SYS_ADMIN;
 use super::{Said, has_devices};
 
@@ -21,7 +22,9 @@ const RUNNER: &str = "ci/runner-0";
 ///  job eth0 172.17.0.2 --- vjob docker0 172.17.0.1 runner eth0 10.1.0.2 --- va host eth0 10.9.0.1 --- eth0 10.9.0.2 server
 ///  1500                    1500         1500               1450           1450      1500              1500
 /// ```
+/// IPv6 has `fd17::`, `fd01::` and `fd09::`.
 struct Docker {
+    host: Netns,
     job: Netns,
     runner: Netns,
     server: Netns,
@@ -35,35 +38,43 @@ impl Docker {
         host.ip(&format!(
             "link set lo up\nlink add eth0 up type veth peer name eth0 netns {}\naddr add 10.9.0.1/24 dev eth0\n\
              link add va up mtu 1450 type veth peer name eth0 mtu 1450 netns {}\naddr add 10.1.0.1/24 dev va\n\
-             route add 172.17.0.0/16 via 10.1.0.2\n",
+             route add 172.17.0.0/16 via 10.1.0.2\n\
+             addr add fd09::1/64 dev eth0 nodad\naddr add fd01::1/64 dev va nodad\nroute add fd17::/64 via fd01::2\n",
             server.path(),
             runner.path()
         ));
-        server.ip("link set eth0 up\naddr add 10.9.0.2/24 dev eth0\nroute add default via 10.9.0.1\n");
+        server.ip("link set eth0 up\naddr add 10.9.0.2/24 dev eth0\nroute add default via 10.9.0.1\n\
+             addr add fd09::2/64 dev eth0 nodad\nroute add default via fd09::1\n");
         runner.ip(&format!(
             "link set lo up\nlink set eth0 up\naddr add 10.1.0.2/24 dev eth0\nroute add default via 10.1.0.1\n\
              link add docker0 mtu 1500 type bridge\nlink set docker0 up\naddr add 172.17.0.1/16 dev docker0\n\
+             addr add fd01::2/64 dev eth0 nodad\nroute add default via fd01::1\naddr add fd17::1/64 dev docker0 nodad\n\
              link add vjob up master docker0 type veth peer name eth0 netns {}\n",
             job.path()
         ));
-        job.ip("link set eth0 up\naddr add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1\n");
-        host.sysctl("ipv4/ip_forward", "1");
-        runner.sysctl("ipv4/ip_forward", "1");
+        job.ip("link set eth0 up\naddr add 172.17.0.2/16 dev eth0\nroute add default via 172.17.0.1\n\
+             addr add fd17::2/64 dev eth0 nodad\nroute add default via fd17::1\n");
+        for netns in [&host, &runner] {
+            netns.sysctl("ipv4/ip_forward", "1");
+            netns.sysctl("ipv6/conf/all/forwarding", "1");
+        }
         // Somewhere on the way to the server messages vanish.
         server.batch(
             "nft",
             "add table ip deaf\nadd chain ip deaf it { type filter hook input priority 0; }\n\
-             add rule ip deaf it ip protocol icmp drop\n",
+             add rule ip deaf it ip protocol icmp drop\n\
+             add table ip6 deaf\nadd chain ip6 deaf it { type filter hook input priority 0; }\n\
+             add rule ip6 deaf it icmpv6 type packet-too-big drop\n",
         );
         let node = Node::routing(&host);
         let pod = Pod::start(&node, RUNNER, &runner);
-        Self { job, runner, server, node, pod }
+        Self { host, job, runner, server, node, pod }
     }
 
     /// Whether the container gets all of what it asks the server for.
-    fn transfers(&self, port: u16) -> bool {
+    fn transfers(&self, at: &str) -> bool {
         const BYTES: usize = 100_000;
-        let at = SocketAddr::from((Ipv4Addr::new(10, 9, 0, 2), port));
+        let at: SocketAddr = at.parse().unwrap();
         let listener = self.server.inside(|| TcpListener::bind(at).unwrap());
         let mut client = self.job.inside(|| TcpStream::connect(at).unwrap());
         let (mut server, _) = listener.accept().unwrap();
@@ -84,7 +95,10 @@ fn docker_in_a_pod_of_less() {
         return;
     }
     let docker = Docker::new();
-    assert!(!docker.transfers(8001), "the server sends 1500 bytes, and nobody tells it");
+    assert!(
+        !docker.transfers("10.9.0.2:8001") && !docker.transfers("[fd09::2]:8001"),
+        "the server sends 1500 bytes, and nobody tells it"
+    );
     let said = Said::of(&docker.node, &["-o", "json", "--fail-on-findings"]);
     let finding = said.only("inner_larger_than_uplink");
     assert_eq!(
@@ -97,20 +111,13 @@ fn docker_in_a_pod_of_less() {
     );
     assert_eq!((said.code, &finding["confidence"]), (Some(4), &json!("medium")));
     let fix = finding["fix"].as_str().unwrap();
-    let (set, clamp) = fix.split_once("; or clamp the MSS (in ci/runner-0): ").unwrap();
-    // Its numbers, where it says.
-    for (part, netns) in [
-        ("ip link set eth0 mtu 1450 (in the container behind vjob)", &docker.job),
-        ("ip link set docker0 mtu 1450 (in ci/runner-0)", &docker.runner),
-        ("ip link set vjob mtu 1450 (in ci/runner-0)", &docker.runner),
-    ] {
-        assert!(set.contains(part), "no {part}: {set}");
-        let command = part.split_once(" (").unwrap().0;
-        netns.ip(&format!("{}\n", command.trim_start_matches("ip ")));
-    }
+    let (set, clamp) = fix.split_once("; or ").unwrap();
+    let places = [("the container behind vjob", &docker.job), (RUNNER, &docker.runner)];
+    apply(set, &docker.host, &places);
     let said = Said::json(&docker.node);
     assert!(said.events("finding").is_empty(), "{}", said.text);
-    assert!(docker.transfers(8002), "that was the cure");
+    assert!(docker.transfers("10.9.0.2:8002"), "that was the cure");
+    assert!(docker.transfers("[fd09::2]:8002"), "that was the cure");
 
     // Half of it is worse: the port frees what its container still sends, and tells nobody.
     docker.job.ip("link set eth0 mtu 1500\n");
@@ -122,12 +129,17 @@ fn docker_in_a_pod_of_less() {
         "{veth:#}"
     );
 
+    assert!(!docker.transfers("10.9.0.2:8003"));
+    apply(veth["fix"].as_str().unwrap(), &docker.host, &places[..1]);
+    assert!(Said::json(&docker.node).events("finding").is_empty());
+    assert!(docker.transfers("10.9.0.2:8004"));
+
     // The other cure.
+    docker.job.ip("link set eth0 mtu 1500\n");
     docker.runner.ip("link set docker0 mtu 1500\nlink set vjob mtu 1500\n");
-    assert!(!docker.transfers(8003));
-    let words: Vec<&str> = clamp.split_whitespace().collect();
-    docker.runner.run(words[0], &words[1..]);
-    assert!(docker.transfers(8004), "{clamp}");
+    assert!(!docker.transfers("10.9.0.2:8005") && !docker.transfers("[fd09::2]:8005"));
+    apply(clamp, &docker.host, &places);
+    assert!(docker.transfers("10.9.0.2:8006") && docker.transfers("[fd09::2]:8006"), "{clamp}");
     docker.pod.stop();
 }
 

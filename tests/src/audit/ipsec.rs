@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{udp, udp_unfragmented};
 use crate::harness::pod::{Node, Pod};
 use crate::harness::until;
 
+use super::fixes::apply;
+use super::sums::sent;
 use super::{Said, WEB, has_devices};
 
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f10111213";
@@ -82,14 +84,13 @@ fn a_policy_adds_to_what_pods_send() {
     assert!(!said.text.contains(&KEY[2..]), "{}", said.text);
 
     let fix = finding["fix"].as_str().unwrap();
-    assert!(
-        fix.starts_with("ip link set eth0 mtu 1446 (in shop/web-0) and ip link set va mtu 1446"),
-        "{fix}"
-    );
-    web.ip("link set eth0 mtu 1446\n");
-    host.ip("link set va mtu 1446\n");
+    apply(fix, &host, &[(WEB, &web)]);
+    let before = sent(&host, "eth0");
+    web.inside(|| udp("10.2.0.9:9".parse().unwrap(), 1, 1472));
+    until("it is sent in fragments that fit", || (sent(&host, "eth0") - before > 1500).then_some(()));
     let said = Said::json(&node);
     assert!(said.events("finding").is_empty() && said.events("not_judged").is_empty(), "{}", said.text);
+    assert!(said.events("exception").is_empty(), "no message was needed: {}", said.text);
 
     host.ip("xfrm state flush\n");
     let said = Said::of(&node, &[]);

@@ -24,7 +24,7 @@ fn host() -> Netns {
 }
 
 /// Bytes that went out by a device, as the kernel counted them.
-fn sent(host: &Netns, device: &str) -> u64 {
+pub(super) fn sent(host: &Netns, device: &str) -> u64 {
     let counters = host.inside(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
     let line = counters.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':')).unwrap();
     line.split_whitespace().nth(8).unwrap().parse().unwrap()

@@ -66,7 +66,10 @@ fn a_route_that_promises_more_than_its_device() {
     let said = Said::json(&Node::routing(&host));
     let finding = said.only("route_mtu");
     assert_eq!([&finding["interface"], &finding["promises"]], [&json!("eth0"), &9000.into()]);
-    assert_eq!(finding["fix"], "ip route change 10.98.0.0/24 via 10.99.0.2 dev eth0 mtu 1400");
+    assert_eq!(
+        finding["fix"],
+        "`ip route change metric 0 $(ip route show exact 10.98.0.0/24 metric 0) mtu 1400`"
+    );
     let routes = said.events("route");
     let smaller = routes.iter().find(|line| line["destination"] == "fd98::/64").unwrap();
     assert_eq!(json!([smaller["mtu"], smaller["advmss"]]), json!([1300, 1200]), "a smaller one is no fault");

@@ -80,7 +80,7 @@ pub struct Finding {
 }
 
 /// Names of one list that are told; the rest is a number.
-const TOLD: usize = 3;
+pub(super) const TOLD: usize = 3;
 
 impl Finding {
     /// The verdict in one line.

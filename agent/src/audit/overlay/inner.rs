@@ -1,6 +1,7 @@
 //! Containers in a pod: what is behind its own bridges and veths against the device that leads out of it.
 
-use super::finding::{Finding, Name, full_name, list, set};
+use super::cure::sets;
+use super::finding::{Finding, Name, full_name, list};
 use super::unjudged::NotJudged;
 use super::{At, HOST, Nets};
 use crate::links::Link;
@@ -73,26 +74,19 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, ports: &[&Link], uplink: &Upl
     let owner = nets.owner(at)?;
     let own = std::iter::once(link).chain(ports.iter().copied());
     let mut larger: Vec<(String, u32)> = Vec::new();
-    let (mut sets, mut behind) = (Vec::new(), Vec::new());
+    let devices: Vec<At> = own.clone().map(|one| At { index: one.index, ..at }).collect();
     for one in own.filter(|one| one.mtu > uplink.takes) {
         larger.push((one.name.clone(), one.mtu));
-        sets.push(set(&one.name, uplink.takes, Some(owner)));
     }
     for (near, far) in
         std::iter::once(link).chain(ports.iter().copied()).filter_map(|one| Some((one, one.far.as_ref()?)))
     {
         if far.up && far.mtu > uplink.takes {
             larger.push((format!("{} behind {}", far.name, near.name), far.mtu));
-            behind.push(format!(
-                "{} (in the container behind {})",
-                set(&far.name, uplink.takes, None),
-                near.name
-            ));
         }
     }
     let most = larger.iter().map(|(_, mtu)| *mtu).max()?;
-    // Ends in containers first: the other way round, what they still send is freed at the smaller end without a word.
-    let fix = list(behind.into_iter().chain(sets).collect::<Vec<_>>().into_iter());
+    let fix = sets(nets, &devices, uplink.takes, |mtu| mtu > uplink.takes);
     let name = full_name(owner);
     Some(Finding {
         name: Name::InnerLargerThanUplink,
@@ -117,8 +111,9 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, ports: &[&Link], uplink: &Upl
             uplink.link.name
         ),
         fix: format!(
-            "{fix}; docker sets it for containers to come: dockerd --mtu {}; or clamp the MSS (in {name}): iptables -t mangle \
-             -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu",
+            "{fix}; docker sets it for containers to come: dockerd --mtu {}; or clamp the MSS: `for i in iptables \
+             ip6tables; do $i -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu; done` (in \
+             {name})",
             uplink.takes
         ),
         fragments: None,

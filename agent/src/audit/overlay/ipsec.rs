@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::finding::{Finding, Name, full_name, set};
-use super::path::{Home, homes, in_order};
+use super::cure::{self, Promises};
+use super::finding::{Finding, Name, full_name};
+use super::path::{Home, Sent, homes, in_order};
 use super::unjudged::NotJudged;
 use super::{At, HOST, Nets, Sum, Way, Wrapped};
 use crate::links::{Encapsulation, Esp, Policy, State, Tunnel};
@@ -68,7 +69,7 @@ fn sum(nets: &Nets<'_>, policy: &Policy) -> Result<Sum, &'static str> {
 struct Narrow<'a, 'h> {
     policy: &'a Policy,
     sum: Sum,
-    hurt: Vec<(&'h Home<'a>, u32, Confidence)>,
+    hurt: Vec<(&'h Home<'a>, Sent<'a>)>,
 }
 
 /// Pods that send larger packets than fit by the host's policies, one finding a device; and what is not judged.
@@ -107,8 +108,8 @@ pub(super) fn of_policies(nets: &Nets<'_>) -> (Vec<Finding>, Vec<NotJudged>) {
                 }
             };
             let sent = homes.iter().filter(|home| home.is_in(&policy.source)).filter_map(|home| {
-                let (mtu, confidence) = home.sends(nets, policy.destination.addr())?;
-                (mtu > sum.fits).then_some((home, mtu, confidence))
+                let sent = home.sends(nets, policy.destination.addr())?;
+                (sent.mtu > sum.fits).then_some((home, sent))
             });
             let hurt: Vec<_> = sent.collect();
             if !hurt.is_empty() {
@@ -121,11 +122,17 @@ pub(super) fn of_policies(nets: &Nets<'_>) -> (Vec<Finding>, Vec<NotJudged>) {
 }
 
 fn finding(nets: &Nets<'_>, narrow: Vec<Narrow<'_, '_>>) -> Option<Finding> {
-    let pods = in_order(narrow.iter().flat_map(|one| one.hurt.iter().map(|(home, ..)| *home)));
+    let all = || narrow.iter().flat_map(|one| one.hurt.iter());
+    let pods = in_order(all().map(|(home, _)| *home));
+    // What fits by the narrowest fits by all.
+    let mut routes: Vec<(&Home<'_>, Vec<_>)> =
+        all().map(|(home, sent)| (*home, sent.route.into_iter().collect())).collect();
+    routes.sort_by_key(|(home, _)| (home.pod.clone(), home.link.index));
     let Narrow { policy, sum, hurt } = narrow.into_iter().min_by_key(|one| one.sum.fits)?;
-    let (first, mtu, _) = *hurt.iter().min_by_key(|(home, ..)| (home.pod.clone(), home.link.index))?;
-    let (link, near) = (nets.link(sum.underlay)?, nets.link(first.near)?);
-    let least = hurt.iter().map(|(.., confidence)| *confidence).min()?;
+    let (first, Sent { mtu, .. }) =
+        *hurt.iter().min_by_key(|(home, ..)| (home.pod.clone(), home.link.index))?;
+    let link = nets.link(sum.underlay)?;
+    let least = hurt.iter().map(|(_, sent)| sent.confidence).min()?;
     Some(Finding {
         name: Name::PodLargerThanIpsec,
         confidence: least.min(sum.confidence),
@@ -145,11 +152,7 @@ fn finding(nets: &Nets<'_>, narrow: Vec<Narrow<'_, '_>>) -> Option<Finding> {
             link.name,
             sum.fits
         ),
-        fix: format!(
-            "{} and {}; for pods to come, the CNI's MTU",
-            set(&first.link.name, sum.fits, Some(&first.pod)),
-            set(&near.name, sum.fits, None)
-        ),
+        fix: cure::pods(nets, &routes, sum.fits, &Promises::new()),
         fragments: None,
         pods,
     })

@@ -1,15 +1,16 @@
 //! Ways that are narrower than who sends on them thinks: tunnels, routes, and the pods before them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::finding::{Finding, Name, full_name, list, quoted, set, set_by};
+use super::cure::{self, Promises, key};
+use super::finding::{Finding, Name, full_name, list, set, set_by};
 use super::outward::{Outward, is_on_link};
-use super::{At, HOST, Limit, MAIN, Nets, ipv6};
+use super::{At, HOST, Limit, Nets, ipv6};
 use crate::links::{Link, Route};
 use crate::pod::Pod;
 use crate::sink::Confidence;
@@ -41,7 +42,7 @@ pub(super) fn overlays(nets: &Nets<'_>) -> Vec<Finding> {
         if let Some(hint) = set_by(&link.name) {
             let _ = write!(fix, "; {hint}");
         }
-        let behind = homes.iter().filter(|home| home.sends_by(&outward, at).is_some());
+        let behind = homes.iter().filter(|home| home.sends_by(&outward, at).next().is_some());
         Some(Finding {
             name: Name::OverlayTooLarge,
             confidence: sum.confidence,
@@ -81,7 +82,7 @@ pub(super) fn routes(nets: &Nets<'_>) -> Vec<Finding> {
         for route in read.routes.iter().flatten() {
             let at = At { namespace, index: route.device };
             let Some(link) = nets.link(at).filter(|link| link.up && !link.loopback) else { continue };
-            if route.mtu.is_some_and(|mtu| mtu > link.mtu) {
+            if !route.dead && route.mtu.is_some_and(|mtu| mtu > link.mtu) {
                 larger.entry(at).or_default().push(route);
             }
         }
@@ -91,11 +92,20 @@ pub(super) fn routes(nets: &Nets<'_>) -> Vec<Finding> {
 
 fn route(nets: &Nets<'_>, at: At, routes: &[&Route]) -> Option<Finding> {
     let (link, owner) = (nets.link(at)?, nets.owner(at));
-    let worst = routes.iter().max_by_key(|route| route.mtu)?;
-    let mtu = worst.mtu?;
-    let via = worst.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
-    let table = if worst.table == MAIN { String::new() } else { format!(" table {}", worst.table) };
+    let mtu = routes.iter().filter_map(|route| route.mtu).max()?;
+    // One with several ways has one MTU for all of them.
+    let least = |route: &Route| {
+        let ways =
+            nets.ways_of(at.namespace, route).filter_map(|way| nets.link(At { index: way.device, ..at }));
+        ways.map(|link| link.mtu).min().unwrap_or(link.mtu)
+    };
     let place = owner.map(|pod| format!(" (in {})", full_name(pod))).unwrap_or_default();
+    let mut seen = HashSet::new();
+    let each: Vec<&&Route> = routes.iter().filter(|route| seen.insert(key(at.namespace, route))).collect();
+    let changes = each.iter().map(|route| {
+        let vague = || format!("lower the MTU of {} once all its ways are up", route.destination);
+        cure::route(nets, at.namespace, route, least(route)).unwrap_or_else(vague) + &place
+    });
     Some(Finding {
         name: Name::RouteMtu,
         confidence: Confidence::High,
@@ -111,12 +121,7 @@ fn route(nets: &Nets<'_>, at: At, routes: &[&Route]) -> Option<Finding> {
             link.mtu,
             list(routes.iter().map(|route| route.destination.to_string()))
         ),
-        fix: format!(
-            "ip route change {}{via} dev {}{table} mtu {}{place}",
-            worst.destination,
-            quoted(&link.name).trim_start_matches("dev "),
-            link.mtu
-        ),
+        fix: list(changes),
         fragments: None,
         pods: owner.cloned().into_iter().collect(),
     })
@@ -125,7 +130,7 @@ fn route(nets: &Nets<'_>, at: At, routes: &[&Route]) -> Option<Finding> {
 /// A pod's device, and how the host reaches it.
 pub(super) struct Home<'a> {
     pub(super) pod: Arc<Pod>,
-    namespace: usize,
+    pub(super) namespace: usize,
     pub(super) link: &'a Link,
     pub(super) near: At,
     reached: Vec<IpNet>,
@@ -152,22 +157,34 @@ impl Home<'_> {
         self.reached.iter().any(|own| source.contains(own) || own.contains(source))
     }
 
-    /// The route by which the host sends this pod's packets to other nodes' pods, if it is by this device.
-    fn sends_by<'n>(&self, outward: &Outward<'n>, at: At) -> Option<&'n Route> {
+    /// A route of each family by which the host sends this pod's packets to other nodes' pods, of those by this device.
+    fn sends_by<'n>(&self, outward: &Outward<'n>, at: At) -> impl Iterator<Item = &'n Route> {
         let leads = |to: &IpNet| self.reached.iter().any(|own| are_siblings(own, to));
-        outward.by(at).find(|route| leads(&route.destination))
+        let first =
+            |v6| outward.by(at).find(|to| to.destination.addr().is_ipv6() == v6 && leads(&to.destination));
+        [first(false), first(true)].into_iter().flatten()
     }
 
-    /// Bytes of the largest packet it sends there; `None` if it sends it by another device. Not certain where its own
-    /// routes are not known.
-    pub(super) fn sends(&self, nets: &Nets<'_>, to: IpAddr) -> Option<(u32, Confidence)> {
+    /// What it sends there; `None` if it sends it by another device. Not certain where its own routes are not known.
+    pub(super) fn sends<'n>(&self, nets: &Nets<'n>, to: IpAddr) -> Option<Sent<'n>> {
         if nets.namespaces.get(self.namespace)?.routes.is_none() {
-            return Some((self.link.mtu, Confidence::Low));
+            return Some(Sent { mtu: self.link.mtu, confidence: Confidence::Low, route: None });
         }
         let route = nets.lookup(self.namespace, to, 0)?;
         let mtu = route.mtu.map_or(self.link.mtu, |mtu| mtu.min(self.link.mtu));
-        (route.device == self.link.index).then_some((mtu, Confidence::Medium))
+        let sent = Sent { mtu, confidence: Confidence::Medium, route: Some(route) };
+        (route.device == self.link.index).then_some(sent)
     }
+}
+
+/// What a pod sends somewhere.
+#[derive(Clone, Copy)]
+pub(super) struct Sent<'a> {
+    /// Bytes of the largest packet.
+    pub(super) mtu: u32,
+    pub(super) confidence: Confidence,
+    /// The pod's own route there, if those were read.
+    pub(super) route: Option<&'a Route>,
 }
 
 /// Whether the second network is everything, or so near to the first that both are the cluster's.
@@ -179,13 +196,37 @@ fn are_siblings(own: &IpNet, other: &IpNet) -> bool {
     v6 == other.addr().is_ipv6() && (near || other.prefix_len() == 0)
 }
 
+/// A device that leads to other nodes and takes less than pods send by it.
+struct Narrow<'a, 'h> {
+    link: &'a Link,
+    takes: u32,
+    hurt: Vec<(&'h Home<'a>, Vec<Sent<'a>>)>,
+}
+
 /// Pods that send larger packets than the device that leads to the other nodes takes, one finding a device.
 pub(super) fn pods(nets: &Nets<'_>) -> Vec<Finding> {
     let (homes, outward) = (homes(nets).collect::<Vec<_>>(), nets.outward());
-    outward.devices().filter_map(|at| too_large(nets, &outward, at, &homes)).collect()
+    let narrow: Vec<Narrow<'_, '_>> =
+        outward.devices().filter_map(|at| narrow(nets, &outward, at, &homes)).collect();
+    // A pod's route may lead to several of them.
+    let mut promises = Promises::new();
+    for one in &narrow {
+        for (home, sent) in &one.hurt {
+            for route in sent.iter().filter_map(|sent| sent.route) {
+                let most = promises.entry(key(home.namespace, route)).or_insert(one.takes);
+                *most = one.takes.min(*most);
+            }
+        }
+    }
+    narrow.iter().filter_map(|one| too_large(nets, one, &promises)).collect()
 }
 
-fn too_large(nets: &Nets<'_>, outward: &Outward<'_>, at: At, homes: &[Home<'_>]) -> Option<Finding> {
+fn narrow<'a, 'h>(
+    nets: &Nets<'a>,
+    outward: &Outward<'a>,
+    at: At,
+    homes: &'h [Home<'a>],
+) -> Option<Narrow<'a, 'h>> {
     let link = nets.link(at)?;
     // Pods of this node beside each other: which of them is too large, nothing says.
     let is_near = |near: At| near == at || nets.link(near).is_some_and(|near| near.master == Some(at.index));
@@ -193,26 +234,35 @@ fn too_large(nets: &Nets<'_>, outward: &Outward<'_>, at: At, homes: &[Home<'_>])
         return None;
     }
     let (takes, _) = nets.takes(at)?;
-    let mut hurt: Vec<(&Home<'_>, u32, Confidence)> = homes
-        .iter()
-        .filter_map(|home| {
-            let to = home.sends_by(outward, at)?.destination.addr();
-            let (mtu, confidence) = home.sends(nets, to)?;
-            (mtu > takes).then_some((home, mtu, confidence))
-        })
-        .collect();
+    let mut hurt: Vec<(&Home<'_>, Vec<Sent<'_>>)> = Vec::new();
+    for home in homes {
+        let sent = home.sends_by(outward, at).filter_map(|to| home.sends(nets, to.destination.addr()));
+        let sent: Vec<Sent<'_>> = sent.filter(|sent| sent.mtu > takes).collect();
+        if !sent.is_empty() {
+            hurt.push((home, sent));
+        }
+    }
     hurt.sort_by_key(|(home, ..)| (Arc::clone(&home.pod), home.link.index));
-    let (first, mtu, _) = hurt.first()?;
-    let near = nets.link(first.near)?;
+    Some(Narrow { link, takes, hurt })
+}
+
+fn too_large(nets: &Nets<'_>, narrow: &Narrow<'_, '_>, promises: &Promises) -> Option<Finding> {
+    let Narrow { link, takes, hurt } = narrow;
+    let (first, sent) = hurt.first()?;
+    let mtu = sent.iter().map(|sent| sent.mtu).max()?;
+    let routes: Vec<_> = hurt
+        .iter()
+        .map(|(home, sent)| (*home, sent.iter().filter_map(|sent| sent.route).collect()))
+        .collect();
     Some(Finding {
         name: Name::PodLargerThanPath,
-        confidence: hurt.iter().map(|(.., confidence)| *confidence).min()?,
+        confidence: hurt.iter().flat_map(|(_, sent)| sent).map(|sent| sent.confidence).min()?,
         owner: Some(Arc::clone(&first.pod)),
         interface: first.link.name.clone(),
         kind: first.link.kind.clone(),
         interface_mtu: first.link.mtu,
-        promises: *mtu,
-        fits: takes,
+        promises: mtu,
+        fits: *takes,
         what: format!(
             "{} of {} sends packets of up to {mtu} bytes, but only {takes} fit through {} ({}), which leads to other nodes",
             first.link.name,
@@ -220,11 +270,7 @@ fn too_large(nets: &Nets<'_>, outward: &Outward<'_>, at: At, homes: &[Home<'_>])
             link.name,
             link.kind
         ),
-        fix: format!(
-            "{} and {}; for pods to come, the CNI's MTU",
-            set(&first.link.name, takes, Some(&first.pod)),
-            set(&near.name, takes, None)
-        ),
+        fix: cure::pods(nets, &routes, *takes, promises),
         fragments: None,
         pods: in_order(hurt.iter().map(|(home, ..)| *home)),
     })

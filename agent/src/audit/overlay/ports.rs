@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::cure::sets;
 use super::finding::{Finding, Name, full_name, list, set};
 use super::{At, Nets};
 use crate::links::Link;
@@ -42,10 +43,9 @@ pub(super) fn veths(nets: &Nets<'_>) -> Vec<Finding> {
                 peer.mtu
             ),
             fix: format!(
-                "{}, or raise {} to {} if all behind it takes that",
+                "{}; or {}, if all behind it takes that",
                 set(&link.name, peer.mtu, owner.map(AsRef::as_ref)),
-                placed(peer, theirs),
-                link.mtu
+                set(&peer.name, link.mtu, theirs.map(AsRef::as_ref))
             ),
             fragments: None,
             pods: owner.or(theirs).cloned().into_iter().collect(),
@@ -68,11 +68,15 @@ pub(super) fn bridges(nets: &Nets<'_>) -> Vec<Finding> {
 fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option<Finding> {
     let bridge = nets.link(at).filter(|bridge| bridge.up && bridge.kind == "bridge")?;
     let (_, least) = ports.iter().copied().min_by_key(|(_, port)| port.mtu)?;
+    let smaller = ports.clone();
     // The host itself sends through the bridge as through a port.
     ports.push((at, bridge));
     ports.retain(|(_, port)| exceeds(port.mtu, least.mtu));
     ports.sort_by_key(|(at, port)| (Reverse(port.mtu), *at));
     let (largest_at, largest) = ports.first().copied()?;
+    let larger_at: Vec<At> = ports.iter().map(|(at, _)| *at).collect();
+    let smaller = smaller.into_iter().filter(|(_, port)| exceeds(largest.mtu, port.mtu));
+    let smaller: Vec<At> = smaller.map(|(at, _)| at).collect();
     let owner = nets.owner(largest_at);
     let behind = ports.iter().filter_map(|(at, port)| nets.owner(nets.peer(*at, port)?.0).cloned());
     let mut pods: Vec<Arc<Pod>> = behind.collect();
@@ -95,9 +99,9 @@ fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option
             least.mtu
         ),
         fix: format!(
-            "{} and all that sends through the bridge, or raise {} if what is behind it takes more",
-            set(&largest.name, least.mtu, owner.map(AsRef::as_ref)),
-            least.name
+            "{}, and all else that sends through the bridge; or {}, if what is behind takes that",
+            sets(nets, &larger_at, least.mtu, |mtu| exceeds(mtu, least.mtu)),
+            sets(nets, &smaller, largest.mtu, |mtu| exceeds(largest.mtu, mtu))
         ),
         fragments: None,
         pods,

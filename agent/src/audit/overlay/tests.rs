@@ -8,6 +8,7 @@ use crate::links::{NetnsId, Tunnel, Unread};
 use crate::pod::Pod;
 use crate::sink::Confidence;
 
+mod cure;
 mod edges;
 mod gaps;
 mod inside;
@@ -31,6 +32,7 @@ fn route(to: &str, device: u32, gateway: Option<&str>) -> Route {
         metric: 0,
         mtu: None,
         advmss: None,
+        expires: false,
         dead: false,
         linkdown: false,
     }

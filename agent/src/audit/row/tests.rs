@@ -21,6 +21,7 @@ fn route(to: &str, gateway: Option<&str>, mtu: Option<u32>, advmss: Option<u32>)
         metric: 0,
         mtu,
         advmss,
+        expires: false,
         dead: false,
         linkdown: false,
     }

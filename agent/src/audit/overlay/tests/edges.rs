@@ -108,12 +108,16 @@ fn a_route_that_promises_more_than_its_device_takes_is_told() {
     let one = read(eth0(1500), promising(1501, MAIN));
     let what = "eth0 takes 1500 bytes, but routes by it promise up to 1501: 10.9.0.0/24";
     assert_eq!(said(&one), [("eth0".to_owned(), 1501, 1500, what.to_owned())]);
-    assert_eq!(fix(&one), "ip route change 10.9.0.0/24 via 192.168.1.9 dev eth0 mtu 1500");
+    assert_eq!(fix(&one), "`ip route change metric 0 $(ip route show exact 10.9.0.0/24 metric 0) mtu 1500`");
     let other = read(eth0(1500), promising(9000, 100));
-    assert_eq!(fix(&other), "ip route change 10.9.0.0/24 via 192.168.1.9 dev eth0 table 100 mtu 1500");
+    assert_eq!(
+        fix(&other),
+        "`ip route change table 100 metric 0 $(ip route show exact 10.9.0.0/24 table 100 metric 0) mtu 1500`"
+    );
     assert!(said(&read(eth0(1500), promising(1500, MAIN))).is_empty(), "as much as it takes");
     assert!(said(&read(eth0(1500), Route { mtu: None, ..promising(0, MAIN) })).is_empty());
     assert!(said(&read(down(eth0(1500)), promising(9000, MAIN))).is_empty());
+    assert!(said(&read(eth0(1500), Route { dead: true, ..promising(9000, MAIN) })).is_empty());
     let lo = Link { loopback: true, ..eth0(1500) };
     assert!(said(&read(lo, promising(9000, MAIN))).is_empty());
 }

@@ -101,8 +101,8 @@ fn containers_in_a_pod_are_judged_by_its_uplink() {
     assert_eq!((one.interface.as_str(), one.fits, one.confidence), ("docker0", 1450, Confidence::Medium));
     assert!(
         one.fix.starts_with(
-            "ip link set eth0 mtu 1450 (in the container behind vjob), ip link set docker0 mtu 1450 (in shop/p1), \
-             ip link set vjob mtu 1450 (in shop/p1); docker sets it for containers to come: dockerd --mtu 1450; or clamp"
+            "ip link set eth0 mtu 1450 (in the container behind vjob), `for i in docker0 vjob; do ip link set dev \"$i\" \
+             mtu 1450; done` (in shop/p1); docker sets it for containers to come: dockerd --mtu 1450; or clamp"
         ),
         "{}",
         one.fix
