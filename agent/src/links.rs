@@ -17,6 +17,7 @@ mod programs;
 mod read;
 mod route;
 mod socket;
+mod taken;
 mod tunnel;
 mod way;
 mod wireguard;
@@ -27,6 +28,7 @@ mod tests;
 pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
 pub use netns::{Place, Unread};
 pub use read::{ReadError, Wants, read};
+pub use taken::{Taken, Way, taken};
 pub use way::towards;
 
 /// The device that an `RTM_NEWLINK` tells of, by what is behind its netlink header; `None` if it has no number.

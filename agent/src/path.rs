@@ -1,13 +1,14 @@
 //! A walk along the path to a destination: which size arrives, which hop takes less, after which hop packets vanish.
 //!
 //! [`walk::walk`] decides what to send next and learns from what comes back; it knows no socket. [`sockets`] sends and
-//! listens; it knows no path. [`judge`] says what a walk adds up to, and [`row`] puts that into lines.
+//! listens; it knows no path. [`judge`] says what a walk adds up to, [`fix`] what to set, and [`row`] puts that into lines.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 mod connect;
 pub mod device;
+mod fix;
 mod hear;
 pub mod judge;
 mod packet;
@@ -16,6 +17,7 @@ pub mod row;
 mod simulated;
 pub mod sockets;
 pub mod walk;
+pub mod who;
 
 #[cfg(test)]
 mod tests;
@@ -187,7 +189,7 @@ pub struct Outcome {
     pub reached: bool,
     /// Whether sizes were tried against the destination, or else the hop that was the farthest to answer.
     pub farthest: u8,
-    /// What the first device takes, bytes.
+    /// What may leave, bytes: all that the first device takes, or less if the route says so.
     pub first: u32,
     /// Hops by distance, from 1 on.
     pub hops: Vec<Hop>,

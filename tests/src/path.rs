@@ -9,6 +9,7 @@ use crate::harness::agent::{Agent, command, without_capabilities};
 use crate::harness::until;
 
 mod chain;
+mod cures;
 mod hostile;
 mod usage;
 
@@ -51,7 +52,7 @@ fn each_place_of_a_small_link_that_is_owned_up_to() {
             assert_ne!(walk.verdict["confidence"], "low", "{walk:#?}");
             let text = walk.verdict["message"].as_str().unwrap();
             assert!(text.starts_with(&format!("hop {hop}, {}, says 1400", address(hop, v6))), "{text}");
-            assert!(text.contains("ip link set dev r1 mtu 1400"), "{text}");
+            assert!(text.contains(" dev r1 mtu 1400`"), "{text}");
             assert_eq!(walk.hops.len(), hop + 1, "its hops and the destination: {walk:#?}");
             for (at, row) in walk.hops[..hop].iter().enumerate() {
                 assert_eq!(
@@ -210,7 +211,10 @@ fn from_a_pod() {
         ("device", json!("r1")),
     ]);
     assert!(walk.hops.iter().all(|hop| hop["pod_name"] == "near-0"), "{walk:#?}");
-    assert!(walk.verdict["message"].as_str().unwrap().contains("shop/near-0's r1"), "{walk:#?}");
+    assert!(
+        walk.verdict["message"].as_str().unwrap().contains("Fix: in shop/near-0, `ip route"),
+        "{walk:#?}"
+    );
     // The same as a table, within a terminal.
     args.truncate(6);
     let mut table = Agent::spawn(&mut command(&chain.node, &args));

@@ -30,7 +30,7 @@ pub fn towards(to: IpAddr, from: IpAddr) -> io::Result<Link> {
 }
 
 /// The body of `RTM_GETROUTE` for one way.
-fn question(to: IpAddr, from: IpAddr) -> Vec<u8> {
+pub(super) fn question(to: IpAddr, from: IpAddr) -> Vec<u8> {
     let mut body = vec![0; HEADER];
     let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
     body[0] = u8::try_from(family).unwrap_or_default();

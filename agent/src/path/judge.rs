@@ -1,9 +1,12 @@
-//! What a walk adds up to: which hop, what it takes, how sure that is, and what to set.
+//! What a walk adds up to: which hop, what it takes, how sure that is.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use super::device::Device;
+use super::fix::{send_at_most, shown};
 use super::walk::least_mtu;
+use super::who::Who;
 use super::{Halt, Method, Outcome, Told};
 use crate::digits::counted;
 use crate::sink::Confidence;
@@ -11,7 +14,7 @@ use crate::sink::Confidence;
 /// What is wrong, as programs may ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// The path takes all that the first device takes.
+    /// The path takes all that may leave: what the first device takes, or the route lets it send.
     PathClear,
     /// A hop takes less, and says so.
     SmallHop,
@@ -43,14 +46,14 @@ impl Finding {
 /// Whose path it is.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// Who would send: a pod, a network namespace, this node.
-    pub who: String,
+    /// Who would send.
+    pub who: Who,
     /// The destination as the user named it.
     pub to: String,
     /// Its address.
     pub address: IpAddr,
-    /// The first device.
-    pub device: String,
+    /// The first device, and the route by it.
+    pub device: Device,
     /// What a plain connection to the port showed, if there is a port.
     pub tcp: Option<Tcp>,
 }
@@ -90,7 +93,7 @@ pub struct Verdict {
     pub message: String,
     /// What to set.
     pub fix: Option<String>,
-    /// The path takes less than its first device promises, as far as it is known.
+    /// The path takes less than its first device and its route promise, as far as it is known.
     pub is_narrow: bool,
     /// It is known what fits. That nobody answers, or that the walk was cut short, does not say.
     pub is_known: bool,
@@ -141,7 +144,7 @@ fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
         (None, Some(from)) => format!("a hop, {from},"),
     };
     let rest = if seen {
-        format!("of {}'s {} bytes to {} only {} fit", about.who, out.first, about.to, told.mtu)
+        format!("of {}'s {} bytes to {} only {} fit", about.who.name, out.first, about.to, told.mtu)
     } else {
         format!("{} answers nothing, so what is behind that hop is not known", about.to)
     };
@@ -158,7 +161,7 @@ fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
         fits: Some(told.mtu),
         says: Some(told.mtu),
         message: format!("{place} says {}: {rest}", told.mtu),
-        fix: Some(set_mtu(about, told.mtu)),
+        fix: Some(send_at_most(told.mtu, about, None)),
         is_narrow: true,
         is_known: true,
     }
@@ -167,10 +170,11 @@ fn small_hop(out: &Outcome, about: &About, told: Told) -> Verdict {
 fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
     let passes = out.passes.filter(|passes| *passes < dies);
     let exact = passes.is_some_and(|passes| passes + 1 == dies);
+    let packets = if out.only_syns { "SYNs with data" } else { "packets" };
     let over = match passes {
-        Some(passes) if exact => format!("packets over {passes}"),
-        Some(passes) => format!("packets of {dies} bytes (and some over {passes})"),
-        None => format!("packets of {dies} bytes"),
+        Some(passes) if exact => format!("{packets} over {passes}"),
+        Some(passes) => format!("{packets} of {dies} bytes (and some over {passes})"),
+        None => format!("{packets} of {dies} bytes"),
     };
     let edge = out.edge.unwrap_or_default();
     let is_seen = edge.after > 0 || edge.before.is_some();
@@ -186,7 +190,7 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
     };
     let yet = if out.only_syns {
         format!(
-            "; yet an ICMP echo of {} bytes arrives: a rule may drop SYNs that carry data, and no others",
+            "; yet an ICMP echo of {} bytes arrives: a rule may drop SYNs that carry data, and nothing else",
             out.first
         )
     } else {
@@ -212,23 +216,38 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         "fragmentation-needed (ICMP type 3 code 4)"
     };
     let who = if last.is_some() { format!("hop {}", edge.after) } else { "the hop in question".to_owned() };
+    let until = match (edge.after, edge.before) {
+        // No router is there that could say anything.
+        (0, Some(1)) => format!("the link to hop 1 takes {} bytes", out.first),
+        _ => format!("{word} of {who} is let through"),
+    };
+    // Nothing is too large there, as far as it is known: no MTU would be right.
+    let fix = if out.only_syns {
+        Some("leave the MTUs as they are; a walk without the port goes by other packets than SYNs".to_owned())
+    } else {
+        passes.map(|passes| send_at_most(passes, about, Some(&until)))
+    };
+    let fits = if out.only_syns { Some(out.first) } else { passes.filter(|_| out.reached) };
     Verdict {
         finding: Finding::BlackHole,
         confidence,
         hop: is_seen.then_some(edge.after),
         hop_ip: last,
-        fits: passes.filter(|_| out.reached),
+        fits,
         says: None,
         message: format!("{over} vanish {place}, and nobody says why{arrives}{message}{yet}"),
-        fix: passes
-            .map(|passes| format!("let {word} of {who} come back; until then {}", set_mtu(about, passes))),
+        fix,
         is_narrow: !out.only_syns,
         is_known: true,
     }
 }
 
 fn clear(out: &Outcome, about: &About) -> Verdict {
-    let device = shown(&about.device).unwrap_or("its first device");
+    let what = if out.first < about.device.mtu {
+        "its route lets it send".to_owned()
+    } else {
+        format!("{} takes", shown(&about.device.name).unwrap_or("its first device"))
+    };
     Verdict {
         finding: Finding::PathClear,
         confidence: if is_smooth(out) { Confidence::High } else { Confidence::Medium },
@@ -237,8 +256,8 @@ fn clear(out: &Outcome, about: &About) -> Verdict {
         fits: out.passes,
         says: None,
         message: format!(
-            "the path from {} to {} takes {} bytes: all that {device} takes",
-            about.who, about.to, out.first
+            "the path from {} to {} takes {} bytes: all that {what}",
+            about.who.name, about.to, out.first
         ),
         fix: None,
         is_narrow: false,
@@ -292,7 +311,7 @@ fn unfinished(out: &Outcome, about: &About) -> Verdict {
         hop_ip: None,
         fits: passes,
         says: None,
-        message: format!("on the path from {} to {} {known}", about.who, about.to),
+        message: format!("on the path from {} to {} {known}", about.who.name, about.to),
         fix: None,
         is_narrow: false,
         is_known: false,
@@ -339,24 +358,4 @@ fn named(out: &Outcome, hop: u8) -> String {
         (_, Some(address)) => format!("hop {hop} ({address})"),
         (_, None) => format!("hop {hop}"),
     }
-}
-
-/// What to set where, as a person and as a shell say it.
-fn set_mtu(about: &About, mtu: u32) -> String {
-    let About { who, address, .. } = about;
-    if address.is_ipv6() && mtu < least_mtu(true) {
-        return format!(
-            "mend that link: IPv6 needs 1280 bytes on every one, and a device set to {mtu} would lose it"
-        );
-    }
-    let device = shown(&about.device);
-    let command = device.map_or(String::new(), |device| format!(": ip link set dev {device} mtu {mtu}"));
-    let device = device.unwrap_or("interface");
-    format!("set the MTU of {who}'s {device}, or of its route to {address}, to {mtu}{command}")
-}
-
-/// A device's name as it may stand in a command: a pod chooses names, and a shell would obey some.
-fn shown(device: &str) -> Option<&str> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    (device.chars().all(is_plain) && !device.starts_with('-')).then_some(device)
 }

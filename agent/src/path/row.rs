@@ -148,8 +148,9 @@ impl Says for VerdictLine<'_> {
             ("size_dies", number(out.dies)),
             ("says_mtu", number(*says)),
             ("before_hop", number(out.edge.and_then(|edge| edge.before))),
-            ("device", Value::Interface(about.device.as_str().into())),
-            ("device_mtu", Value::Number(out.first.into())),
+            ("device", Value::Interface(about.device.name.as_str().into())),
+            ("device_mtu", Value::Number(about.device.mtu.into())),
+            ("route_mtu", number(about.device.route.as_ref().and_then(|route| route.mtu))),
             ("destination", Value::Text((&*about.to).into())),
             ("destination_ip", Value::Ip(about.address)),
             ("method", method(out.method)),
@@ -188,6 +189,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::path::device::Device;
+    use crate::path::who::Who;
 
     fn router(last: u8) -> IpAddr {
         Ipv4Addr::new(10, 0, 0, last).into()
@@ -195,10 +198,10 @@ mod tests {
 
     fn about() -> About {
         About {
-            who: "shop/web".into(),
+            who: Who::pod("shop/web".into()),
             to: "10.0.0.9:443".into(),
             address: router(9),
-            device: "eth0".into(),
+            device: Device::plain("eth0"),
             tcp: None,
         }
     }

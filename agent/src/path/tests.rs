@@ -2,16 +2,26 @@
 
 use std::time::Duration;
 
+use super::device::Device;
 use super::judge::{About, Finding, Verdict, judge};
 use super::simulated::{Path, Router};
 use super::walk::{Limits, walk};
+use super::who::Who;
 use super::{Halt, Method, Outcome, Refusal};
+use crate::links::{Taken, Way};
 use crate::sink::Confidence;
 
 mod hostile;
 mod whole;
 
 const LIMITS: Limits = Limits { packets: 200, time: Duration::from_secs(15) };
+
+/// A device, and a route by it.
+fn routed(name: &str) -> Device {
+    let way = Way { gateway: Some([10, 64, 0, 1].into()), name: name.into(), weight: 1, ..Way::default() };
+    let route = Some(Taken { table: 254, ways: vec![way], ..Taken::default() });
+    Device { route, ..Device::plain(name) }
+}
 
 fn walked_within(path: &mut Path, limits: Limits) -> (Outcome, Verdict) {
     path.sent.clear();
@@ -22,10 +32,10 @@ fn walked_within(path: &mut Path, limits: Limits) -> (Outcome, Verdict) {
     assert!(out.packets <= limits.packets, "{out:?}");
     assert!(path.sent.iter().all(|step| (68..=1500).contains(&step.size) && step.ttl > 0), "{out:?}");
     let about = About {
-        who: "shop/web-0".into(),
+        who: Who::pod("shop/web-0".into()),
         to: "10.64.99.9".into(),
         address: Path::destination(),
-        device: "eth0".into(),
+        device: routed("eth0"),
         tcp: None,
     };
     let verdict = judge(&out, &about);
@@ -85,7 +95,9 @@ fn a_silent_hop_is_found_in_each_place() {
             assert_eq!(verdict.hop_ip, Some(Path::address(hop)));
             let text = format!("packets over {mtu} vanish after hop {hop} ({})", Path::address(hop));
             assert!(verdict.message.starts_with(&text), "{}", verdict.message);
-            assert!(verdict.fix.unwrap().contains(&format!("ip link set dev eth0 mtu {mtu}")));
+            let route = format!("`ip route replace 10.64.99.9/32 via 10.64.0.1 dev eth0 mtu {mtu}`, until ");
+            let fix = verdict.fix.unwrap();
+            assert!(fix.starts_with(&format!("in shop/web-0, {route}")), "{fix}");
             assert!(out.packets < 100, "{out:?}");
         }
     }
@@ -167,6 +179,13 @@ fn a_rule_against_syns_with_data_is_no_small_link() {
         "{}",
         verdict.message
     );
+    // Whoever set an MTU for that would cure nothing.
+    assert_eq!((verdict.fits, out.dies), (Some(1500), Some(501)), "{out:?}");
+    let fix = verdict.fix.unwrap();
+    assert!(fix.contains("a walk without the port") && !fix.contains("mtu"), "{fix}");
+    path.allowed.remove(0);
+    assert_eq!(walked(&mut path).1.finding, Finding::PathClear);
+    path.allowed.insert(0, Method::Syn);
     // A small link drops them all.
     path.routers[2] = Router { mtu: 1400, tells: false, ..Router::default() };
     let (out, verdict) = walked(&mut path);

@@ -43,7 +43,7 @@ const fn small(v6: bool) -> u32 {
     if v6 { 96 } else { 68 }
 }
 
-/// Walks to a destination behind a device that takes `first` bytes. `note` is told of progress.
+/// Walks to a destination; packets of up to `first` bytes may leave. `note` is told of progress.
 pub fn walk(ask: &mut dyn Ask, first: u32, v6: bool, limits: Limits, note: &mut dyn FnMut(&str)) -> Outcome {
     let mut walker = Walker {
         ask,
@@ -212,7 +212,7 @@ impl Walker<'_> {
         self.out.reached = true;
         self.out.passes = Some(self.small);
         (self.note)(&format!(
-            "it answers {} after {:.2} ms; the first device takes {} bytes",
+            "it answers {} after {:.2} ms; {} bytes may leave",
             self.method.name(),
             self.out.rtt.unwrap_or_default().as_secs_f64() * 1e3,
             self.out.first

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::path::judge::{About, Tcp};
 use crate::path::sockets::Sockets;
 use crate::path::walk::{self, Limits};
+use crate::path::who::Who;
 use crate::path::{Outcome, device};
 use crate::rights::{self, Act};
 
@@ -29,8 +30,7 @@ pub(super) fn is_one_host(address: IpAddr) -> bool {
 pub(super) struct Errand {
     pub(super) address: IpAddr,
     pub(super) port: Option<u16>,
-    /// Who walks, in words.
-    pub(super) who: String,
+    pub(super) who: Who,
     /// Where to, in words.
     pub(super) named: String,
     pub(super) limits: Limits,
@@ -47,8 +47,8 @@ impl Errand {
     ) -> Result<(Outcome, About), Failure> {
         if let Some(netns) = netns {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-                Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who)),
-                error => refused(&format!("{} cannot be entered", self.who), Act::EnterNetns, error),
+                Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who.name)),
+                error => refused(&format!("{} cannot be entered", self.who.name), Act::EnterNetns, error),
             })?;
         }
         let unreachable = |error: Errno| {
@@ -58,7 +58,7 @@ impl Errand {
                 }
                 error => io::Error::from(error).to_string(),
             };
-            Failure { code: 1, message: format!("{} from {}: {why}", self.named, self.who) }
+            Failure { code: 1, message: format!("{} from {}: {why}", self.named, self.who.name) }
         };
         // Any port will do to ask for the way.
         let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
@@ -71,8 +71,8 @@ impl Errand {
             progress(&connected(tcp));
         }
         let v6 = self.address.is_ipv6();
-        let out = walk::walk(&mut sockets, device.mtu, v6, self.limits, progress);
-        let about = About { who: self.who, to: self.named, address: self.address, device: device.name, tcp };
+        let out = walk::walk(&mut sockets, device.promises(), v6, self.limits, progress);
+        let about = About { who: self.who, to: self.named, address: self.address, device, tcp };
         Ok((out, about))
     }
 }

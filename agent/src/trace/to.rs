@@ -16,7 +16,7 @@ use crate::answer;
 use crate::asked::PodsAsked;
 use crate::cli::to::{FromPod, PROBE, To, Walk};
 use crate::cli::{Host, Output, Trace};
-use crate::enrich;
+use crate::enrich::{self, netns};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
@@ -25,6 +25,7 @@ use crate::node;
 use crate::path::judge::{About, Verdict, judge};
 use crate::path::row::{VerdictLine, rows};
 use crate::path::walk::Limits;
+use crate::path::who::Who;
 use crate::path::{Halt, Outcome};
 use crate::pod::{Pod, PodPattern};
 use crate::rights::{self, Act};
@@ -70,7 +71,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         stop: Arc::default(),
     };
     let stop = Arc::clone(&errand.stop);
-    note(&format!("walking from {} to {}", errand.who, errand.named));
+    note(&format!("walking from {} to {}", errand.who.name, errand.named));
     let (tell, mut told) = oneshot::channel();
     let netns = from.netns;
     // A thread of its own, which ends after it: the namespace is the thread's, and the rest of the agent stays where it is.
@@ -116,7 +117,7 @@ fn end_of(out: &Outcome, verdict: &Verdict, fails: bool) -> Result<(), Failure> 
 
 /// Where the walk begins.
 struct From {
-    who: String,
+    who: Who,
     pod: Option<Arc<Pod>>,
     netns: Option<OwnedFd>,
 }
@@ -126,11 +127,11 @@ impl From {
         match (&args.walk.from_pod, &args.walk.netns) {
             (Some(pod), _) => Self::pod(host, pod, args.wait).await,
             (None, Some(name)) => Ok(Self {
-                who: format!("network namespace {name}"),
+                who: Who::netns(name),
                 pod: None,
                 netns: Some(open(&place(host, name), name)?.into()),
             }),
-            (None, None) => Ok(Self { who: "this node".to_owned(), pod: None, netns: None }),
+            (None, None) => Ok(Self { who: Who::node(), pod: None, netns: None }),
         }
     }
 
@@ -152,8 +153,12 @@ impl From {
             return Err(Failure { code: 1, message: format!("{who} is gone") });
         };
         let uid = pod.uid.clone();
-        let held = tokio::task::spawn_blocking(move || enrich::hold_netns(&roots, &uid)).await?;
-        let netns = match held {
+        let held = tokio::task::spawn_blocking(move || {
+            let host = netns::of_host(&roots.proc);
+            let held = enrich::hold_netns(&roots, &uid)?;
+            Ok(held.map(|held| (host.is_some() && netns::inode_of(&held) == host, held)))
+        });
+        let (is_nodes, netns) = match held.await? {
             Ok(Some(held)) => held,
             Ok(None) => {
                 return Err(Failure {
@@ -166,6 +171,7 @@ impl From {
                 return Err(refused(&what, Act::SeeNetns, error));
             }
         };
+        let who = if is_nodes { Who::of_node(who) } else { Who::pod(who) };
         Ok(Self { who, pod: Some(pod), netns: Some(netns) })
     }
 }
@@ -254,15 +260,16 @@ mod tests {
 
     use super::*;
     use crate::cli::Cli;
+    use crate::path::device::Device;
 
     #[test]
     fn a_walk_is_printed_as_lines_and_what_they_come_to() {
         let host = Cli::parse_from(["r2c-agent", "doctor"]).host;
         let about = About {
-            who: "this node".to_owned(),
+            who: Who::node(),
             to: "192.0.2.1".to_owned(),
             address: IpAddr::from([192, 0, 2, 1]),
-            device: "eth0".into(),
+            device: Device::plain("eth0"),
             tcp: None,
         };
         let out =
@@ -284,10 +291,10 @@ mod tests {
     #[test]
     fn the_code_of_a_walk_says_what_was_found() {
         let about = About {
-            who: "w".to_owned(),
+            who: Who::node(),
             to: "t".to_owned(),
             address: IpAddr::from([192, 0, 2, 1]),
-            device: "eth0".into(),
+            device: Device::plain("eth0"),
             tcp: None,
         };
         let clear = || Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };

@@ -21,6 +21,7 @@ use crate::path::Outcome;
 use crate::path::judge::{About, judge};
 use crate::path::row::VerdictLine;
 use crate::path::walk::Limits;
+use crate::path::who::Who;
 use crate::pod::Pod;
 use crate::rights::Act;
 use crate::shutdown::Drain;
@@ -269,7 +270,7 @@ fn departure(
     roots: &Roots,
     inode: Option<u32>,
     pod: Option<&Pod>,
-) -> Result<(String, Option<OwnedFd>), Failure> {
+) -> Result<(Who, Option<OwnedFd>), Failure> {
     let failed = |message: String| Failure { code: 1, message };
     let who = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let Some(inode) = inode else {
@@ -286,22 +287,24 @@ fn departure(
         };
         // Else it is of a container that has a namespace of its own.
         if netns::inode_of(&held) == Some(inode) {
-            return Ok((who.clone(), Some(held)));
+            let is_nodes = netns::of_host(&roots.proc) == Some(inode);
+            let who = if is_nodes { Who::of_node(who.clone()) } else { Who::pod(who.clone()) };
+            return Ok((who, Some(held)));
         }
     }
     let here = || who.clone().unwrap_or("this node".to_owned());
     if netns::own() == Some(inode) {
-        return Ok((here(), None));
+        return Ok((Who::of_node(here()), None));
     }
     let found = netns::hold(&roots.proc, inode).map_err(unseen(&here()))?;
     let Some((pid, held)) = found else {
         let of = who.map_or(String::new(), |who| format!(" of {who}"));
         return Err(failed(format!("no process is left in network namespace net:[{inode}]{of}")));
     };
-    let who = if who.is_some() || netns::of_host(&roots.proc) == Some(inode) {
-        here()
-    } else {
-        format!("network namespace {pid}")
+    let who = match who {
+        Some(pod) => Who::within(pod, pid),
+        None if netns::of_host(&roots.proc) == Some(inode) => Who::node(),
+        None => Who::netns(&pid.to_string()),
     };
     Ok((who, Some(held)))
 }
@@ -312,13 +315,13 @@ struct WalkLine<'a>(VerdictLine<'a>);
 impl Says for WalkLine<'_> {
     fn message(&self, text: &mut String) {
         let About { who, to, .. } = self.0.about;
-        text.extend(["walk from ", who, " to ", to, ": "]);
+        text.extend(["walk from ", &who.name, " to ", to, ": "]);
         self.0.message(text);
     }
 
     fn fields<'a>(&'a self, fields: &mut Vec<Field<'a>>) {
         self.0.fields(fields);
-        fields.push(("walk_from", Value::Text((&*self.0.about.who).into())));
+        fields.push(("walk_from", Value::Text((&*self.0.about.who.name).into())));
     }
 
     fn cells<'a>(&'a self, _: &mut Vec<crate::sink::Cell<'a>>) {}

@@ -120,6 +120,11 @@ impl Netns {
         self.feed(name, args, "")
     }
 
+    /// Runs a command in it as a person would.
+    pub(crate) fn shell(&self, command: &str) -> String {
+        self.run("sh", &["-ec", command])
+    }
+
     /// Runs lines of `ip`, `tc` or `nft` in one process.
     pub(crate) fn batch(&self, name: &str, lines: &str) {
         self.feed(name, stdin_of(name), lines);

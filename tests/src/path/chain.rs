@@ -37,7 +37,8 @@ impl Chain {
         for netns in &chain.netns {
             netns.batch("nft", "flush ruleset\n");
         }
-        (1..=5).for_each(|hop| chain.small_behind(hop, 1500));
+        (0..=5).for_each(|hop| chain.small_behind(hop, 1500));
+        chain.as_it_was();
         chain
     }
 
@@ -85,6 +86,35 @@ impl Chain {
         let node = Node::new();
         let pod = Pod::start(&node, NEAR, &netns[0]);
         Self { netns, node, _pod: pod }
+    }
+
+    /// Takes back what a fix, or a test of one, has set.
+    pub(super) fn as_it_was(&self) {
+        self.netns[1].shell("ip addr del 10.64.1.8/24 dev l1 2>/dev/null || true");
+        self.netns[1].shell("ip addr del fd64:1::8/64 dev l1 2>/dev/null || true");
+        for line in [
+            "route flush 10.64.6.2/32",
+            "route flush 10.64.1.2/32",
+            "route flush table 100",
+            "rule del pref 99",
+            "route replace 10.64.6.0/24 via 10.64.1.2",
+            "addr del 10.64.1.7/24 dev r1",
+            "-6 route flush fd64:6::2/128",
+            "-6 route flush fd64:1::2/128",
+            "-6 route flush table 100",
+            "-6 rule del pref 99",
+            "-6 route replace fd64:6::/64 via fd64:1::2",
+            "-6 addr del fd64:1::7/64 dev r1",
+        ] {
+            // Most of it is not there.
+            self.netns[0].shell(&format!("ip {line} 2>/dev/null || true"));
+        }
+        self.forget();
+    }
+
+    /// Lets namespace 0 forget what hops have told it.
+    pub(super) fn forget(&self) {
+        self.netns[0].shell("ip route flush cache; ip -6 route flush cache");
     }
 
     /// Sets both ends of the link behind a router.

@@ -44,10 +44,10 @@ fn a_claim_that_cannot_be_does_not_say_what_fits() {
     let (mut out, _) = walked(&mut path);
     out.absurd.push(Told { from: Some(Path::destination()), hop: Some(2), mtu: 1, size: 1500 });
     let about = About {
-        who: "this node".into(),
+        who: Who::node(),
         to: "x".into(),
         address: Path::destination(),
-        device: "eth0".into(),
+        device: routed("eth0"),
         tcp: None,
     };
     let verdict = judge(&out, &about);
@@ -59,14 +59,14 @@ fn names_that_a_shell_would_obey_are_in_no_command() {
     let (out, _) = walked(&mut narrow(2, 1400, false));
     for name in ["$(reboot)", "a;b", "-x", "a\u{202e}b", "`x`"] {
         let about = About {
-            who: "this node".into(),
+            who: Who::node(),
             to: "x".into(),
             address: Path::destination(),
-            device: name.into(),
+            device: routed(name),
             tcp: Some(Tcp::Silent),
         };
         let fix = judge(&out, &about).fix.unwrap();
-        assert!(!fix.contains(name) && !fix.contains("ip link"), "{fix}");
+        assert!(!fix.contains(name) && !fix.contains("ip route"), "{fix}");
     }
 }
 
@@ -75,15 +75,16 @@ fn no_device_is_set_below_what_ipv6_needs() {
     let mut path = narrow(2, 1200, false);
     let out = walk(&mut path, 1500, true, LIMITS, &mut |_| ());
     let about = About {
-        who: "this node".into(),
+        who: Who::node(),
         to: "fd64::9".into(),
         address: IpAddr::V6(Ipv6Addr::LOCALHOST),
-        device: "eth0".into(),
+        device: routed("eth0"),
         tcp: None,
     };
     let verdict = judge(&out, &about);
     assert_eq!(verdict.fits, Some(1200), "{out:?}");
-    assert!(!verdict.fix.unwrap().contains("ip link"));
+    let fix = verdict.fix.unwrap();
+    assert!(fix.starts_with("mend that link") && !fix.contains("ip -6"), "{fix}");
 }
 
 prop_compose! {

@@ -17,10 +17,10 @@ fn ip(text: &str) -> IpAddr {
 
 fn about() -> About {
     About {
-        who: "shop/web".into(),
+        who: Who::pod("shop/web".into()),
         to: format!("{FAR}:443"),
         address: ip(FAR),
-        device: "eth0".into(),
+        device: routed("eth0"),
         tcp: None,
     }
 }
@@ -53,9 +53,14 @@ fn hole(after: u8, before: Option<u8>) -> Outcome {
 }
 
 fn cases() -> Vec<(&'static str, Outcome, About)> {
-    let six = About { to: "[fd00::9]:443".into(), address: ip("fd00::9"), ..about() };
-    let hostile = About { device: "a;reboot".into(), ..about() };
-    let option = About { device: "-x".into(), ..about() };
+    let mut six = About { to: "[fd00::9]:443".into(), address: ip("fd00::9"), ..about() };
+    six.device.route.as_mut().unwrap().ways[0].gateway = Some(ip("fe80::1"));
+    let unknown = About { device: Device::plain("eth0"), ..about() };
+    let mut lower = about();
+    lower.device.route.as_mut().unwrap().mtu = Some(1427);
+    let from = |who| About { who, ..about() };
+    let hostile = About { device: routed("a;reboot"), ..about() };
+    let option = About { device: routed("-x"), ..about() };
     let tcp = About { tcp: Some(Tcp::Connects { mss: None, path_mtu: None }), ..about() };
     let mute = Outcome { reached: false, ..small(Some(2), Some("10.0.2.1")) };
     let clear = Outcome { passes: Some(1500), ..out() };
@@ -71,6 +76,19 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
     vec![
         ("a hop", small(Some(2), Some("10.0.2.1")), about()),
         ("a hop, IPv6", small(Some(2), Some("fd00::2")), six.clone()),
+        ("a hop, from this node", small(Some(2), Some("10.0.2.1")), from(Who::node())),
+        (
+            "a hop, from a pod of this node",
+            small(Some(2), Some("10.0.2.1")),
+            from(Who::of_node("shop/net".into())),
+        ),
+        ("a hop, from a namespace", small(Some(2), Some("10.0.2.1")), from(Who::netns("blue"))),
+        (
+            "a hop, from a container",
+            small(Some(2), Some("10.0.2.1")),
+            from(Who::within("shop/dind".into(), 17)),
+        ),
+        ("a hop, a route that is not known", small(Some(2), Some("10.0.2.1")), unknown.clone()),
         ("a hop, a device that a shell would obey", small(Some(2), Some("10.0.2.1")), hostile.clone()),
         ("a hop, a device that is an option", small(Some(2), Some("10.0.2.1")), option),
         ("a hop at no known distance", small(None, Some("10.0.2.1")), about()),
@@ -79,6 +97,8 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
         ("a tunnel at no known distance", small(None, Some(FAR)), about()),
         ("a hop, and nobody answers behind it", mute, about()),
         ("a black hole", hole(2, Some(3)), about()),
+        ("a black hole, a route that is not known", hole(2, Some(3)), unknown),
+        ("a black hole, from this node", hole(2, Some(3)), from(Who::node())),
         ("a black hole, IPv6", hole(2, Some(3)), six.clone()),
         ("a black hole at 1280, IPv6", below(1280), six.clone()),
         ("a black hole below 1280, IPv6", below(1279), six),
@@ -89,6 +109,11 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
         ("a black hole behind a hop without a name", Outcome { hops: Vec::new(), ..hole(2, None) }, about()),
         ("a black hole, roughly", Outcome { passes: Some(1390), ..hole(2, Some(3)) }, about()),
         ("a black hole, and nothing passes", Outcome { passes: None, ..hole(2, Some(3)) }, about()),
+        (
+            "a black hole for SYNs, roughly",
+            Outcome { only_syns: true, passes: Some(1390), ..hole(2, Some(3)) },
+            about(),
+        ),
         ("a black hole for SYNs", Outcome { only_syns: true, ..hole(2, Some(3)) }, about()),
         ("a black hole, and who answers nothing", Outcome { reached: false, ..hole(2, Some(3)) }, about()),
         (
@@ -97,6 +122,7 @@ fn cases() -> Vec<(&'static str, Outcome, About)> {
             about(),
         ),
         ("clear", clear.clone(), about()),
+        ("clear, as far as the route lets it", Outcome { first: 1427, passes: Some(1427), ..out() }, lower),
         ("clear, a device that a shell would obey", clear.clone(), hostile),
         ("nobody answers", unreached.clone(), about()),
         ("nobody answers at all", Outcome { farthest: 0, passes: None, ..unreached.clone() }, about()),
@@ -200,6 +226,14 @@ fn how_sure_a_verdict_is_goes_by_what_was_lost_and_seen() {
         ),
         ("a hole, its end unseen", hole(2, None), Finding::BlackHole, High, Some(2), Some(1400)),
         ("a hole before all", hole(0, Some(1)), Finding::BlackHole, High, Some(0), Some(1400)),
+        (
+            "a hole for SYNs alone",
+            Outcome { only_syns: true, ..hole(2, Some(3)) },
+            Finding::BlackHole,
+            Low,
+            Some(2),
+            Some(1500),
+        ),
         ("a hole somewhere", hole(0, None), Finding::BlackHole, Low, None, Some(1400)),
         (
             "a hole, roughly",

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
+use crate::path::device::Device;
 use crate::sink::{Level, Saying};
 
 const TO: Value<'static> = Value::Ip(IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7)));
@@ -60,7 +61,7 @@ fn a_namespace_that_is_not_to_be_found_is_one_line() {
     assert_eq!(refused(Some(1), Some(&pod)), "no process of shop/web-0 is to be seen any more");
     assert_eq!(refused(Some(1), None), "no process is left in network namespace net:[1]");
     let (who, held) = departure(&roots, netns::own(), None).unwrap();
-    assert_eq!((who.as_str(), held.is_none()), ("this node", true));
+    assert_eq!((who, held.is_none()), (Who::node(), true));
 }
 
 #[test]
@@ -104,10 +105,10 @@ fn what_a_walk_found_is_a_further_line_of_its_incident() {
     let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() };
     let order = Order { pod: Some(pod), ..asked(Told::Incident, PROBE, &fields("suspect")).unwrap() };
     let about = About {
-        who: "shop/web-0".into(),
+        who: Who::pod("shop/web-0".into()),
         to: "10.9.8.7 port 443".into(),
         address: IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7)),
-        device: "eth0".into(),
+        device: Device::plain("eth0"),
         tcp: None,
     };
     let out = Outcome { reached: true, first: 1500, passes: Some(1500), ..Outcome::default() };
