@@ -80,7 +80,7 @@ impl Class {
                 device_sysctl("ipv6", device, "disable_ipv6")
             )),
             Self::BridgePort => {
-                about.there(format!("`bridge -d link show dev {device}` and `bridge vlan show` tell why"))
+                about.there(format!("`bridge -d link show` and `bridge vlan show` tell why, of {device} or of the port that it is for"))
             }
             Self::Hairpin => {
                 about.there(format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode)"))
