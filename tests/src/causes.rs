@@ -5,7 +5,7 @@
 //! ```
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -110,6 +110,18 @@ impl Scene {
             socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             socket.send_to(&vec![7; length], to).is_ok() && socket.recv(&mut [0; 2048]).is_ok()
         })
+    }
+
+    /// Does what the first command in a fix says, in the network namespace that it names: the host's if it names none.
+    fn apply(&self, fix: &str) {
+        let ext = format!("network namespace {}:", self.ext.inode());
+        let netns = match fix.rsplit_once(" (in ").map_or("", |(_, there)| there) {
+            "" => &self.host,
+            "shop/web-0)" => &self.web.netns,
+            there if there.starts_with(&ext) => &self.ext,
+            there => panic!("where is {there}? {fix}"),
+        };
+        apply(netns, fix);
     }
 
     /// A trace of a probe in the host's namespace, attached.
@@ -217,6 +229,13 @@ fn fix(line: &Value) -> String {
 fn apply(netns: &Netns, fix: &str) {
     let command = fix.split('`').nth(1).unwrap_or_else(|| panic!("no command: {fix}"));
     netns.run("sh", &["-c", command]);
+}
+
+/// The address that a device has given itself.
+fn link_local(netns: &Netns, device: &str) -> Ipv6Addr {
+    let shown = netns.run("ip", &["-6", "-o", "address", "show", "dev", device, "scope", "link"]);
+    let address = shown.split_once(" inet6 ").and_then(|(_, rest)| rest.split('/').next());
+    address.unwrap_or_else(|| panic!("none on {device}: {shown}")).parse().unwrap()
 }
 
 /// Whether the machine is ours alone.

@@ -23,7 +23,7 @@ mod rules;
 
 pub use police::{Policed, Policers, Side};
 pub use ports::Port;
-pub use qdisc::{Loss, Queueing};
+pub use qdisc::{Loss, Netem, Queueing};
 pub use rules::Chain;
 
 /// A reading is as good as a new one for this long.

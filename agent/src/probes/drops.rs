@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
@@ -32,7 +32,7 @@ pub mod row;
 pub mod summary;
 
 use crate::kernel::reasons::Reasons;
-use class::words::{About, Refused};
+use class::words::{About, Home, Refused};
 use class::{Class, Harm, Verdict};
 use decode::Decoder;
 use evidence::Evidence;
@@ -56,6 +56,8 @@ pub struct Drops {
     counts: Counts<DropRows>,
     decoder: Decoder,
     fixes: Fixes,
+    /// Whose network namespaces are whose.
+    pods: OnceLock<Arc<dyn FindPod>>,
 }
 
 /// One packet dropped, as the kernel saw it.
@@ -72,6 +74,8 @@ pub struct PacketDrop {
     verdict: Verdict,
     evidence: Option<Evidence>,
     direction: Direction,
+    /// Where it died; `None` where that is not known.
+    home: Option<Home>,
     /// The packet inside, if it is a tunnel's: whom it hurts.
     inner: Option<Inner>,
     record: DropRecord,
@@ -99,7 +103,7 @@ impl Probe for Drops {
         let decoder = Decoder::new(kernel);
         let meaning = DropRows { reasons: decoder.reasons.clone(), places: decoder.places.clone() };
         let counts = Counts::take(maps, meaning, Self::HOOKS.len())?;
-        Ok(Self { counts, decoder, fixes: Fixes::default() })
+        Ok(Self { counts, decoder, fixes: Fixes::default(), pods: OnceLock::new() })
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {
@@ -108,6 +112,7 @@ impl Probe for Drops {
     }
 
     fn collector(&self, pods: Arc<dyn FindPod>) -> Box<dyn Collector> {
+        let _ = self.pods.set(Arc::clone(&pods));
         self.counts.name_pods_by(pods);
         Box::new(self.counts.clone())
     }
@@ -137,7 +142,9 @@ impl Probe for Drops {
     }
 
     fn decode(&mut self, record: &[u8]) -> Result<PacketDrop, DecodeError> {
-        self.decoder.decode(record)
+        let mut event = self.decoder.decode(record)?;
+        event.home = self.pods.get().and_then(|pods| event.home(&**pods));
+        Ok(event)
     }
 
     fn provoke() -> std::io::Result<()> {
@@ -245,13 +252,28 @@ impl PacketDrop {
             told: self.is(circumstance::TOLD),
             refused: self.refused(),
             is_answer: self.is_answer(),
+            home: self.home.as_ref(),
             evidence: self.evidence.as_ref(),
         }
     }
 
-    /// What refused it, as the place tells it, and for IPsec what it is.
+    /// Whose network namespace it died in. The kernel side knows the host's.
+    fn home(&self, pods: &dyn FindPod) -> Option<Home> {
+        let netns = Some(self.record.netns).filter(|netns| *netns != 0)?;
+        Some(match pods.find_pod(Subject::Netns(netns), self.at) {
+            Some(pod) => Home::Pod(pod),
+            None if self.has(flags::FOREIGN) => Home::Netns(netns),
+            None => Home::Host,
+        })
+    }
+
+    /// What refused it, as the place tells it, and for IPsec and IPv6's forwarding what it is.
     fn refused(&self) -> Option<Refused> {
-        let refused = Refused::by_place(self.reason.as_deref(), &self.place.as_ref()?.function)?;
+        let function = &self.place.as_ref()?.function;
+        if self.verdict.class == Class::Routing && evidence::stays_for_its_source(&self.record, function) {
+            return Some(Refused::Source);
+        }
+        let refused = Refused::by_place(self.reason.as_deref(), function)?;
         let is_plain = refused == Refused::Ipsec && evidence::is_ip_in_ip(self.record.protocol);
         Some(if is_plain { Refused::NoTunnel } else { refused })
     }

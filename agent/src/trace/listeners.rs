@@ -85,8 +85,9 @@ impl Full {
             .map(|(name, packets)| {
                 format!(
                     "harmful, and in no row or not in all: {} of new connections found the accept queue of a listener in \
-                     {name} full (TcpExtListenOverflows): make its program accept faster, or raise its listen() backlog \
-                     and `net.core.somaxconn` (`ss -ltn` there shows the queues)",
+                     {name} full (TcpExtListenOverflows; `ss -ltn` there shows the queues): make its program accept \
+                     faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: \
+                     `securityContext.sysctls`), and start it again: they count from the next listen()",
                     counted(*packets, "packet")
                 )
             })

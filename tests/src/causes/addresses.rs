@@ -1,5 +1,8 @@
 //! Packets whose addresses may not be seen where they come from, or that are somebody else's there.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use crate::harness::has_reasons;
 use crate::harness::packet::{ipv4, send_routed, udp, udp_segment};
 
@@ -35,6 +38,7 @@ fn an_old_neighbour_entry() {
         scene
             .host
             .ip(&format!("neigh replace {address} lladdr 02:00:00:00:99:02 dev veth-web nud {state}\n"));
+        let socket = scene.web.netns.inside(|| UdpSocket::bind(to).unwrap());
         scene.host.inside(|| udp(to.parse().unwrap(), 1, 10));
         let port: std::net::SocketAddr = to.parse().unwrap();
         let is_it = |event: &serde_json::Value| {
@@ -46,6 +50,9 @@ fn an_old_neighbour_entry() {
         apply(&scene.host, &fix(&event));
         let entry = scene.host.run("ip", &["neigh", "show", address]);
         assert!(!entry.contains("02:00:00:00:99:02"), "cured: {entry}");
+        scene.host.inside(|| udp(to.parse().unwrap(), 1, 10));
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {to}");
         // What is for somebody else in the pod's network is missed by nobody, as ever.
         let other = to.replace(":2", ":3").replace(".1.2", ".1.3");
         let address = other.parse::<std::net::SocketAddr>().unwrap().ip();

@@ -1,7 +1,11 @@
 //! A bridge that does not send back what came by a port, or that lets an answer pass beside NAT.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use crate::harness::netns::Netns;
 use crate::harness::pod::Pod;
+use crate::harness::until;
 
 use super::{Scene, apply, fix, has_module};
 
@@ -31,12 +35,12 @@ fn hairpin_mode_that_is_off() {
          add rule ip svc post ip saddr 10.97.4.2 ip daddr 10.97.4.2 masquerade\n",
     );
     let pod = Pod::start(&scene.node, "shop/own-0", &own);
-    let socket = own.inside(|| std::net::UdpSocket::bind("10.97.4.2:7").unwrap());
+    let socket = own.inside(|| UdpSocket::bind("10.97.4.2:7").unwrap());
     scene.answer(socket);
     let calls = || {
         own.inside(|| {
-            let socket = std::net::UdpSocket::bind("10.97.4.2:0").unwrap();
-            socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            let socket = UdpSocket::bind("10.97.4.2:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             socket.send_to(b"self", "10.97.10.1:7").is_ok() && socket.recv(&mut [0; 100]).is_ok()
         })
     };
@@ -58,18 +62,7 @@ fn an_answer_that_is_not_translated_back() {
     }
     let scene = Scene::new();
     scene.host.sysctl("bridge/bridge-nf-call-iptables", "0");
-    scene.host.ip("link add cni0 type bridge\naddr add 10.97.4.1/24 dev cni0\nlink set cni0 up\n");
-    let [client, server] = [2, 3].map(|own| {
-        let netns = Netns::new();
-        scene.host.ip(&format!(
-            "link add veth-{own} type veth peer name eth0 netns {}\nlink set veth-{own} master cni0\nlink set veth-{own} up\n",
-            netns.path()
-        ));
-        netns.ip(&format!(
-            "link set lo up\naddr add 10.97.4.{own}/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.4.1\n"
-        ));
-        netns
-    });
+    let [client, server] = bridged(&scene);
     scene.host.batch(
         "nft",
         "add table ip svc\nadd chain ip svc pre { type nat hook prerouting priority -100; }\n\
@@ -77,14 +70,14 @@ fn an_answer_that_is_not_translated_back() {
     );
     let pods = [(&client, "shop/client-0"), (&server, "shop/server-0")]
         .map(|(netns, name)| Pod::start(&scene.node, name, netns));
-    let socket = server.inside(|| std::net::UdpSocket::bind("10.97.4.3:7").unwrap());
+    let socket = server.inside(|| UdpSocket::bind("10.97.4.3:7").unwrap());
     scene.answer(socket);
     let calls = || {
         client.inside(|| {
-            let socket = std::net::UdpSocket::bind("10.97.4.2:0").unwrap();
+            let socket = UdpSocket::bind("10.97.4.2:0").unwrap();
             // Its port is not the pod's, as with most services.
             socket.connect("10.97.10.1:53").unwrap();
-            socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
             socket.send(b"you").is_ok() && socket.recv(&mut [0; 100]).is_ok()
         })
     };
@@ -100,4 +93,49 @@ fn an_answer_that_is_not_translated_back() {
     apply(&scene.host, &format!("`{sysctl}`"));
     assert!(calls(), "cured by {sysctl}");
     drop(pods);
+}
+
+/// Two namespaces at a bridge of the host's: 10.97.4.2 behind veth-2 and 10.97.4.3 behind veth-3.
+fn bridged(scene: &Scene) -> [Netns; 2] {
+    scene.host.ip("link add cni0 type bridge\naddr add 10.97.4.1/24 dev cni0\nlink set cni0 up\n");
+    [2, 3].map(|own| {
+        let netns = Netns::new();
+        scene.host.ip(&format!(
+            "link add veth-{own} type veth peer name eth0 netns {}\nlink set veth-{own} master cni0\nlink set veth-{own} up\n",
+            netns.path()
+        ));
+        netns.ip(&format!(
+            "link set lo up\naddr add 10.97.4.{own}/24 dev eth0\nlink set eth0 up\nroute add default via 10.97.4.1\n"
+        ));
+        netns
+    })
+}
+
+/// Ports that are kept apart.
+#[test]
+fn a_port_that_does_not_take_it() {
+    let scene = Scene::new();
+    let [client, server] = bridged(&scene);
+    scene.answer(server.inside(|| UdpSocket::bind("10.97.4.3:7").unwrap()));
+    let calls = || {
+        client.inside(|| {
+            let socket = UdpSocket::bind("10.97.4.2:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            socket.send_to(b"you", "10.97.4.3:7").is_ok() && socket.recv(&mut [0; 100]).is_ok()
+        })
+    };
+    until("the bridge forwards", || calls().then_some(()));
+    scene.host.batch("bridge", "link set dev veth-2 isolated on\nlink set dev veth-3 isolated on\n");
+    let trace = scene.trace("drops");
+    assert!(!calls());
+    let event = trace.expect_class("bridge_port", |event| {
+        event["harm"] == "harmful" && event["netns"] == scene.host.inode()
+    });
+    // What the fix has one look at tells what to change.
+    let looks = fix(&event);
+    let shown = looks.split('`').skip(1).step_by(2).map(|command| scene.host.run("sh", &["-c", command]));
+    let shown = shown.collect::<String>();
+    assert!(shown.contains("isolated on"), "{looks}: {shown}");
+    scene.host.batch("bridge", "link set dev veth-3 isolated off\n");
+    assert!((0..5).any(|_| calls()), "cured");
 }

@@ -1,10 +1,13 @@
 //! Devices that are not ready, or that take less than a packet.
 
-use crate::harness::has_reasons;
+use std::net::{SocketAddrV6, UdpSocket};
+use std::time::Duration;
+
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp;
+use crate::harness::{has_reasons, until};
 
-use super::{EXT4, EXT6, Scene, apply, fix, is_guest};
+use super::{EXT4, EXT6, Scene, apply, fix, is_guest, link_local};
 
 #[test]
 fn forwarding_that_is_off() {
@@ -35,6 +38,57 @@ fn forwarding_that_is_off() {
     }
 }
 
+/// A pod gets what is for another: it is no router, and who sends to it is wrong, or an address is missing there.
+#[test]
+fn what_a_pod_gets_for_another() {
+    let scene = Scene::new();
+    scene.web.netns.sysctl("ipv4/ip_forward", "0");
+    scene.host.ip("route add 10.98.0.9/32 via 10.97.1.2\n");
+    let trace = scene.trace("drops");
+    let send = || scene.ext.inside(|| udp("10.98.0.9:7703".parse().unwrap(), 1, 10));
+    send();
+    let event = trace.expect("it dies there", |event| event["destination_port"] == 7703);
+    if has_reasons() {
+        assert_eq!(event["class"], "forwarding_off", "{event:#}");
+        let fix = fix(&event);
+        assert!(fix.starts_with("see who sends it there, where nothing has its address"), "{fix}");
+        assert!(fix.ends_with(" (in shop/web-0)"), "{fix}");
+    }
+    scene.web.netns.ip("addr add 10.98.0.9/32 dev lo\n");
+    let socket = scene.web.netns.inside(|| UdpSocket::bind("10.98.0.9:7703").unwrap());
+    send();
+    assert!(arrives(&socket), "cured");
+}
+
+/// Whether something comes within some seconds.
+fn arrives(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.recv(&mut [0; 100]).is_ok()
+}
+
+/// Forwarding is on, and would not help: no router passes on what comes from an address of the link alone.
+#[test]
+fn a_source_that_ipv6_does_not_forward() {
+    let scene = Scene::new();
+    let trace = scene.trace("drops");
+    let own = scene.web.netns.inside(|| {
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        let address = link_local(&scene.web.netns, "eth0");
+        // The kernel may not be sure of it yet.
+        until("it may be used", || UdpSocket::bind(SocketAddrV6::new(address, 0, 0, index)).ok())
+    });
+    own.send_to(b"far", "[fd97:9::2]:7704").unwrap();
+    let event = trace.expect_class("routing", |event| event["destination_port"] == 7704);
+    assert_eq!([&event["interface"], &event["harm"]], ["veth-web", "harmful"], "{event:#}");
+    let text = event["message"].as_str().unwrap();
+    assert!(text.contains("IPv6 forwards nothing from such a source"), "{event:#}");
+    assert!(fix(&event).starts_with("let its sender use an address that is routed"), "{event:#}");
+    let socket = scene.ext.inside(|| UdpSocket::bind("[fd97:9::2]:7704").unwrap());
+    let routed = scene.web.netns.inside(|| UdpSocket::bind("[fd97:1::2]:0").unwrap());
+    routed.send_to(b"far", "[fd97:9::2]:7704").unwrap();
+    assert!(arrives(&socket), "cured");
+}
+
 #[test]
 fn a_cable_that_is_out() {
     let scene = Scene::new();
@@ -60,12 +114,13 @@ fn a_device_that_is_down() {
     netns.inside(|| udp("10.97.3.1:7701".parse().unwrap(), 1, 10));
     let event = trace.expect_class("device_down", |event| event["destination_port"] == 7701);
     assert_eq!((&event["interface"], &event["harm"]), (&"lo".into(), &"harmful".into()), "{event:#}");
+    let told = format!(" (in network namespace {0}: `lsns {0}` lists its processes)", netns.inode());
+    assert!(fix(&event).ends_with(&told), "{event:#}");
     apply(&netns, &fix(&event));
     netns.inside(|| {
-        let socket = std::net::UdpSocket::bind("10.97.3.1:7702").unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let socket = UdpSocket::bind("10.97.3.1:7702").unwrap();
         udp("10.97.3.1:7702".parse().unwrap(), 1, 10);
-        assert!(socket.recv(&mut [0; 100]).is_ok(), "cured");
+        assert!(arrives(&socket), "cured");
     });
 }
 
@@ -107,10 +162,49 @@ fn ipv6_on_a_device_that_takes_too_little_for_it() {
         event["message"].as_str().unwrap().contains("it takes 1000 bytes, and IPv6 needs 1280"),
         "{event:#}"
     );
-    apply(&scene.host, &fix(&event));
-    // With IPv6 its addresses had gone.
+    scene.apply(&fix(&event));
+    assert!(
+        fix(&event).contains("its IPv6 addresses and routes are gone, and must be set again"),
+        "{event:#}"
+    );
     scene.host.ip("addr add fd97:1::1/64 dev veth-web nodad\n");
     assert!((0..5).any(|_| scene.is_answered(EXT6)), "cured");
+}
+
+/// On a node's device, and on a pod's, whose name the node's uplink has as well.
+#[test]
+fn ipv6_that_is_off_on_a_device() {
+    let scene = Scene::new();
+    for (netns, device, there, again) in [
+        (&scene.host, "veth-web", "", "addr add fd97:1::1/64 dev veth-web nodad\n"),
+        (
+            &scene.web.netns,
+            "eth0",
+            " (in shop/web-0)",
+            "addr add fd97:1::2/64 dev eth0 nodad\nroute add default via fd97:1::1\n",
+        ),
+    ] {
+        let trace = scene.trace("drops");
+        netns.sysctl(&format!("ipv6/conf/{device}/disable_ipv6"), "1");
+        if device == "eth0" {
+            scene.ext.inside(|| udp("[fd97:1::2]:7705".parse().unwrap(), 1, 10));
+        } else {
+            assert!(!scene.is_answered(EXT6));
+        }
+        let cured = if has_reasons() {
+            let event = trace
+                .expect_class("ipv6_off", |event| event["interface"] == device && event["harm"] == "harmful");
+            fix(&event)
+        } else {
+            format!(
+                "`sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`; its IPv6 addresses and routes are gone, and must be set again{there}"
+            )
+        };
+        assert!(cured.ends_with(&format!("must be set again{there}")), "{cured}");
+        scene.apply(&cured);
+        netns.ip(again);
+        assert!((0..5).any(|_| scene.is_answered(EXT6)), "cured: {cured}");
+    }
 }
 
 /// What a chaos test has left behind.
@@ -126,6 +220,21 @@ fn a_network_emulator_that_loses_packets() {
     let event = trace.expect_class("queue", |event| event["interface"] == "uplink");
     let text = event["message"].as_str().unwrap();
     assert!(text.contains("(netem) of uplink loses packets on purpose (loss 100%)"), "{event:#}");
-    apply(&scene.host, &fix(&event));
+    scene.apply(&fix(&event));
     assert!(scene.is_answered(EXT4), "cured");
+    drop(trace);
+    // Below a token bucket, which would lose all with nothing below it.
+    scene.host.batch(
+        "tc",
+        "qdisc add dev uplink root handle 1: tbf rate 100mbit burst 20kb latency 50ms\n\
+         qdisc add dev uplink parent 1:1 netem loss 100%\n",
+    );
+    let trace = scene.trace("drops");
+    assert!(!scene.is_answered(EXT4));
+    let event = trace.expect_class("queue", |event| event["interface"] == "uplink");
+    assert!(fix(&event).starts_with("`tc qdisc replace dev uplink parent 1:1 pfifo`"), "{event:#}");
+    scene.apply(&fix(&event));
+    assert!(scene.is_answered(EXT4), "cured");
+    let left = scene.host.run("tc", &["qdisc", "show", "dev", "uplink"]);
+    assert!(left.contains("tbf") && !left.contains("netem"), "{left}");
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::packet::{ipv4, ipv6, send_routed, udp_segment};
 use crate::harness::until;
 
-use super::Scene;
+use super::{EXT4, Scene, fix};
 
 /// What two fragments carry of a datagram with a payload of 2,000 bytes: the kernel cuts at multiples of eight.
 const FIRST: std::ops::Range<usize> = 0..1448;
@@ -92,4 +92,28 @@ fn the_rest_never_comes() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert!(trace.lines(|line| line["destination_port"] == 4101).is_empty(), "that one has become whole");
     }
+}
+
+/// A firewall that looks at ports drops what has none.
+#[test]
+fn fragments_that_a_rule_drops() {
+    let scene = Scene::new();
+    // The kernel waits half a minute for the others, and then drops what has come.
+    scene.ext.sysctl("ipv4/ipfrag_time", "1");
+    scene.host.batch(
+        "nft",
+        "add table ip hole\nadd chain ip hole it { type filter hook prerouting priority -450; }\n\
+         add rule ip hole it ip frag-off & 0x1fff != 0 drop\n",
+    );
+    let trace = scene.trace("drops");
+    assert!(!scene.is_answered_of(EXT4, 2000));
+    let lost = trace.expect_class("fragment", |line| line["netns"] == scene.ext.inode());
+    let fix = fix(&lost);
+    assert!(
+        fix.starts_with("let fragments pass on the way") && fix.ends_with("send what fits the path"),
+        "{fix}"
+    );
+    assert!(scene.is_answered_of(EXT4, 1400), "cured by what fits");
+    scene.host.batch("nft", "delete table ip hole\n");
+    assert!(scene.is_answered_of(EXT4, 2000), "cured");
 }

@@ -13,21 +13,27 @@ use crate::harness::until;
 use super::size::is_all_acknowledged;
 use super::{Scene, fix, has_module};
 
+const KEY: &str = "0x000102030405060708090a0b0c0d0e0f10111213";
+
+/// The line of `ip` that adds a state.
+fn state(from: &str, to: &str, spi: u32) -> String {
+    format!(
+        "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {KEY} 128"
+    )
+}
+
 /// What `web` sends to 10.97.5.2 at `ext`, and its answers, encrypted on the way; `None` where the kernel has no ESP.
 pub(super) fn encrypted() -> Option<Scene> {
     if !has_module("esp4") || !has_module("xfrm_user") {
         return None;
     }
     let scene = Scene::new();
-    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
     for (netns, own, other, own_net, other_net) in [
         (&scene.host, "10.97.9.1", "10.97.9.2", "10.97.1.0/24", "10.97.5.0/24"),
         (&scene.ext, "10.97.9.2", "10.97.9.1", "10.97.5.0/24", "10.97.1.0/24"),
     ] {
         for (from, to, spi) in [("10.97.9.1", "10.97.9.2", 1), ("10.97.9.2", "10.97.9.1", 2)] {
-            netns.ip(&format!(
-                "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {key} 128\n"
-            ));
+            netns.ip(&format!("{}\n", state(from, to, spi)));
         }
         let tunnel = |from: &str, to: &str| format!("tmpl src {from} dst {to} proto esp reqid 1 mode tunnel");
         netns.ip(&format!(
@@ -131,7 +137,11 @@ fn what_is_encrypted_and_has_no_state_here() {
     let lost = trace.expect_class("policy", |line| line["protocol"] == "ESP");
     let text = lost["message"].as_str().unwrap();
     assert!(text.contains("IPsec has no state (SPI and key) for it"), "{lost:#}");
-    assert!(fix(&lost).contains("`ip xfrm state`"), "{lost:#}");
+    let fix = fix(&lost);
+    assert!(fix.starts_with("give both ends the same state (`ip xfrm state`;"), "{fix}");
+    assert!(fix.contains(&format!("(in network namespace {}:", scene.ext.inode())), "{fix}");
+    scene.ext.ip(&format!("{}\n", state("10.97.9.1", "10.97.9.2", 1)));
+    assert!(scene.is_answered("10.97.5.2:7"), "cured");
 }
 
 /// Its device is there, and no key exchange has set up what it encrypts with.
@@ -139,7 +149,6 @@ fn what_is_encrypted_and_has_no_state_here() {
 fn a_device_of_ipsec_without_a_policy() {
     let Some(scene) = encrypted() else { return };
     let trace = scene.trace("drops");
-    let key = "0x000102030405060708090a0b0c0d0e0f10111213";
     for (module, device, chosen, spi) in [
         ("ip_vti", "vti local 10.97.9.1 remote 10.97.9.2 key 5", "mark 5 mask 0xffffffff", 5),
         ("xfrm_interface", "xfrm dev uplink if_id 7", "if_id 7", 7),
@@ -160,11 +169,18 @@ fn a_device_of_ipsec_without_a_policy() {
         // As the fix says: then it leaves, and the other end, which has no state for it, is to blame.
         scene.host.ip(&format!(
             "xfrm policy add dst 10.97.6.0/24 dir out {chosen} tmpl src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel\n\
-             xfrm state add src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel {chosen} aead rfc4106(gcm(aes)) {key} 128\n"
+             xfrm state add src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel {chosen} aead rfc4106(gcm(aes)) {KEY} 128\n"
         ));
         scene.is_answered(&to);
         let esp = |line: &serde_json::Value| line["protocol"] == "ESP" && line["class"] == "policy";
         trace.expect("it leaves, encrypted", |line| esp(line) && line["netns"] == scene.ext.inode());
+        // With the same state there it arrives, in a packet to this end of the tunnel.
+        scene.ext.ip(&format!(
+            "xfrm state add src 10.97.9.1 dst 10.97.9.2 proto esp spi {spi} mode tunnel aead rfc4106(gcm(aes)) {KEY} 128\n\
+             xfrm policy add dst 10.97.6.{spi}/32 dir in tmpl src 10.97.9.1 dst 10.97.9.2 proto esp mode tunnel\n\
+             addr add 10.97.6.{spi}/32 dev lo\n"
+        ));
+        assert!(scene.is_answered(&to), "cured");
         scene.host.ip("link del secret\n");
     }
 }

@@ -43,4 +43,15 @@ fn an_accept_queue_that_is_full() {
     assert_eq!(*code, 4, "{said}");
     assert!(!ends[1].1.contains("shop/web-0"), "it is nobody's that was asked for: {}", ends[1].1);
     drop((taken, listener));
+    // As it says: a larger number there, and a program that starts again.
+    assert!(said.contains("and start it again: they count from the next listen()"), "{said}");
+    scene.web.netns.sysctl("core/somaxconn", "128");
+    let before = overflows();
+    let listener = scene.web.netns.inside(|| TcpListener::bind(("10.97.1.2", PORT)).unwrap());
+    let taken: Vec<TcpStream> = scene.ext.inside(|| {
+        let connect = |_| TcpStream::connect_timeout(&to, Duration::from_millis(500)).ok();
+        (0..6).filter_map(connect).collect()
+    });
+    assert_eq!((taken.len(), overflows()), (6, before), "cured");
+    drop(listener);
 }

@@ -1,5 +1,8 @@
 //! Packets that a tunnel's own transmit function frees for their size: it gives no reason, but has just told their sender.
 
+use std::net::UdpSocket;
+use std::time::Duration;
+
 use crate::harness::packet::{udp, udp_unfragmented};
 
 use super::{Scene, fix, has_module};
@@ -123,6 +126,13 @@ fn what_comes_in_a_tunnel_and_no_tunnel_takes() {
         let text = lost["message"].as_str().unwrap();
         assert!(text.contains("no tunnel device here takes it"), "{kind}: {lost:#}");
         assert!(fix(&lost).contains("let both ends of the tunnel agree"), "{kind}: {lost:#}");
+        scene.host.ip(&format!(
+            "link del t0\nlink add t0 type {kind} local 10.97.9.1 remote 10.97.9.2\naddr add 10.97.5.1/24 dev t0\nlink set t0 up\n"
+        ));
+        let socket = scene.host.inside(|| UdpSocket::bind("10.97.5.1:7720").unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        scene.ext.inside(|| udp("10.97.5.1:7720".parse().unwrap(), 1, 10));
+        assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {kind}");
         for netns in [&scene.host, &scene.ext] {
             netns.ip("link del t0\n");
         }
@@ -133,6 +143,8 @@ fn what_comes_in_a_tunnel_and_no_tunnel_takes() {
 #[test]
 fn a_wireguard_peer_that_is_not_there() {
     const PEER: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    // Any 32 bytes in base64 will do.
+    const KEYS: [&str; 2] = [PEER, "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="];
     if !has_module("wireguard") {
         return;
     }
@@ -160,4 +172,50 @@ fn a_wireguard_peer_that_is_not_there() {
     let event = lost("neighbour", 7731);
     assert!(event["message"].as_str().unwrap().contains("does not answer the handshake"), "{event:#}");
     assert_eq!(event["harm"], "harmful", "{event:#}");
+    assert!(fix(&event).contains("both ends need each other's, and UDP must pass between them"), "{event:#}");
+    // Both fixes: each has the other's key, endpoint and addresses.
+    scene.ext.ip("link add wg0 type wireguard\naddr add 10.97.5.2/24 dev wg0\n");
+    for (netns, own, other, endpoint, allowed) in [
+        (&scene.host, 0, 1, "10.97.9.2:51820", "10.97.5.0/24"),
+        (&scene.ext, 1, 0, "10.97.9.1:51820", "10.97.1.0/24"),
+    ] {
+        let public = netns.feed("wg", &["pubkey"], KEYS[other]);
+        let key =
+            ["set", "wg0", "listen-port", "51820", "private-key", "/proc/self/fd/0", "peer", public.trim()];
+        netns.feed("wg", &[&key[..], &["endpoint", endpoint, "allowed-ips", allowed]].concat(), KEYS[own]);
+    }
+    scene.ext.ip("link set wg0 up\nroute add 10.97.1.0/24 dev wg0\n");
+    assert!((0..5).any(|_| scene.is_answered("10.97.5.2:7")), "cured");
+}
+
+/// The ends have different numbers for the same network.
+#[test]
+fn a_vxlan_network_of_another_number() {
+    const HERE: &str = "02:00:00:00:05:01";
+    if !has_module("vxlan") {
+        return;
+    }
+    let scene = Scene::new();
+    let end = |own: u8, other: u8, number: u32| {
+        format!(
+            "link add vx0 address 02:00:00:00:05:0{own} type vxlan id {number} local 10.97.9.{own} remote 10.97.9.{other} dstport 4789\n\
+             addr add 10.97.5.{own}/24 dev vx0\nlink set vx0 up\n"
+        )
+    };
+    scene.host.ip(&end(1, 2, 1));
+    let ext = |number| {
+        scene.ext.ip(&end(2, 1, number));
+        scene.ext.ip(&format!("neigh replace 10.97.5.1 lladdr {HERE} dev vx0 nud permanent\n"));
+        scene.ext.inside(|| udp("10.97.5.1:7721".parse().unwrap(), 1, 10));
+    };
+    let socket = scene.host.inside(|| UdpSocket::bind("10.97.5.1:7721").unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let trace = scene.trace("drops");
+    ext(2);
+    let lost = trace.expect_class("routing", |line| line["destination_port"] == 7721);
+    assert_eq!([&lost["tunnel"], &lost["interface"]], ["VXLAN", "uplink"], "{lost:#}");
+    assert!(fix(&lost).contains("VNI"), "{lost:#}");
+    scene.ext.ip("link del vx0\n");
+    ext(1);
+    assert!(socket.recv(&mut [0; 100]).is_ok(), "cured");
 }

@@ -1,6 +1,7 @@
 //! What dies on its way through or out: hops, sizes, routes, neighbours, queues.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -27,7 +28,16 @@ fn no_hops_left() {
             ..FORWARDED
         };
         watch.expect(3, &to_port(to.port()), &want);
+        let socket = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+        lab.web.netns.inside(|| udp_hops(to, 3, 2));
+        assert_eq!(received(&socket), 3, "cured by one more");
     }
+}
+
+/// How many datagrams come, until a second passes without one.
+fn received(socket: &UdpSocket) -> usize {
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    std::iter::from_fn(|| socket.recv(&mut [0; 2048]).ok()).count()
 }
 
 #[test]
@@ -191,6 +201,17 @@ fn a_neighbour_that_does_not_answer() {
         };
         watch.expect(3, &to_port(to.port()), &want);
     }
+    // Somebody has the address.
+    let _there = lab.db.netns.meanwhile(
+        "ip",
+        "addr add 10.99.2.77/24 dev eth0\naddr add fd99:2::77/64 dev eth0 nodad\n",
+        "addr del 10.99.2.77/24 dev eth0\naddr del fd99:2::77/64 dev eth0\n",
+    );
+    for to in [nobody4, nobody6] {
+        let socket = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+        lab.web.netns.inside(|| udp(to, 3, 100));
+        assert_eq!(received(&socket), 3, "cured: {to}");
+    }
 }
 
 #[test]
@@ -226,6 +247,14 @@ fn a_full_queueing_discipline() {
     drop(qdisc);
     lab.barrier();
     let left = watch.events().into_iter().filter(|event| event["destination_port"] == json!(7214));
+    received(&listening);
+    let _larger = lab.router.meanwhile(
+        "tc",
+        "qdisc add dev rb root tbf rate 100mbit burst 16000 limit 64000\n",
+        "qdisc del dev rb root\n",
+    );
+    lab.web.netns.inside(|| udp(db4(7214), 10, 1000));
+    assert_eq!(received(&listening), 10, "cured by a larger limit");
     drop(listening);
     for event in left {
         assert_eq!(event["class"], "teardown", "{event:#}");

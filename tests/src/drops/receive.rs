@@ -25,6 +25,10 @@ fn a_closed_udp_port() {
         lab.web.netns.inside(|| udp(to, 3, 100));
         let want = Want { reason: &["NO_SOCKET"], function, class: "no_socket", ..RECEIVED };
         watch.expect(3, &to_port(to.port()), &want);
+        let socket = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+        lab.web.netns.inside(|| udp(to, 3, 100));
+        lab.barrier();
+        assert_eq!(drain(&socket), 3, "cured by who listens");
     }
 }
 
@@ -52,6 +56,8 @@ fn a_closed_tcp_port() {
         assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
         let want = Want { reason: &["NO_SOCKET"], function: &[function], class: "no_socket", ..RECEIVED };
         watch.expect(1, &to_port(to.port()), &want);
+        let _listener = lab.db.netns.inside(|| TcpListener::bind(to).unwrap());
+        assert!(lab.web.netns.inside(|| TcpStream::connect(to).is_ok()), "cured by who listens");
     }
 }
 
@@ -122,6 +128,10 @@ fn a_full_receive_buffer() {
         ..RECEIVED
     };
     watch.expect(dropped, &to_port(7107), &want);
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20);
+    lab.web.netns.inside(|| udp(db4(7107), sent, 1000));
+    lab.barrier();
+    assert_eq!(u64::try_from(drain(&socket)), Ok(sent), "cured by a larger buffer");
 }
 
 fn drain(socket: &UdpSocket) -> usize {

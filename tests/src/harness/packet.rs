@@ -246,9 +246,10 @@ pub(crate) fn send_on_wire(interface: &str, to: [u8; 6], packet: &[u8]) {
         .unwrap();
     let mut address = [0; 8];
     address[..6].copy_from_slice(&to);
+    let ethertype = if packet[0] >> 4 == 6 { libc::ETH_P_IPV6 } else { libc::ETH_P_IP };
     let raw = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
-        sll_protocol: u16::try_from(libc::ETH_P_IP).unwrap().to_be(),
+        sll_protocol: u16::try_from(ethertype).unwrap().to_be(),
         sll_ifindex: nix::net::if_::if_nametoindex(interface).unwrap().cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -30,8 +30,17 @@ pub(super) const MOST: usize = 1 << 20;
 pub struct Queueing {
     /// The smallest burst of its token bucket filters (`tc-tbf(8)`), bytes: a longer packet never passes.
     pub burst: Option<u32>,
-    /// What its network emulator (`tc-netem(8)`) loses on purpose.
-    pub loss: Option<Loss>,
+    /// Its network emulator (`tc-netem(8)`) that loses packets on purpose.
+    pub netem: Option<Netem>,
+}
+
+/// A network emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Netem {
+    /// How it loses packets.
+    pub loss: Loss,
+    /// The class of another discipline that it is below, as `tc` has it: major and minor number. `None` if it is the device's own.
+    pub parent: Option<(u16, u16)>,
 }
 
 /// How a network emulator loses packets.
@@ -52,7 +61,8 @@ fn listed(lists: &mut impl Lists, ifindex: u32) -> io::Result<Queueing> {
     let mut read = Queueing::default();
     lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
         read.burst = read.burst.into_iter().chain(burst(payload, ifindex)).min();
-        read.loss = read.loss.or_else(|| loss(payload, ifindex));
+        read.netem =
+            read.netem.or_else(|| Some(Netem { loss: loss(payload, ifindex)?, parent: parent(payload) }));
     })?;
     Ok(read)
 }
@@ -87,6 +97,15 @@ fn loss(payload: &[u8], ifindex: u32) -> Option<Loss> {
         return Some(Loss::Model);
     }
     Some(number(options.get(LOSS..)?)?).filter(|share| *share > 0).map(Loss::Random)
+}
+
+/// The class that a discipline is below; `None` if it is the root.
+fn parent(payload: &[u8]) -> Option<(u16, u16)> {
+    /// `TC_H_ROOT`
+    const ROOT: u32 = u32::MAX;
+    let parent = number(payload.get(12..)?).filter(|parent| *parent != ROOT)?;
+    let [a, b, c, d] = parent.to_be_bytes();
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
 /// Bytes a second: of more than 32 bits, or else of 32.
@@ -136,9 +155,17 @@ mod tests {
         let listed = listed.map(|(kind, rate)| answer(kind, rate, &[])).to_vec();
         let all = |listed| super::listed(&mut Answers(vec![(38, asked.clone(), listed)]), 7).unwrap();
         let lossy = [listed, vec![netem(0, &[]), netem(7, &[]), netem(9, &[])]].concat();
-        assert_eq!(all(lossy), Queueing { burst: Some(1400), loss: Some(Loss::Random(7)) });
+        let netem = Some(Netem { loss: Loss::Random(7), parent: Some((0, 0)) });
+        assert_eq!(all(lossy), Queueing { burst: Some(1400), netem });
         assert_eq!(all(Vec::new()), Queueing::default());
         assert_eq!(read(u32::MAX >> 1).unwrap(), Queueing::default(), "there is no such device");
+    }
+
+    #[test]
+    fn a_discipline_is_the_root_or_below_a_class() {
+        assert_eq!(parent(&of_device(7, u32::MAX)), None);
+        assert_eq!(parent(&of_device(7, 0x8001_000a)), Some((0x8001, 10)));
+        assert_eq!(parent(&of_device(7, 0x8001_000a)[..15]), None, "cut off");
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Decoder {
             verdict,
             evidence,
             direction,
+            home: None,
             inner: packet.and_then(|packet| packet.inner),
             record,
         })

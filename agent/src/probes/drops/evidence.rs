@@ -1,6 +1,6 @@
 //! What the kernel's tables and queues say, at the moment a packet died, of why it did.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use agent_common::drops::{Direction, DropRecord, circumstance, flags};
@@ -8,7 +8,7 @@ use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Conntrack, Fill, Limits, Loss, Policed, Port, Side};
+use crate::kernel::limits::{Chain, Conntrack, Fill, Limits, Netem, Policed, Port, Side};
 use crate::kernel::sockets::{Seen, Sockets};
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -44,8 +44,8 @@ pub enum Evidence {
     OtherStation(IpAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
-    /// The device loses packets on purpose.
-    Loses(Loss),
+    /// A network emulator of the device loses packets on purpose.
+    Loses(Netem),
     /// A policer of the device never lets such a packet pass.
     Policer {
         /// Bytes of the packet that it has measured.
@@ -87,6 +87,11 @@ pub(super) fn gather(
     if function == "xfrm_input" && is_ip_in_ip(record.protocol) {
         return (Verdict { class: Class::Routing, ..verdict }, None);
     }
+    // Where forwarding is off as well, to switch it on would not help.
+    let is_unforwarded = matches!(verdict.class, Class::ForwardingOff | Class::Other);
+    if is_unforwarded && stays_for_its_source(record, function) {
+        return (Verdict { class: Class::Routing, ..verdict }, None);
+    }
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {
@@ -109,7 +114,7 @@ pub(super) fn gather(
     if verdict == (Verdict { class: Class::Queue, harm: Harm::Harmful })
         && side(reason, function) == Some(Side::Queue)
     {
-        return (verdict, limits.queueing(record.ifindex).loss.map(Evidence::Loses));
+        return (verdict, limits.queueing(record.ifindex).netem.map(Evidence::Loses));
     }
     match verdict.class {
         Class::Netfilter | Class::Policy => {
@@ -129,6 +134,16 @@ pub(super) fn gather(
         }
         _ => (verdict, None),
     }
+}
+
+/// Whether IPv6 does not forward the packet for its source, whatever is set: that is of its link, a loopback's or a group's, or none.
+pub(super) fn stays_for_its_source(record: &DropRecord, function: &str) -> bool {
+    let source = Ipv6Addr::from(record.source);
+    let stays = source.is_unicast_link_local()
+        || source.is_loopback()
+        || source.is_multicast()
+        || source.is_unspecified();
+    function == "ip6_forward" && record.ip_version == 6 && stays
 }
 
 /// What the sockets there say of a packet that none of them took.

@@ -36,6 +36,7 @@ fn packet() -> PacketDrop {
         verdict,
         evidence: None,
         direction: Direction::Received,
+        home: None,
         inner: None,
         record,
     }
@@ -121,7 +122,7 @@ fn only_what_harms_has_a_fix() {
         let verdict = Verdict { class: Class::DeviceDown, harm };
         but(|packet| packet.verdict = verdict).fix().map(Cow::into_owned)
     };
-    assert_eq!(fix(Harm::Harmful).as_deref(), Some("`ip link set eth7 up`"));
+    assert!(fix(Harm::Harmful).is_some_and(|fix| fix.starts_with("`ip link set eth7 up`")));
     assert_eq!(fix(Harm::Benign), None);
 }
 
@@ -255,6 +256,51 @@ fn a_source_that_cannot_be_true_may_be_forged() {
     ] {
         assert_eq!(may_be_forged(reason, function), wanted, "{reason:?} in {function:?}");
     }
+}
+
+/// A pod's devices have the names of the node's.
+#[test]
+fn a_fix_is_for_the_namespace_that_the_packet_died_in() {
+    struct Pods;
+    impl FindPod for Pods {
+        fn find_pod(&self, subject: Subject, at: SystemTime) -> Option<Arc<Pod>> {
+            assert_eq!(at, SystemTime::UNIX_EPOCH);
+            (subject == Subject::Netns(9))
+                .then(|| Arc::new(Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() }))
+        }
+    }
+    for (netns, flags, there) in [
+        (9, 0, " (in shop/web-0)"),
+        (9, flags::FOREIGN, " (in shop/web-0)"),
+        (8, flags::FOREIGN, " (in network namespace 8: `lsns 8` lists its processes)"),
+        (8, 0, ""),
+        (0, 0, ""),
+    ] {
+        let mut packet = but(|packet| packet.verdict.class = Class::DeviceDown);
+        (packet.record.netns, packet.record.flags) = (netns, flags);
+        packet.home = packet.home(&Pods);
+        assert_eq!(packet.home.is_some(), netns != 0);
+        let fix = packet.fix().unwrap();
+        assert!(fix.ends_with(&format!("must be set again{there}")), "{netns} {flags}: {fix}");
+    }
+}
+
+#[test]
+fn a_source_that_ipv6_forwards_nothing_from_is_told_from_a_missing_route() {
+    let told = |class, source: &str, function| {
+        but(|packet| {
+            packet.reason = Some("IP_INADDRERRORS".into());
+            packet.place = Some(place(function));
+            packet.verdict = Verdict { class, harm: Harm::Harmful };
+            let source: Ipv6Addr = source.parse().unwrap();
+            (packet.record.ip_version, packet.record.source) = (6, source.octets());
+        })
+        .refused()
+    };
+    assert_eq!(told(Class::Routing, "fe80::2", "ip6_forward"), Some(Refused::Source));
+    assert_eq!(told(Class::Routing, "fd97:1::2", "ip6_forward"), None);
+    assert_eq!(told(Class::Routing, "fe80::2", "ip6_pkt_drop"), Some(Refused::PerhapsByRoute));
+    assert_eq!(told(Class::ForwardingOff, "fe80::2", "ip6_forward"), None);
 }
 
 /// A pod that is blamed for what another sent is worse than none.

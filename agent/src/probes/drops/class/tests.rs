@@ -316,19 +316,20 @@ fn every_class_that_harms_has_a_fix_and_names_the_device() {
     let fix = |class: Class, device, ip_version, mtu| {
         class.fix(&words::About { device, mtu, ip_version, ..words::About::default() }).unwrap().into_owned()
     };
-    assert_eq!(fix(Class::DeviceDown, Some("eth7"), 4, 0), "`ip link set eth7 up`");
-    assert_eq!(fix(Class::DeviceDown, None, 4, 0), "`ip link set DEVICE up`");
+    let starts = |fix: String, start: &str| assert!(fix.starts_with(start), "{start}? {fix}");
+    starts(fix(Class::DeviceDown, Some("eth7"), 4, 0), "`ip link set eth7 up`; its IPv6 addresses");
+    starts(fix(Class::DeviceDown, None, 4, 0), "`ip link set DEVICE up`");
     assert_eq!(
         fix(Class::ForwardingOff, Some("eth7"), 4, 0),
-        "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w net.ipv4.conf.eth7.forwarding=1`, in the network namespace of eth7"
+        "in the network namespace of eth7: `sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w net.ipv4.conf.eth7.forwarding=1`"
     );
-    assert_eq!(fix(Class::ForwardingOff, Some("eth7"), 6, 0), "`sysctl -w net.ipv6.conf.all.forwarding=1`");
-    assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
-    assert_eq!(fix(Class::Ipv6Off, Some("eth7"), 6, 1500), "`sysctl -w net.ipv6.conf.eth7.disable_ipv6=0`");
-    assert_eq!(
-        fix(Class::Ipv6Off, Some("eth0.100"), 6, 1500),
-        "`sysctl -w net/ipv6/conf/eth0.100/disable_ipv6=0`"
-    );
+    starts(fix(Class::Ipv6Off, Some("eth7"), 6, 1000), "`ip link set eth7 mtu 1280`, or more");
+    for (device, sysctl) in
+        [("eth7", "net.ipv6.conf.eth7.disable_ipv6"), ("eth0.100", "net/ipv6/conf/eth0.100/disable_ipv6")]
+    {
+        let off = fix(Class::Ipv6Off, Some(device), 6, 1500);
+        assert!(off.contains(&format!("`sysctl -w {sysctl}=0`")), "{off}");
+    }
     assert!(fix(Class::NeighbourTable, None, 6, 0).contains("net.ipv6.neigh.default.gc_thresh3"));
     assert!(
         fix(Class::Hairpin, Some("veth-web"), 4, 0).starts_with("`bridge link set dev veth-web hairpin on`")

@@ -1,16 +1,41 @@
 //! What a drop's class means, and what cures it, in an operator's words.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use agent_common::quote::Tunnel;
 
 use super::Class;
 use super::tables::{IPSEC_DEVICES, TUNNELS};
-use crate::probe::row::device_sysctl;
+use crate::pod::Pod;
+use crate::probe::row::end;
 use crate::probes::drops::evidence::Evidence;
 
+mod fixes;
 mod proven;
+
+/// Whose network namespace a packet died in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// The host's.
+    Host,
+    /// A pod's.
+    Pod(Arc<Pod>),
+    /// Another one, by its inode.
+    Netns(u32),
+}
+
+impl fmt::Display for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("this node's own network namespace"),
+            Self::Pod(pod) => end(Some(pod), None, None).fmt(f),
+            Self::Netns(netns) => write!(f, "network namespace {netns}: `lsns {netns}` lists its processes"),
+        }
+    }
+}
 
 /// What is known of a drop beside its class. Without it the words are those for all drops of the class.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +58,8 @@ pub struct About<'a> {
     pub refused: Option<Refused>,
     /// By its ports it is an answer over UDP, to a port that a program asks from.
     pub is_answer: bool,
+    /// Where it died; `None` where that is not known.
+    pub home: Option<&'a Home>,
     /// What else speaks for the cause.
     pub evidence: Option<&'a Evidence>,
 }
@@ -42,6 +69,8 @@ pub struct About<'a> {
 pub enum Refused {
     /// Routing: one of its addresses may not be seen there.
     Martian,
+    /// IPv6 forwards nothing from such a source.
+    Source,
     /// A route or a rule that refuses packets.
     ByRoute,
     /// No route leads there, or one that refuses packets does.
@@ -129,7 +158,7 @@ impl Class {
             Self::Routing => routing(about).into(),
             Self::ReversePath => "no way back to its source leads by the device that it came by (reverse path filter)".into(),
             Self::ForwardingOff => format!("it is for another host, and forwarding is off{on}").into(),
-            Self::Ttl => "its TTL or hop limit was used up".into(),
+            Self::Ttl => ttl(about).into(),
             Self::Queue => queue(about).into(),
             Self::DeviceDown => "its device is down, or not yet up".into(),
             Self::NoCarrier => "its device has no carrier: the cable is out, or the other end is down".into(),
@@ -146,7 +175,13 @@ impl Class {
                 Some((tunnel, from)) => format!("the checksum of {}'s own header is wrong: checksum offload on node {from}, or what changes packets on the way", tunnel.name()).into(),
                 None => "its checksum is wrong".into(),
             },
+            Self::Fragment if about.reason == "FRAG_TOO_FAR" => {
+                "too many other packets of its sender came between its fragments".into()
+            }
             Self::Fragment => "other fragments of its packet never came".into(),
+            Self::Memory if about.reason == "TCP_OFO_QUEUE_PRUNE" => {
+                "its connection's buffer was full of segments that came before others which are missing".into()
+            }
             Self::Memory => "no memory for it".into(),
             Self::TcpState => "TCP did not expect it in the connection's state".into(),
             Self::Neighbour if about.refused == Some(Refused::NoHandshake) => {
@@ -160,89 +195,6 @@ impl Class {
             Self::Other => "the kernel gives no cause".into(),
         }
     }
-
-    /// What an operator can do about it; `None` where nobody misses the packet.
-    #[must_use]
-    pub fn fix(self, about: &About<'_>) -> Option<Cow<'static, str>> {
-        let (device, family) = (about.device(), about.family());
-        if let Some(evidence) = about.evidence {
-            return Some(proven::fix(evidence, about).into());
-        }
-        Some(match self {
-            Self::Mtu => "`r2c-agent trace mtu` names the device and the size that fits; set the sender's MTU to it".into(),
-            Self::Policy => policy_fix(about),
-            Self::Netfilter => {
-                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; else find the rule (`nft list ruleset`, `iptables -vnL`)".into()
-            }
-            Self::NoSocket if about.is_answer => {
-                "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
-            }
-            Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
-            Self::Routing => routing_fix(about),
-            Self::ReversePath => format!(
-                "route the source's address back by {device}; if its route leads by another device on purpose, `sysctl -w {}=2`",
-                device_sysctl("ipv4", device, "rp_filter")
-            )
-            .into(),
-            Self::ForwardingOff if about.ip_version == 6 => "`sysctl -w net.ipv6.conf.all.forwarding=1`".into(),
-            Self::ForwardingOff => format!(
-                "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`, in the network namespace of {device}",
-                device_sysctl("ipv4", device, "forwarding")
-            )
-            .into(),
-            Self::Ttl => {
-                "raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into()
-            }
-            Self::Queue => queue_fix(about),
-            Self::DeviceDown => format!("`ip link set {device} up`").into(),
-            Self::NoCarrier => {
-                format!("bring up the other end of {device} (`ip -d link show {device}` tells what it is)").into()
-            }
-            Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => {
-                format!("`ip link set {device} mtu 1280`, or more").into()
-            }
-            Self::Ipv6Off => format!("`sysctl -w {}=0`", device_sysctl("ipv6", device, "disable_ipv6")).into(),
-            Self::BridgePort => format!("`bridge -d link show dev {device}` and `bridge vlan show` tell why").into(),
-            Self::Hairpin => {
-                format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode; kubelet: hairpinMode)").into()
-            }
-            Self::Malformed => "capture it (`tcpdump -vv`), and mend what makes it".into(),
-            Self::Checksum if about.tunnel.is_some() => tunnel_checksum_fix(about),
-            Self::Checksum => {
-                "switch checksum offload off on the device that sends it (`ethtool -K DEVICE tx off`; of a tunnel, its own device), or mend what changes packets on the way".into()
-            }
-            Self::Fragment => {
-                "let fragments pass on the way (firewalls and load balancers that look at ports drop all but the first), or send what fits the path".into()
-            }
-            Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
-            Self::TcpState => {
-                "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`".into()
-            }
-            Self::Neighbour if about.refused == Some(Refused::NoHandshake) => format!(
-                "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
-            )
-            .into(),
-            Self::Neighbour => {
-                format!("see that the next hop is up and has that address: `ip neigh show dev {device}`").into()
-            }
-            Self::NeighbourTable => {
-                format!("raise `net.{family}.neigh.default.gc_thresh3` (and gc_thresh2) above what `ip neigh | wc -l` shows").into()
-            }
-            Self::Other => {
-                format!("see what else tells of it: `ip -s -s link show {device}`, `nstat`, `dmesg`").into()
-            }
-            Self::Teardown | Self::Copy | Self::LocalSocket => return None,
-        })
-    }
-}
-
-fn tunnel_checksum_fix(about: &About<'_>) -> Cow<'static, str> {
-    let Some((tunnel, from)) = about.tunnel else { return Cow::default() };
-    format!(
-        "on node {from} let no device fill in the checksum: `ethtool -K DEVICE tx-checksum-ip-generic off` of its {} device (and `ethtool -K DEVICE tx off` of the device below)",
-        tunnel.name()
-    )
-    .into()
 }
 
 fn policy(about: &About<'_>) -> &'static str {
@@ -270,36 +222,12 @@ fn policy(about: &About<'_>) -> &'static str {
     }
 }
 
-fn policy_fix(about: &About<'_>) -> Cow<'static, str> {
-    let device = about.device();
-    match about.reason {
-        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)".into(),
-        "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
-        "TC_INGRESS" => format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter").into(),
-        "TC_EGRESS" => format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter").into(),
-        "TC_RECLASSIFY_LOOP" => format!("`tc qdisc show dev {device}`, `tc filter show dev {device}` and the same with `ingress` and `egress` show what reclassifies or redirects it").into(),
-        "XDP" => format!("`bpftool net show dev {device}` names the program").into(),
-        "XFRM_POLICY" => "`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it".into(),
-        "OVS_DROP_METER" => "`ovs-ofctl -O OpenFlow13 meter-stats BRIDGE` shows which; raise its rate".into(),
-        reason if reason.starts_with("OVS_DROP_") => {
-            "`ovs-dpctl dump-flows` shows the flow, `ovs-appctl ofproto/trace` and the plugin's policies why it is there".into()
-        }
-        "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
-        "PSP_INPUT" | "PSP_OUTPUT" => "set up PSP at both ends of the connection, or at none".into(),
-        _ if about.refused == Some(Refused::NoPolicy) => format!(
-            "see that `ip xfrm policy` (dir out) and `ip xfrm state` have one for it, with the okey (vti) as mark or the if_id (xfrm) that `ip -d link show {device}` tells; the key exchange or the network plugin sets them up; `cat /proc/net/xfrm_stat` there counts each cause"
-        )
-        .into(),
-        _ if about.refused == Some(Refused::Ipsec) => {
-            "give both ends the same state (`ip xfrm state`; what sets it up is the key exchange or the network plugin); `cat /proc/net/xfrm_stat` there counts each cause".into()
-        }
-        _ => "find the rule (`nft list ruleset`, `iptables -vnL`, NetworkPolicies of both pods) and let it pass".into(),
-    }
-}
-
 fn routing(about: &About<'_>) -> &'static str {
     match about.reason {
         "IP_LOCAL_SOURCE" => "its source is one of this host's own addresses",
+        _ if about.refused == Some(Refused::Source) => {
+            "IPv6 forwards nothing from such a source (of its link, loopback, a group's, or none)"
+        }
         "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
             "its source or destination is no address that may be seen there"
         }
@@ -332,45 +260,6 @@ fn routing(about: &About<'_>) -> &'static str {
     }
 }
 
-fn routing_fix(about: &About<'_>) -> Cow<'static, str> {
-    let device = about.device();
-    match about.reason {
-        "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
-        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
-            "mend the address that its sender uses".into()
-        }
-        "VXLAN_VNI_NOT_FOUND" => "give both ends the same VNI (`ip -d link show type vxlan`)".into(),
-        "TUNNEL_TXINFO" | "NO_TX_TARGET" => format!(
-            "`bridge fdb show dev {device}` and `ip route` tell what it knows; the network plugin writes them"
-        )
-        .into(),
-        _ => match about.refused {
-            Some(Refused::Martian) => {
-                "see whether its sender has the same address as this node (`ip address`), or forges one".into()
-            }
-            Some(Refused::ByRoute | Refused::Discarded) => {
-                "find it (`ip rule`, `ip route show table all | grep -E 'blackhole|prohibit|unreachable'`) and take it away; where the network plugin keeps it for the node's own pods, none has that address any more: mend who sends there".into()
-            }
-            Some(Refused::NoTunnel) => {
-                "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each".into()
-            }
-            Some(Refused::NoPeer) => format!(
-                "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
-            )
-            .into(),
-            Some(Refused::NoFlow) => {
-                "see that ovs-vswitchd runs and keeps up: `ovs-appctl upcall/show`, and `lost` in `ovs-dpctl show`".into()
-            }
-            Some(Refused::Port) => {
-                "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
-            }
-            _ => {
-                "add the route (`ip route get ADDRESS` tells what there is)".into()
-            }
-        },
-    }
-}
-
 fn queue(about: &About<'_>) -> &'static str {
     match about.reason {
         "CPU_BACKLOG" => "this processor's backlog was full",
@@ -383,14 +272,12 @@ fn queue(about: &About<'_>) -> &'static str {
     }
 }
 
-fn queue_fix(about: &About<'_>) -> Cow<'static, str> {
-    let device = about.device();
+fn ttl(about: &About<'_>) -> &'static str {
     match about.reason {
-        "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog`, or spread receiving over more processors (RPS)".into(),
-        "SOCKET_RCVBUFF" => "make the program read faster, or give its socket a larger buffer (`net.core.rmem_max`, SO_RCVBUF)".into(),
-        "SOCKET_BACKLOG" => "make the program read faster; `net.core.rmem_max` bounds the backlog as well".into(),
-        "TCP_LISTEN_OVERFLOW" => "make the program accept faster, or raise its listen() backlog and `net.core.somaxconn`".into(),
-        "NEIGH_QUEUEFULL" => format!("see that the next hop answers: `ip neigh show dev {device}`").into(),
-        _ => format!("send less, or give it a larger limit: `tc -s qdisc show dev {device}`, `ip -s link show {device}`").into(),
+        "IPV6_NDISC_HOP_LIMIT" => {
+            "it is for neighbours alone, and its hop limit says that it comes from further away"
+        }
+        "TCP_MINTTL" => "its TTL is below what the receiving program demands (IP_MINTTL)",
+        _ => "its TTL or hop limit was used up",
     }
 }

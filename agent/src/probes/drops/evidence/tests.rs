@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::kernel::limits::Queueing;
+use crate::kernel::limits::{Loss, Queueing};
 
 #[test]
 fn a_side_is_told_by_the_reason_or_else_by_the_place() {
@@ -186,7 +186,7 @@ fn own_namespace() -> (tempfile::TempDir, DropRecord) {
 fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
     let (proc, own) = own_namespace();
     let gathered = |record: &DropRecord, place: (&str, &str), class, burst, policed: &[_]| {
-        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, loss: None }, policed);
+        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: None }, policed);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
         let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, verdict);
@@ -269,14 +269,14 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
 #[test]
 fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
     let (proc, own) = own_namespace();
-    let loss = Some(Loss::Random(1 << 31));
+    let netem = Netem { loss: Loss::Random(1 << 31), parent: Some((1, 2)) };
     let gathered = |burst, place: (&str, &str), class, harm| {
-        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, loss }, &[]);
+        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: Some(netem) }, &[]);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         gather(&sources, &own, place.0, place.1, None, Verdict { class, harm }).1
     };
     let (queue, ring) = (("QDISC_DROP", "__dev_queue_xmit"), ("FULL_RING", "tun_net_xmit"));
-    let told = Some(Evidence::Loses(Loss::Random(1 << 31)));
+    let told = Some(Evidence::Loses(netem));
     assert_eq!(gathered(None, queue, Class::Queue, Harm::Harmful), told);
     assert_eq!(gathered(Some(100), queue, Class::Queue, Harm::Harmful), Some(Evidence::Burst(100)));
     assert_eq!(gathered(None, queue, Class::Queue, Harm::Benign), None);
@@ -322,4 +322,28 @@ fn an_answer_from_another_address_is_not_translated_back() {
     assert_eq!(told(&own, pod, Verdict { harm: Harm::Benign, ..NOBODY_LISTENS }), None);
     let another = DropRecord { destination_port: 47_223, ..own };
     assert_eq!(told(&another, pod, NOBODY_LISTENS), None);
+}
+
+/// What IPv6 does not forward for its source dies where it does when forwarding is off.
+#[test]
+fn a_source_that_ipv6_forwards_nothing_from_is_why() {
+    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let told = |source: &str, reason, function, class| {
+        let mut record = record(100, 0);
+        (record.ip_version, record.source) = (6, source.parse::<Ipv6Addr>().unwrap().octets());
+        gather(&sources, &record, reason, function, None, Verdict { class, harm: Harm::Harmful }).0.class
+    };
+    let off = |source| told(source, "IP_INADDRERRORS", "ip6_forward", Class::ForwardingOff);
+    for source in ["fe80::1", "febf::1", "::1", "::", "ff02::1"] {
+        assert_eq!(off(source), Class::Routing, "{source}");
+        assert_eq!(told(source, "", "ip6_forward", Class::Other), Class::Routing, "{source}, no reason");
+        assert_eq!(told(source, "PKT_TOO_BIG", "ip6_forward", Class::Mtu), Class::Mtu, "{source}");
+        assert_eq!(told(source, "", "ip_forward", Class::Other), Class::Other, "{source}: of IPv4");
+    }
+    for source in ["fd97:1::2", "2001:db8::1", "::2", "fec0::1"] {
+        assert_eq!(off(source), Class::ForwardingOff, "{source}");
+    }
+    let four = DropRecord { ip_version: 4, ..record(100, 0) };
+    let verdict = Verdict { class: Class::ForwardingOff, harm: Harm::Harmful };
+    assert_eq!(gather(&sources, &four, "IP_INADDRERRORS", "ip_error", None, verdict).0, verdict);
 }

@@ -93,7 +93,7 @@ fn probe(rows: &[(u32, u8, u16, u64)]) -> Drops {
     decoder.places.at(0x8100_0010).unwrap();
     let meaning = DropRows { reasons: decoder.reasons.clone(), places: decoder.places.clone() };
     let counts = Counts::new(Box::new(Held(rows.iter().map(row).collect())), meaning);
-    Drops { counts, decoder, fixes: Fixes::default() }
+    Drops { counts, decoder, fixes: Fixes::default(), pods: OnceLock::new() }
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_summary_has_the_largest_counts_first_and_what_cures_them() {
             "     9 queue: CPU_BACKLOG in ip_rcv_core, sent",
             "     7 no_socket: NO_SOCKET in ip_rcv_core, received",
             "  1000 teardown (benign): QUEUE_PURGE in ip_rcv_core, other",
-            "fix of queue: raise `net.core.netdev_max_backlog`, or spread receiving over more processors (RPS)",
+            "fix of queue: raise `net.core.netdev_max_backlog` on the node, or spread receiving over more processors (RPS)",
             "fix of no_socket: start what should listen there, or mend the address or port that the sender uses",
         ]
     );
@@ -142,7 +142,10 @@ fn what_events_said_is_told_of_what_they_were_counted_under() {
     probe.observe(&Enriched { event: &event, pods: &pods, span });
     assert_eq!(
         probe.summary()(),
-        ["     1 policy: XDP in ip_rcv_core, received", "fix of device_down: `ip link set eth7 up`"]
+        [
+            "     1 policy: XDP in ip_rcv_core, received",
+            "fix of device_down: `ip link set eth7 up`; its IPv6 addresses and the routes by it may be gone, and must be set again",
+        ]
     );
     let mut metrics = crate::metrics::Metrics::default();
     metrics.registry().register_collector(Box::new(probe.counts.clone()));

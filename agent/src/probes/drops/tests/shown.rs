@@ -11,6 +11,10 @@ fn reason(reason: &str) -> Value<'_> {
     Value::Reason(reason.into())
 }
 
+/// What it is said to want.
+const FIX: &str =
+    "`ip link set eth7 up`; its IPv6 addresses and the routes by it may be gone, and must be set again";
+
 /// One of which everything is known.
 fn known() -> PacketDrop {
     but(|packet| {
@@ -61,7 +65,7 @@ fn a_drop_has_every_field_of_the_schema() {
             ("outer_source_ip", Value::Absent),
             ("outer_destination_ip", Value::Absent),
             ("suppressed", Value::Number(2)),
-            ("fix", text("`ip link set eth7 up`")),
+            ("fix", text(FIX)),
         ]
     );
 }

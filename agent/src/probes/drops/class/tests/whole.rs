@@ -1,10 +1,13 @@
 //! What each class means and what mends it, word for word.
 
+use std::sync::Arc;
+
 use agent_common::quote::Tunnel;
 
-use super::words::{About, Refused};
+use super::words::{About, Home, Refused};
 use super::*;
-use crate::kernel::limits::{Chain, Fill, Loss, Policed, Port};
+use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
+use crate::pod::Pod;
 use crate::probes::drops::evidence::Evidence;
 
 /// What is said of each case, in their order: class and case, and below them its meaning and its fix (`-` if it has none).
@@ -20,12 +23,13 @@ const ON_ETH7: About<'static> = About {
     told: false,
     refused: None,
     is_answer: false,
+    home: None,
     evidence: None,
 };
 const NOTHING: About<'static> = About { device: None, mtu: 0, ip_version: 0, ..ON_ETH7 };
 
 /// The reasons of which a class says more than of others.
-const REASONS: [(Class, &[&str]); 3] = [
+const REASONS: [(Class, &[&str]); 6] = [
     (
         Class::Policy,
         &[
@@ -38,7 +42,7 @@ const REASONS: [(Class, &[&str]); 3] = [
         Class::Routing,
         &[
             "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE", "IP_INVALID_DEST", "IP_LOCALNET", "IP_INADDRERRORS",
-            "VXLAN_VNI_NOT_FOUND", "TUNNEL_TXINFO", "NO_TX_TARGET", "IP_INNOROUTES",
+            "VXLAN_VNI_NOT_FOUND", "TUNNEL_TXINFO", "NO_TX_TARGET", "IP_INNOROUTES", "IP_OUTNOROUTES",
         ],
     ),
     (
@@ -48,6 +52,9 @@ const REASONS: [(Class, &[&str]); 3] = [
             "FULL_RING", "QDISC_DROP",
         ],
     ),
+    (Class::Ttl, &["IPV6_NDISC_HOP_LIMIT", "TCP_MINTTL"]),
+    (Class::Fragment, &["FRAG_TOO_FAR"]),
+    (Class::Memory, &["TCP_OFO_QUEUE_PRUNE"]),
 ];
 
 fn case(class: Class, name: &str, about: About<'_>) -> String {
@@ -65,7 +72,7 @@ fn told() -> Vec<String> {
         told.extend(of_class.map(|reason| case(class, reason, About { reason, ..ON_ETH7 })));
     }
     let v6 = About { ip_version: 6, ..ON_ETH7 };
-    for class in [Class::ForwardingOff, Class::NeighbourTable] {
+    for class in [Class::Policy, Class::Netfilter, Class::ForwardingOff, Class::NeighbourTable] {
         told.push(case(class, "IPv6", v6));
     }
     for mtu in [1279, 1280] {
@@ -78,6 +85,7 @@ fn told() -> Vec<String> {
     }
     for (name, refused) in [
         ("martian", Refused::Martian),
+        ("by its source", Refused::Source),
         ("refused by a route", Refused::ByRoute),
         ("perhaps refused by a route", Refused::PerhapsByRoute),
         ("discarded", Refused::Discarded),
@@ -88,6 +96,12 @@ fn told() -> Vec<String> {
     ] {
         told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
     }
+    let source = About { reason: "IP_INADDRERRORS", refused: Some(Refused::Source), ..v6 };
+    told.push(case(Class::Routing, "by its source, IPv6", source));
+    for refused in [Refused::ByRoute, Refused::PerhapsByRoute] {
+        told.push(case(Class::Routing, "refused, IPv6", About { refused: Some(refused), ..v6 }));
+    }
+    told.push(case(Class::Routing, "on lo", About { device: Some("lo"), ..ON_ETH7 }));
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
     told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
@@ -124,8 +138,12 @@ fn told() -> Vec<String> {
         (Class::NoSocket, "three other ports", other_ports(&[80, 8080, 9090])),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
-        (Class::Queue, "netem", Evidence::Loses(Loss::Random(u32::MAX / 8))),
-        (Class::Queue, "netem's model", Evidence::Loses(Loss::Model)),
+        (Class::Queue, "netem", Evidence::Loses(Netem { loss: Loss::Random(u32::MAX / 8), parent: None })),
+        (
+            Class::Queue,
+            "netem's model",
+            Evidence::Loses(Netem { loss: Loss::Model, parent: Some((0x8001, 10)) }),
+        ),
         (Class::Mtu, "policer's burst", policer(Some(1000), None)),
         (Class::Mtu, "policer's mtu", policer(None, Some(1200))),
         (Class::Mtu, "both of a policer", policer(Some(1000), Some(1200))),
@@ -142,7 +160,52 @@ fn told() -> Vec<String> {
             About { device: None, frame: 1515, ..about },
         ));
     }
+    told.extend(at_homes());
     told
+}
+
+/// What is said of each class that died in a pod's network namespace, in another and in the host's.
+fn at_homes() -> Vec<String> {
+    let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() };
+    let [pod, netns, host] = [Home::Pod(Arc::new(pod)), Home::Netns(4_026_532_301), Home::Host];
+    let mut told: Vec<String> = Class::ALL
+        .into_iter()
+        .filter(|class| class.fix(&ON_ETH7).is_some())
+        .map(|class| case(class, "in a pod", About { home: Some(&pod), ..ON_ETH7 }))
+        .collect();
+    let of = |(class, reasons): &(Class, &[&'static str])| {
+        let class = *class;
+        reasons.iter().map(move |reason| (class, *reason)).collect::<Vec<_>>()
+    };
+    for (class, reason) in REASONS.iter().flat_map(of) {
+        told.push(case(class, &format!("{reason} in a pod"), About { reason, home: Some(&pod), ..ON_ETH7 }));
+    }
+    let v6 = About { ip_version: 6, ..ON_ETH7 };
+    for (name, home) in [("in a pod", &pod), ("in another namespace", &netns), ("on the node", &host)] {
+        for class in [Class::DeviceDown, Class::ForwardingOff, Class::ReversePath] {
+            told.push(case(class, name, About { home: Some(home), ..ON_ETH7 }));
+        }
+        told.push(case(Class::ForwardingOff, &format!("IPv6 {name}"), About { home: Some(home), ..v6 }));
+        let small = About { mtu: 1000, home: Some(home), ..v6 };
+        told.push(case(Class::Ipv6Off, &format!("at 1000 {name}"), small));
+    }
+    told
+}
+
+/// A command that names a device, or a setting of a network namespace, says whose: the node has an `eth0` as well.
+#[test]
+fn what_is_to_be_set_in_a_pod_says_so() {
+    let pod = Home::Pod(Arc::new(Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() }));
+    for class in Class::ALL {
+        for reason in REASONS.iter().flat_map(|(_, reasons)| *reasons).chain([&""]) {
+            let about = About { reason, home: Some(&pod), ..ON_ETH7 };
+            let Some(fix) = class.fix(&about) else { continue };
+            let is_of_namespace = fix.contains("eth7") || fix.contains("`ip ") || fix.contains("`nft ");
+            let says = fix.ends_with(" (in shop/web-0)");
+            assert!(says || !is_of_namespace, "{class:?} {reason}: {fix}");
+            assert!(says || !fix.contains("sysctl -w"), "{class:?} {reason}: {fix}");
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::About;
-use crate::kernel::limits::{Chain, Fill, Loss, Policed, Port};
+use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
 use crate::probes::drops::evidence::Evidence;
 
 /// What the evidence says, as the end of a sentence.
@@ -43,7 +43,7 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             about.frame,
             about.device()
         ),
-        Evidence::Loses(loss) => format!(
+        Evidence::Loses(Netem { loss, .. }) => format!(
             "the network emulator (netem) of {} loses packets on purpose ({}), or its queue was full",
             about.device(),
             match loss {
@@ -67,7 +67,7 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
 pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
     match evidence {
         Evidence::Neighbours(Fill { limit, .. }) => format!(
-            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}`, and more if it fills up again",
+            "`sysctl -w net.{family}.neigh.default.gc_thresh3={} net.{family}.neigh.default.gc_thresh2={limit}` on the node, and more if it fills up again",
             2 * limit,
             family = about.family()
         ),
@@ -82,7 +82,8 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
                 format!(": look first in chain {}", named(chains))
             };
             format!(
-                "route both directions through this node, or let it pass before the rule that drops `ct state invalid` (`nft list ruleset`, `iptables -vnL`){first}"
+                "route both directions through this node, or let it pass before the rule that drops `ct state invalid` ({}){first}",
+                about.rules()
             )
         }
         Evidence::NotTranslated(expected) => format!(
@@ -99,10 +100,17 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             about.device(),
             about.frame.max(about.mtu + 14)
         ),
-        Evidence::Loses(_) => format!(
-            "`tc qdisc del dev {device} root`, if no test wants it (`tc -s qdisc show dev {device}`)",
-            device = about.device()
-        ),
+        Evidence::Loses(Netem { parent, .. }) => {
+            let device = about.device();
+            let mended = match parent {
+                None => format!("tc qdisc del dev {device} root"),
+                // What a token bucket is to take is lost as well where nothing is below it.
+                Some((major, minor)) => {
+                    format!("tc qdisc replace dev {device} parent {major:x}:{minor:x} pfifo")
+                }
+            };
+            format!("`{mended}`, if no test wants it (`tc -s qdisc show dev {device}`)")
+        }
         Evidence::Policer { length, less } => {
             let whole = (*length).max(about.mtu + 14);
             // `tc` cuts a burst to whole microseconds: at 10 Gbit/s one is 1250 bytes.

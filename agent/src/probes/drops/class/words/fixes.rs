@@ -1,0 +1,248 @@
+//! What an operator can do about what dropped packets of a class.
+
+use std::borrow::Cow;
+
+use super::super::Class;
+use super::{About, Home, Refused, proven};
+use crate::probe::row::device_sysctl;
+
+/// What goes with IPv6 where it is off, and does not come back with it.
+const GONE: &str = "its IPv6 addresses and routes are gone, and must be set again";
+
+impl About<'_> {
+    /// A fix that is made in the network namespace where the packet died, and says so where that is not the host's: devices of
+    /// the same name are in both.
+    fn there(&self, fix: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
+        let fix = fix.into();
+        match self.home {
+            Some(home @ (Home::Pod(_) | Home::Netns(_))) => format!("{fix} (in {home})").into(),
+            Some(Home::Host) | None => fix,
+        }
+    }
+
+    /// What shows the rules of its family.
+    pub(super) const fn rules(&self) -> &'static str {
+        if self.ip_version == 6 {
+            "`nft list ruleset`, `ip6tables-save -c`"
+        } else {
+            "`nft list ruleset`, `iptables-save -c`"
+        }
+    }
+
+    /// What shows its route: rules may ask for its source, and what is only passed on may have other routes than what the node
+    /// sends itself.
+    fn route(&self) -> String {
+        match self.device.filter(|device| *device != "lo" && self.reason != "IP_OUTNOROUTES") {
+            Some(device) => format!("`ip route get ADDRESS from SOURCE iif {device}`"),
+            None => "`ip route get ADDRESS from SOURCE`".to_owned(),
+        }
+    }
+}
+
+impl Class {
+    /// What an operator can do about it; `None` where nobody misses the packet.
+    #[must_use]
+    pub fn fix(self, about: &About<'_>) -> Option<Cow<'static, str>> {
+        let (device, family) = (about.device(), about.family());
+        if let Some(evidence) = about.evidence {
+            return Some(proven::fix(evidence, about).into());
+        }
+        Some(match self {
+            Self::Mtu => "`r2c-agent trace mtu` names the device, the size that fits, and what to set".into(),
+            Self::Policy => policy(about),
+            Self::Netfilter => about.there(format!(
+                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; else find the rule ({})",
+                about.rules()
+            )),
+            Self::NoSocket if about.is_answer => {
+                "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
+            }
+            Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
+            Self::Routing => routing(about),
+            Self::ReversePath => about.there(format!(
+                "route the source's address back by {device}; if its route leads by another device on purpose, `sysctl -w {}=2`",
+                device_sysctl("ipv4", device, "rp_filter")
+            )),
+            Self::ForwardingOff => forwarding(about),
+            Self::Ttl => ttl(about),
+            Self::Queue => queue(about),
+            Self::DeviceDown => about.there(format!(
+                "`ip link set {device} up`; its IPv6 addresses and the routes by it may be gone, and must be set again"
+            )),
+            Self::NoCarrier => about.there(format!(
+                "bring up the other end of {device} (`ip -d link show {device}` tells what it is)"
+            )),
+            Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => about.there(format!(
+                "`ip link set {device} mtu 1280`, or more, if all behind it takes that; {GONE}"
+            )),
+            Self::Ipv6Off => about.there(format!(
+                "if the cluster has IPv6: `sysctl -w {}=0`; {GONE}",
+                device_sysctl("ipv6", device, "disable_ipv6")
+            )),
+            Self::BridgePort => {
+                about.there(format!("`bridge -d link show` and `bridge vlan show` tell why, of {device} or of the port that it is for"))
+            }
+            Self::Hairpin => {
+                about.there(format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode)"))
+            }
+            Self::Malformed => "capture it (`tcpdump -vv`), and mend what makes it".into(),
+            Self::Checksum if about.tunnel.is_some() => tunnel_checksum(about),
+            Self::Checksum => {
+                "switch checksum offload off on the device that sends it (`ethtool -K DEVICE tx off`; of a tunnel, its own device), or mend what changes packets on the way".into()
+            }
+            Self::Fragment if about.reason == "FRAG_TOO_FAR" => about.there(
+                "send what fits the path; or raise `net.ipv4.ipfrag_max_dist` (0: no limit)",
+            ),
+            Self::Fragment => {
+                "let fragments pass on the way (firewalls and load balancers that look at ports drop all but the first), or send what fits the path".into()
+            }
+            Self::Memory if about.reason == "TCP_OFO_QUEUE_PRUNE" => about.there(
+                "find what loses the segments before them, or let buffers grow more: the third number of `net.ipv4.tcp_rmem`",
+            ),
+            Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
+            Self::TcpState => about.there(
+                "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`",
+            ),
+            Self::Neighbour if about.refused == Some(Refused::NoHandshake) => about.there(format!(
+                "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
+            )),
+            Self::Neighbour => about.there(format!(
+                "see that the next hop is up and has that address: `ip neigh show dev {device}`"
+            )),
+            Self::NeighbourTable => format!(
+                "raise `net.{family}.neigh.default.gc_thresh3` (and gc_thresh2) on the node above the entries of all its network namespaces: the first number (hex) of `/proc/net/stat/{}` there",
+                if about.ip_version == 6 { "ndisc_cache" } else { "arp_cache" }
+            )
+            .into(),
+            Self::Other => about.there(format!(
+                "see what else tells of it: `ip -s -s link show {device}`, `nstat`, `dmesg`"
+            )),
+            Self::Teardown | Self::Copy | Self::LocalSocket => return None,
+        })
+    }
+}
+
+fn forwarding(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    let on = if about.ip_version == 6 {
+        "`sysctl -w net.ipv6.conf.all.forwarding=1`, and before that accept_ra=2 on the uplink where its default route comes by router advertisement: it would go".to_owned()
+    } else {
+        format!(
+            "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`",
+            device_sysctl("ipv4", device, "forwarding")
+        )
+    };
+    match about.home {
+        Some(Home::Host) => on.into(),
+        None => format!("in the network namespace of {device}: {on}").into(),
+        Some(Home::Pod(_) | Home::Netns(_)) => about.there(format!(
+            "see who sends it there, where nothing has its address (or no longer); only if packets are to be passed on there, {on}"
+        )),
+    }
+}
+
+fn ttl(about: &About<'_>) -> Cow<'static, str> {
+    match about.reason {
+        "IPV6_NDISC_HOP_LIMIT" => "capture it (`tcpdump -vv icmp6`): no router may pass it on, and none but a neighbour send it".into(),
+        "TCP_MINTTL" => "raise the sender's TTL (to 255), or lower what the program demands (of BGP: both ends' TTL security)".into(),
+        _ => "raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into(),
+    }
+}
+
+fn tunnel_checksum(about: &About<'_>) -> Cow<'static, str> {
+    let Some((tunnel, from)) = about.tunnel else { return Cow::default() };
+    format!(
+        "see whether it ends where no device of node {from} fills in the checksum: `ethtool -K DEVICE tx-checksum-ip-generic off` of its {} device (and `ethtool -K DEVICE tx off` of the device below)",
+        tunnel.name()
+    )
+    .into()
+}
+
+fn policy(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)".into(),
+        "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
+        "TC_INGRESS" => about.there(format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter")),
+        "TC_EGRESS" => about.there(format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter")),
+        "TC_RECLASSIFY_LOOP" => about.there(format!("`tc qdisc show dev {device}`, `tc filter show dev {device}` and the same with `ingress` and `egress` show what reclassifies or redirects it")),
+        "XDP" => about.there(format!("`bpftool net show dev {device}` names the program")),
+        "XFRM_POLICY" => about.there("`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it"),
+        "OVS_DROP_METER" => "`ovs-ofctl -O OpenFlow13 meter-stats BRIDGE` shows which: see whether its rate is what is meant".into(),
+        reason if reason.starts_with("OVS_DROP_") => {
+            "`ovs-dpctl dump-flows` shows the flow, `ovs-appctl ofproto/trace` and the plugin's policies why it is there".into()
+        }
+        "SECURITY_HOOK" => "the module's audit log (`ausearch -m avc`, `dmesg`) names the rule".into(),
+        "PSP_INPUT" | "PSP_OUTPUT" => "see whether PSP is set up at both ends of the connection, or at one alone".into(),
+        _ if about.refused == Some(Refused::NoPolicy) => about.there(format!(
+            "see that `ip xfrm policy` (dir out) and `ip xfrm state` have one for it, with the okey (vti) as mark or the if_id (xfrm) that `ip -d link show {device}` tells; the key exchange or the network plugin sets them up; `cat /proc/net/xfrm_stat` there counts each cause"
+        )),
+        _ if about.refused == Some(Refused::Ipsec) => about.there(
+            "give both ends the same state (`ip xfrm state`; what sets it up is the key exchange or the network plugin); `cat /proc/net/xfrm_stat` there counts each cause",
+        ),
+        _ => about.there(format!(
+            "find the rule ({}, NetworkPolicies of both pods) and let it pass",
+            about.rules()
+        )),
+    }
+}
+
+fn routing(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
+        "IP_LOCALNET" => about.there(format!(
+            "mend the address that its sender uses; if it goes to a hostPort or nodePort by 127.0.0.1, `sysctl -w {}=1`",
+            device_sysctl("ipv4", device, "route_localnet")
+        )),
+        _ if about.refused == Some(Refused::Source) => {
+            "let its sender use an address that is routed: `ip -6 address` at the sender shows whether it has one".into()
+        }
+        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_INADDRERRORS" => {
+            "mend the address that its sender uses".into()
+        }
+        "VXLAN_VNI_NOT_FOUND" => about.there("give both ends the same VNI (`ip -d link show type vxlan`)"),
+        "TUNNEL_TXINFO" | "NO_TX_TARGET" => about.there(format!(
+            "`bridge fdb show dev {device}` and `ip route` tell what it knows; the network plugin writes them"
+        )),
+        _ => match about.refused {
+            Some(Refused::Martian) => about.there(
+                "see whether its sender has the same address as this node (`ip address`), or forges one",
+            ),
+            Some(Refused::ByRoute | Refused::Discarded) => about.there(format!(
+                "find it (`ip {}rule`, `ip route show table all | grep -E 'blackhole|prohibit|unreachable'`) and take it away; where the network plugin keeps it for the node's own pods, none has that address any more: mend who sends there",
+                if about.ip_version == 6 { "-6 " } else { "" }
+            )),
+            Some(Refused::NoTunnel) => about.there(
+                "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each",
+            ),
+            Some(Refused::NoPeer) => about.there(format!(
+                "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
+            )),
+            Some(Refused::NoFlow) => {
+                "see that ovs-vswitchd runs and keeps up: `ovs-appctl upcall/show`, and `lost` in `ovs-dpctl show`".into()
+            }
+            Some(Refused::Port) => {
+                "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
+            }
+            Some(Refused::PerhapsByRoute) => about.there(format!(
+                "add the route, or take away the one that refuses it ({} tells which there is)",
+                about.route()
+            )),
+            _ => about.there(format!("add the route ({} tells what there is)", about.route())),
+        },
+    }
+}
+
+fn queue(about: &About<'_>) -> Cow<'static, str> {
+    let device = about.device();
+    match about.reason {
+        "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog` on the node, or spread receiving over more processors (RPS)".into(),
+        "SOCKET_RCVBUFF" => "make the program read faster, or give its socket a larger buffer: by SO_RCVBUF, up to the node's `net.core.rmem_max`; where it sets none, by the node's `net.core.rmem_default`, and start it again".into(),
+        "SOCKET_BACKLOG" => about.there("make the program read faster, or let its buffer grow more: the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF if it sets one"),
+        "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
+        "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
+        "FULL_RING" => about.there(format!("make who reads it faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
+        _ => about.there(format!("send less, or give it a larger limit: `tc -s qdisc show dev {device}`, `ip -s link show {device}`")),
+    }
+}
