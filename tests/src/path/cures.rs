@@ -38,7 +38,7 @@ fn apply(chain: &Chain, walk: &Walk) -> String {
 /// A connection from one namespace to another, whose bytes are counted as they come.
 struct Transfer {
     came: Arc<AtomicUsize>,
-    _client: TcpStream,
+    client: TcpStream,
 }
 
 impl Transfer {
@@ -61,7 +61,7 @@ impl Transfer {
         // It waits until its bytes are acknowledged, or the connection ends.
         thread::spawn(move || writes.write_all(&vec![0; TRANSFER]));
         client.flush().unwrap();
-        Self { came, _client: client }
+        Self { came, client }
     }
 
     fn is_done(&self) -> bool {
@@ -76,7 +76,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         // Else a stuck one would go on trying beside the tests after this one.
-        let _ = self._client.shutdown(std::net::Shutdown::Both);
+        let _ = self.client.shutdown(std::net::Shutdown::Both);
     }
 }
 

@@ -88,7 +88,7 @@ fn weight(event: &TooBig) -> u8 {
         // Unless the kernel believed it.
         (Kind::Received, fate) if fate != Fate::Learned && event.absurd().is_some() => 1,
         // Whatever takes less, who is told of it does not listen.
-        (Kind::Received, Fate::Ignored) => 7,
+        (Kind::Received, Fate::Ignored) => 8,
         (Kind::Received, _) => 5,
         (Kind::Made, _) => 4,
         (Kind::Refused | Kind::Incomplete, _) => 3,

@@ -41,7 +41,8 @@ fn list(bound: &[(&str, u16, &str)]) -> String {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        bytes.chunks(4).flat_map(|word| word.iter().rev()).map(|byte| format!("{byte:02X}")).collect()
+        let words = bytes.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap()));
+        words.map(|word| format!("{word:08X}")).collect::<Vec<_>>().concat()
     };
     let lines = bound.iter().map(|(ip, port, state)| {
         let ip: IpAddr = ip.parse().unwrap();
