@@ -132,8 +132,7 @@ fn a_program_that_is_bound_to_a_device() {
     let (said, fix) = trace.closed(to);
     assert!(said.contains("a program listens on 0.0.0.0:7309 now") && said.contains("bound to"), "{said}");
     let shown = fix.split('`').nth(1).unwrap();
-    let shown =
-        scene.web.netns.run("sh", &["-c", &format!("{}", shown.replace("sport = :7309", "'sport = :7309'"))]);
+    let shown = scene.web.netns.run("sh", &["-c", &shown.replace("sport = :7309", "'sport = :7309'")]);
     assert!(shown.contains("%lo"), "{shown}");
     bind_to("");
     assert!(scene.is_let_in(to), "cured");

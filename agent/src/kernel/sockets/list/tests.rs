@@ -41,7 +41,10 @@ fn list(bound: &[(&str, u16, &str)]) -> String {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        bytes.chunks(4).flat_map(|word| word.iter().rev()).map(|byte| format!("{byte:02X}")).collect()
+        bytes
+            .chunks(4)
+            .flat_map(|word| word.iter().rev())
+            .fold(String::new(), |text, byte| text + &format!("{byte:02X}"))
     };
     let lines = bound.iter().map(|(ip, port, state)| {
         let ip: IpAddr = ip.parse().unwrap();
