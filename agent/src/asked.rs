@@ -30,6 +30,17 @@ pub struct PodsAsked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
     /// As in `no pod of namespace "shpo" on this node`.
+    /// The flags that ask for it.
+    pub of: &'static [&'static str],
+}
+
+/// What is not there yet of the pods asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Early {
+    /// No pod has the name.
+    Name(Missing),
+    /// Pods, by name, no process of which was seen: their networks are not known.
+    Network(Vec<String>),
     pub what: String,
     /// What may have been meant, or why no pod is known at all.
     pub hint: String,
@@ -55,6 +66,12 @@ impl fmt::Display for Missing {
 }
 
 impl PodsAsked {
+impl From<Missing> for Failure {
+    fn from(missing: Missing) -> Self {
+        Self::usage(&missing).of(missing.of)
+    }
+}
+
     /// Whether any pod will do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -94,6 +111,7 @@ impl PodsAsked {
                     what: format!("no pod of namespace {namespace:?} on this node"),
                     hint: nearest::hint(namespace, known),
                 });
+                    of: &["namespace"],
             }
         }
         let one = |pattern: PodPattern| Self { namespaces: self.namespaces.clone(), pods: vec![pattern] };
@@ -113,6 +131,7 @@ impl PodsAsked {
                 ),
                 hint: "--pod and -n exclude each other".to_owned(),
             });
+                of: &["pod", "namespace"],
         }
         let of = match self.namespaces.as_slice() {
             [] => String::new(),
@@ -122,6 +141,7 @@ impl PodsAsked {
             what: format!("no pod {:?}{of} on this node", missing.to_string()),
             hint: like(missing, pods),
         })
+            of: if self.namespaces.is_empty() { &["pod"] } else { &["pod", "namespace"] },
     }
 
     /// Makes sure that every name is a pod's, or waits for that and for the pods' networks if `wait` says how long.

@@ -45,7 +45,7 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let read = tokio::select! {
         read = read(host, &args) => read?,
-        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+        () = signals.first() => return Err(Failure::runtime("interrupted")),
     };
     let shown = Shown { judgement: overlay::judge(&read.read), of: read, args };
     let (text, findings) = shown.print(host)?;

@@ -109,20 +109,16 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     // On this thread, which has nothing else left to do: the system may refuse another one.
     let out = stdout.drain(LAST_LINES);
     if let Some(error) = out.fault {
-        return Err(Failure {
-            code: 1,
-            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
-        });
+        return Err(Failure::runtime(format!("stdout: {error}; {} lost", counted(out.lost, "line"))));
     }
     if out.lost > 0 {
         warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
     }
     verdict(&health.deaths())?;
     if hangs {
-        return Err(Failure {
-            code: 1,
-            message: format!("a path did not end in {DRAIN:?}: its last events may be missing"),
-        });
+        return Err(Failure::runtime(format!(
+            "a path did not end in {DRAIN:?}: its last events may be missing"
+        )));
     }
     info!("stopped");
     Ok(())

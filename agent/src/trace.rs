@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
+/// The filters that look at where a packet is.
+const BY_PLACE: &[&str] = &["interface", "namespace", "pod"];
+
 ///
 /// # Errors
 /// Usage: a filter names something that does not exist. Unsupported: the kernel refuses the probe.
@@ -182,8 +185,11 @@ fn end_of(
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
     }
-    if let Some(Failure { code, message }) = vain {
-        return Err(Failure { code: *code, message: message.clone() });
+    if let Some(vain) = vain {
+        return Err(vain.clone());
+    }
+    if args.fail_on_findings && !dark.is_empty() {
+        return Err(Failure::unsupported(format!("nothing was found, but {}", dark.join("; "))));
     }
     match sums.not_looked_at() {
         1.. if args.fail_on_findings => {
@@ -195,7 +201,7 @@ fn end_of(
 }
 
 fn interrupted() -> Failure {
-    Failure { code: 1, message: "interrupted before anything was attached".to_owned() }
+    Failure::runtime("interrupted before anything was attached")
 }
 
 /// Where what a filter looks at cannot be read, it would hide all there is.
@@ -206,7 +212,8 @@ fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter)
         return Err(Failure::unsupported(
             "-i, -n and --pod would hide everything: the kernel's types (BTF) are missing, so neither the device nor the \
              pod of a packet is known here; leave them out",
-        ));
+        )
+        .of(BY_PLACE));
     }
     if !by_packet {
         return Ok(());
@@ -220,7 +227,8 @@ fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter)
     };
     Err(Failure::unsupported(format!(
         "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
-    )))
+    ))
+    .of(BY_PLACE))
 }
 
 /// Where no program may read memory, only arguments that have types tell the device and the pod.
@@ -244,7 +252,8 @@ fn check_rungs(
          device nor the pod of a packet is known; leave them out{}",
         untyped.join(", "),
         if is_asked { ", or leave out --rung" } else { "" }
-    )))
+    ))
+    .of(&["ip", "port"]))
 }
 
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
@@ -267,7 +276,7 @@ async fn ended_by_user(
                 Err(failure) => return Some(failure),
             },
             () = signals.first() => {
-                return Some(Failure { code: 1, message: "interrupted while waiting for pods".to_owned() });
+                return Some(Failure::runtime("interrupted while waiting for pods"));
             }
         }
     }

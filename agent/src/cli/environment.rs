@@ -18,7 +18,16 @@ const OTHERS: [(&str, &str); 3] =
 /// The one whose empty value is refused.
 const LOG_LEVEL: &str = "R2C_LOG_LEVEL";
 
-/// `command` with the variables as they are now.
+/// A variable that a flag has its value from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// The flag, by the name that the parser has for it.
+    pub flag: String,
+    /// The variable.
+    pub name: String,
+}
+
+/// `command` with the variables as they are now. One whose value only other commands know is theirs.
 pub(super) fn apply(command: Command) -> Command {
     each(command, &|arg| {
         let Some(own) = variable(&arg) else { return arg };
@@ -56,13 +65,13 @@ pub(super) fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
 }
 
-/// The variables that a flag of this command line has its value from, and their values.
-pub(super) fn used(command: &Command, matches: &ArgMatches) -> Vec<(String, String)> {
+/// The variables that a flag of this command line has its value from.
+pub(super) fn used(command: &Command, matches: &ArgMatches) -> Vec<Variable> {
     let from_variable =
         |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::EnvVariable);
-    let own = command.get_arguments().filter(from_variable).filter_map(variable);
-    let mut used: Vec<(String, String)> =
-        own.filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect();
+    let own = command.get_arguments().filter(from_variable);
+    let own = own.filter_map(|arg| Some((arg.get_id().to_string(), variable(arg)?.to_owned())));
+    let mut used: Vec<Variable> = own.map(|(flag, name)| Variable { flag, name }).collect();
     if let Some((name, matches)) = matches.subcommand()
         && let Some(command) = command.find_subcommand(name)
     {

@@ -21,6 +21,10 @@ use crate::sink::escape;
 /// Addresses that a note names.
 const NEAREST: usize = 3;
 
+/// The flags whose values are refused here, as the parser calls them.
+const OF_REASON: &[&str] = &["reason"];
+const OF_INTERFACE: &[&str] = &["interface"];
+
 /// The pods that the filters ask for.
 pub(super) fn pods(args: &Trace) -> PodsAsked {
     PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() }
@@ -108,11 +112,12 @@ fn reasons(entry: &Entry, kernel: &Kernel, asked: &[String]) -> Result<(), Failu
             return Err(Failure::usage(format!(
                 "{wrong} is a reason of {0}: r2c-agent trace {0} --reason {wrong}",
                 other.name
-            )));
+            ))
+            .of(OF_REASON));
         }
     }
     let hint = nearest::hint(wrong, known.iter().map(String::as_str));
-    Err(Failure::usage(format!("no reason {wrong:?} of {} on this kernel; {hint}", entry.name)))
+    Err(Failure::usage(format!("no reason {wrong:?} of {} on this kernel; {hint}", entry.name)).of(OF_REASON))
 }
 
 fn interfaces(host: &Host, args: &Trace, waits: bool) -> Result<(), Failure> {
@@ -128,13 +133,14 @@ fn interfaces(host: &Host, args: &Trace, waits: bool) -> Result<(), Failure> {
     if there.hidden && !waits {
         return Err(Failure::unsupported(format!(
             "{no} that this process may look into; {hint}; if one that is hidden has it, leave out -i"
-        )));
+        ))
+        .of(OF_INTERFACE));
     }
     if waits {
         note(&format!("{no} yet; {hint}"));
         return Ok(());
     }
-    Err(Failure::usage(format!("{no}; {hint}")))
+    Err(Failure::usage(format!("{no}; {hint}")).of(OF_INTERFACE))
 }
 
 /// Refuses an address that nothing has and that only a pod of this node could have, and notes one that nothing here has: it may

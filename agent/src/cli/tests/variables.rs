@@ -21,7 +21,8 @@ fn told(cli: &Cli) -> String {
         told.extend(switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         told.extend((!args.ip.is_empty()).then(|| format!("{} ip", args.ip.len())));
     }
-    told.extend(cli.variables.iter().map(|(name, value)| format!("{name}={value}")));
+    let value = |name: &str| std::env::var(name).unwrap_or_default();
+    told.extend(cli.variables.iter().map(|Variable { name, .. }| format!("{name}={}", value(name))));
     told.join(", ")
 }
 
