@@ -34,6 +34,7 @@ mod to;
 mod walks;
 
 use listeners::{Full, Listeners};
+use names::Dark;
 use summary::Sums;
 use walks::Walks;
 
@@ -70,8 +71,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         node = Node::look(host, drain.clone()) => node,
         () = signals.first() => return Err(interrupted()),
     };
-    let is_early = tokio::select! {
-        is_early = names::check(entry, &node, host, &args) => is_early?,
+    let dark = tokio::select! {
+        dark = names::check(entry, &node, host, &args) => dark?,
         () = signals.first() => return Err(interrupted()),
     };
     host.warn_of_missing();
@@ -96,15 +97,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         sink = walks.behind(sink);
     }
     let end = Arc::clone(&stop);
-    let waits = args.wait.filter(|_| is_early).map(|patience| {
-        let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
-        let fails = args.fail_on_findings;
-        async move {
-            asked.come(&host, &pods, patience).await.map_err(Failure::usage)?;
-            asked.settle(&pods).await;
-            names::homeless(&asked, &pods, fails)
-        }
-    });
+    let dark: Arc<OnceLock<Dark>> = dark.map_or_else(Arc::default, |dark| Arc::new(dark.into()));
+    let waits = waits(host, &node, &args, &dark);
     // Why the pods that were waited for have not come.
     let vain: Arc<OnceLock<Failure>> = Arc::default();
     let told_vain = Arc::clone(&vain);
@@ -143,13 +137,34 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         None => Full::default(),
     };
     let (told, packets) = (told.load(Relaxed), full.packets());
-    let hint = sums.hint(args.all, &asked(&args), entry.aside);
+    let dark = dark.get().cloned().unwrap_or_default().until_now(&names::pods(&args), &node.pods);
+    let hint = sums.hint(args.all, &asked(&args), entry.aside).map(|hint| dark.blind().unwrap_or(hint));
     let hint = hint.filter(|_| !says_more(told, packets, vain.get()));
     let (lines, full_lines) = (sums.lines(took, &summary(), entry.aside), full.lines());
     for line in lines.iter().chain(&full_lines).chain(&hint).chain(&walked).chain(&stalled(&out)) {
         note(line);
     }
-    end_of(carried, out, &args, &sums, findings(told, packets, &sums), vain.get())
+    end_of(carried, out, &args, &sums, findings(told, packets, &sums), vain.get(), &dark.why())
+}
+
+/// Waits for the pods asked for, where `dark` does not say yet which of them cannot be known, and then sets that; whether all can.
+fn waits(
+    host: &Host,
+    node: &Node,
+    args: &Trace,
+    dark: &Arc<OnceLock<Dark>>,
+) -> Option<impl Future<Output = Result<bool, Failure>> + use<>> {
+    let patience = args.wait.filter(|_| dark.get().is_none())?;
+    let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(args));
+    let (fails, dark) = (args.fail_on_findings, Arc::clone(dark));
+    Some(async move {
+        asked.come(&host, &pods, patience).await?;
+        let told = Dark::told(&asked, &pods, fails)?;
+        let is_known = told.why().is_empty();
+        // It is set once, here.
+        let _ = dark.set(told);
+        Ok(is_known)
+    })
 }
 
 /// Whether what is said of lines that were told, of packets that found a queue full, or of pods that never came says more
@@ -163,8 +178,8 @@ fn findings(told: u64, packets: u64, sums: &Sums) -> u64 {
     told + packets + sums.harmful_counted()
 }
 
-/// What a script is told of a trace that was carried to its end: there were so many `findings`, and `vain` says why the pods
-/// that were waited for have not come.
+/// What a script is told of a trace that was carried to its end: there were so many `findings`, `vain` says why the pods that
+/// were waited for have not come, and `dark` why the packets of pods asked for were not known.
 fn end_of(
     carried: Ended,
     out: Drained,
@@ -174,6 +189,7 @@ fn end_of(
     vain: Option<&Failure>,
 ) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
+    dark: &[String],
         return Err(error.into());
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
@@ -262,17 +278,18 @@ fn stalled(out: &Drained) -> Option<String> {
     is_lost.then(|| format!("{} lost: the reader of stdout stalls", counted(out.lost, "line")))
 }
 
-/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; why these never
-/// came.
+/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for, or are waited for no
+/// more; why these never came.
 async fn ended_by_user(
     signals: &mut Signals,
-    waits: Option<impl Future<Output = Result<(), Failure>>>,
+    waits: Option<impl Future<Output = Result<bool, Failure>>>,
     duration: Duration,
 ) -> Option<Failure> {
     if let Some(waits) = waits {
         tokio::select! {
             came = waits => match came {
-                Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
+                Ok(true) => note(&format!("all pods asked for are here{}", until(duration))),
+                Ok(false) => note(&format!("the wait is over: tracing{}", until(duration))),
                 Err(failure) => return Some(failure),
             },
             () = signals.first() => {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::asked::{Homeless, PodsAsked, few};
+use crate::asked::{Early, Homeless, PodsAsked, few, full_name};
 use crate::audit::{self, overlay::Subnet};
 use crate::cli::{Host, Trace};
 use crate::digits::counted;
@@ -34,42 +34,98 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
 ///
 /// # Errors
 /// Usage: the filter and the nearest names there are.
-pub(super) async fn check(entry: &Entry, node: &Node, host: &Host, args: &Trace) -> Result<bool, Failure> {
+pub(super) async fn check(
+    entry: &Entry,
+    node: &Node,
+    host: &Host,
+    args: &Trace,
+) -> Result<Option<Dark>, Failure> {
     reasons(entry, &node.kernel, &args.reason)?;
     let asked = pods(args);
-    let waits = match (asked.missing(host, &node.pods), args.wait) {
-        (Some(missing), None) => return Err(Failure::usage(missing)),
-        (Some(missing), Some(patience)) => {
-            note(&missing.waited_for(patience));
+    let waits = match (asked.early(host, &node.pods), args.wait) {
+        (Some(Early::Name(missing)), None) => return Err(missing.into()),
+        (Some(early), Some(patience)) => {
+            note(&early.waited_for(patience));
             true
         }
         (None, _) => false,
     };
     interfaces(host, args, waits)?;
     addresses(host, &node.pods, args).await?;
-    if !asked.is_empty() {
-        homeless(&asked, &node.pods, args.fail_on_findings && !waits)?;
-    }
-    Ok(waits)
+    if waits { Ok(None) } else { Dark::told(&asked, &node.pods, args.fail_on_findings).map(Some) }
 }
 
-/// Names the pods asked for whose packets cannot be told from others'.
-///
-/// # Errors
-/// Unsupported, where findings are asked for (`fails`) and none could be made.
-pub(super) fn homeless(asked: &PodsAsked, pods: &PodIndex, fails: bool) -> Result<(), Failure> {
-    let homeless = asked.homeless(pods);
-    let hidden = !homeless.unseen.is_empty() && pods.has_hidden_namespaces();
-    let nameless = if asked.is_by_name() { 0 } else { pods.nameless() };
-    let is_vain = !pods.namespaces().iter().any(|home| asked.wants(&home.pod));
-    let why = unknown(&homeless, hidden, nameless);
-    if fails && !why.is_empty() && (hidden || is_vain) {
-        return Err(Failure::unsupported(why.join("; ")));
+/// Pods asked for whose packets cannot be told from others'.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dark {
+    homeless: Homeless,
+    /// Namespaces of pods are hidden from this process.
+    hidden: bool,
+    /// Pods that have no name here.
+    nameless: usize,
+    /// No packet can be known to be of a pod that is asked for.
+    all: bool,
+}
+
+impl Dark {
+    /// As of now.
+    fn of(asked: &PodsAsked, pods: &PodIndex) -> Self {
+        if asked.is_empty() {
+            return Self::default();
+        }
+        let homeless = asked.homeless(pods);
+        let hidden = !homeless.unseen.is_empty() && pods.has_hidden_namespaces();
+        let nameless = if asked.is_by_name() { 0 } else { pods.nameless() };
+        let all = !pods.namespaces().iter().any(|home| asked.wants(&home.pod));
+        Self { homeless, hidden, nameless, all }
     }
-    for line in why {
-        note(&line);
+
+    /// The same, each cause noted.
+    ///
+    /// # Errors
+    /// Unsupported, where findings are asked for (`fails`) and none could be made.
+    pub(super) fn told(asked: &PodsAsked, pods: &PodIndex, fails: bool) -> Result<Self, Failure> {
+        let dark = Self::of(asked, pods);
+        let why = dark.why();
+        if fails && !why.is_empty() && (dark.hidden || dark.all) {
+            return Err(Failure::unsupported(why.join("; ")));
+        }
+        for line in &why {
+            note(line);
+        }
+        Ok(dark)
     }
-    Ok(())
+
+    /// At the end of what began like this: with those that were not known then and are not now, be they gone.
+    pub(super) fn until_now(mut self, asked: &PodsAsked, pods: &PodIndex) -> Self {
+        let now = Self::of(asked, pods);
+        let known: Vec<String> = pods.namespaces().iter().map(|home| full_name(&home.pod)).collect();
+        let both = |mut names: Vec<String>, more: Vec<String>| {
+            names.extend(more);
+            names.retain(|name| !known.contains(name));
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        self.homeless.on_host = both(self.homeless.on_host, now.homeless.on_host);
+        // It may turn out to be on the host's network.
+        self.homeless.unseen = both(self.homeless.unseen, now.homeless.unseen);
+        self.homeless.unseen.retain(|name| !self.homeless.on_host.contains(name));
+        let hidden = now.hidden || self.hidden && !self.homeless.unseen.is_empty();
+        Self { hidden, nameless: self.nameless.max(now.nameless), all: now.all, ..self }
+    }
+
+    /// Why, in a line for each cause; empty if the packets of all are known.
+    pub(super) fn why(&self) -> Vec<String> {
+        unknown(&self.homeless, self.hidden, self.nameless)
+    }
+
+    /// Why nothing of what was asked for could be seen, if so.
+    pub(super) fn blind(&self) -> Option<String> {
+        let why = self.why();
+        let is_blind = self.all && !why.is_empty();
+        is_blind.then(|| format!("nothing of what was asked for could be seen: {}", why.join("; ")))
+    }
 }
 
 /// Whose packets are not known, and why: one line for each cause. Namespaces of pods may be `hidden` from this process, and
