@@ -18,7 +18,7 @@ use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
-use crate::probe::attach::{Climb, may_read};
+use crate::probe::attach::{Climb, may_read, uncounted};
 use crate::probe::filter::PacketFilter;
 use crate::probe::loader::Loader;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
@@ -101,6 +101,9 @@ impl Node {
         told.held.iter().for_each(|line| info!("{line}"));
         told.refused.iter().for_each(|line| warn!("{line}"));
         Ok(started)
+        if let Some(uncounted) = uncounted(&started.climbs, self.kernel.counts_misses()) {
+            info!("probe {}: {uncounted}", entry.name);
+        }
     }
 
     /// Gives back what only attaching needed, and reads what only describing needs: the symbols.

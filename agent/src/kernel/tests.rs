@@ -152,3 +152,19 @@ fn the_running_kernel_loads() {
     trim_heap();
     assert!(kernel.btf().is_none());
 }
+
+#[test]
+fn a_release_is_compared_by_its_numbers() {
+    for (version, is) in [
+        ("6.7.0", true),
+        ("6.12.117+deb12-amd64", true),
+        ("7.0", true),
+        ("6.6.99", false),
+        ("5.10.0-32-amd64", false),
+        ("6", false),
+        ("next", false),
+    ] {
+        let release = Release { version: Some(version.to_owned()), arch: "x86_64" };
+        assert_eq!(release.is_at_least(6, 7), is, "{version}");
+    }
+}
