@@ -30,7 +30,8 @@ pub(super) fn pods(args: &Trace) -> PodsAsked {
     PodsAsked { namespaces: args.namespace.clone(), pods: args.pod.clone() }
 }
 
-/// Refuses what nothing here has, and notes what nothing here may have; whether pods are waited for.
+/// Refuses what nothing here has, and notes what nothing here may have; the pods whose packets cannot be known, or `None` where
+/// pods are waited for.
 ///
 /// # Errors
 /// Usage: the filter and the nearest names there are.
@@ -48,7 +49,7 @@ pub(super) async fn check(
             note(&early.waited_for(patience));
             true
         }
-        (None, _) => false,
+        _ => false,
     };
     interfaces(host, args, waits)?;
     addresses(host, &node.pods, args).await?;
@@ -208,20 +209,58 @@ async fn addresses(host: &Host, pods: &PodIndex, args: &Trace) -> Result<(), Fai
     if single.is_empty() {
         return Ok(());
     }
+    let (here, absent) = absent(host, pods, single).await?;
+    let waits = args.wait.is_some();
+    let notes = absent.iter().map(|(address, subnet)| absent_here(*address, subnet.as_ref(), &here, waits));
+    let notes = notes.collect::<Result<Vec<String>, String>>();
+    for line in capped(notes.map_err(|refused| Failure::usage(refused).of(&["ip"]))?) {
+        note(&line);
+    }
+    Ok(())
+}
+
+/// What is noted of addresses, and of those beyond the first few only how many there are.
+fn capped(mut notes: Vec<String>) -> Vec<String> {
+    let more = notes.len().saturating_sub(nearest::MOST);
+    notes.truncate(nearest::MOST);
+    if more > 0 {
+        notes.push(format!("and {more} more that nothing here is known to have"));
+    }
+    notes
+}
+
+/// Those of the addresses that nothing here has, each with the network of this node's pods alone that it is in; and what there is.
+async fn absent(
+    host: &Host,
+    pods: &PodIndex,
+    addresses: Vec<IpAddr>,
+) -> Result<(Addresses, Vec<(IpAddr, Option<Subnet>)>), Failure> {
     let (proc, pods) = (host.host_proc.clone(), pods.clone());
     let read = tokio::task::spawn_blocking(move || {
         let here = enrich::addresses(&proc, &pods);
         let is_here = |address: &IpAddr| here.known.iter().any(|(known, _)| known == address);
-        let absent: Vec<IpAddr> = single.into_iter().filter(|address| !is_here(address)).collect();
+        let absent: Vec<IpAddr> = addresses.into_iter().filter(|address| !is_here(address)).collect();
         let subnets =
             if absent.is_empty() { Vec::new() } else { audit::subnets_of_pods(&proc, &pods, &absent) };
-        (here, absent, subnets)
+        (here, absent.into_iter().zip(subnets).collect())
     });
-    let (here, absent, subnets) = read.await?;
-    for (address, subnet) in absent.into_iter().zip(&subnets) {
-        note(&absent_here(address, subnet.as_ref(), &here, args.wait.is_some()).map_err(Failure::usage)?);
+    Ok(read.await?)
+}
+
+/// Refuses to walk to an address that no pod has and that only a pod of this node could have. Any other may be elsewhere's.
+///
+/// # Errors
+/// Usage: it, and the nearest that there are.
+pub(super) async fn destination(host: &Host, pods: &PodIndex, address: IpAddr) -> Result<(), Failure> {
+    if !is_somebodys(&address) {
+        return Ok(());
     }
-    Ok(())
+    let (here, absent) = absent(host, pods, vec![address]).await?;
+    let refused = absent.iter().find_map(|(address, subnet)| {
+        let subnet = subnet.as_ref().filter(|_| !here.in_part)?;
+        Some(nobodys(*address, subnet, &here.known, "r2c-agent trace drops --ip"))
+    });
+    refused.map_or(Ok(()), |refused| Err(Failure::usage(refused).of(&["to"])))
 }
 
 /// What is noted of an address that nothing here has, which may be in a `subnet` that is the pods' alone.
@@ -236,7 +275,7 @@ fn absent_here(
 ) -> Result<String, String> {
     match subnet {
         // A pod that is waited for may get it.
-        Some(subnet) if !here.in_part && !waits => Err(nobodys(address, subnet, &here.known)),
+        Some(subnet) if !here.in_part && !waits => Err(nobodys(address, subnet, &here.known, "--ip")),
         _ => Ok(elsewhere(address, here)),
     }
 }
@@ -268,11 +307,11 @@ fn elsewhere(address: IpAddr, here: &Addresses) -> String {
     if named.is_empty() { no } else { format!("{no}; nearest here: {}", named.join(", ")) }
 }
 
-fn nobodys(address: IpAddr, subnet: &Subnet, there: &[(IpAddr, String)]) -> String {
+fn nobodys(address: IpAddr, subnet: &Subnet, there: &[(IpAddr, String)], trace: &str) -> String {
     let Subnet { network, bridge } = subnet;
     format!(
         "no pod of this node has {address}, and {network} ({}) is its pods' alone; nearest: {}; to trace who still sends \
-         there: --ip {}",
+         there: {trace} {}",
         escape::text(bridge),
         nearest_to(address, there).join(", "),
         IpNet::from(address),

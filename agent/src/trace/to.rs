@@ -16,7 +16,7 @@ use crate::answer;
 use crate::asked::PodsAsked;
 use crate::cli::to::{FromPod, PROBE, To, Walk};
 use crate::cli::{Host, Output, Trace};
-use crate::enrich;
+use crate::enrich::{self, PodIndex};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
@@ -35,6 +35,7 @@ use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 use super::errand::{self, Errand, refused};
+use super::names;
 
 /// Where ip-netns(8) keeps namespaces by name.
 const NAMED: &str = "/run/netns";
@@ -57,7 +58,6 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         from = From::look(host, args) => from?,
         () = signals.first() => return Err(Failure::runtime("interrupted")),
     };
-    let errand = Errand {
     let is_address = to.host.parse::<IpAddr>().is_ok();
     if is_address && from.is_of_node(host) {
         tokio::select! {
@@ -66,6 +66,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         }
     }
     let named = if is_address { address.to_string() } else { format!("{} ({address})", to.host) };
+    let errand = Errand {
         address,
         port: to.port,
         who: from.who,
@@ -122,26 +123,44 @@ struct From {
     who: String,
     pod: Option<Arc<Pod>>,
     netns: Option<OwnedFd>,
+    /// This node's.
+    pods: PodIndex,
 }
 
 impl From {
     async fn look(host: &Host, args: &Trace) -> Result<Self, Failure> {
+        let netns = match &args.walk.netns {
+            Some(name) if args.walk.from_pod.is_none() => Some(open(&place(host, name), name)?.into()),
+            _ => None,
+        };
+        // Only the pods of this moment are asked for: nobody follows them.
+        let (_end, drain) = shutdown::channel();
+        let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
         match (&args.walk.from_pod, &args.walk.netns) {
-            (Some(pod), _) => Self::pod(host, pod, args.wait).await,
-            (None, Some(name)) => Ok(Self {
-                who: format!("network namespace {name}"),
-                pod: None,
-                netns: Some(open(&place(host, name), name)?.into()),
-            }),
-            (None, None) => Ok(Self { who: "this node".to_owned(), pod: None, netns: None }),
+            (Some(pod), _) => Self::pod(host, pods, pod, args.wait).await,
+            (None, Some(name)) => {
+                Ok(Self { who: format!("network namespace {name}"), pod: None, netns, pods })
+            }
+            (None, None) => Ok(Self { who: "this node".to_owned(), pod: None, netns: None, pods }),
         }
     }
 
-    async fn pod(host: &Host, wanted: &FromPod, wait: Option<Duration>) -> Result<Self, Failure> {
+    /// Whether it begins where the node's own routes lead: on the host or in a pod.
+    fn is_of_node(&self, host: &Host) -> bool {
+        let Some(netns) = &self.netns else { return true };
+        let inode = enrich::netns::inode_of(netns);
+        inode.is_some()
+            && (inode == enrich::netns::of_host(&host.host_proc)
+                || self.pods.namespaces().iter().any(|home| Some(home.netns) == inode))
+    }
+
+    async fn pod(
+        host: &Host,
+        index: PodIndex,
+        wanted: &FromPod,
+        wait: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let roots = node::pod_roots(host);
-        // Only the pods of this moment are asked for: nobody follows them.
-        let (_end, drain) = shutdown::channel();
-        let (index, _) = enrich::start(roots.clone(), drain).await;
         let pattern = PodPattern {
             namespace: Some(wanted.namespace.clone()),
             name: wanted.name.clone(),
@@ -166,7 +185,7 @@ impl From {
                 return Err(refused(&what, Act::SeeNetns, error));
             }
         };
-        Ok(Self { who, pod: Some(pod), netns: Some(netns) })
+        Ok(Self { who, pod: Some(pod), netns: Some(netns), pods: index })
     }
 }
 

@@ -46,6 +46,15 @@ fn an_address_that_only_a_pod_could_have_is_refused_unless_one_may_have_it() {
     assert!(said(None, false, false).unwrap().contains("elsewhere match it"));
 }
 
+#[test]
+fn of_many_addresses_some_are_noted_and_the_others_counted() {
+    let notes = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+    assert_eq!(capped(notes(10)), notes(10));
+    let last = |count| capped(notes(count)).split_off(10);
+    assert_eq!(last(11), ["and 1 more that nothing here is known to have"]);
+    assert_eq!(last(52), ["and 42 more that nothing here is known to have"]);
+}
+
 /// Of what no device is asked for nothing is said: each packet to a group would be refused.
 #[test]
 fn an_address_of_everybody_is_no_address_of_somebody() {
@@ -109,15 +118,6 @@ async fn a_trace_is_refused_where_none_of_the_packets_asked_for_can_be_told() {
     running.end().await;
 }
 
-fn host_of(fake: &FakeNode) -> Host {
-    let roots = fake.roots();
-    let host = cli::read(["r2c-agent", "doctor"]).unwrap().host;
-    Host { host_proc: roots.proc, host_cgroup: roots.cgroup, pod_logs: roots.pod_logs, ..host }
-}
-
-fn args(flags: &[&str]) -> Trace {
-    match cli::read([&["r2c-agent", "trace", "drops"], flags].concat()).unwrap().command {
-        cli::Command::Trace(args) => *args,
 /// What a trace could not see is said at its end, too: also of a pod that was not known at its beginning and is gone.
 #[tokio::test]
 async fn pods_whose_packets_were_not_known_are_told_at_the_end() {
@@ -150,6 +150,15 @@ async fn pods_whose_packets_were_not_known_are_told_at_the_end() {
     running.end().await;
 }
 
+fn host_of(fake: &FakeNode) -> Host {
+    let roots = fake.roots();
+    let host = cli::read(["r2c-agent", "doctor"]).unwrap().host;
+    Host { host_proc: roots.proc, host_cgroup: roots.cgroup, pod_logs: roots.pod_logs, ..host }
+}
+
+fn args(flags: &[&str]) -> Trace {
+    match cli::read([&["r2c-agent", "trace", "drops"], flags].concat()).unwrap().command {
+        cli::Command::Trace(args) => *args,
         other => panic!("{other:?}"),
     }
 }
