@@ -20,7 +20,7 @@ use crate::pod::Pod;
 use crate::rights;
 use crate::shutdown::{self, Signals};
 use crate::sink::json::JsonSink;
-use crate::sink::table::TableSink;
+use crate::sink::table::{TableSink, width_of_stdout};
 use crate::sink::{Level, Line, Sink, Told};
 
 mod clear;
@@ -168,7 +168,8 @@ impl Shown {
         drop(sink);
         if findings == 0 && !json {
             let left = clear::not_judged(self.not_judged());
-            writeln!(text, "{}", clear::clear(read, asked, unseen, left.as_deref()))?;
+            let width = if self.args.output == Output::Wide { usize::MAX } else { width_of_stdout() };
+            writeln!(text, "{}", clear::clear(read, asked, unseen, left.as_deref(), width))?;
         }
         Ok((text, findings))
     }
