@@ -42,7 +42,6 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// has stopped.
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    host.warn_of_missing();
     let (stop, drain) = shutdown::channel();
     // Every part is known before the first one starts: readiness waits for all of them.
     let health = Health::default();
@@ -53,6 +52,8 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
 
     let state = Arc::new(State::new(health.clone()));
     let listeners = listen(&args, &state)?;
+    // What is refused is one line.
+    host.warn_of_missing();
     let server = http::start(listeners, drain.clone(), health.part("http", Loss::Fatal))?;
 
     let mut node = tokio::select! {

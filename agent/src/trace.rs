@@ -42,10 +42,10 @@ use walks::Walks;
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 /// The filters that look at where a packet is.
 const BY_PLACE: &[&str] = &["interface", "namespace", "pod"];
 
+/// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
 /// # Errors
 /// Usage: a filter names something that does not exist. Unsupported: the kernel refuses the probe.
@@ -189,16 +189,14 @@ fn end_of(
     sums: &Sums,
     findings: u64,
     vain: Option<&Failure>,
+    dark: &[String],
 ) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
-    dark: &[String],
         return Err(error.into());
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-        return Err(Failure {
-            code: 1,
-            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
-        });
+        // How many lines were lost the summary has said.
+        return Err(Failure::runtime(format!("stdout: {error}")));
     }
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
@@ -212,7 +210,7 @@ fn end_of(
     match sums.not_looked_at() {
         1.. if args.fail_on_findings => {
             let events = counted(sums.not_looked_at(), "event");
-            Err(Failure { code: 1, message: format!("not examined: {events} (--fail-on-findings)") })
+            Err(Failure::runtime(format!("not examined: {events} (--fail-on-findings)")))
         }
         _ => Ok(()),
     }
@@ -246,7 +244,7 @@ fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter)
     Err(Failure::unsupported(format!(
         "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
     ))
-    .of(BY_PLACE))
+    .of(&["ip", "port"]))
 }
 
 /// Where no program may read memory, only arguments that have types tell the device and the pod.
@@ -271,7 +269,7 @@ fn check_rungs(
         untyped.join(", "),
         if is_asked { ", or leave out --rung" } else { "" }
     ))
-    .of(&["ip", "port"]))
+    .of(BY_PLACE))
 }
 
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.

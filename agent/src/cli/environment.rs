@@ -29,6 +29,7 @@ pub struct Variable {
 
 /// `command` with the variables as they are now. One whose value only other commands know is theirs.
 pub(super) fn apply(command: Command) -> Command {
+    let whole = command.clone();
     each(command, &|arg| {
         let Some(own) = variable(&arg) else { return arg };
         let is_set =
@@ -37,7 +38,7 @@ pub(super) fn apply(command: Command) -> Command {
         let arg = match other.filter(|other| !is_set(own) && is_set(other)) {
             Some(other) => arg.env(other),
             // Help names a variable only where it is in effect: it says once how all of them are named.
-            None if is_set(own) => arg,
+            None if is_set(own) && (knows_value(&arg, own) || !any_knows_value(&whole, own)) => arg,
             None => arg.env(Resettable::Reset),
         };
         match arg.get_action() {
@@ -47,6 +48,19 @@ pub(super) fn apply(command: Command) -> Command {
             _ => arg.allow_negative_numbers(true),
         }
     })
+}
+
+/// Whether each value that the variable has is one of those that the flag may have.
+fn knows_value(arg: &Arg, name: &str) -> bool {
+    let known = arg.get_possible_values();
+    let Ok(value) = env::var(name) else { return true };
+    known.is_empty() || value.split(',').all(|value| known.iter().any(|known| known.matches(value, false)))
+}
+
+/// The same of the flags with this variable of whatever command.
+fn any_knows_value(command: &Command, name: &str) -> bool {
+    command.get_arguments().any(|arg| variable(arg) == Some(name) && knows_value(arg, name))
+        || command.get_subcommands().any(|command| any_knows_value(command, name))
 }
 
 /// `command` as if no variable were set.

@@ -78,6 +78,15 @@ fn a_variable_counts_where_the_command_line_says_nothing() {
             &["trace", "drops"],
             "invalid value \"perhaps\" for R2C_ALL: expected true or false",
         ),
+        // Another command knows the value.
+        (&[("R2C_OUTPUT", "wide")], &["doctor"], ""),
+        (&[("R2C_OUTPUT", "wide")], &["trace", "drops"], "R2C_OUTPUT=wide"),
+        (&[("R2C_OUTPUT", "json")], &["doctor"], "R2C_OUTPUT=json"),
+        (
+            &[("R2C_OUTPUT", "xml")],
+            &["doctor"],
+            "invalid value \"xml\" for R2C_OUTPUT: expected table or json",
+        ),
         // What is asked goes before what a variable says, and a switch that is off asks for nothing.
         (&[to], &["trace", "mtu"], "to a, R2C_TO=a"),
         (&[to], &["trace", "mtu", "--ip", "10.0.0.1"], "1 ip, R2C_TO=a"),
