@@ -353,7 +353,7 @@ fn a_pod_that_has_not_started_yet_is_waited_for() {
     trace.signal(Signal::SIGINT);
     assert_eq!(trace.ended(), 0, "{}", trace.stderr.text());
     assert_eq!(audit.ended(), 0, "{}", audit.stderr.text());
-    assert!(audit.stdout.text().contains(" fits for late/x: "), "{}", audit.stdout.text());
+    assert!(audit.stdout.text().contains(" for late/x: "), "{}", audit.stdout.text());
     pod.stop();
     // In vain, and interrupted.
     for args in
