@@ -23,7 +23,7 @@ pub fn at_once(text: &[u8]) -> Result<(), Failure> {
 }
 
 fn of_stdout(error: &std::io::Error) -> Failure {
-    Failure { code: 1, message: format!("stdout: {error}") }
+    Failure::runtime(format!("stdout: {error}"))
 }
 
 /// Writes `text` whole, or as much as the reader takes until a second after `interrupted`. A reader that closes its end
@@ -45,7 +45,7 @@ pub async fn write(text: impl Into<Vec<u8>>, interrupted: impl Future<Output = (
             Ok(()) => Ok(()),
         },
         () = stalled => {
-            Err(Failure { code: 1, message: "interrupted: the reader of stdout stalls, and has not seen all".to_owned() })
+            Err(Failure::runtime("interrupted: the reader of stdout stalls, and has not seen all"))
         }
     }
 }

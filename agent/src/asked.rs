@@ -14,9 +14,6 @@ use crate::log::note;
 use crate::nearest;
 use crate::pod::{Pod, PodPattern};
 
-/// How long a pod may take from its name to its network: with slow networks some seconds. One of the host's has none.
-const SETTLE: Duration = Duration::from_secs(10);
-
 /// The pods asked for: those of one of these namespaces that one of these patterns matches. An empty list asks nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodsAsked {
@@ -33,9 +30,20 @@ pub struct Missing {
     pub what: String,
     /// What may have been meant, or why no pod is known at all.
     pub hint: String,
+    /// The flags that ask for it.
+    pub of: &'static [&'static str],
 }
 
-impl Missing {
+/// What is not there yet of the pods asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Early {
+    /// No pod has the name.
+    Name(Missing),
+    /// Pods, by name, no process of which was seen: their networks are not known.
+    Network(Vec<String>),
+}
+
+impl Early {
     /// What is said while it is waited for.
     #[must_use]
     pub fn waited_for(&self, patience: Duration) -> String {
@@ -44,13 +52,23 @@ impl Missing {
         } else {
             format!(" for at most {}", humantime::format_duration(patience))
         };
-        format!("{} yet: waiting for it{most}; Ctrl-C ends it", self.what)
+        let what = match self {
+            Self::Name(missing) => missing.what.clone(),
+            Self::Network(names) => format!("no process of {}", few(names)),
+        };
+        format!("{what} yet: waiting for it{most}; Ctrl-C ends it")
     }
 }
 
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.what, self.hint)
+    }
+}
+
+impl From<Missing> for Failure {
+    fn from(missing: Missing) -> Self {
+        Self::usage(&missing).of(missing.of)
     }
 }
 
@@ -93,6 +111,7 @@ impl PodsAsked {
                 return Some(Missing {
                     what: format!("no pod of namespace {namespace:?} on this node"),
                     hint: nearest::hint(namespace, known),
+                    of: &["namespace"],
                 });
             }
         }
@@ -112,6 +131,7 @@ impl PodsAsked {
                     one_of(&self.namespaces)
                 ),
                 hint: "--pod and -n exclude each other".to_owned(),
+                of: &["pod", "namespace"],
             });
         }
         let of = match self.namespaces.as_slice() {
@@ -121,7 +141,23 @@ impl PodsAsked {
         Some(Missing {
             what: format!("no pod {:?}{of} on this node", missing.to_string()),
             hint: like(missing, pods),
+            of: if self.namespaces.is_empty() { &["pod"] } else { &["pod", "namespace"] },
         })
+    }
+
+    /// What of the pods asked for is not there yet; `None` as well where this process may not see their networks.
+    #[must_use]
+    pub fn early(&self, host: &Host, index: &PodIndex) -> Option<Early> {
+        if self.is_empty() {
+            return None;
+        }
+        if let Some(missing) = self.missing(host, index) {
+            return Some(Early::Name(missing));
+        }
+        let known = index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod));
+        // One that shares its namespace has been seen, and will not be known better.
+        let unseen = names_of(known.filter(|known| known.network == Network::Unseen));
+        (!unseen.is_empty() && !index.has_hidden_namespaces()).then_some(Early::Network(unseen))
     }
 
     /// Makes sure that every name is a pod's, or waits for that and for the pods' networks if `wait` says how long.
@@ -134,50 +170,39 @@ impl PodsAsked {
         index: &PodIndex,
         wait: Option<Duration>,
     ) -> Result<(), Failure> {
-        let missing = match (self.missing(host, index), wait) {
-            (Some(missing), None) => return Err(Failure::usage(missing)),
-            (missing, wait) => missing.zip(wait),
-        };
+        let early = self.early(host, index);
+        if let (Some(Early::Name(missing)), None) = (&early, wait) {
+            return Err(missing.clone().into());
+        }
         host.warn_of_missing();
-        let Some((missing, patience)) = missing else { return Ok(()) };
-        note(&missing.waited_for(patience));
-        self.come(host, index, patience).await.map_err(Failure::usage)?;
-        self.settle(index).await;
-        Ok(())
+        let Some((early, patience)) = early.zip(wait) else { return Ok(()) };
+        note(&early.waited_for(patience));
+        Ok(self.come(host, index, patience).await?)
     }
 
-    /// Returns once every name is a pod's.
+    /// Returns once every name is a pod's and the networks of these pods are known, or `patience` later. Zero is for ever.
     ///
     /// # Errors
-    /// The first that still is not, `patience` later. Zero is for ever.
+    /// The first name that no pod has by then.
     pub async fn come(&self, host: &Host, index: &PodIndex, patience: Duration) -> Result<(), Missing> {
         let mut version = index.version();
         let end = (!patience.is_zero()).then(|| Instant::now().checked_add(patience)).flatten();
         loop {
             version.borrow_and_update();
-            let Some(missing) = self.missing(host, index) else { return Ok(()) };
-            let Some(end) = end else {
-                // An error is that nobody looks for pods any more: then none will come.
-                version.changed().await.map_err(|_| missing)?;
-                continue;
+            let Some(early) = self.early(host, index) else { return Ok(()) };
+            // An error is that nobody looks for pods any more: then none will come.
+            let has_changed = match end {
+                Some(end) => matches!(timeout_at(end, version.changed()).await, Ok(Ok(()))),
+                None => version.changed().await.is_ok(),
             };
-            if !matches!(timeout_at(end, version.changed()).await, Ok(Ok(()))) {
-                let after = humantime::format_duration(patience);
-                return Err(Missing { what: format!("{} within {after}", missing.what), ..missing });
-            }
-        }
-    }
-
-    /// Returns once each of the pods asked for has a network, or does not seem to get one. A name is there before.
-    pub async fn settle(&self, index: &PodIndex) {
-        let mut version = index.version();
-        let end = Instant::now() + SETTLE;
-        loop {
-            version.borrow_and_update();
-            if self.homeless(index).unseen.is_empty()
-                || !matches!(timeout_at(end, version.changed()).await, Ok(Ok(())))
-            {
-                return;
+            match early {
+                _ if has_changed => {}
+                Early::Network(_) => return Ok(()),
+                Early::Name(missing) if end.is_none() => return Err(missing),
+                Early::Name(missing) => {
+                    let after = humantime::format_duration(patience);
+                    return Err(Missing { what: format!("{} within {after}", missing.what), ..missing });
+                }
             }
         }
     }
@@ -188,15 +213,17 @@ impl PodsAsked {
         let homes = index.namespaces();
         let known = index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod));
         let homeless = known.filter(|known| !homes.iter().any(|home| home.pod == known.pod));
-        let (on_host, unseen): (Vec<KnownPod>, _) =
+        let (on_host, unseen): (Vec<KnownPod>, Vec<_>) =
             homeless.partition(|known| known.network == Network::Host);
-        let names = |pods: Vec<KnownPod>| -> Vec<String> {
-            let mut names: Vec<String> = pods.iter().map(|known| full_name(&known.pod)).collect();
-            names.sort_unstable();
-            names
-        };
-        Homeless { on_host: names(on_host), unseen: names(unseen) }
+        Homeless { on_host: names_of(on_host), unseen: names_of(unseen) }
     }
+}
+
+/// Their full names, in order.
+fn names_of(pods: impl IntoIterator<Item = KnownPod>) -> Vec<String> {
+    let mut names: Vec<String> = pods.into_iter().map(|known| full_name(&known.pod)).collect();
+    names.sort_unstable();
+    names
 }
 
 /// Pods without a network namespace of their own, by name.

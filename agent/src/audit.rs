@@ -20,7 +20,7 @@ use crate::pod::Pod;
 use crate::rights;
 use crate::shutdown::{self, Signals};
 use crate::sink::json::JsonSink;
-use crate::sink::table::TableSink;
+use crate::sink::table::{TableSink, width_of_stdout};
 use crate::sink::{Level, Line, Sink, Told};
 
 mod clear;
@@ -45,7 +45,7 @@ pub async fn mtu(host: &Host, args: AuditMtu) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let read = tokio::select! {
         read = read(host, &args) => read?,
-        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+        () = signals.first() => return Err(Failure::runtime("interrupted")),
     };
     let shown = Shown { judgement: overlay::judge(&read.read), of: read, args };
     let (text, findings) = shown.print(host)?;
@@ -168,7 +168,8 @@ impl Shown {
         drop(sink);
         if findings == 0 && !json {
             let left = clear::not_judged(self.not_judged());
-            writeln!(text, "{}", clear::clear(read, asked, unseen, left.as_deref()))?;
+            let width = if self.args.output == Output::Wide { usize::MAX } else { width_of_stdout() };
+            writeln!(text, "{}", clear::clear(read, asked, unseen, left.as_deref(), width))?;
         }
         Ok((text, findings))
     }

@@ -19,6 +19,7 @@ pub mod to;
 mod together;
 mod values;
 
+pub use environment::Variable;
 pub use values::IpAsked;
 use values::{drops, duration, events, listen, log_level, name, number, port, ring_kib, runs};
 
@@ -42,9 +43,9 @@ pub struct Cli {
     #[command(flatten)]
     pub host: Host,
 
-    /// The variables that a flag has its value from, and these values.
+    /// The variables that a flag has its value from.
     #[arg(skip)]
-    pub variables: Vec<(String, String)>,
+    pub variables: Vec<Variable>,
 }
 
 /// Where the host's files are, and who the agent is. A DaemonSet sets these by environment.

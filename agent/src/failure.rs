@@ -4,24 +4,43 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
+use crate::cli::Variable;
+
 /// A command that could not do what it was asked to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// 1 runtime error, 2 usage, 3 unsupported here or preflight failed, 4 findings.
     pub code: u8,
     /// What to tell the user, in one line, and what to do about it.
     pub message: String,
+    /// The flags whose values it refuses, by the names that the parser has for them.
+    pub of: &'static [&'static str],
 }
 
 impl Failure {
+    fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string(), of: &[] }
+    }
+
+    /// It went wrong.
+    pub fn runtime(message: impl fmt::Display) -> Self {
+        Self::new(1, message)
+    }
+
     /// The user asked for something that does not exist.
     pub fn usage(message: impl fmt::Display) -> Self {
-        Self { code: 2, message: message.to_string() }
+        Self::new(2, message)
     }
 
     /// This kernel, or these rights, do not allow it.
     pub fn unsupported(message: impl fmt::Display) -> Self {
-        Self { code: 3, message: message.to_string() }
+        Self::new(3, message)
+    }
+
+    /// The same, where it refuses the values of these flags.
+    #[must_use]
+    pub fn of(self, flags: &'static [&'static str]) -> Self {
+        Self { of: flags, ..self }
     }
 
     /// An address that `flag` names cannot be listened on.
@@ -41,18 +60,16 @@ impl Failure {
             }
             _ => format!("{flag} {address}: {error}"),
         };
-        Self { code: 1, message }
+        Self::runtime(message)
     }
 
-    /// The same, where what is said to be wrong has its value from one of these variables: their names, and their values.
+    /// The same, with the variables that the flags it refuses have their values from, where it does not name them.
     #[must_use]
-    pub fn set_by(mut self, variables: &[(String, String)]) -> Self {
-        let is_named = |value: &str| {
-            value.split(',').map(str::trim).any(|part| !part.is_empty() && self.message.contains(part))
-        };
-        let names = variables.iter().filter(|(_, value)| is_named(value));
-        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
-        if matches!(self.code, 2 | 3) && !names.is_empty() {
+    pub fn set_by(mut self, variables: &[Variable]) -> Self {
+        let refused = variables.iter().filter(|variable| self.of.contains(&variable.flag.as_str()));
+        let unnamed = refused.filter(|variable| !self.message.contains(&variable.name));
+        let names: Vec<&str> = unnamed.map(|variable| variable.name.as_str()).collect();
+        if !names.is_empty() {
             self.message = format!("{} (set by {})", self.message, names.join(", "));
         }
         self
@@ -60,7 +77,7 @@ impl Failure {
 
     /// The command ran and found something wrong.
     pub fn findings(message: impl fmt::Display) -> Self {
-        Self { code: 4, message: message.to_string() }
+        Self::new(4, message)
     }
 }
 
@@ -69,7 +86,7 @@ where
     E: Into<anyhow::Error>,
 {
     fn from(error: E) -> Self {
-        Self { code: 1, message: format!("{:#}", error.into()) }
+        Self::runtime(format!("{:#}", error.into()))
     }
 }
 
@@ -81,15 +98,37 @@ mod tests {
 
     #[test]
     fn a_value_of_the_environment_is_named_by_its_variable() {
-        let variables = [("R2C_NAMESPACE", "shop,shpo"), ("R2C_NETNS", "w13-9")];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let said = |failure: Failure| failure.set_by(&variables).message;
-        assert_eq!(
-            said(Failure::usage("no pod of namespace shpo")),
-            "no pod of namespace shpo (set by R2C_NAMESPACE)"
-        );
-        assert_eq!(said(Failure::usage("no interface \"eht0\"")), "no interface \"eht0\"");
-        assert_eq!(said(Failure::findings("shpo: findings")), "shpo: findings", "it is not wrong");
+        let set = |flag: &str, name: &str| Variable { flag: flag.to_owned(), name: name.to_owned() };
+        let variables = [
+            set("namespace", "R2C_NAMESPACE"),
+            set("pod_logs", "R2C_POD_LOGS"),
+            set("port", "R2C_PORT"),
+            set("wait", "R2C_WAIT"),
+        ];
+        for (failure, wanted) in [
+            (
+                Failure::usage("no pod of namespace \"shpo\"").of(&["namespace"]),
+                "no pod of namespace \"shpo\" (set by R2C_NAMESPACE)",
+            ),
+            (
+                Failure::unsupported("-n and --port would hide everything").of(&["namespace", "pod", "port"]),
+                "-n and --port would hide everything (set by R2C_NAMESPACE, R2C_PORT)",
+            ),
+            // It came by the command line.
+            (Failure::usage("no interface \"eht0\"").of(&["interface"]), "no interface \"eht0\""),
+            // It says so itself.
+            (
+                Failure::usage("R2C_POD_LOGS /nope: does not exist").of(&["pod_logs"]),
+                "R2C_POD_LOGS /nope: does not exist",
+            ),
+            // No value is refused, whatever the words are.
+            (
+                Failure::usage("r2c-agent: shop80 (os error 2) within 2s"),
+                "r2c-agent: shop80 (os error 2) within 2s",
+            ),
+        ] {
+            assert_eq!(failure.set_by(&variables).message, wanted);
+        }
     }
 
     #[test]

@@ -112,6 +112,14 @@ pub struct Release {
     pub arch: &'static str,
 }
 
+impl Release {
+    fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.version.as_deref().unwrap_or_default().split(|c: char| !c.is_ascii_digit());
+        let mut number = || numbers.next()?.parse::<u32>().ok();
+        number().zip(number()).is_some_and(|release| release >= (major, minor))
+    }
+}
+
 /// What is known of the running kernel. Shared by all probes.
 #[derive(Debug)]
 pub struct Kernel {
@@ -277,6 +285,16 @@ impl Kernel {
                 Lockdown::None
             }
             Err(_) => Lockdown::Unknown,
+        }
+    }
+
+    /// Whether the kernel counts what programs at breakpoints and at classic tracepoints miss: those do (6.7 and later) that have
+    /// a field for the same of a breakpoint's link.
+    #[must_use]
+    pub fn counts_misses(&self) -> bool {
+        match &self.btf {
+            Some(btf) => btf.offset("bpf_link_info", "kprobe_multi.missed").is_some(),
+            None => self.release.is_at_least(6, 7),
         }
     }
 

@@ -33,7 +33,7 @@ extern "C" fn look_at_stdout() {
 fn main() -> ExitCode {
     if IS_CLOSED.load(Ordering::Relaxed) {
         let message = "stdout is closed, so nobody could read the output; to discard it, use >/dev/null";
-        return end(Err(Failure { code: 1, message: message.to_owned() }));
+        return end(Err(Failure::runtime(message.to_owned())));
     }
     let mut cli = match cli::read(std::env::args_os()) {
         Ok(cli) => cli,
@@ -75,7 +75,8 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         // says of that comes later, and holds.
         level = probes::ALL.iter().fold(level, |level, probe| format!("{}=trace,{level}", probe.name));
     }
-    log::start(style, &level, node::identity(&cli.host), Span::root()).map_err(Failure::usage)
+    log::start(style, &level, node::identity(&cli.host), Span::root())
+        .map_err(|error| Failure::usage(error).of(&["log_level"]))
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
@@ -107,7 +108,7 @@ const LAST_WORD_OF_FAILURE: Duration = Duration::from_millis(1500);
 fn end(result: Result<(), Failure>) -> ExitCode {
     let (code, patience) = match result {
         Ok(()) => (ExitCode::SUCCESS, LAST_WORDS),
-        Err(Failure { code, message }) => {
+        Err(Failure { code, message, .. }) => {
             log::fatal(&message);
             (ExitCode::from(code), LAST_WORD_OF_FAILURE)
         }

@@ -19,7 +19,7 @@ pub async fn print(host: &Host, args: &Args) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     host.warn_of_missing();
     let (_stop, drain) = shutdown::channel();
-    let interrupted = || Failure { code: 1, message: "interrupted".to_owned() };
+    let interrupted = || Failure::runtime("interrupted");
     let mut node = tokio::select! {
         node = Node::look(host, drain) => node,
         () = signals.first() => return Err(interrupted()),

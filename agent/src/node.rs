@@ -18,12 +18,12 @@ use crate::cli::{Host, Limits};
 use crate::enrich::{self, PodIndex, Roots};
 use crate::failure::Failure;
 use crate::kernel::{self, Kernel, Part, trim_heap};
-use crate::probe::attach::{Climb, may_read};
+use crate::probe::attach::{Climb, may_read, uncounted};
 use crate::probe::filter::PacketFilter;
 use crate::probe::loader::Loader;
 use crate::probe::start::{Context, Entry, Settings, StartError, Started};
 use crate::probes;
-use crate::rights;
+use crate::rights::{self, Right, cure_of};
 use crate::shutdown::Drain;
 use crate::sink::{Identity, escape};
 
@@ -57,7 +57,9 @@ impl Node {
             if powerless || is_needless(missing.part, node.kernel.btf().is_some()) {
                 debug!("{missing}");
             } else {
-                warn!("{missing}");
+                let cure = (missing.part == Part::Symbols).then(|| cure_of_symbols(&kernel_roots(host).proc));
+                let cure = cure.filter(|cure| !cure.is_empty());
+                warn!("{missing}{}", cure.map_or(String::new(), |cure| format!("; {cure}")));
             }
         }
         if !powerless && !may_read(&node.kernel) {
@@ -99,6 +101,9 @@ impl Node {
         let started = (entry.start)(&context)?;
         let told = told(&self.kernel, entry.name, &started.climbs);
         told.held.iter().for_each(|line| info!("{line}"));
+        if let Some(uncounted) = uncounted(&started.climbs, self.kernel.counts_misses()) {
+            info!("probe {}: {uncounted}", entry.name);
+        }
         told.refused.iter().for_each(|line| warn!("{line}"));
         Ok(started)
     }
@@ -110,6 +115,26 @@ impl Node {
         let _ = self.kernel.symbols().get();
         trim_heap();
     }
+}
+
+/// The kernel's `kptr_restrict`, in a word.
+#[must_use]
+pub fn kptr_restrict(proc: &Path) -> String {
+    let restrict = fs::read_to_string(proc.join("sys/kernel/kptr_restrict"));
+    restrict.map_or_else(|_| "unknown".to_owned(), |value| value.trim().to_owned())
+}
+
+/// What shows the addresses of the kernel's symbols to this process; empty if nothing of that is missing.
+#[must_use]
+pub fn cure_of_symbols(proc: &Path) -> String {
+    show_symbols(&kptr_restrict(proc), Right::Syslog.held())
+}
+
+/// The same where `kptr_restrict` is this, and `CAP_SYSLOG` is `held`, or not.
+fn show_symbols(restrict: &str, held: bool) -> String {
+    let right = (!held).then(|| cure_of(Right::Syslog));
+    let setting = (!matches!(restrict, "0" | "1")).then(|| "set kernel.kptr_restrict below 2".to_owned());
+    [right, setting].into_iter().flatten().collect::<Vec<_>>().join(", and ")
 }
 
 /// Formats are only asked for where there are no types; a container seldom has tracefs mounted.

@@ -64,6 +64,35 @@ impl Rung {
             matches!(attach.target, Target::BtfTracepoint(_) | Target::Fentry(_) | Target::Fexit(_))
         })
     }
+
+    /// What of it may miss events, which not every kernel counts.
+    #[must_use]
+    pub fn misses(&self) -> Option<Misses> {
+        self.attach.iter().find_map(|attach| match attach.target {
+            Target::Kprobe(_) | Target::Kretprobe(_) => Some(Misses::Kprobes),
+            Target::Tracepoint { .. } => Some(Misses::Tracepoints),
+            _ => None,
+        })
+    }
+
+    /// What it tells less than the rung above, on a kernel that counts such misses, or does not.
+    #[must_use]
+    pub fn loss(&self, counts: bool) -> String {
+        let misses = self.misses().map(|_| {
+            if counts { "may miss some" } else { "may miss some, which this kernel does not count" }
+        });
+        let losses = [Some(self.loses).filter(|loses| !loses.is_empty()), misses];
+        losses.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// What is not run for an event that comes while a program runs on that CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Misses {
+    /// Breakpoints.
+    Kprobes,
+    /// Classic tracepoints.
+    Tracepoints,
 }
 
 /// One program of the probe's object and what it attaches to.
@@ -307,42 +336,4 @@ pub trait Probe: Sized + Send + 'static {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Under lockdown only what has types may be read: one program without is enough to lose it.
-    #[test]
-    fn a_rung_is_typed_if_all_its_programs_are() {
-        let typed = [Target::BtfTracepoint("kfree_skb"), Target::Fentry("ip_rcv"), Target::Fexit("ip_rcv")];
-        let bare = [
-            Target::RawTracepoint("kfree_skb"),
-            Target::Kprobe("ip_rcv"),
-            Target::Kretprobe("ip_rcv"),
-            Target::Clock,
-            Target::Tracepoint { category: "skb", name: "kfree_skb" },
-        ];
-        let is_typed = |targets: &[Target]| {
-            let attach: Vec<Attach> =
-                targets.iter().map(|target| Attach { program: "program", target: *target }).collect();
-            Rung { name: "rung", loses: "", attach: attach.leak() }.is_typed()
-        };
-        assert!(is_typed(&typed));
-        for target in bare {
-            assert!(!is_typed(&[target]) && !is_typed(&[typed[0], target]), "{target:?}");
-        }
-    }
-
-    /// A verdict has no row of its own, and every field that it was given.
-    #[test]
-    fn a_verdict_says_what_it_was_given() {
-        let fields: Vec<Field<'_>> =
-            vec![("finding", Value::Text("small_hop".into())), ("count", Value::Number(3))];
-        let (at, message) = (SystemTime::UNIX_EPOCH, "hop takes 1400 bytes".to_owned());
-        let verdict = Verdict { at, level: Level::Warn, pod: None, message, fields: fields.clone() };
-        let (mut text, mut said, mut cells) = (String::new(), Vec::new(), Vec::new());
-        verdict.message(&mut text);
-        Says::fields(&verdict, &mut said);
-        verdict.cells(&mut cells);
-        assert_eq!((text.as_str(), said, cells.len()), ("hop takes 1400 bytes", fields, 0));
-    }
-}
+mod tests;

@@ -22,8 +22,9 @@ impl ReadyFile {
     /// Usage: the directory is not there, or what has the name is no file. Runtime: it cannot be written.
     pub fn prepare(path: &Path) -> Result<Self, Failure> {
         let named = |error: &dyn std::fmt::Display| format!("--ready-file {}: {error}", path.display());
+        let refused = |error: &dyn std::fmt::Display| Failure::usage(named(error)).of(&["ready_file"]);
         let Some(name) = path.file_name() else {
-            return Err(Failure::usage(named(&"it is no file's name")));
+            return Err(refused(&"it is no file's name"));
         };
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match fs::symlink_metadata(path) {
@@ -31,13 +32,13 @@ impl ReadyFile {
             Ok(there) if !there.is_file() => {
                 let what =
                     if there.is_dir() { "it is a directory" } else { "it is there, and no plain file" };
-                return Err(Failure::usage(named(&what)));
+                return Err(refused(&what));
             }
             Err(error)
                 if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind())
                     && !dir.is_dir() =>
             {
-                return Err(Failure::usage(named(&format_args!("there is no directory {}", dir.display()))));
+                return Err(refused(&format_args!("there is no directory {}", dir.display())));
             }
             _ => {}
         }
@@ -45,7 +46,7 @@ impl ReadyFile {
         beside.push(name);
         beside.push(format!(".{}", std::process::id()));
         let ready = Self { path: path.to_owned(), beside: dir.join(beside) };
-        let failed = |error: io::Error| Failure { code: 1, message: named(&error) };
+        let failed = |error: io::Error| Failure::runtime(named(&error));
         ready.write().map_err(failed)?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
@@ -65,10 +66,8 @@ impl ReadyFile {
     /// # Errors
     /// Runtime: the directory is gone, or not to be written any more.
     pub fn publish(self) -> Result<(), Failure> {
-        fs::rename(&self.beside, &self.path).map_err(|error| Failure {
-            code: 1,
-            message: format!("--ready-file {}: {error}", self.path.display()),
-        })
+        fs::rename(&self.beside, &self.path)
+            .map_err(|error| Failure::runtime(format!("--ready-file {}: {error}", self.path.display())))
     }
 }
 

@@ -42,7 +42,6 @@ const LAST_LINES: Duration = Duration::from_millis(200);
 /// has stopped.
 pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    host.warn_of_missing();
     let (stop, drain) = shutdown::channel();
     // Every part is known before the first one starts: readiness waits for all of them.
     let health = Health::default();
@@ -53,6 +52,8 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
 
     let state = Arc::new(State::new(health.clone()));
     let listeners = listen(&args, &state)?;
+    // What is refused is one line.
+    host.warn_of_missing();
     let server = http::start(listeners, drain.clone(), health.part("http", Loss::Fatal))?;
 
     let mut node = tokio::select! {
@@ -109,20 +110,16 @@ pub async fn run(host: &Host, args: Run) -> Result<(), Failure> {
     // On this thread, which has nothing else left to do: the system may refuse another one.
     let out = stdout.drain(LAST_LINES);
     if let Some(error) = out.fault {
-        return Err(Failure {
-            code: 1,
-            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
-        });
+        return Err(Failure::runtime(format!("stdout: {error}; {} lost", counted(out.lost, "line"))));
     }
     if out.lost > 0 {
         warn!("{} lost: the reader of stdout stalls, or has stalled", counted(out.lost, "line"));
     }
     verdict(&health.deaths())?;
     if hangs {
-        return Err(Failure {
-            code: 1,
-            message: format!("a path did not end in {DRAIN:?}: its last events may be missing"),
-        });
+        return Err(Failure::runtime(format!(
+            "a path did not end in {DRAIN:?}: its last events may be missing"
+        )));
     }
     info!("stopped");
     Ok(())

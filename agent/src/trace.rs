@@ -13,7 +13,7 @@ use crate::digits::counted;
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
-use crate::probe::attach::{Climb, may_read};
+use crate::probe::attach::{Climb, may_read, uncounted};
 use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Settings, Started};
@@ -34,12 +34,16 @@ mod to;
 mod walks;
 
 use listeners::{Full, Listeners};
+use names::Dark;
 use summary::Sums;
 use walks::Walks;
 
 /// How long the last lines may take to leave if none of them does, and in all: a reader that stalls must not hold up the end.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The filters that look at where a packet is.
+const BY_PLACE: &[&str] = &["interface", "namespace", "pod"];
 
 /// Runs until Ctrl-C, the duration's end, the last wanted event, or until nobody reads stdout any more.
 ///
@@ -67,8 +71,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         node = Node::look(host, drain.clone()) => node,
         () = signals.first() => return Err(interrupted()),
     };
-    let is_early = tokio::select! {
-        is_early = names::check(entry, &node, host, &args) => is_early?,
+    let dark = tokio::select! {
+        dark = names::check(entry, &node, host, &args) => dark?,
         () = signals.first() => return Err(interrupted()),
     };
     host.warn_of_missing();
@@ -81,6 +85,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     };
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     check_rungs(|| may_read(&node.kernel), &filter, &started.climbs, args.limits.rung.is_some())?;
+    let uncounted = uncounted(&started.climbs, node.kernel.counts_misses());
     node.settle();
     let listeners = Listeners::watch(&host.host_proc, entry, &filter).await;
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started.climbs), until(args.duration)));
@@ -93,15 +98,8 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         sink = walks.behind(sink);
     }
     let end = Arc::clone(&stop);
-    let waits = args.wait.filter(|_| is_early).map(|patience| {
-        let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(&args));
-        let fails = args.fail_on_findings;
-        async move {
-            asked.come(&host, &pods, patience).await.map_err(Failure::usage)?;
-            asked.settle(&pods).await;
-            names::homeless(&asked, &pods, fails)
-        }
-    });
+    let dark: Arc<OnceLock<Dark>> = dark.map_or_else(Arc::default, |dark| Arc::new(dark.into()));
+    let waits = waits(host, &node, &args, &dark);
     // Why the pods that were waited for have not come.
     let vain: Arc<OnceLock<Failure>> = Arc::default();
     let told_vain = Arc::clone(&vain);
@@ -128,6 +126,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     // Nothing else is left to do for this thread.
     let out = stdout.drain_while_read(PATIENCE, MOST_PATIENCE);
     let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
+    sums.do_not_hold(uncounted);
     // A reader that has seen enough (`| head`) wanted no more.
     if out.fault.as_ref().is_none_or(|fault| fault.kind() != io::ErrorKind::BrokenPipe) {
         sums.take_back(out.taken, out.lost);
@@ -140,13 +139,34 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
         None => Full::default(),
     };
     let (told, packets) = (told.load(Relaxed), full.packets());
-    let hint = sums.hint(args.all, &asked(&args), entry.aside);
+    let dark = dark.get().cloned().unwrap_or_default().until_now(&names::pods(&args), &node.pods);
+    let hint = sums.hint(args.all, &asked(&args), entry.aside).map(|hint| dark.blind().unwrap_or(hint));
     let hint = hint.filter(|_| !says_more(told, packets, vain.get()));
     let (lines, full_lines) = (sums.lines(took, &summary(), entry.aside), full.lines());
     for line in lines.iter().chain(&full_lines).chain(&hint).chain(&walked).chain(&stalled(&out)) {
         note(line);
     }
-    end_of(carried, out, &args, &sums, findings(told, packets, &sums), vain.get())
+    end_of(carried, out, &args, &sums, findings(told, packets, &sums), vain.get(), &dark.why())
+}
+
+/// Waits for the pods asked for, where `dark` does not say yet which of them cannot be known, and then sets that; whether all can.
+fn waits(
+    host: &Host,
+    node: &Node,
+    args: &Trace,
+    dark: &Arc<OnceLock<Dark>>,
+) -> Option<impl Future<Output = Result<bool, Failure>> + use<>> {
+    let patience = args.wait.filter(|_| dark.get().is_none())?;
+    let (host, pods, asked) = (host.clone(), node.pods.clone(), names::pods(args));
+    let (fails, dark) = (args.fail_on_findings, Arc::clone(dark));
+    Some(async move {
+        asked.come(&host, &pods, patience).await?;
+        let told = Dark::told(&asked, &pods, fails)?;
+        let is_known = told.why().is_empty();
+        // It is set once, here.
+        let _ = dark.set(told);
+        Ok(is_known)
+    })
 }
 
 /// Whether what is said of lines that were told, of packets that found a queue full, or of pods that never came says more
@@ -160,8 +180,8 @@ fn findings(told: u64, packets: u64, sums: &Sums) -> u64 {
     told + packets + sums.harmful_counted()
 }
 
-/// What a script is told of a trace that was carried to its end: there were so many `findings`, and `vain` says why the pods
-/// that were waited for have not come.
+/// What a script is told of a trace that was carried to its end: there were so many `findings`, `vain` says why the pods that
+/// were waited for have not come, and `dark` why the packets of pods asked for were not known.
 fn end_of(
     carried: Ended,
     out: Drained,
@@ -169,33 +189,35 @@ fn end_of(
     sums: &Sums,
     findings: u64,
     vain: Option<&Failure>,
+    dark: &[String],
 ) -> Result<(), Failure> {
     if let Ended::Failed(error) = carried {
         return Err(error.into());
     }
     if let Some(error) = out.fault.filter(|error| error.kind() != io::ErrorKind::BrokenPipe) {
-        return Err(Failure {
-            code: 1,
-            message: format!("stdout: {error}; {} lost", counted(out.lost, "line")),
-        });
+        // How many lines were lost the summary has said.
+        return Err(Failure::runtime(format!("stdout: {error}")));
     }
     if args.fail_on_findings && findings > 0 {
         return Err(Failure::findings("findings were told (--fail-on-findings)"));
     }
-    if let Some(Failure { code, message }) = vain {
-        return Err(Failure { code: *code, message: message.clone() });
+    if let Some(vain) = vain {
+        return Err(vain.clone());
+    }
+    if args.fail_on_findings && !dark.is_empty() {
+        return Err(Failure::unsupported(format!("nothing was found, but {}", dark.join("; "))));
     }
     match sums.not_looked_at() {
         1.. if args.fail_on_findings => {
             let events = counted(sums.not_looked_at(), "event");
-            Err(Failure { code: 1, message: format!("not examined: {events} (--fail-on-findings)") })
+            Err(Failure::runtime(format!("not examined: {events} (--fail-on-findings)")))
         }
         _ => Ok(()),
     }
 }
 
 fn interrupted() -> Failure {
-    Failure { code: 1, message: "interrupted before anything was attached".to_owned() }
+    Failure::runtime("interrupted before anything was attached")
 }
 
 /// Where what a filter looks at cannot be read, it would hide all there is.
@@ -206,7 +228,8 @@ fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter)
         return Err(Failure::unsupported(
             "-i, -n and --pod would hide everything: the kernel's types (BTF) are missing, so neither the device nor the \
              pod of a packet is known here; leave them out",
-        ));
+        )
+        .of(BY_PLACE));
     }
     if !by_packet {
         return Ok(());
@@ -220,7 +243,8 @@ fn check_packets(has_types: bool, reads: impl FnOnce() -> bool, filter: &Filter)
     };
     Err(Failure::unsupported(format!(
         "--ip and --port would hide everything: {why}, so no address and no port can be read here; leave them out"
-    )))
+    ))
+    .of(&["ip", "port"]))
 }
 
 /// Where no program may read memory, only arguments that have types tell the device and the pod.
@@ -244,7 +268,8 @@ fn check_rungs(
          device nor the pod of a packet is known; leave them out{}",
         untyped.join(", "),
         if is_asked { ", or leave out --rung" } else { "" }
-    )))
+    ))
+    .of(BY_PLACE))
 }
 
 /// What a reader that stalls has cost. One that has seen enough (`| head`) has lost nothing that it wanted.
@@ -253,21 +278,22 @@ fn stalled(out: &Drained) -> Option<String> {
     is_lost.then(|| format!("{} lost: the reader of stdout stalls", counted(out.lost, "line")))
 }
 
-/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for; why these never
-/// came.
+/// Ctrl-C, SIGTERM, SIGHUP, or the time is up, which begins once the pods are there that `waits` waits for, or are waited for no
+/// more; why these never came.
 async fn ended_by_user(
     signals: &mut Signals,
-    waits: Option<impl Future<Output = Result<(), Failure>>>,
+    waits: Option<impl Future<Output = Result<bool, Failure>>>,
     duration: Duration,
 ) -> Option<Failure> {
     if let Some(waits) = waits {
         tokio::select! {
             came = waits => match came {
-                Ok(()) => note(&format!("all pods asked for are here{}", until(duration))),
+                Ok(true) => note(&format!("all pods asked for are here{}", until(duration))),
+                Ok(false) => note(&format!("the wait is over: tracing{}", until(duration))),
                 Err(failure) => return Some(failure),
             },
             () = signals.first() => {
-                return Some(Failure { code: 1, message: "interrupted while waiting for pods".to_owned() });
+                return Some(Failure::runtime("interrupted while waiting for pods"));
             }
         }
     }

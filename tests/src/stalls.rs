@@ -184,8 +184,12 @@ fn a_trace_ends_at_once_when_its_reader_is_gone_or_the_disk_is_full() {
         let node = Node::new();
         // It has the heading to write, and waits for no event to notice.
         let args = ["trace", "drops", "--duration", "0"];
-        let mut agent = Muted::start(command(&node, &args), stdout, Stdio::null());
+        let (said, stderr) = io::pipe().unwrap();
+        let mut agent = Muted::start(command(&node, &args), stdout, stderr);
         assert_eq!(agent.ended(Instant::now()).1, Some(code));
+        let said = io::read_to_string(said).unwrap();
+        let losses = said.lines().filter(|line| line.contains("lost") || line.contains("not written"));
+        assert!(losses.count() <= 1, "a loss is told once: {said}");
     }
 }
 

@@ -296,6 +296,23 @@ fn an_address_that_only_a_pod_of_this_node_could_have_is_refused() {
         "r2c-agent: error: no pod of this node has 10.99.78.29, and 10.99.78.0/24 (cni0) is its pods' alone; \
          nearest: 10.99.78.30 (shop/web), 10.99.78.1 (host); to trace who still sends there: --ip 10.99.78.29/32\n"
     );
+    // To walk there is as vain, from wherever in the node.
+    for from in [&[][..], &["--from-pod", "shop/web"]] {
+        let walk = [&["trace", "mtu", "--to", "10.99.78.29", "--timeout", "1s"], from].concat();
+        let (code, out, said) = ended(&mut command(&node, &walk));
+        assert_eq!((code, out.as_str()), (2, ""), "{said}");
+        assert!(
+            said.starts_with("r2c-agent: error: no pod of this node has 10.99.78.29, and ")
+                && said.ends_with(
+                    "nearest: 10.99.78.30 (shop/web), 10.99.78.1 (host); to trace who still sends there: r2c-agent trace drops --ip \
+                     10.99.78.29/32\n"
+                ),
+            "{said}"
+        );
+    }
+    let walk = ["trace", "mtu", "--to", "10.99.78.1", "--from-pod", "shop/web", "--timeout", "2s"];
+    let (code, _, said) = ended(&mut command(&node, &walk));
+    assert_eq!(code, 0, "{said}");
     for address in ["10.99.78.30", "10.99.78.29/32", "10.99.79.29"] {
         let (code, _, said) = trace(address);
         assert_eq!(code, 0, "{address}: {said}");
@@ -336,7 +353,7 @@ fn a_pod_that_has_not_started_yet_is_waited_for() {
     trace.signal(Signal::SIGINT);
     assert_eq!(trace.ended(), 0, "{}", trace.stderr.text());
     assert_eq!(audit.ended(), 0, "{}", audit.stderr.text());
-    assert!(audit.stdout.text().contains(" fits for late/x: "), "{}", audit.stdout.text());
+    assert!(audit.stdout.text().contains(" for late/x: "), "{}", audit.stdout.text());
     pod.stop();
     // In vain, and interrupted.
     for args in

@@ -92,8 +92,11 @@ fn a_pod_is_asked_for_by_its_namespace_and_its_name() {
 
 #[test]
 fn who_waits_is_told_for_what_and_how_long() {
-    let missing = Missing { what: "no pod \"web\" on this node".to_owned(), hint: "h".to_owned() };
+    let what = "no pod \"web\" on this node".to_owned();
+    let missing = Early::Name(Missing { what, hint: "h".to_owned(), of: &["pod"] });
     let said = |seconds| missing.waited_for(Duration::from_secs(seconds));
+    let unseen = Early::Network(vec!["shop/web".to_owned()]).waited_for(Duration::from_secs(5));
+    assert_eq!(unseen, "no process of shop/web yet: waiting for it for at most 5s; Ctrl-C ends it");
     assert_eq!(said(0), "no pod \"web\" on this node yet: waiting for it; Ctrl-C ends it");
     assert_eq!(
         said(90),
@@ -175,16 +178,36 @@ async fn pods_whose_packets_cannot_be_told_are_named() {
     assert_eq!(homeless(&[]), all);
     assert_eq!(homeless(&["p1"]), Homeless::default());
     assert_eq!(homeless(&["p4", "p3"]), Homeless { on_host: names(&["p3"]), unseen: names(&["p4"]) });
-    let settled = async |name| {
+    running.end().await;
+}
+
+/// A name is there before its network, and packets are known by that.
+#[tokio::test]
+async fn a_pod_is_waited_for_until_its_network_is_known() {
+    const WAIT: Duration = Duration::from_mins(1);
+    let node = Node::new();
+    node.pod(1).run(51, 7, &[]);
+    node.pod(3).run(53, HOST_NETNS, &[]);
+    let late = node.pod(4);
+    let (running, host) = (node.start().await, host(&node));
+    let waited = async |name| {
         tokio::time::pause();
         let began = Instant::now();
-        asked(&[], &[name]).settle(&running.index).await;
+        let came = asked(&[], &[name]).come(&host, &running.index, WAIT).await;
         tokio::time::resume();
-        began.elapsed()
+        (came, began.elapsed())
     };
-    assert!(settled("p1").await < SETTLE / 2, "it has its network");
-    assert!(settled("p3").await < SETTLE / 2, "it will have none of its own");
-    let late = settled("p4").await;
-    assert!((SETTLE..SETTLE * 2).contains(&late), "{late:?}");
+    for name in ["p1", "p3"] {
+        let (came, after) = waited(name).await;
+        assert!(came.is_ok() && after < WAIT / 2, "{name}: it has its network, or will have none of its own");
+    }
+    let (came, after) = waited("p4").await;
+    assert!(came.is_ok() && (WAIT..WAIT * 2).contains(&after), "{after:?}: its name is there");
+    let p4 = asked(&[], &["p4"]);
+    assert_eq!(p4.early(&host, &running.index), Some(Early::Network(vec!["default/p4".to_owned()])));
+    assert_eq!(PodsAsked::default().early(&host, &running.index), None, "nothing was asked for");
+    late.run(54, 8, &[]);
+    p4.come(&host, &running.index, Duration::ZERO).await.unwrap();
+    assert_eq!(p4.homeless(&running.index), Homeless::default());
     running.end().await;
 }

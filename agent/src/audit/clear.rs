@@ -10,9 +10,6 @@ use crate::sink::escape;
 
 use super::overlay::NotJudged;
 
-/// Columns of a line.
-const WIDTH: usize = 80;
-
 /// What keeps the audit from saying that all fits.
 pub(super) const HIDDEN: &str = "the network namespaces of pods could not be seen";
 
@@ -64,8 +61,14 @@ pub(super) fn not_judged<'a>(all: impl Iterator<Item = &'a NotJudged>) -> Option
     (!causes.is_empty()).then(|| format!("not judged: {}", causes.join(", ")))
 }
 
-/// Says that what was judged fits, for the pods `asked` for, and names what was not read and what is `left`.
-pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen, left: Option<&str>) -> String {
+/// Says that what was judged fits, for the pods `asked` for, and names what was not read and what is `left`; in lines of `width`.
+pub(super) fn clear(
+    read: &[Namespace],
+    asked: &PodsAsked,
+    unseen: &Unseen,
+    left: Option<&str>,
+    width: usize,
+) -> String {
     let (mut of_host, mut of_pods) = (0, 0);
     let (mut pods, mut unread, missing) = (Vec::new(), Vec::new(), unseen.words());
     for namespace in read {
@@ -119,14 +122,14 @@ pub(super) fn clear(read: &[Namespace], asked: &PodsAsked, unseen: &Unseen, left
     for missing in missing.iter().map(String::as_str).chain(left) {
         let _ = write!(text, "; {missing}");
     }
-    wrapped(&text)
+    wrapped(&text, width)
 }
 
-fn wrapped(text: &str) -> String {
+fn wrapped(text: &str, columns: usize) -> String {
     let (mut out, mut column) = (String::new(), 0);
     for word in text.split(' ') {
         let width = word.chars().count();
-        if column > 0 && column + 1 + width > WIDTH {
+        if column > 0 && column + 1 + width > columns {
             out.push_str("\n   ");
             column = 3;
         } else if column > 0 {
@@ -141,6 +144,9 @@ fn wrapped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    /// Columns of a line.
+    const WIDTH: usize = 80;
+
     use std::sync::Arc;
 
     use super::*;
@@ -171,8 +177,9 @@ mod tests {
         assert_eq!(said, "not judged: br-int, ovs (a), tun\\x1b0 of shop/web (b)");
         assert_eq!(not_judged(all[..0].iter()), None);
         let read = [namespace(None, 3)];
-        let clear =
-            |unseen: &Unseen| clear(&read, &PodsAsked::default(), unseen, Some(&said)).replace("\n   ", " ");
+        let clear = |unseen: &Unseen| {
+            clear(&read, &PodsAsked::default(), unseen, Some(&said), WIDTH).replace("\n   ", " ")
+        };
         assert_eq!(
             clear(&Unseen::default()),
             format!("what was judged fits: 3 links of the host; no pod is known here; {said}")
@@ -193,10 +200,10 @@ mod tests {
             pods: Vec::new(),
         };
         let said = |read: &[Namespace], names: &[&str]| {
-            clear(read, &asked(names), &Unseen::default(), None).replace("\n   ", " ")
+            clear(read, &asked(names), &Unseen::default(), None, WIDTH).replace("\n   ", " ")
         };
         let but = |names: &[&str], unseen: Unseen| {
-            clear(&read[..1], &asked(names), &unseen, None).replace("\n   ", " ")
+            clear(&read[..1], &asked(names), &unseen, None, WIDTH).replace("\n   ", " ")
         };
         let hidden = but(&[], Unseen { hidden: true, ..Unseen::default() });
         assert_eq!(hidden, format!("what was read fits: 3 links of the host; {HIDDEN}"));
@@ -237,7 +244,7 @@ mod tests {
         );
         let unseen =
             Unseen { pods: vec!["kube-system/a-name-of-some-length".to_owned()], ..Unseen::default() };
-        let alone = clear(&read[..1], &asked(&["kube-system"]), &unseen, None);
+        let alone = clear(&read[..1], &asked(&["kube-system"]), &unseen, None, WIDTH);
         assert!(
             alone.lines().count() > 1 && alone.lines().all(|line| line.chars().count() <= WIDTH),
             "{alone}"
@@ -248,7 +255,10 @@ mod tests {
     fn a_line_is_as_long_as_it_may_be() {
         let words = |lengths: &[usize]| lengths.iter().map(|length| "x".repeat(*length)).collect::<Vec<_>>();
         let lines = |lengths: &[usize]| {
-            wrapped(&words(lengths).join(" ")).lines().map(|line| line.chars().count()).collect::<Vec<_>>()
+            wrapped(&words(lengths).join(" "), WIDTH)
+                .lines()
+                .map(|line| line.chars().count())
+                .collect::<Vec<_>>()
         };
         assert_eq!(lines(&[40, 39]), [80]);
         assert_eq!(lines(&[40, 40]), [40, 43]);

@@ -18,8 +18,18 @@ const OTHERS: [(&str, &str); 3] =
 /// The one whose empty value is refused.
 const LOG_LEVEL: &str = "R2C_LOG_LEVEL";
 
-/// `command` with the variables as they are now.
+/// A variable that a flag has its value from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// The flag, by the name that the parser has for it.
+    pub flag: String,
+    /// The variable.
+    pub name: String,
+}
+
+/// `command` with the variables as they are now. One whose value only other commands know is theirs.
 pub(super) fn apply(command: Command) -> Command {
+    let whole = command.clone();
     each(command, &|arg| {
         let Some(own) = variable(&arg) else { return arg };
         let is_set =
@@ -28,7 +38,7 @@ pub(super) fn apply(command: Command) -> Command {
         let arg = match other.filter(|other| !is_set(own) && is_set(other)) {
             Some(other) => arg.env(other),
             // Help names a variable only where it is in effect: it says once how all of them are named.
-            None if is_set(own) => arg,
+            None if is_set(own) && (knows_value(&arg, own) || !any_knows_value(&whole, own)) => arg,
             None => arg.env(Resettable::Reset),
         };
         match arg.get_action() {
@@ -38,6 +48,19 @@ pub(super) fn apply(command: Command) -> Command {
             _ => arg.allow_negative_numbers(true),
         }
     })
+}
+
+/// Whether each value that the variable has is one of those that the flag may have.
+fn knows_value(arg: &Arg, name: &str) -> bool {
+    let known = arg.get_possible_values();
+    let Ok(value) = env::var(name) else { return true };
+    known.is_empty() || value.split(',').all(|value| known.iter().any(|known| known.matches(value, false)))
+}
+
+/// The same of the flags with this variable of whatever command.
+fn any_knows_value(command: &Command, name: &str) -> bool {
+    command.get_arguments().any(|arg| variable(arg) == Some(name) && knows_value(arg, name))
+        || command.get_subcommands().any(|command| any_knows_value(command, name))
 }
 
 /// `command` as if no variable were set.
@@ -56,13 +79,13 @@ pub(super) fn find<'a>(command: &'a Command, long: &str) -> Option<&'a Arg> {
     own.or_else(|| command.get_subcommands().find_map(|command| find(command, long)))
 }
 
-/// The variables that a flag of this command line has its value from, and their values.
-pub(super) fn used(command: &Command, matches: &ArgMatches) -> Vec<(String, String)> {
+/// The variables that a flag of this command line has its value from.
+pub(super) fn used(command: &Command, matches: &ArgMatches) -> Vec<Variable> {
     let from_variable =
         |arg: &&Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::EnvVariable);
-    let own = command.get_arguments().filter(from_variable).filter_map(variable);
-    let mut used: Vec<(String, String)> =
-        own.filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect();
+    let own = command.get_arguments().filter(from_variable);
+    let own = own.filter_map(|arg| Some((arg.get_id().to_string(), variable(arg)?.to_owned())));
+    let mut used: Vec<Variable> = own.map(|(flag, name)| Variable { flag, name }).collect();
     if let Some((name, matches)) = matches.subcommand()
         && let Some(command) = command.find_subcommand(name)
     {

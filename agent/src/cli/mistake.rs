@@ -1,6 +1,7 @@
 //! What is wrong with a command line, in one line: the flag or the variable, its value, and what would be right.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, CommandFactory as _};
@@ -12,8 +13,10 @@ use crate::probes;
 /// What is said of a command line that clap refuses.
 pub(super) fn line(error: &clap::Error, args: &[OsString]) -> String {
     let command = environment::apply(Cli::command());
-    if let (ErrorKind::InvalidUtf8, Some((name, value))) = (error.kind(), environment::not_text(&command)) {
-        return format!("invalid value {} for {name}: it is no text", value.display());
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some((at, value)) = not_text(args, &command).or_else(|| environment::not_text(&command))
+    {
+        return format!("invalid value {} for {at}: it is no text", value.display());
     }
     let at = context(error, ContextKind::InvalidArg).map(|flag| origin(error, args, &command, flag));
     match (error.kind(), at, context(error, ContextKind::InvalidValue)) {
@@ -97,6 +100,20 @@ fn flag<'a>(word: &str, commands: &[&'a Command]) -> Option<&'a Arg> {
     commands.iter().flat_map(|command| command.get_arguments()).find(|flag| of(flag))
 }
 
+/// The flag whose value on the command line is no text, and that value.
+fn not_text(args: &[OsString], command: &Command) -> Option<(String, OsString)> {
+    let at = args.iter().position(|word| word.to_str().is_none())?;
+    let through = through(&args[..at], None, command);
+    let long = |word: &str| Some(format!("--{}", flag(word, &through)?.get_long()?));
+    let bytes = args[at].as_bytes();
+    let (own, value) = match bytes.iter().position(|byte| *byte == b'=') {
+        Some(equals) if bytes.starts_with(b"--") => (&bytes[..equals], &bytes[equals + 1..]),
+        _ if bytes.starts_with(b"-") => bytes.split_at_checked(2)?,
+        _ => return Some((long(args.get(at - 1)?.to_str()?)?, args[at].clone())),
+    };
+    Some((long(str::from_utf8(own).ok()?)?, OsStr::from_bytes(value).to_owned()))
+}
+
 /// Their names as they are typed.
 fn path(through: &[&Command]) -> String {
     through.iter().map(|command| command.get_name()).collect::<Vec<_>>().join(" ")
@@ -121,6 +138,13 @@ fn choices(placeholder: &str, at: &Command) -> Vec<String> {
 fn unknown(word: &str, args: &[OsString], command: &Command) -> String {
     let (before, whole) = (through(args, Some(word), command), through(args, None, command));
     if !word.starts_with('-') {
+        let behind = args.windows(2).filter(|pair| pair[1] == word).filter_map(|pair| pair[0].to_str());
+        let needs = |name: &&str| flag(name, &whole).is_some_and(Arg::is_require_equals_set);
+        if let Some(name) = behind.into_iter().find(needs) {
+            return format!(
+                "unexpected {word:?}: the value of {name} goes behind an equals sign: {name}={word}"
+            );
+        }
         return format!("unexpected {word:?}: {} takes no such word", path(&whole));
     }
     if flag(word, &whole).is_some() {

@@ -150,11 +150,32 @@ fn a_command_or_a_flag_that_there_is_not_is_named_with_the_nearest() {
             "r2c-agent trace has no flag --prt; did you mean --port?",
         ),
         (&["trace", "drops", "mtu"], "unexpected \"mtu\": r2c-agent trace takes no such word"),
+        (
+            &["trace", "drops", "-n", "late", "--wait", "5s"],
+            "unexpected \"5s\": the value of --wait goes behind an equals sign: --wait=5s",
+        ),
         (&[], "r2c-agent needs a command: run, trace, "),
     ] {
         let line = mistake(args);
         assert!(line.contains(wants) && !line.contains('\n'), "{args:?}: {line:?}");
     }
+}
+
+#[test]
+fn a_value_that_is_no_text_is_named_with_its_flag() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let said = |args: &[&[u8]]| {
+        let args = args.iter().map(|arg| std::ffi::OsStr::from_bytes(arg));
+        match read([std::ffi::OsStr::new("r2c-agent")].into_iter().chain(args)) {
+            Err(Refused::Mistake(line)) => line,
+            other => panic!("{other:?}"),
+        }
+    };
+    let wanted = "invalid value \u{fffd} for --namespace: it is no text";
+    assert_eq!(said(&[b"trace", b"drops", b"-n", b"\xff"]), wanted);
+    assert_eq!(said(&[b"trace", b"drops", b"-n\xff"]), wanted);
+    assert_eq!(said(&[b"trace", b"drops", b"--namespace", b"\xff"]), wanted);
+    assert_eq!(said(&[b"trace", b"drops", b"--namespace=\xff"]), wanted);
 }
 
 #[test]

@@ -7,8 +7,9 @@ use super::hooks::HookReport;
 use super::{Check, Status};
 use crate::kernel::reasons::Reasons;
 use crate::kernel::{Kernel, Lockdown, Part, Roots};
+use crate::node::{cure_of_symbols, kptr_restrict};
 use crate::probe::attach::may_read;
-use crate::rights::{Cause, Process, Right, cure_of, cures};
+use crate::rights::{Cause, Process, cures};
 
 mod host;
 mod rights;
@@ -77,8 +78,7 @@ fn drop_reasons(kernel: &Kernel) -> Check {
 
 fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
     const ID: &str = "kernel.symbols";
-    let restrict = fs::read_to_string(roots.proc.join("sys/kernel/kptr_restrict"));
-    let restrict = restrict.map_or_else(|_| "unknown".to_owned(), |value| value.trim().to_owned());
+    let restrict = kptr_restrict(&roots.proc);
     match kernel.symbols().get() {
         Some(symbols) => Check::ok(ID, format!("{} functions, kptr_restrict {restrict}", symbols.len())),
         None => Check::not_ok(
@@ -87,17 +87,10 @@ fn symbols(kernel: &Kernel, roots: &Roots) -> Check {
             format!("{}; kptr_restrict {restrict}", why(kernel, Part::Symbols)),
             &format!(
                 "lost: the function a packet died in, and all that follows from it; {}",
-                cure_of_symbols(&restrict, Right::Syslog.held())
+                cure_of_symbols(&roots.proc)
             ),
         ),
     }
-}
-
-/// What shows the symbols' addresses, where the kernel's `kptr_restrict` is this. `held`: `CAP_SYSLOG` is.
-fn cure_of_symbols(restrict: &str, held: bool) -> String {
-    let right = (!held).then(|| cure_of(Right::Syslog));
-    let setting = (!matches!(restrict, "0" | "1")).then(|| "set kernel.kptr_restrict below 2".to_owned());
-    [right, setting].into_iter().flatten().collect::<Vec<_>>().join(", and ")
 }
 
 fn tracefs(kernel: &Kernel) -> Check {
@@ -272,17 +265,6 @@ mod tests {
         assert!(of(&checks, "kernel.symbols").found.ends_with("kptr_restrict 2"));
         assert_eq!(of(&checks, "kernel.lockdown").status, Status::Degraded);
         assert!(checks.iter().all(|check| !check.found.contains('\n')));
-    }
-
-    #[test]
-    fn hidden_symbols_are_shown_by_the_right_the_setting_or_both() {
-        let setting = "set kernel.kptr_restrict below 2";
-        for restrict in ["0", "1"] {
-            assert_eq!(cure_of_symbols(restrict, true), "");
-            assert_eq!(cure_of_symbols(restrict, false), cure_of(Right::Syslog));
-        }
-        assert_eq!(cure_of_symbols("2", true), setting);
-        assert_eq!(cure_of_symbols("unknown", false), format!("{}, and {setting}", cure_of(Right::Syslog)));
     }
 
     /// A hook of a probe whose only rung was refused by this level, or by nothing, or did not fire.

@@ -75,8 +75,8 @@ impl RungReport {
         Self { name, status: RungStatus::Refused, why, cure, fired: None, refused }
     }
 
-    fn holds(rung: &Rung, fired: Option<bool>) -> Self {
-        let why = rung.loses.to_owned();
+    fn holds(rung: &Rung, fired: Option<bool>, counts: bool) -> Self {
+        let why = rung.loss(counts);
         Self { name: rung.name, status: RungStatus::Holds, why, cure: None, fired, refused: None }
     }
 }
@@ -112,8 +112,10 @@ pub(super) async fn try_all(node: &Node) -> Vec<HookReport> {
 }
 
 fn report(kernel: &Kernel, entry: &Entry, hook: &'static Hook, tries: &[Try]) -> HookReport {
+    let counts = kernel.counts_misses();
     let of_rung = |rung: &Rung| {
-        tries.iter().find(|attempt| attempt.rung == rung.name).map(|attempt| attempt.hook(hook, rung))
+        let attempt = tries.iter().find(|attempt| attempt.rung == rung.name);
+        attempt.map(|attempt| attempt.hook(hook, rung, counts))
     };
     let rungs: Vec<RungReport> = hook.ladder.iter().filter_map(of_rung).collect();
     let takes = rungs.iter().find(|rung| rung.status == RungStatus::Holds).map(|rung| rung.name);
@@ -146,14 +148,14 @@ impl Try {
     }
 
     /// What it says of one hook.
-    fn hook(&self, hook: &'static Hook, rung: &Rung) -> RungReport {
+    fn hook(&self, hook: &'static Hook, rung: &Rung, counts: bool) -> RungReport {
         let climbs = match &self.outcome {
             Ok(climbs) => climbs,
             // It says why.
             Err(why) => return RungReport::refused(rung.name, why.text.clone(), why.refused.clone()),
         };
         match climbs.iter().find(|(climb, _)| climb.hook == hook) {
-            Some((climb, fired)) if climb.holds.is_some() => RungReport::holds(rung, *fired),
+            Some((climb, fired)) if climb.holds.is_some() => RungReport::holds(rung, *fired, counts),
             Some((climb, _)) => match climb.refused.first() {
                 Some(refusal) => {
                     RungReport::refused(rung.name, refusal.why.to_string(), refusal.why.refused.clone())

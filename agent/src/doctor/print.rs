@@ -28,7 +28,8 @@ pub(super) fn table(report: &Report, width: usize) -> String {
     }
     out.text.push('\n');
     hooks(&mut out, &report.hooks);
-    let _ = writeln!(out.text, "\n{}", verdict(report));
+    out.text.push('\n');
+    out.row(&[], &[], &verdict(report));
     out.text
 }
 
@@ -226,7 +227,7 @@ mod tests {
         let lines = |width: usize| {
             let text = table(&report, width);
             // A word is not cut.
-            for line in text.lines().filter(|line| !line.starts_with("doctor:") && !line.contains("xxx")) {
+            for line in text.lines().filter(|line| !line.contains("xxx")) {
                 assert!(line.chars().count() <= width.clamp(60, 120), "{line}");
                 assert!(!line.chars().any(char::is_control), "{line}");
             }
@@ -252,10 +253,11 @@ mod tests {
     #[test]
     fn the_last_line_names_what_is_taken_and_what_is_silent() {
         let text = table(&report("no"), 80);
-        let last = text.lines().last().unwrap();
+        let (_, last) = text.rsplit_once("\n\n").unwrap();
         assert_eq!(
             last,
-            "doctor: drops: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown; kfree_skb of drops IS ATTACHED AND NEVER FIRES"
+            "doctor: drops: kfree_skb by raw_tp; 0 checks failed, 1 degraded, 0 unknown;\n\
+             kfree_skb of drops IS ATTACHED AND NEVER FIRES\n"
         );
     }
 

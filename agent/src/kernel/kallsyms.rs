@@ -38,7 +38,7 @@ pub enum SymbolsError {
     #[error("kallsyms cannot be read: {0}")]
     Read(#[from] io::Error),
     /// Every address reads as zero: `kernel.kptr_restrict` is 2, or `CAP_SYSLOG` is missing.
-    #[error("kallsyms hides addresses (needs CAP_SYSLOG and kernel.kptr_restrict below 2)")]
+    #[error("kallsyms hides addresses")]
     Hidden,
     /// No line is a text symbol.
     #[error("kallsyms has no text symbols")]

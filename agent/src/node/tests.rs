@@ -141,3 +141,14 @@ async fn the_pods_that_are_there_and_what_is_left_out_are_counted() {
     }
     running.end().await;
 }
+
+#[test]
+fn hidden_symbols_are_shown_by_the_right_the_setting_or_both() {
+    let setting = "set kernel.kptr_restrict below 2";
+    for restrict in ["0", "1"] {
+        assert_eq!(show_symbols(restrict, true), "");
+        assert_eq!(show_symbols(restrict, false), cure_of(Right::Syslog));
+    }
+    assert_eq!(show_symbols("2", true), setting);
+    assert_eq!(show_symbols("unknown", false), format!("{}, and {setting}", cure_of(Right::Syslog)));
+}

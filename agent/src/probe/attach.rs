@@ -12,7 +12,7 @@ use aya::util::online_cpus;
 use aya::{Btf, Ebpf};
 use nix::errno::Errno;
 
-use super::{Attach, Hook, Rung, Target};
+use super::{Attach, Hook, Misses, Rung, Target};
 use crate::kernel::{Kernel, Lockdown};
 use crate::rights::{self, Act, Refused};
 
@@ -34,6 +34,19 @@ impl Climb {
         let refused = self.refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let cures = rights::cures(self.refused.iter().filter_map(|refusal| refusal.why.refused.as_ref()));
         cures.map_or(refused.clone(), |cures| format!("{refused}; {cures}"))
+    }
+}
+
+/// What of these hooks may miss events that this kernel does not count; `counts` is whether it does.
+#[must_use]
+pub fn uncounted(climbs: &[Climb], counts: bool) -> Option<&'static str> {
+    let misses = |what| climbs.iter().any(|climb| climb.holds.and_then(Rung::misses) == Some(what));
+    match (misses(Misses::Kprobes), misses(Misses::Tracepoints)) {
+        _ if counts => None,
+        (true, true) => Some("this kernel does not count what its kprobes and tracepoints miss"),
+        (true, false) => Some("this kernel does not count what its kprobes miss"),
+        (false, true) => Some("this kernel does not count what its tracepoints miss"),
+        (false, false) => None,
     }
 }
 

@@ -22,7 +22,7 @@ macro_rules! on_functions {
                 },
                 Rung {
                     name: "kprobe",
-                    loses: "costs more per call, and may miss some, uncounted before 6.7",
+                    loses: "costs more per call",
                     attach: &[$(Attach { program: $by_breakpoint, target: by_breakpoint!($kind $function) }),+],
                 },
                 $(Rung {
@@ -32,7 +32,7 @@ macro_rules! on_functions {
                 },
                 Rung {
                     name: "fewer_kprobe",
-                    loses: concat!($loses, "; costs more per call, and may miss some, uncounted before 6.7"),
+                    loses: concat!($loses, "; costs more per call"),
                     attach: &[$(Attach { program: $by_breakpoint_less, target: by_breakpoint!($fewer $less) }),+],
                 },)?
             ],

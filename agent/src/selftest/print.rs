@@ -56,9 +56,9 @@ impl Report {
     /// What the command ends with.
     pub(super) fn outcome(&self) -> Result<(), Failure> {
         match (self.runs.len(), self.exact()) {
-            (done, exact) if exact < done => Err(Failure { code: 1, message: self.verdict() }),
+            (done, exact) if exact < done => Err(Failure::runtime(self.verdict())),
             (done, _) if done < self.wanted as usize => {
-                Err(Failure { code: 1, message: format!("interrupted after {done} of {} runs", self.wanted) })
+                Err(Failure::runtime(format!("interrupted after {done} of {} runs", self.wanted)))
             }
             _ => Ok(()),
         }

@@ -47,7 +47,9 @@ impl Errand {
     ) -> Result<(Outcome, About), Failure> {
         if let Some(netns) = netns {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|error| match error {
-                Errno::EINVAL => Failure::usage(format!("{} is no network namespace", self.who.name)),
+                Errno::EINVAL => {
+                    Failure::usage(format!("{} is no network namespace", self.who.name)).of(&["netns"])
+                }
                 error => refused(&format!("{} cannot be entered", self.who.name), Act::EnterNetns, error),
             })?;
         }
@@ -58,7 +60,7 @@ impl Errand {
                 }
                 error => io::Error::from(error).to_string(),
             };
-            Failure { code: 1, message: format!("{} from {}: {why}", self.named, self.who.name) }
+            Failure::runtime(format!("{} from {}: {why}", self.named, self.who.name))
         };
         // Any port will do to ask for the way.
         let device = device::towards(SocketAddr::new(self.address, 9)).map_err(unreachable)?;
@@ -93,7 +95,7 @@ fn connected(tcp: Tcp) -> String {
 pub(super) fn refused(what: &str, act: Act, error: Errno) -> Failure {
     match rights::why(act, error, false) {
         Some(why) => Failure::unsupported(format!("{what}: {why}")),
-        None => Failure { code: 1, message: format!("{what}: {}", error.desc()) },
+        None => Failure::runtime(format!("{what}: {}", error.desc())),
     }
 }
 

@@ -120,15 +120,28 @@ fn the_code_at_the_end_says_what_was_found() {
         ("a finding says more", &fails, none, 1, Some(vain()), Some(4)),
     ] {
         let findings = told + sums.harmful_counted();
-        let ended = end_of(Ended::Drained, drained(0, None), args, &sums, findings, vain.as_ref());
+        let ended = end_of(Ended::Drained, drained(0, None), args, &sums, findings, vain.as_ref(), &[]);
         assert_eq!(ended.err().map(|failure| failure.code), wanted, "{what}");
     }
-    let out = |kind| end_of(Ended::Drained, drained(2, Some(kind)), &plain, &none, 0, None);
+    let out = |kind| end_of(Ended::Drained, drained(2, Some(kind)), &plain, &none, 0, None, &[]);
     assert!(out(BrokenPipe).is_ok(), "`| head` has seen enough");
     let full = out(StorageFull).unwrap_err();
-    assert!(full.code == 1 && full.message.ends_with("; 2 lines lost"), "{}", full.message);
+    assert!(
+        full.code == 1 && full.message.starts_with("stdout: ") && !full.message.contains("lost"),
+        "{}",
+        full.message
+    );
     let failed = Ended::Failed(io::Error::other("ring"));
-    assert_eq!(end_of(failed, drained(0, None), &plain, &none, 0, None).unwrap_err().code, 1);
+    assert_eq!(end_of(failed, drained(0, None), &plain, &none, 0, None, &[]).unwrap_err().code, 1);
+    // That nothing was found does not clear pods whose packets are not known.
+    let dark = ["their packets are not known: a/b".to_owned()];
+    let dark = |args, findings| {
+        end_of(Ended::Drained, drained(0, None), args, &not_looked_at(1), findings, None, &dark)
+    };
+    let unknown = dark(&fails, 0).unwrap_err();
+    assert_eq!(unknown.message, "nothing was found, but their packets are not known: a/b");
+    assert_eq!((unknown.code, dark(&fails, 1).unwrap_err().code), (3, 4));
+    assert!(dark(&plain, 0).is_ok());
 }
 
 #[test]

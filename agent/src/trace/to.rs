@@ -16,7 +16,7 @@ use crate::answer;
 use crate::asked::PodsAsked;
 use crate::cli::to::{FromPod, PROBE, To, Walk};
 use crate::cli::{Host, Output, Trace};
-use crate::enrich::{self, netns};
+use crate::enrich::{self, PodIndex, netns};
 use crate::failure::Failure;
 use crate::incident::{Span, SpanId};
 use crate::log::note;
@@ -36,6 +36,7 @@ use crate::sink::table::TableSink;
 use crate::sink::{Level, Line, Says, Sink, Told};
 
 use super::errand::{self, Errand, refused};
+use super::names;
 
 /// Where ip-netns(8) keeps namespaces by name.
 const NAMED: &str = "/run/netns";
@@ -46,22 +47,26 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
         return Err(Failure::usage(format!(
             "--to walks along a path, which is of mtu: r2c-agent trace mtu --to {}",
             to.host
-        )));
+        ))
+        .of(&["to"]));
     }
     let mut signals = Signals::listen()?;
     let address = tokio::select! {
         address = resolve(to, &args.walk) => address?,
-        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+        () = signals.first() => return Err(Failure::runtime("interrupted")),
     };
     let from = tokio::select! {
         from = From::look(host, args) => from?,
-        () = signals.first() => return Err(Failure { code: 1, message: "interrupted".to_owned() }),
+        () = signals.first() => return Err(Failure::runtime("interrupted")),
     };
-    let named = if to.host.parse::<IpAddr>().is_ok() {
-        address.to_string()
-    } else {
-        format!("{} ({address})", to.host)
-    };
+    let is_address = to.host.parse::<IpAddr>().is_ok();
+    if is_address && from.is_of_node(host) {
+        tokio::select! {
+            known = names::destination(host, &from.pods, address) => known?,
+            () = signals.first() => return Err(Failure::runtime("interrupted")),
+        }
+    }
+    let named = if is_address { address.to_string() } else { format!("{} ({address})", to.host) };
     let errand = Errand {
         address,
         port: to.port,
@@ -86,8 +91,7 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
             told.await
         }
     };
-    let (out, about) =
-        walked.map_err(|_| Failure { code: 1, message: "the walk broke off".to_owned() })??;
+    let (out, about) = walked.map_err(|_| Failure::runtime("the walk broke off"))??;
     let verdict = judge(&out, &about);
     let text = print(host, args.output, &out, &about, &verdict, from.pod.as_deref())?;
     // After a first Ctrl-C, which ends the walk, the reader has a moment for what it found.
@@ -104,12 +108,12 @@ pub(super) async fn walk(host: &Host, args: &Trace, to: &To) -> Result<(), Failu
 /// What a script is told of a walk; `fails` is `--fail-on-findings`.
 fn end_of(out: &Outcome, verdict: &Verdict, fails: bool) -> Result<(), Failure> {
     match &out.halt {
-        Some(Halt::Broken(why)) => Err(Failure { code: 1, message: why.clone() }),
+        Some(Halt::Broken(why)) => Err(Failure::runtime(why.clone())),
         _ if fails && verdict.is_narrow => Err(Failure::findings(verdict.message.clone())),
         // Nothing found is no all-clear.
         _ if fails && !verdict.is_known => {
             let message = format!("what fits is not known: {} (--fail-on-findings)", verdict.message);
-            Err(Failure { code: 1, message })
+            Err(Failure::runtime(message))
         }
         _ => Ok(()),
     }
@@ -120,37 +124,53 @@ struct From {
     who: Who,
     pod: Option<Arc<Pod>>,
     netns: Option<OwnedFd>,
+    /// This node's.
+    pods: PodIndex,
 }
 
 impl From {
     async fn look(host: &Host, args: &Trace) -> Result<Self, Failure> {
+        let netns = match &args.walk.netns {
+            Some(name) if args.walk.from_pod.is_none() => Some(open(&place(host, name), name)?.into()),
+            _ => None,
+        };
+        // Only the pods of this moment are asked for: nobody follows them.
+        let (_end, drain) = shutdown::channel();
+        let (pods, _) = enrich::start(node::pod_roots(host), drain).await;
         match (&args.walk.from_pod, &args.walk.netns) {
-            (Some(pod), _) => Self::pod(host, pod, args.wait).await,
-            (None, Some(name)) => Ok(Self {
-                who: Who::netns(name),
-                pod: None,
-                netns: Some(open(&place(host, name), name)?.into()),
-            }),
-            (None, None) => Ok(Self { who: Who::node(), pod: None, netns: None }),
+            (Some(pod), _) => Self::pod(host, pods, pod, args.wait).await,
+            (None, Some(name)) => Ok(Self { who: Who::netns(name), pod: None, netns, pods }),
+            (None, None) => Ok(Self { who: Who::node(), pod: None, netns: None, pods }),
         }
     }
 
-    async fn pod(host: &Host, wanted: &FromPod, wait: Option<Duration>) -> Result<Self, Failure> {
+    /// Whether it begins where the node's own routes lead: on the host or in a pod.
+    fn is_of_node(&self, host: &Host) -> bool {
+        let Some(netns) = &self.netns else { return true };
+        let inode = enrich::netns::inode_of(netns);
+        inode.is_some()
+            && (inode == enrich::netns::of_host(&host.host_proc)
+                || self.pods.namespaces().iter().any(|home| Some(home.netns) == inode))
+    }
+
+    async fn pod(
+        host: &Host,
+        index: PodIndex,
+        wanted: &FromPod,
+        wait: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let roots = node::pod_roots(host);
-        // Only the pods of this moment are asked for: nobody follows them.
-        let (_end, drain) = shutdown::channel();
-        let (index, _) = enrich::start(roots.clone(), drain).await;
         let pattern = PodPattern {
             namespace: Some(wanted.namespace.clone()),
             name: wanted.name.clone(),
             begins: false,
         };
         let asked = PodsAsked { namespaces: Vec::new(), pods: vec![pattern] };
-        asked.present(host, &index, wait).await?;
+        asked.present(host, &index, wait).await.map_err(|refused| refused.of(&["from_pod"]))?;
         let who = format!("{}/{}", wanted.namespace, wanted.name);
         let known = index.pods().into_iter().find(|known| !known.gone && asked.wants(&known.pod));
         let Some(pod) = known.map(|known| known.pod) else {
-            return Err(Failure { code: 1, message: format!("{who} is gone") });
+            return Err(Failure::runtime(format!("{who} is gone")));
         };
         let uid = pod.uid.clone();
         let held = tokio::task::spawn_blocking(move || {
@@ -161,10 +181,7 @@ impl From {
         let (is_nodes, netns) = match held.await? {
             Ok(Some(held)) => held,
             Ok(None) => {
-                return Err(Failure {
-                    code: 1,
-                    message: format!("no process of {who} is to be seen: is it running?"),
-                });
+                return Err(Failure::runtime(format!("no process of {who} is to be seen: is it running?")));
             }
             Err(error) => {
                 let what = format!("the network namespace of {who} cannot be seen");
@@ -172,7 +189,7 @@ impl From {
             }
         };
         let who = if is_nodes { Who::of_node(who) } else { Who::pod(who) };
-        Ok(Self { who, pod: Some(pod), netns: Some(netns) })
+        Ok(Self { who, pod: Some(pod), netns: Some(netns), pods: index })
     }
 }
 
@@ -200,7 +217,8 @@ fn open(path: &Path, name: &str) -> Result<File, Failure> {
             "no network namespace {name}: {}: {error}; it may be a path, a process, or a name in {NAMED}; {}",
             path.display(),
             nearest::hint(name, named().iter().map(String::as_str))
-        )),
+        ))
+        .of(&["netns"]),
     })
 }
 
@@ -211,16 +229,18 @@ async fn resolve(to: &To, args: &Walk) -> Result<IpAddr, Failure> {
     let found: Vec<IpAddr> = if let Ok(address) = to.host.parse::<IpAddr>() {
         vec![address.to_canonical()]
     } else {
-        let failed = |why: &str| Failure { code: 1, message: format!("{}: {why}", to.host) };
+        let failed = |why: &str| Failure::runtime(format!("{}: {why}", to.host));
         let lookup = tokio::net::lookup_host((to.host.as_str(), 0));
         let found = tokio::time::timeout(args.timeout, lookup).await;
         let found = found.map_err(|_| failed("no answer from the resolver"))?;
         found.map_err(|error| failed(&error.to_string()))?.map(|found| found.ip().to_canonical()).collect()
     };
     let address = found.into_iter().find(wanted);
-    let address = address.ok_or_else(|| Failure::usage(format!("{} has no {family} address", to.host)))?;
+    let address = address.ok_or_else(|| {
+        Failure::usage(format!("{} has no {family} address", to.host)).of(&["to", "v4", "v6"])
+    })?;
     if !errand::is_one_host(address) {
-        return Err(Failure::usage(format!("{address} is no one host's address")));
+        return Err(Failure::usage(format!("{address} is no one host's address")).of(&["to"]));
     }
     Ok(address)
 }

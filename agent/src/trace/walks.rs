@@ -228,7 +228,7 @@ impl Walker {
             stop.store(true, Ordering::Relaxed);
             tokio::time::timeout(LAST_WORDS, told).await.ok()?
         };
-        let broken = Failure { code: 1, message: "the walk broke off".to_owned() };
+        let broken = Failure::runtime("the walk broke off");
         Some(walked.unwrap_or(Err(broken)))
     }
 
@@ -271,7 +271,7 @@ fn departure(
     inode: Option<u32>,
     pod: Option<&Pod>,
 ) -> Result<(Who, Option<OwnedFd>), Failure> {
-    let failed = |message: String| Failure { code: 1, message };
+    let failed = |message: String| Failure::runtime(message);
     let who = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
     let Some(inode) = inode else {
         let who = who.unwrap_or("the sender".to_owned());

@@ -38,6 +38,27 @@ fn a_pod_that_was_not_read_is_not_cleared() {
     let (code, text, _) = audit(&node, &["--pod", "web"]);
     assert!(code == Some(0) && text.contains("everything fits for shop/web: "), "{text}");
 
+    // It is waited for as long as it is asked, and then said that it has not come.
+    let waiting = "no process of shop/late yet: waiting for it for at most 1s";
+    let (code, text, notes) = audit(&node, &["--pod", "late", "--wait=1s"]);
+    assert!(code == Some(3) && text.contains(unseen) && notes.contains(waiting), "{text}{notes}");
+    let trace = |args: &[&str]| {
+        let ended =
+            command(&node, &[&["trace", "drops", "--duration", "1s"], args].concat()).output().unwrap();
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let (code, said) = trace(&["--pod", "late", "--wait=1s"]);
+    assert!(code == Some(0) && said.contains(waiting), "{said}");
+    assert!(said.contains("the wait is over: tracing for 1s"), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("nothing of what was asked for could be seen: no process of them was seen"),
+        "{said}"
+    );
+    // One that can be known does not clear one that cannot.
+    let (code, said) = trace(&["--pod", "late,web", "--fail-on-findings"]);
+    assert!(code == Some(3) && said.contains("nothing was found, but no process of them was seen"), "{said}");
+
     late.end_logs();
     let (code, text, notes) = audit(&node, &[]);
     let nameless = "--pod-logs has no name for them: 1 pod";

@@ -93,6 +93,48 @@ fn variables_are_flags_and_are_named_where_they_are_wrong() {
     shop.stop();
 }
 
+/// A variable is named where its own value is refused, and only there.
+#[test]
+fn a_variable_is_blamed_for_its_own_value_alone() {
+    let shop = Shop::new();
+    let said = |variables: &[(&str, &str)], args: &[&str]| {
+        let (_, _, said) = ended(command(&shop.node, args).envs(variables.iter().copied()));
+        said
+    };
+    for (variables, args, wants) in [
+        (
+            &[("R2C_NAMESPACE", "shop,shpo")][..],
+            &["audit", "mtu"][..],
+            "did you mean shop? (set by R2C_NAMESPACE)",
+        ),
+        (
+            &[("POD_NAMESPACE", "r2c-agent")],
+            &["trace", "drops", "--reason", "received"],
+            "received is a reason of mtu: r2c-agent trace mtu --reason received",
+        ),
+        (
+            &[("R2C_REASON", "received")],
+            &["trace", "drops"],
+            "trace mtu --reason received (set by R2C_REASON)",
+        ),
+        (
+            &[("NODE_NAME", "pod"), ("R2C_PORT", "80")],
+            &["trace", "drops", "-n", "shop80"],
+            "did you mean shop?",
+        ),
+        (
+            &[("R2C_WAIT", "1s")],
+            &["trace", "drops", "-n", "late"],
+            "no pod of namespace \"late\" on this node within 1s; there are: pay, shop",
+        ),
+        (&[("R2C_INTERFACE", "r2c-none")], &["trace", "drops"], "(set by R2C_INTERFACE)"),
+    ] {
+        let said = said(variables, args);
+        assert!(said.trim_end().ends_with(wants), "{variables:?} {args:?}: {said}");
+    }
+    shop.stop();
+}
+
 /// What asks for a walk by a flag is not in the way of one that waits, and the other way round.
 #[test]
 fn a_variable_of_another_errand_is_not_in_the_way() {
@@ -132,10 +174,9 @@ fn a_path_of_the_hosts_that_is_wrong_is_refused_where_it_was_named() {
             let by_flag = bare.args(command).args([flag, value]);
             refused(by_flag, &format!("{flag} {value}: "));
             refused(Command::new(agent_binary()).args(command).env(variable, value), wants);
-            refused(
-                Command::new(agent_binary()).args(command).env(variable, value),
-                &format!("{variable} {value}: "),
-            );
+            let (_, _, said) = ended(Command::new(agent_binary()).args(command).env(variable, value));
+            assert_eq!(said.matches(variable).count(), 1, "{said}");
+            assert!(said.contains(&format!("{variable} {value}: ")), "{said}");
         }
     }
     // Where nobody has named it, it is one line, and the rest is done.

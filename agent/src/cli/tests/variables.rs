@@ -21,7 +21,8 @@ fn told(cli: &Cli) -> String {
         told.extend(switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         told.extend((!args.ip.is_empty()).then(|| format!("{} ip", args.ip.len())));
     }
-    told.extend(cli.variables.iter().map(|(name, value)| format!("{name}={value}")));
+    let value = |name: &str| std::env::var(name).unwrap_or_default();
+    told.extend(cli.variables.iter().map(|Variable { name, .. }| format!("{name}={}", value(name))));
     told.join(", ")
 }
 
@@ -76,6 +77,15 @@ fn a_variable_counts_where_the_command_line_says_nothing() {
             &[("R2C_ALL", "perhaps")],
             &["trace", "drops"],
             "invalid value \"perhaps\" for R2C_ALL: expected true or false",
+        ),
+        // Another command knows the value.
+        (&[("R2C_OUTPUT", "wide")], &["doctor"], ""),
+        (&[("R2C_OUTPUT", "wide")], &["trace", "drops"], "R2C_OUTPUT=wide"),
+        (&[("R2C_OUTPUT", "json")], &["doctor"], "R2C_OUTPUT=json"),
+        (
+            &[("R2C_OUTPUT", "xml")],
+            &["doctor"],
+            "invalid value \"xml\" for R2C_OUTPUT: expected table or json",
         ),
         // What is asked goes before what a variable says, and a switch that is off asks for nothing.
         (&[to], &["trace", "mtu"], "to a, R2C_TO=a"),

@@ -144,11 +144,12 @@ fn known_pods(pods: &PodIndex) -> Check {
         );
     }
     if unseen > 0 || pods.nameless() > 0 {
+        // One without a name may only be starting, or is gone but for its cgroup.
+        let status = if unseen > 0 { Status::Degraded } else { Status::Unknown };
         let (unseen, nameless) = (counted(unseen as u64, "pod"), counted(pods.nameless() as u64, "pod"));
         return Check::not_ok(
             "host.pods",
-            // They may only be starting.
-            Status::Unknown,
+            status,
             format!("{found}; no network seen: {unseen}; no name: {nameless}"),
             "lost if that lasts: the pod of their events",
         );
@@ -278,7 +279,7 @@ mod tests {
             (&[Gone], Status::Ok, "1 by name, 0 with a network of their own, 1 on the host's"),
             (
                 &[Own, Unseen, Gone],
-                Status::Unknown,
+                Status::Degraded,
                 "3 by name, 1 with a network of their own, 1 on the host's; no network seen: 1 pod; no name: 0 pods",
             ),
             (

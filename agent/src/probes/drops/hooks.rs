@@ -29,7 +29,7 @@ const KFREE_SKB: Hook = Hook {
         },
         Rung {
             name: "tracepoint",
-            loses: "costs much more per drop, and may miss some, uncounted before 6.7; the receiving socket is not told",
+            loses: "costs much more per drop; the receiving socket is not told",
             attach: &[Attach {
                 program: "kfree_skb_classic",
                 target: Target::Tracepoint { category: "skb", name: "kfree_skb" },

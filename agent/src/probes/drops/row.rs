@@ -15,7 +15,7 @@ use crate::probe::{Cell, Column, Field, Pods, Value, time_of_day};
 /// The table's columns: 80 characters without the wide ones and with the commonest reason.
 pub const COLUMNS: &[Column] = &[
     Column::new("TIME", 9, false).whole(),
-    Column::new("CLASS", 9, false).growing(15),
+    Column::new("CLASS", 9, false).growing(15).whole(),
     Column::new("DIR", 4, true),
     SOURCE,
     DESTINATION,

@@ -103,13 +103,13 @@ const UDPV6_ERR: Hook = Hook {
         },
         Rung {
             name: "kprobe",
-            loses: "costs more per call, and may miss some, uncounted before 6.7",
+            loses: "costs more per call",
             attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("udpv6_err") }],
         },
         // Before 7 it is inline, and not traced; what it calls has more arguments than fexit takes on some of those.
         Rung {
             name: "kretprobe",
-            loses: "costs more per call, and may miss some, uncounted before 6.7",
+            loses: "costs more per call",
             attach: &[Attach { program: "udpv6_err_kretprobe", target: Target::Kretprobe("__udp6_lib_err") }],
         },
     ],

@@ -46,6 +46,15 @@ fn an_address_that_only_a_pod_could_have_is_refused_unless_one_may_have_it() {
     assert!(said(None, false, false).unwrap().contains("elsewhere match it"));
 }
 
+#[test]
+fn of_many_addresses_some_are_noted_and_the_others_counted() {
+    let notes = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+    assert_eq!(capped(notes(10)), notes(10));
+    let last = |count| capped(notes(count)).split_off(10);
+    assert_eq!(last(11), ["and 1 more that nothing here is known to have"]);
+    assert_eq!(last(52), ["and 42 more that nothing here is known to have"]);
+}
+
 /// Of what no device is asked for nothing is said: each packet to a group would be refused.
 #[test]
 fn an_address_of_everybody_is_no_address_of_somebody() {
@@ -92,19 +101,52 @@ async fn a_trace_is_refused_where_none_of_the_packets_asked_for_can_be_told() {
     let refused = |patterns: &[&str], fails| {
         let pods = patterns.iter().map(|text| text.parse().unwrap()).collect();
         let asked = PodsAsked { namespaces: Vec::new(), pods };
-        homeless(&asked, &running.index, fails).map_err(|failure| (failure.code, failure.message))
+        let told = Dark::told(&asked, &running.index, fails);
+        told.map(|dark| dark.why()).map_err(|failure| (failure.code, failure.message))
     };
     let on_host = "on the host's network, so their packets are not known: default/p2";
-    assert_eq!(refused(&["p1"], true), Ok(()));
+    assert_eq!(refused(&["p1"], true), Ok(Vec::new()));
     assert_eq!(refused(&["p2"], true), Err((3, on_host.to_owned())));
-    assert_eq!(refused(&["p2"], false), Ok(()));
-    assert_eq!(refused(&["p1", "p2", "p3"], true), Ok(()), "those of the first can");
+    assert_eq!(refused(&["p2"], false), Ok(vec![on_host.to_owned()]));
+    assert_eq!(refused(&["p1", "p2"], true), Ok(vec![on_host.to_owned()]), "those of the first can");
     let (code, message) = refused(&["p2", "p3"], true).unwrap_err();
     assert_eq!(code, 3);
     assert!(
         message.starts_with("no process of them was seen") && message.ends_with(&format!("; {on_host}")),
         "{message}"
     );
+    running.end().await;
+}
+
+/// What a trace could not see is said at its end, too: also of a pod that was not known at its beginning and is gone.
+#[tokio::test]
+async fn pods_whose_packets_were_not_known_are_told_at_the_end() {
+    let fake = FakeNode::new();
+    fake.pod(1).run(51, 7, &[]);
+    let (late, lost) = (fake.pod(2), fake.pod(3));
+    let running = fake.start().await;
+    let asked = |names: &[&str]| PodsAsked {
+        namespaces: Vec::new(),
+        pods: names.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    let all = asked(&["p1", "p2", "p3"]);
+    let begun = Dark::of(&all, &running.index);
+    assert_eq!(begun.homeless.unseen, ["default/p2", "default/p3"]);
+    assert_eq!(begun.blind(), None, "those of the first can be seen");
+    let blind = Dark::of(&asked(&["p2"]), &running.index).blind().unwrap();
+    assert!(
+        blind.starts_with("nothing of what was asked for could be seen: no process of them was seen"),
+        "{blind}"
+    );
+    assert!(blind.ends_with("default/p2"), "{blind}");
+    assert_eq!(Dark::of(&PodsAsked::default(), &running.index), Dark::default(), "nothing was asked for");
+    late.run(52, 8, &[]);
+    lost.remove();
+    let is_changed = || Dark::of(&asked(&["p2", "p3"]), &running.index).homeless == Homeless::default();
+    running.until("one is there and one is gone", is_changed).await;
+    let ended = begun.until_now(&all, &running.index);
+    assert_eq!(ended.homeless.unseen, ["default/p3"]);
+    assert_eq!(Dark::default().until_now(&all, &running.index), Dark::default());
     running.end().await;
 }
 
