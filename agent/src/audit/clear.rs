@@ -265,5 +265,6 @@ mod tests {
         assert_eq!(lines(&[80, 37, 39]), [80, 80], "behind three blanks");
         assert_eq!(lines(&[80, 37, 40]), [80, 40, 43]);
         assert_eq!(lines(&[90, 1]), [90, 4], "a word is not cut");
+        assert_eq!(wrapped(&words(&[80, 79]).join(" "), 160).lines().count(), 1, "a wider terminal");
     }
 }

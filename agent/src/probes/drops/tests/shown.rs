@@ -112,3 +112,12 @@ fn a_rows_reason_is_one_that_says_something_and_how_many_like_it_were_not_told()
     assert_eq!(shown(Some("NO_SOCKET"), 1), "NO_SOCKET +1");
     assert_eq!(shown(None, 12), "- +12");
 }
+
+/// A class is looked up by its name, in the README and by `--reason`: a part of it is none.
+#[test]
+fn a_class_is_never_cut() {
+    let (packet, pods, mut cells) = (known(), Pods::default(), Vec::new());
+    packet.cells(&pods, &mut cells);
+    let class = cells.iter().find(|cell| cell.column.title == "CLASS").unwrap();
+    assert!(class.column.whole, "{:?}", class.text);
+}
