@@ -27,6 +27,7 @@ fn a_rung_is_typed_if_all_its_programs_are() {
 /// What the doctor says of a rung, and what a trace's end claims, come from one place.
 #[test]
 fn a_rung_that_may_miss_events_says_so() {
+    const HOOK: Hook = Hook { name: "hook", tells: "", module: None, provoked: false, ladder: &[] };
     let rung = |target, loses| {
         let attach = vec![Attach { program: "program", target }].leak();
         Rung { name: "rung", loses, attach }
@@ -48,7 +49,7 @@ fn a_rung_that_may_miss_events_says_so() {
     assert_eq!(rung(classic, "costs more").loss(true), "costs more; may miss some");
     assert_eq!(rung(classic, "").loss(false), "may miss some, which this kernel does not count");
     let climb = |rung: Rung| attach::Climb {
-        hook: &crate::probes::drops::hooks::ALL[0],
+        hook: &HOOK,
         holds: Some(Box::leak(Box::new(rung))),
         refused: Vec::new(),
     };

@@ -4,9 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use agent::links::{Taken, Way};
+use agent::path::device::Device;
 use agent::path::judge::{About, Tcp, judge};
 use agent::path::row::rows;
 use agent::path::walk::{Limits, least_mtu, walk};
+use agent::path::who::Who;
 use agent::path::{Answer, Ask, Halt, Method, Refusal, Reply, Step};
 use agent::sink::Says;
 use libfuzzer_sys::fuzz_target;
@@ -115,11 +118,15 @@ fuzz_target!(|data: &[u8]| {
     assert!(liar.clock <= LIMITS.time + LAST_WAIT, "{:?}", liar.clock);
     assert!(out.hops.len() <= 64 && out.told.len() <= 10 && out.absurd.len() <= 10, "{out:?}");
     assert!(notes <= LIMITS.packets + 10, "{notes} notes of progress");
+    let name = if port & 1 != 0 { "eth0" } else { "-x;y" }.to_owned();
+    let way = Way { name: name.clone(), weight: 1, ..Way::default() };
+    let route =
+        Taken { mtu: None, table: 254, metric: None, source: None, options: Vec::new(), ways: vec![way] };
     let about = About {
-        who: "shop/web-0".to_owned(),
+        who: Who::pod("shop/web-0".to_owned()),
         to: destination.to_string(),
         address: destination,
-        device: if port & 1 != 0 { "eth0" } else { "-x;y" }.to_owned(),
+        device: Device { mtu: first, name: name.clone(), source: destination, route: Some(route) },
         tcp: match port {
             0..64 => None,
             64..128 => Some(Tcp::Silent),
@@ -129,6 +136,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let verdict = judge(&out, &about);
     assert!(verdict.message.len() < 1000, "{}", verdict.message);
+    let fix = verdict.fix.as_deref().unwrap_or_default();
+    assert!(!fix.contains("ip route") || !fix.contains("-x;y"), "a shell would obey the name: {fix}");
     assert!(verdict.fits.is_none_or(|fits| fits <= first), "more than was ever sent fits: {verdict:?}");
     let (mut text, mut fields, mut cells) = (String::new(), Vec::new(), Vec::new());
     let rows = rows(&out, &about);
