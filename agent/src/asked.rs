@@ -154,13 +154,35 @@ impl PodsAsked {
         if let Some(missing) = self.missing(host, index) {
             return Some(Early::Name(missing));
         }
-        let known = index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod));
-        // One that shares its namespace has been seen, and will not be known better.
-        let unseen = names_of(known.filter(|known| known.network == Network::Unseen));
-        (!unseen.is_empty() && !index.has_hidden_namespaces()).then_some(Early::Network(unseen))
+        if index.has_hidden_namespaces() {
+            return None;
+        }
+        let known: Vec<_> =
+            index.pods().into_iter().filter(|known| !known.gone && self.wants(&known.pod)).collect();
+        // Others of a namespace may never start, and must not hold up those that have. One that shares its network namespace has
+        // been seen, and will not be known better.
+        let unseen = self.each().into_iter().find_map(|one| {
+            let its = || known.iter().filter(|known| one.wants(&known.pod));
+            let is_dark = its().all(|known| known.network == Network::Unseen);
+            is_dark.then(|| names_of(its().cloned()))
+        });
+        unseen.filter(|names| !names.is_empty()).map(Early::Network)
     }
 
-    /// Makes sure that every name is a pod's, or waits for that and for the pods' networks if `wait` says how long.
+    /// What is asked for, name by name.
+    fn each(&self) -> Vec<Self> {
+        let of = |namespaces: &[String], pods: &[PodPattern]| Self {
+            namespaces: namespaces.to_vec(),
+            pods: pods.to_vec(),
+        };
+        if self.pods.is_empty() {
+            self.namespaces.iter().map(|one| of(std::slice::from_ref(one), &[])).collect()
+        } else {
+            self.pods.iter().map(|one| of(&self.namespaces, std::slice::from_ref(one))).collect()
+        }
+    }
+
+    /// Makes sure that every name is a pod's, or waits for that and for the network of one of its pods if `wait` says how long.
     ///
     /// # Errors
     /// Usage: the first name that no pod has, with the nearest.
@@ -180,7 +202,7 @@ impl PodsAsked {
         Ok(self.come(host, index, patience).await?)
     }
 
-    /// Returns once every name is a pod's and the networks of these pods are known, or `patience` later. Zero is for ever.
+    /// Returns once every name is a pod's whose network is known, or `patience` later. Zero is for ever.
     ///
     /// # Errors
     /// The first name that no pod has by then.

@@ -1,9 +1,13 @@
 //! `r2c-agent doctor`: what this kernel, these rights and this node allow, and each hook's ladder rung by rung.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer;
 use crate::cli::{Doctor, Host, Report as Output};
+use crate::enrich::{KnownPod, Network, PodIndex};
 use crate::failure::Failure;
 use crate::node::{self, Node};
 use crate::sink::table::width_of_stdout;
@@ -98,6 +102,17 @@ impl Report {
     }
 }
 
+/// Waits for pods that only start: their networks are not known yet, and nothing is lost by that.
+async fn have_networks(pods: &PodIndex) {
+    const STARTING: Duration = Duration::from_secs(5);
+    let (mut version, end) = (pods.version(), Instant::now() + STARTING);
+    let is_unseen = |known: &KnownPod| !known.gone && known.network == Network::Unseen;
+    while pods.pods().iter().any(is_unseen) && matches!(timeout_at(end, version.changed()).await, Ok(Ok(())))
+    {
+        version.borrow_and_update();
+    }
+}
+
 /// Looks at everything and prints it.
 ///
 /// # Errors
@@ -110,6 +125,7 @@ pub async fn doctor(host: &Host, args: &Doctor) -> Result<(), Failure> {
     let mut checks = checks::kernel(&node.kernel, &node::kernel_roots(host));
     checks.extend(checks::hooks(&hooks));
     checks.extend(checks::rights(hooks.iter().any(|hook| hook.takes.is_some()), &host.host_proc));
+    have_networks(&node.pods).await;
     checks.extend(checks::host(host, &node.pods));
     let release = node.kernel.release();
     let report = Report {

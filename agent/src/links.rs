@@ -12,6 +12,7 @@ mod attributes;
 mod beside;
 mod ipsec;
 mod link;
+mod name;
 mod netns;
 mod programs;
 mod read;
@@ -26,6 +27,7 @@ mod wireguard;
 mod tests;
 
 pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
+pub use name::{is_plain, shell_word};
 pub use netns::{Place, Unread};
 pub use read::{ReadError, Wants, read};
 pub use taken::{Taken, Way, taken};

@@ -109,7 +109,7 @@ fn not_text(args: &[OsString], command: &Command) -> Option<(String, OsString)> 
     let (own, value) = match bytes.iter().position(|byte| *byte == b'=') {
         Some(equals) if bytes.starts_with(b"--") => (&bytes[..equals], &bytes[equals + 1..]),
         _ if bytes.starts_with(b"-") => bytes.split_at_checked(2)?,
-        _ => return Some((long(args.get(at - 1)?.to_str()?)?, args[at].clone())),
+        _ => return Some((long(args.get(at.checked_sub(1)?)?.to_str()?)?, args[at].clone())),
     };
     Some((long(str::from_utf8(own).ok()?)?, OsStr::from_bytes(value).to_owned()))
 }

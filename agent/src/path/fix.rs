@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::judge::About;
 use super::walk::least_mtu;
-use crate::links::{Taken, Way};
+use crate::links::{Taken, Way, is_plain};
 
 /// The main routing table.
 const MAIN: u32 = 254;
@@ -80,8 +80,7 @@ fn leads(way: &Way, to: IpAddr) -> Option<String> {
 
 /// A device's name as it may stand in a command: a pod chooses names, and a shell would obey some.
 pub(super) fn shown(device: &str) -> Option<&str> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-@".contains(c);
-    (!device.is_empty() && device.chars().all(is_plain) && !device.starts_with('-')).then_some(device)
+    is_plain(device).then_some(device)
 }
 
 #[cfg(test)]

@@ -33,7 +33,11 @@ impl Who {
     /// A container that has a network of its own in this pod, by one of its processes.
     #[must_use]
     pub fn within(pod: String, pid: u32) -> Self {
-        Self { place: format!("in network namespace {pid} of {pod}"), name: pod, is_plugged: false }
+        Self {
+            place: format!("in the network namespace of process {pid} in {pod}"),
+            name: pod,
+            is_plugged: false,
+        }
     }
 
     /// A network namespace.

@@ -101,7 +101,7 @@ pub fn nonzero(number: u32) -> Value<'static> {
     if number == 0 { Value::Absent } else { Value::Number(number.into()) }
 }
 
-/// The name of a device's setting as `sysctl` takes it: a device's own dots are not separators where slashes are.
+/// The name of a device's setting as `sysctl` and a shell take it: a device's own dots are not separators where slashes are.
 #[must_use]
 pub fn device_sysctl(family: &str, device: &str, setting: &str) -> String {
     let separator = if device.contains('.') { "/" } else { "." };

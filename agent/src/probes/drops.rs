@@ -154,9 +154,7 @@ impl Probe for Drops {
     fn observe(&mut self, enriched: &Enriched<'_, PacketDrop>) {
         let event = enriched.event;
         let labels = Labels::new(event.reason_name(), event.counted, event.direction);
-        if let Some(fix) = event.fix() {
-            self.fixes.learn(&labels, event.verdict.class, &fix);
-        }
+        event.learned_by(&self.fixes, &labels);
         self.counts.exemplify(labels, enriched.span.trace_id, event.at);
     }
 }
@@ -239,6 +237,23 @@ impl PacketDrop {
             .class
             .fix(&self.about_class(interface.as_deref()))
             .filter(|_| self.verdict.harm == Harm::Harmful)
+    }
+
+    /// Tells the summary what cures it.
+    fn learned_by(&self, fixes: &Fixes, labels: &Labels) {
+        if self.verdict.harm != Harm::Harmful {
+            return;
+        }
+        let interface = self.interface();
+        let about = self.about_class(interface.as_deref());
+        let place = about.home.filter(|home| **home != Home::Host).map(ToString::to_string);
+        let home = place.as_ref().map(|_| &summary::PLACE).or(about.home);
+        let of = |about: &About<'_>| self.verdict.class.fix(about).map(Cow::into_owned);
+        let Some(fix) = of(&About { home, ..about }) else { return };
+        // What is said of the reason alone says no more.
+        let plain = About { reason: about.reason, ip_version: about.ip_version, home, ..About::default() };
+        let is_plain = of(&plain).is_some_and(|plain| plain == fix);
+        fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
     }
 
     fn about_class<'a>(&'a self, device: Option<&'a str>) -> About<'a> {

@@ -136,13 +136,20 @@ impl<W: Write> TableSink<W> {
         self.put_row(colour);
     }
 
-    /// An incident in words, folded to fit the terminal unless it may be wide.
+    /// An incident in words, folded to fit the terminal unless it may be wide. A command stays on one line, however long: half
+    /// of one, pasted, may do something else.
     fn words(&mut self, text: &str, colour: Option<&str>) {
         let room = if self.style.wide { usize::MAX } else { self.style.width };
         let [mut mark, further] = MARKS;
         self.row.clear();
         let mut used = 0;
-        for word in joined(shown(text), "".into()).split(' ') {
+        let shown = joined(shown(text), "".into());
+        let mut is_command = false;
+        let words = shown.split(|c| {
+            is_command ^= c == '`';
+            c == ' ' && !is_command
+        });
+        for word in words {
             let width = text_width(word);
             if used > 0 && used + 1 + width > room {
                 self.put_row(colour);

@@ -113,7 +113,7 @@ impl Dark {
         self.homeless.unseen = both(self.homeless.unseen, now.homeless.unseen);
         self.homeless.unseen.retain(|name| !self.homeless.on_host.contains(name));
         let hidden = now.hidden || self.hidden && !self.homeless.unseen.is_empty();
-        Self { hidden, nameless: self.nameless.max(now.nameless), all: now.all, ..self }
+        Self { hidden, nameless: self.nameless.max(now.nameless), all: self.all && now.all, ..self }
     }
 
     /// Why, in a line for each cause; empty if the packets of all are known.

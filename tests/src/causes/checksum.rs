@@ -53,7 +53,8 @@ fn a_tunnels_checksum_that_is_wrong() {
             "{lost:#}"
         );
         assert!(
-            fix(&lost).contains(&format!("on node {EXT}")) && fix(&lost).contains("ethtool -K"),
+            fix(&lost).contains(&format!("where no device of node {EXT} fills in"))
+                && fix(&lost).contains("ethtool -K"),
             "{lost:#}"
         );
     }

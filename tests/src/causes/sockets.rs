@@ -83,15 +83,22 @@ fn a_program_that_listens_for_the_other_family() {
     });
     assert!(!scene.is_let_in(to4));
     let (said, fix) = trace.closed(to4);
-    assert!(said.contains("nobody listens there for IPv4: a program listens on [::]:7304"), "{said}");
-    assert!(fix.contains("listen on 0.0.0.0 as well, or the sender use its IPv6 address"), "{fix}");
+    assert!(said.contains("a program listens on [::]:7304 now: its socket takes IPv6 alone, "), "{said}");
+    assert!(fix.contains("let the program listen on 0.0.0.0 as well"), "{fix}");
+    let shown = scene.web.netns.run("sh", &["-c", fix.split('`').nth(1).unwrap()]);
+    assert!(shown.contains("[::]:7304"), "not `*`: {shown}");
     assert!(scene.is_let_in(to6), "cured by the other address");
     let as_well = scene.listen("0.0.0.0:7304");
     assert!(scene.is_let_in(to4), "cured");
     drop(only_six);
     assert!(!scene.is_let_in(to6));
     let (said, fix) = trace.closed(to6);
-    assert!(said.contains("nobody listens there for IPv6: a program listens on 0.0.0.0:7304"), "{said}");
+    assert!(
+        said.contains(
+            "nobody listens there by IPv6: a program listens on 0.0.0.0:7304, which takes IPv4 alone"
+        ),
+        "{said}"
+    );
     assert!(fix.contains("listen on [::] as well, or the sender use its IPv4 address"), "{fix}");
     drop(as_well);
     let _both = scene.listen("[::]:7304");

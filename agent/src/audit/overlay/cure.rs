@@ -10,6 +10,9 @@ use super::path::Home;
 use super::{At, MAIN, Nets};
 use crate::links::Route;
 
+/// What IPv6 needs of each link.
+const IPV6_LEAST: u32 = 1280;
+
 /// Devices of one place that one command names.
 const NAMED: usize = 16;
 
@@ -65,9 +68,13 @@ pub(super) fn pods(
     for (home, routes) in hurt {
         let change = |one: &&Route| {
             let mtu = promises.get(&key(home.namespace, one)).map_or(fits, |most| fits.min(*most));
-            route(nets, home.namespace, one, mtu)
+            if one.destination.addr().is_ipv6() && mtu < IPV6_LEAST {
+                return format!("no less than {IPV6_LEAST} for IPv6: raise what takes only {mtu}");
+            }
+            let down = || format!("lower the MTU of {} to {mtu} once all its ways are up", one.destination);
+            route(nets, home.namespace, one, mtu).unwrap_or_else(down)
         };
-        let mut changes: Vec<String> = routes.iter().filter_map(change).collect();
+        let mut changes: Vec<String> = routes.iter().map(change).collect();
         changes.sort_unstable();
         changes.dedup();
         if changes.is_empty() {
@@ -82,9 +89,21 @@ pub(super) fn pods(
     format!("{}; for pods to come, the CNI's MTU", places(alike, |pods| format!("in {pods}")))
 }
 
-/// What gives these devices, and their other ends, this MTU, where their own is wrong. Other ends first: the other way
-/// round, what they still send is freed at the smaller end without a word.
-pub(super) fn sets(nets: &Nets<'_>, devices: &[At], mtu: u32, is_wrong: impl Fn(u32) -> bool) -> String {
+/// What gives these devices, and their other ends, this MTU, where theirs is more.
+pub(super) fn lowers(nets: &Nets<'_>, devices: &[At], mtu: u32) -> String {
+    // Other ends first: the other way round, what they still send is freed at the smaller end without a word.
+    sets(nets, devices, mtu, |own| own > mtu).join(", ")
+}
+
+/// The same where theirs is less.
+pub(super) fn raises(nets: &Nets<'_>, devices: &[At], mtu: u32) -> String {
+    let mut parts = sets(nets, devices, mtu, |own| own < mtu);
+    parts.reverse();
+    parts.join(", ")
+}
+
+/// In containers, in other pods, and here.
+fn sets(nets: &Nets<'_>, devices: &[At], mtu: u32, is_wrong: impl Fn(u32) -> bool) -> Vec<String> {
     let mut own: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut containers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for at in devices {
@@ -113,7 +132,7 @@ pub(super) fn sets(nets: &Nets<'_>, devices: &[At], mtu: u32, is_wrong: impl Fn(
     let container = |nears: String| format!("in the container behind {nears}");
     let parts =
         [places(containers, container), places(pods, |pods| format!("in {pods}")), here.unwrap_or_default()];
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+    parts.into_iter().filter(|part| !part.is_empty()).collect()
 }
 
 /// Each command with where it is to be given: `a (in x, y), b (in z)`.
@@ -123,7 +142,7 @@ fn places(commands: BTreeMap<String, Vec<String>>, named: impl Fn(String) -> Str
     let told = told.map(|(command, places)| format!("{command} ({})", named(list(places.into_iter()))));
     let mut text = told.collect::<Vec<_>>().join(", ");
     if more > 0 {
-        let _ = write!(text, ", and {more} more alike");
+        let _ = write!(text, ", and so in {more} more");
     }
     text
 }

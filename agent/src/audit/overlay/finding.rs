@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use crate::links::{is_plain, shell_word};
 use crate::pod::Pod;
 use crate::sink::Confidence;
 
@@ -124,11 +125,7 @@ pub(super) fn set(interface: &str, mtu: u32, owner: Option<&Pod>) -> String {
 
 /// A name as a shell takes it for one word: a tenant may call a device `$(reboot)`, and a person pastes what is told.
 pub(super) fn quoted(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-@+".contains(c);
-    if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
-        return name.to_owned();
-    }
-    format!("dev '{}'", name.replace('\'', r"'\''"))
+    if is_plain(name) { name.to_owned() } else { format!("dev {}", shell_word(name)) }
 }
 
 /// What usually sets the MTU of a device of this name, if that is well known.

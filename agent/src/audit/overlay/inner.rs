@@ -1,6 +1,6 @@
 //! Containers in a pod: what is behind its own bridges and veths against the device that leads out of it.
 
-use super::cure::sets;
+use super::cure::lowers;
 use super::finding::{Finding, Name, full_name, list};
 use super::unjudged::NotJudged;
 use super::{At, HOST, Nets};
@@ -86,7 +86,7 @@ fn too_large(nets: &Nets<'_>, at: At, link: &Link, ports: &[&Link], uplink: &Upl
         }
     }
     let most = larger.iter().map(|(_, mtu)| *mtu).max()?;
-    let fix = sets(nets, &devices, uplink.takes, |mtu| mtu > uplink.takes);
+    let fix = lowers(nets, &devices, uplink.takes);
     let name = full_name(owner);
     Some(Finding {
         name: Name::InnerLargerThanUplink,

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cure::sets;
+use super::cure::{lowers, raises};
 use super::finding::{Finding, Name, full_name, list, set};
 use super::{At, Nets};
 use crate::links::Link;
@@ -100,8 +100,8 @@ fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option
         ),
         fix: format!(
             "{}, and all else that sends through the bridge; or {}, if what is behind takes that",
-            sets(nets, &larger_at, least.mtu, |mtu| exceeds(mtu, least.mtu)),
-            sets(nets, &smaller, largest.mtu, |mtu| exceeds(largest.mtu, mtu))
+            lowers(nets, &larger_at, least.mtu),
+            raises(nets, &smaller, largest.mtu)
         ),
         fragments: None,
         pods,

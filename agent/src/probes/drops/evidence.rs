@@ -62,6 +62,25 @@ pub enum Evidence {
     },
 }
 
+impl Evidence {
+    /// Whether what cures it is to be set in the network namespace where the packet died.
+    pub(super) const fn is_there(&self) -> bool {
+        match self {
+            Self::Conntrack(_)
+            | Self::Invalid(_)
+            | Self::Listens { .. }
+            | Self::OtherPorts { .. }
+            | Self::Burst(_)
+            | Self::Loses(_)
+            | Self::Policer { .. } => true,
+            // On the node, or where the sender is.
+            Self::Neighbours(_) | Self::NotTranslated(_) | Self::OtherStation(_) | Self::Ports { .. } => {
+                false
+            }
+        }
+    }
+}
+
 /// Whether an IP packet is right behind the IP header: IPv4 or IPv6.
 pub(super) const fn is_ip_in_ip(protocol: u8) -> bool {
     matches!(protocol, 4 | 41)

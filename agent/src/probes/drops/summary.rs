@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::class::words::About;
+use super::class::words::{About, Home};
 use super::class::{Class, Harm};
 use super::labels::{DropRows, Labels, direction_name};
 use crate::digits::counted;
@@ -21,8 +21,37 @@ type ByLabels = BTreeMap<Labels, Known>;
 struct Known {
     /// So many said their fix.
     described: u64,
+    /// One of them was cured by what cures all of its reason.
+    is_plain: bool,
     /// One more than is told says that there are too many.
-    fixes: Vec<(Class, String)>,
+    fixes: Vec<Fix>,
+}
+
+/// A fix, and where it is to be made.
+#[derive(Clone)]
+struct Fix {
+    class: Class,
+    /// With a mark for the places.
+    text: String,
+    /// One more than is told says that there are more.
+    places: Vec<String>,
+}
+
+/// Stands in a fix for the places where it is to be made.
+const MARK: &str = "\u{1}";
+
+/// A place that is named later.
+pub(super) const PLACE: Home = Home::Named(MARK);
+
+/// Places of a fix that are named.
+const MAX_PLACES: usize = 3;
+
+impl Fix {
+    fn told(&self) -> String {
+        let more = if self.places.len() > MAX_PLACES { " and others" } else { "" };
+        let named = self.places.iter().take(MAX_PLACES).cloned().collect::<Vec<_>>().join(", ");
+        self.text.replace(MARK, &(named + more))
+    }
 }
 
 /// The fixes that single events had, by what they are counted under: counts know neither their devices nor what was evident.
@@ -30,33 +59,46 @@ struct Known {
 pub(super) struct Fixes(Arc<Mutex<ByLabels>>);
 
 impl Fixes {
-    /// One more event's.
-    pub(super) fn learn(&self, labels: &Labels, class: Class, fix: &str) {
+    /// One more event's, with [`PLACE`] for where it is to be made. `is_plain` is that it cures all of its reason.
+    pub(super) fn learn(
+        &self,
+        labels: &Labels,
+        class: Class,
+        fix: &str,
+        place: Option<String>,
+        is_plain: bool,
+    ) {
         let mut all = self.lock();
         if !all.contains_key(labels) {
             all.insert(labels.clone(), Known::default());
         }
         let Some(known) = all.get_mut(labels) else { return };
         known.described += 1;
-        if known.fixes.len() <= MAX_FIXES && !known.fixes.iter().any(|(_, known)| known == fix) {
-            known.fixes.push((class, fix.to_owned()));
+        known.is_plain |= is_plain;
+        if let Some(same) = known.fixes.iter_mut().find(|known| known.text == fix) {
+            let place = place.filter(|place| same.places.len() <= MAX_PLACES && !same.places.contains(place));
+            same.places.extend(place);
+        } else if known.fixes.len() <= MAX_FIXES {
+            let places = place.into_iter().collect();
+            known.fixes.push(Fix { class, text: fix.to_owned(), places });
         }
     }
 
     /// What cures what was counted under these so many times: what its events said; and what the class does, if some of them
-    /// were only counted, or need too many.
+    /// were only counted and none that was described is like all, or too many need something of their own.
     fn of(&self, labels: &Labels, events: u64) -> Vec<(Class, String)> {
         let Labels { reason, verdict, .. } = labels;
         let mut known = self.lock().get(labels).cloned().unwrap_or_default();
         if known.fixes.len() > MAX_FIXES {
             known = Known::default();
         }
-        if known.described < events && verdict.harm == Harm::Harmful {
-            let about = About { reason, ..About::default() };
+        let mut fixes: Vec<_> = known.fixes.iter().map(|fix| (fix.class, fix.told())).collect();
+        if known.described < events && !known.is_plain && verdict.harm == Harm::Harmful {
+            let about = About { reason, home: Some(&Home::Any), ..About::default() };
             let fix = verdict.class.fix(&about);
-            known.fixes.extend(fix.map(|fix| (verdict.class, fix.into_owned())));
+            fixes.extend(fix.map(|fix| (verdict.class, fix.into_owned())));
         }
-        known.fixes
+        fixes
     }
 
     fn lock(&self) -> MutexGuard<'_, ByLabels> {
@@ -120,15 +162,37 @@ mod tests {
             matches!(&of_class[..], [fix] if fix.contains("`conntrack -S`")),
             "only counted: {of_class:?}"
         );
+        let learn = |fix: &str, place: Option<&str>, is_plain| {
+            fixes.learn(&labels, Class::Netfilter, fix, place.map(str::to_owned), is_plain);
+        };
         for (at, (fix, count)) in (1..).zip([("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)]) {
-            fixes.learn(&labels, Class::Netfilter, fix);
+            learn(fix, None, false);
             assert_eq!(told(at).len(), count, "{fix}");
         }
         assert_eq!(told(4), ["max=60", "max=120", "max=240"]);
         assert_eq!(told(5)[3..], of_class, "one was only counted");
-        fixes.learn(&labels, Class::Netfilter, "max=480");
+        learn("max=480", None, false);
         assert_eq!(told(5), of_class);
         let benign = Labels::new("", Verdict { harm: Harm::Benign, ..netfilter }, Direction::Received);
         assert_eq!(fixes.of(&benign, 1), []);
+    }
+    /// Pods alike are one line, and what is only counted beside them needs no other.
+    #[test]
+    fn a_fix_is_told_once_with_where_it_is_to_be_made() {
+        let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
+        let labels = Labels::new("NETFILTER_DROP", netfilter, Direction::Received);
+        let fixes = Fixes::default();
+        let fix = format!("mend it (in {MARK})");
+        for (pod, told) in [
+            ("a", "mend it (in a)"),
+            ("b", "mend it (in a, b)"),
+            ("a", "mend it (in a, b)"),
+            ("c", "mend it (in a, b, c)"),
+            ("d", "mend it (in a, b, c and others)"),
+            ("e", "mend it (in a, b, c and others)"),
+        ] {
+            fixes.learn(&labels, Class::Netfilter, &fix, Some(pod.to_owned()), true);
+            assert_eq!(fixes.of(&labels, 1000), [(Class::Netfilter, told.to_owned())], "{pod}");
+        }
     }
 }

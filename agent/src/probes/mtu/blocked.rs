@@ -8,6 +8,7 @@ use super::ends::Ends;
 use super::event::{TooBig, name};
 use super::finding::{Finding, Judgement};
 use super::row::stage_name;
+use crate::links::shell_word;
 use crate::probe::row::device_sysctl;
 use crate::probe::{Confidence, Pods};
 
@@ -75,7 +76,7 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
             match name(&lost.record.device) {
                 Some(device) => format!(
                     "`sysctl -w {}=2` in {}",
-                    device_sysctl("ipv4", &device, "rp_filter"),
+                    shell_word(&device_sysctl("ipv4", &device, "rp_filter")),
                     namespace(lost)
                 ),
                 None => format!("set net.ipv4.conf.*.rp_filter to 2 in {}", namespace(lost)),

@@ -84,16 +84,17 @@ impl Ends {
             );
         };
         let clamp = format!(
-            "`{} -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {}`",
+            "`{} -t mangle -A FORWARD -s {} -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {}`",
             if headers == 60 { "ip6tables" } else { "iptables" },
+            self.address,
             fits.saturating_sub(headers)
         );
         match &self.receiver {
             Some(pod) => format!(
-                "{who} is not known as a pod of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS there or on this node ({clamp})"
+                "{who} is not known as a pod of this node, so let TCP ask it for less: in {pod}, give every interface and bridge that its connections come from an MTU of {fits}, or clamp their MSS on this node ({clamp})"
             ),
             None => format!(
-                "{who} is not known as a pod of this node, so let TCP ask it for less: clamp the MSS of what passes here to {to} ({clamp})"
+                "{who} is not known as a pod of this node, so let TCP ask it for less: clamp the MSS of what {to} opens or answers through this node ({clamp})"
             ),
         }
     }

@@ -342,6 +342,19 @@ fn words_are_folded_where_they_no_longer_fit() {
     assert_eq!(folded(&format!("a {long} b")), ["=> a".to_owned(), format!("   {long}"), "   b".to_owned()]);
 }
 
+/// What a person pastes is one line.
+#[test]
+fn a_command_is_not_folded() {
+    let command = "`ip route replace 10.0.0.9/32 via 10.0.0.1 mtu 1400`";
+    let first = "a".repeat(20);
+    assert_eq!(
+        folded(&format!("{first} {command}, b")),
+        [format!("=> {first}"), format!("   {command},"), "   b".to_owned()]
+    );
+    assert_eq!(folded("a `b c` d"), ["=> a `b c` d"]);
+    assert_eq!(folded(&format!("a ` {}", "b ".repeat(20))).len(), 2, "one that does not end");
+}
+
 #[test]
 fn a_row_that_is_too_long_keeps_what_a_line_may_have() {
     let long = "x".repeat(2 * MAX_LINE);

@@ -134,7 +134,7 @@ fn both_cures_of_a_bridge_name_all_its_ports_and_their_other_ends() {
     let fix = |read: &[Namespace]| fixes(read, Name::BridgePortUnequal).remove(0);
     let lower = "ip link set eth0 mtu 1400 (in shop/p2), `for i in b cali2; do ip link set dev \"$i\" mtu 1400; done`";
     let raise =
-        "ip link set eth0 mtu 1450 (in shop/p1), ip link set cali1 mtu 1450, if what is behind takes that";
+        "ip link set cali1 mtu 1450, ip link set eth0 mtu 1450 (in shop/p1), if what is behind takes that";
     let other = "and all else that sends through the bridge";
     assert_eq!(fix(&bridge(1400, 2)), format!("{lower}, {other}; or {raise}"));
     let many = fix(&bridge(1400, 60));

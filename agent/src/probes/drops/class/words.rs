@@ -9,8 +9,9 @@ use agent_common::quote::Tunnel;
 
 use super::Class;
 use super::tables::{IPSEC_DEVICES, TUNNELS};
+use crate::links::shell_word;
 use crate::pod::Pod;
-use crate::probe::row::end;
+use crate::probe::row::{device_sysctl, end};
 use crate::probes::drops::evidence::Evidence;
 
 mod fixes;
@@ -25,6 +26,10 @@ pub enum Home {
     Pod(Arc<Pod>),
     /// Another one, by its inode.
     Netns(u32),
+    /// Some that are named later, by this mark: none of them the host's.
+    Named(&'static str),
+    /// Any.
+    Any,
 }
 
 impl fmt::Display for Home {
@@ -33,6 +38,8 @@ impl fmt::Display for Home {
             Self::Host => f.write_str("this node's own network namespace"),
             Self::Pod(pod) => end(Some(pod), None, None).fmt(f),
             Self::Netns(netns) => write!(f, "network namespace {netns}: `lsns {netns}` lists its processes"),
+            Self::Named(mark) => f.write_str(mark),
+            Self::Any => f.write_str("the network namespace where it died"),
         }
     }
 }
@@ -124,8 +131,14 @@ impl Refused {
 }
 
 impl About<'_> {
-    fn device(&self) -> &str {
-        self.device.unwrap_or("DEVICE")
+    /// As it may stand in a command.
+    fn device(&self) -> Cow<'_, str> {
+        shell_word(self.device.unwrap_or("DEVICE"))
+    }
+
+    /// The name of a setting of its device, as it may stand in a command.
+    fn sysctl(&self, family: &str, setting: &str) -> String {
+        shell_word(&device_sysctl(family, self.device.unwrap_or("DEVICE"), setting)).into_owned()
     }
 
     /// `ipv4` or `ipv6`, as sysctls have it.

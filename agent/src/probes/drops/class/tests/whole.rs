@@ -208,6 +208,29 @@ fn what_is_to_be_set_in_a_pod_says_so() {
     }
 }
 
+/// Who may make a network namespace names its devices, and a person pastes what is told.
+#[test]
+fn no_shell_obeys_a_devices_name() {
+    let evidence = [
+        None,
+        Some(Evidence::Loses(Netem { loss: Loss::Model, parent: None })),
+        Some(Evidence::Burst(1000)),
+        Some(Evidence::Policer { length: 1400, less: Policed { burst: Some(1000), mtu: None } }),
+    ];
+    let reasons = || REASONS.iter().flat_map(|(_, reasons)| *reasons).chain([&""]);
+    for (class, reason) in Class::ALL.into_iter().flat_map(|class| reasons().map(move |one| (class, one))) {
+        for (ip_version, evidence) in evidence.iter().flat_map(|one| [(4, one), (6, one)]) {
+            let evidence = evidence.as_ref();
+            let about = About { reason, device: Some("$(reboot)"), ip_version, evidence, ..ON_ETH7 };
+            let fix = class.fix(&about).unwrap_or_default();
+            for command in fix.split('`').skip(1).step_by(2) {
+                let bare = command.split('\'').step_by(2).any(|bare| bare.contains("reboot"));
+                assert!(!bare, "{class:?} {reason}: {command}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_class_is_worded_as_it_is_written() {
     let told = told();

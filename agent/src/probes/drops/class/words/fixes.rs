@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::super::Class;
 use super::{About, Home, Refused, proven};
-use crate::probe::row::device_sysctl;
+use crate::links::shell_word;
 
 /// What goes with IPv6 where it is off, and does not come back with it.
 const GONE: &str = "its IPv6 addresses and routes are gone, and must be set again";
@@ -15,7 +15,9 @@ impl About<'_> {
     fn there(&self, fix: impl Into<Cow<'static, str>>) -> Cow<'static, str> {
         let fix = fix.into();
         match self.home {
-            Some(home @ (Home::Pod(_) | Home::Netns(_))) => format!("{fix} (in {home})").into(),
+            Some(home @ (Home::Pod(_) | Home::Netns(_) | Home::Named(_) | Home::Any)) => {
+                format!("{fix} (in {home})").into()
+            }
             Some(Home::Host) | None => fix,
         }
     }
@@ -33,7 +35,7 @@ impl About<'_> {
     /// sends itself.
     fn route(&self) -> String {
         match self.device.filter(|device| *device != "lo" && self.reason != "IP_OUTNOROUTES") {
-            Some(device) => format!("`ip route get ADDRESS from SOURCE iif {device}`"),
+            Some(device) => format!("`ip route get ADDRESS from SOURCE iif {}`", shell_word(device)),
             None => "`ip route get ADDRESS from SOURCE`".to_owned(),
         }
     }
@@ -45,7 +47,8 @@ impl Class {
     pub fn fix(self, about: &About<'_>) -> Option<Cow<'static, str>> {
         let (device, family) = (about.device(), about.family());
         if let Some(evidence) = about.evidence {
-            return Some(proven::fix(evidence, about).into());
+            let fix = proven::fix(evidence, about);
+            return Some(if evidence.is_there() { about.there(fix) } else { fix.into() });
         }
         Some(match self {
             Self::Mtu => "`r2c-agent trace mtu` names the device, the size that fits, and what to set".into(),
@@ -61,7 +64,7 @@ impl Class {
             Self::Routing => routing(about),
             Self::ReversePath => about.there(format!(
                 "route the source's address back by {device}; if its route leads by another device on purpose, `sysctl -w {}=2`",
-                device_sysctl("ipv4", device, "rp_filter")
+                about.sysctl("ipv4", "rp_filter")
             )),
             Self::ForwardingOff => forwarding(about),
             Self::Ttl => ttl(about),
@@ -77,7 +80,7 @@ impl Class {
             )),
             Self::Ipv6Off => about.there(format!(
                 "if the cluster has IPv6: `sysctl -w {}=0`; {GONE}",
-                device_sysctl("ipv6", device, "disable_ipv6")
+                about.sysctl("ipv6", "disable_ipv6")
             )),
             Self::BridgePort => {
                 about.there(format!("`bridge -d link show` and `bridge vlan show` tell why, of {device} or of the port that it is for"))
@@ -129,13 +132,13 @@ fn forwarding(about: &About<'_>) -> Cow<'static, str> {
     } else {
         format!(
             "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`",
-            device_sysctl("ipv4", device, "forwarding")
+            about.sysctl("ipv4", "forwarding")
         )
     };
     match about.home {
         Some(Home::Host) => on.into(),
-        None => format!("in the network namespace of {device}: {on}").into(),
-        Some(Home::Pod(_) | Home::Netns(_)) => about.there(format!(
+        None | Some(Home::Any) => format!("in the network namespace of {device}: {on}").into(),
+        Some(Home::Pod(_) | Home::Netns(_) | Home::Named(_)) => about.there(format!(
             "see who sends it there, where nothing has its address (or no longer); only if packets are to be passed on there, {on}"
         )),
     }
@@ -193,7 +196,7 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
         "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
         "IP_LOCALNET" => about.there(format!(
             "mend the address that its sender uses; if it goes to a hostPort or nodePort by 127.0.0.1, `sysctl -w {}=1`",
-            device_sysctl("ipv4", device, "route_localnet")
+            about.sysctl("ipv4", "route_localnet")
         )),
         _ if about.refused == Some(Refused::Source) => {
             "let its sender use an address that is routed: `ip -6 address` at the sender shows whether it has one".into()

@@ -135,38 +135,31 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
 enum Missed {
     /// It listens at an address of its own.
     Elsewhere,
-    /// It listens at all addresses of the other family.
-    OtherFamily,
-    /// Nothing that its address tells: it was opened since, or is bound to a device.
-    Unseen,
+    /// It listens at all addresses of IPv4, and was asked by IPv6.
+    Ipv4Alone,
+    /// Nothing that its address tells: it may be told to take IPv6 alone, which lists of sockets do not say.
+    Unseen(&'static str),
 }
 
 impl Missed {
     fn of(at: SocketAddr, asked: IpAddr) -> Self {
         match at.ip() {
-            ip if ip == asked => Self::Unseen,
-            ip if !ip.is_unspecified() => Self::Elsewhere,
-            ip if ip.is_ipv4() == asked.is_ipv4() => Self::Unseen,
-            _ => Self::OtherFamily,
+            ip if ip != asked && !ip.is_unspecified() => Self::Elsewhere,
+            ip if ip.is_ipv4() && asked.is_ipv6() => Self::Ipv4Alone,
+            ip if ip.is_ipv6() && asked.is_ipv4() => Self::Unseen("takes IPv6 alone, "),
+            _ => Self::Unseen(""),
         }
     }
-}
-
-const fn family(asked: IpAddr) -> &'static str {
-    if asked.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn listens(at: SocketAddr, asked: IpAddr) -> String {
     match Missed::of(at, asked) {
         Missed::Elsewhere => format!("nobody listens there on {asked}: a program listens on {at} alone"),
-        Missed::OtherFamily => {
-            format!(
-                "nobody listens there for {}: a program listens on {at}, which does not take it",
-                family(asked)
-            )
+        Missed::Ipv4Alone => {
+            format!("nobody listens there by IPv6: a program listens on {at}, which takes IPv4 alone")
         }
-        Missed::Unseen => format!(
-            "nobody took it, though a program listens on {at} now: it was not ready yet, or its socket is bound to another device or VRF"
+        Missed::Unseen(or) => format!(
+            "nobody took it, though a program listens on {at} now: its socket {or}was not ready yet, or is bound to another device or VRF"
         ),
     }
 }
@@ -174,20 +167,25 @@ fn listens(at: SocketAddr, asked: IpAddr) -> String {
 fn listens_fix(at: SocketAddr, asked: IpAddr) -> String {
     let any = if asked.is_ipv4() { "0.0.0.0" } else { "[::]" };
     match Missed::of(at, asked) {
-        Missed::Elsewhere => format!(
-            "let the program listen on {any} or {asked} instead of {} (its own setting), or the sender use that address",
-            at.ip()
-        ),
-        Missed::OtherFamily => {
+        Missed::Elsewhere => {
+            // Nobody outside reaches a loopback address.
+            let or = if at.ip().is_loopback() { "" } else { ", or the sender use that address" };
+            format!("let the program listen on {any} or {asked} instead of {} (its own setting){or}", at.ip())
+        }
+        Missed::Ipv4Alone => {
+            format!("let the program listen on {any} as well, or the sender use its IPv4 address")
+        }
+        Missed::Unseen(or) => {
+            let family = if or.is_empty() {
+                ""
+            } else {
+                ", and `*` for the address where it takes both families: if not, let the program listen on 0.0.0.0 as well"
+            };
             format!(
-                "let the program listen on {any} as well, or the sender use its {} address",
-                family(at.ip())
+                "if it goes on, `ss -lntu sport = :{}` tells the device that its socket is bound to, after `%`{family}; let it be bound to no device, and for packets of a VRF `sysctl -w net.ipv4.tcp_l3mdev_accept=1 net.ipv4.udp_l3mdev_accept=1`. If it does not go on, a readiness probe keeps requests away until it is ready",
+                at.port()
             )
         }
-        Missed::Unseen => format!(
-            "if it goes on, `ss -lntu sport = :{}` there tells the device that it is bound to (after `%`): bind it to none, and for packets of a VRF `sysctl -w net.ipv4.tcp_l3mdev_accept=1 net.ipv4.udp_l3mdev_accept=1`; if not, a readiness probe keeps requests away until it is ready",
-            at.port()
-        ),
     }
 }
 
