@@ -56,7 +56,8 @@ fn the_rest_never_comes() {
         // Late, but it comes.
         send((53, 4101), 1, FIRST);
         let late = Instant::now();
-        until("a second has passed", || (late.elapsed() > Duration::from_secs(1)).then_some(()));
+        // Two seconds are waited for it, and a busy machine loses time of its own.
+        until("half a second has passed", || (late.elapsed() > Duration::from_millis(500)).then_some(()));
         send((53, 4101), 1, LATER);
         let begun = Instant::now();
         for id in 2..5 {
