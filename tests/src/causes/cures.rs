@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::harness::netns::Netns;
 use crate::harness::packet::udp_unfragmented;
 use crate::harness::until;
@@ -17,13 +19,19 @@ fn sends(server: &Netns, client: &Netns, at: SocketAddr) -> bool {
     let listener = server.inside(|| TcpListener::bind(at).unwrap());
     let mut client = client.inside(|| TcpStream::connect(at).unwrap());
     let (mut server, _) = listener.accept().unwrap();
+    // Else what is stuck goes on beside the tests after this one.
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&server, sockopt::Linger, &at_once).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     server.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let server = scope.spawn(move || {
             let _ = server.write_all(&vec![7; BYTES]);
+            server
         });
-        client.read_exact(&mut vec![0; BYTES]).is_ok()
+        let is_all = client.read_exact(&mut vec![0; BYTES]).is_ok();
+        drop(server.join().unwrap());
+        is_all
     })
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::harness::lab::{FAR, Lab, WEB};
 use crate::harness::packet::{set, udp, udp_unfragmented};
-use crate::harness::until;
+use crate::harness::{DEADLINE, until};
 
 use super::{Watch, forget, pod, sees_messages, v4, v6};
 
@@ -103,7 +103,14 @@ fn a_route_that_takes_less() {
     assert_eq!([&first["route_interface"], &first["route_interface_mtu"]], [&json!("rb"), &json!(1500)]);
     let verdict = watch.verdict_in_time(&[("destination_port", json!(7503))]);
     assert_eq!(verdict["finding"], "small_route", "{verdict:#}");
+    assert!(verdict["fix"].as_str().unwrap().ends_with(", or take the mtu off the route"), "{verdict:#}");
+    lab.router.ip("route change 10.99.2.2/32 dev rb\n");
     forget(&lab);
+    let to = v4([10, 99, 2, 2], 7508);
+    let receiver = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
+    receiver.set_read_timeout(Some(DEADLINE)).unwrap();
+    lab.web.netns.inside(|| udp_unfragmented(to, 1, 1300));
+    assert_eq!(receiver.recv(&mut [0; 2000]).ok(), Some(1300), "cured");
 }
 
 #[test]

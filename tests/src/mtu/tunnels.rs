@@ -5,17 +5,22 @@
 //!          tun0 10.99.9.1 ============================== 10.99.9.2 tun0
 //! ```
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::harness::lab::{Lab, WEB};
+use crate::harness::netns::Netns;
 use crate::harness::packet::udp_unfragmented;
 
 use super::underlay::{TIP, Underlay};
-use super::{Watch, pod, sees_messages, v4};
+use super::{Watch, forget, pod, sees_messages, v4};
 
 /// The verdict on what `web` sends through a tunnel.
 fn verdict(lab: &Lab, link: &str, net: u8, event: &str) -> Value {
-    let _underlay = Underlay::tunnelled(lab, link, net);
+    let underlay = Underlay::tunnelled(lab, link, net);
     let watch = Watch::new(lab);
     let to = v4([10, 99, net, 2], 7700);
     // 1428 bytes: with the tunnel's more than the hop takes, but not more than the node's own device.
@@ -30,7 +35,42 @@ fn verdict(lab: &Lab, link: &str, net: u8, event: &str) -> Value {
     let ends = (pod(&verdict, "source_pod"), pod(&verdict, "destination_pod"));
     assert_eq!((ends.0.as_deref(), ends.1.as_deref()), (Some(WEB), Some(TIP)), "{verdict:#}");
     assert_eq!(verdict["finding"], "small_underlay", "{verdict:#}");
+    is_cured(&watch, underlay.tip(), net, &verdict);
     verdict
+}
+
+/// Does what it says is to be set, at both nodes: then `web` sends what it likes there, and nobody says a word.
+fn is_cured(watch: &Watch<'_>, tip: &Netns, net: u8, verdict: &Value) {
+    let (lab, fits, at) = (watch.lab, &verdict["fits"], v4([10, 99, net, 2], 7701));
+    let device = match verdict["limit"].as_str() {
+        Some("tunnel") => "tun0".to_owned(),
+        _ => format!("the {} device", verdict["tunnel"].as_str().unwrap()),
+    };
+    let told = format!("set {device} and the interfaces behind it to {fits}");
+    assert_eq!(verdict["fix"], told, "{verdict:#}");
+    for node in [&lab.router, tip] {
+        node.ip(&format!("link set tun0 mtu {fits}\n"));
+    }
+    // Nobody answers ARP for the pod in the tunnel.
+    tip.ip(&format!("route replace 10.99.1.0/24 via 10.99.{net}.1 dev tun0\n"));
+    let _behind =
+        [(&lab.router, "ra", "link set ra mtu 1500\n"), (&lab.web.netns, "eth0", "link set eth0 mtu 1500\n")]
+            .map(|(netns, device, back)| {
+                netns.meanwhile("ip", &format!("link set {device} mtu {fits}\n"), back)
+            });
+    forget(lab);
+    let told = || ["made", "received"].map(|event| watch.of_pod(WEB, event));
+    let before = told();
+    let listener = tip.inside(|| TcpListener::bind(at).unwrap());
+    let server = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    let mut client = lab.web.netns.inside(|| TcpStream::connect(at).unwrap());
+    client.write_all(&vec![7; 100_000]).unwrap();
+    drop(client);
+    assert_eq!(server.join().unwrap().ok(), Some(100_000));
+    assert_eq!(told(), before, "{:#?}", watch.messages());
 }
 
 /// The hop's word is quoted with its number; what is inside of the quote is who is hurt, and must send less.

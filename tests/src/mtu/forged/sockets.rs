@@ -100,6 +100,12 @@ fn a_number_that_the_kernel_believed() {
             assert_eq!(verdict["fate"] == "learned", is_taken, "{route}: {verdict:#}");
             let labels = [("event", "received"), ("family", family(to))];
             assert_eq!(watch.counted("r2c_mtu_events_total", &labels), 1);
+            if is_taken {
+                let fix = verdict["fix"].as_str().unwrap();
+                assert!(fix.ends_with("` in the pod's network namespace forgets it"), "{fix}");
+                lab.web.netns.shell(fix.split('`').nth(1).unwrap());
+                assert!(!has_learned(&lab, to.ip()), "cured: {fix}");
+            }
         }
     }
     forget(&lab);
