@@ -93,7 +93,7 @@ fn a_smaller_interface_is_smaller_at_both_ends() {
     assert_eq!(receiver.recv(&mut [0; 2048]).ok(), Some(1472), "cured");
 }
 
-/// A hop takes less on the way to one destination: its route alone is told so.
+/// A hop takes less on the way to one destination: a route for that destination alone cures it.
 #[test]
 fn a_route_keeps_packets_at_what_a_hop_takes() {
     let scene = Scene::new();

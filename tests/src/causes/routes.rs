@@ -109,7 +109,7 @@ fn a_way_back_by_another_device() {
     assert!(arrives(), "cured: {sysctl}");
 }
 
-/// A node that forwards does not take advertised routes any more unless it is told so.
+/// A node that forwards ignores advertised routes unless `accept_ra` is 2.
 #[test]
 fn forwarding_where_the_default_route_is_advertised() {
     if !has_reasons() {

@@ -145,7 +145,7 @@ fn a_program_that_is_bound_to_a_device() {
     assert!(scene.is_let_in(to), "cured");
 }
 
-/// What comes by a VRF's device goes to sockets that are bound to it, or to none if the kernel is told so.
+/// A VRF's packets reach sockets that are bound to it; `tcp_l3mdev_accept` lets them reach unbound ones, too.
 #[test]
 fn a_program_outside_of_a_vrf() {
     if !has_module("vrf") {
