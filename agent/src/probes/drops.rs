@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
-use agent_common::drops::{Direction, DropRecord, circumstance, flags};
+use agent_common::drops::{Direction, DropRecord, flags};
 use agent_common::quote::Inner;
 use prometheus_client::collector::Collector;
 
@@ -22,6 +22,7 @@ use crate::probe::slots::SlotMaps;
 use crate::probe::{Cell, Column, Field, Level};
 use crate::probe::{DecodeError, Ends, Enriched, Event, Hook, Pods, Probe, Summary};
 
+mod advice;
 pub mod class;
 pub mod decode;
 pub mod evidence;
@@ -32,8 +33,8 @@ pub mod row;
 pub mod summary;
 
 use crate::kernel::reasons::Reasons;
-use class::words::{About, Home, Refused};
-use class::{Class, Harm, Verdict};
+use class::words::{Home, Refused};
+use class::{Class, Verdict};
 use decode::Decoder;
 use evidence::Evidence;
 use labels::{DropRows, Labels};
@@ -211,65 +212,6 @@ impl PacketDrop {
     /// Whether this holds for it: a bit of [`circumstance`].
     fn is(&self, circumstance: u16) -> bool {
         self.record.circumstances & circumstance != 0
-    }
-
-    /// What it means, as the end of a sentence.
-    fn means(&self) -> Cow<'static, str> {
-        let interface = self.interface();
-        let about = self.about_class(interface.as_deref());
-        match self.verdict.harm {
-            Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
-            Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
-                "it ends a connection, or has no payload, and that connection is already gone here".into()
-            }
-            Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
-                let means = self.verdict.class.means(&about);
-                format!("sent to a group or to all, as devices do when they come up; {means}").into()
-            }
-            _ => self.verdict.class.means(&about),
-        }
-    }
-
-    /// What cures it; `None` of what harms nobody.
-    fn fix(&self) -> Option<Cow<'static, str>> {
-        let interface = self.interface();
-        self.verdict
-            .class
-            .fix(&self.about_class(interface.as_deref()))
-            .filter(|_| self.verdict.harm == Harm::Harmful)
-    }
-
-    /// Tells the summary what cures it.
-    fn learned_by(&self, fixes: &Fixes, labels: &Labels) {
-        if self.verdict.harm != Harm::Harmful {
-            return;
-        }
-        let interface = self.interface();
-        let about = self.about_class(interface.as_deref());
-        let place = about.home.filter(|home| **home != Home::Host).map(ToString::to_string);
-        let home = place.as_ref().map(|_| &summary::PLACE).or(about.home);
-        let of = |about: &About<'_>| self.verdict.class.fix(about).map(Cow::into_owned);
-        let Some(fix) = of(&About { home, ..about }) else { return };
-        // What is said of the reason alone says no more.
-        let plain = About { reason: about.reason, ip_version: about.ip_version, home, ..About::default() };
-        let is_plain = of(&plain).is_some_and(|plain| plain == fix);
-        fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
-    }
-
-    fn about_class<'a>(&'a self, device: Option<&'a str>) -> About<'a> {
-        About {
-            reason: self.reason.as_deref().unwrap_or(""),
-            device,
-            mtu: self.record.mtu,
-            ip_version: self.record.ip_version,
-            frame: evidence::frame(&self.record),
-            tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
-            told: self.is(circumstance::TOLD),
-            refused: self.refused(),
-            is_answer: self.is_answer(),
-            home: self.home.as_ref(),
-            evidence: self.evidence.as_ref(),
-        }
     }
 
     /// Whose network namespace it died in. The kernel side knows the host's.

@@ -3,6 +3,8 @@
 use agent_common::drops::circumstance as fact;
 use agent_common::quote::{Flow, Tunnel};
 
+use super::class::Harm;
+use super::class::words::About;
 use super::*;
 use crate::pod::Pod;
 

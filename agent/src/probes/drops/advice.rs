@@ -1,0 +1,72 @@
+//! What a dropped packet means and what cures it, of all that is known of it.
+
+use std::borrow::Cow;
+
+use agent_common::drops::circumstance;
+
+use super::class::words::{About, Home};
+use super::class::{Class, Harm};
+use super::labels::Labels;
+use super::summary::{self, Fixes};
+use super::{PacketDrop, evidence};
+
+impl PacketDrop {
+    /// What it means, as the end of a sentence.
+    pub(super) fn means(&self) -> Cow<'static, str> {
+        let interface = self.interface();
+        let about = self.about_class(interface.as_deref());
+        match self.verdict.harm {
+            Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
+            Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
+                "it ends a connection, or has no payload, and that connection is already gone here".into()
+            }
+            Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
+                let means = self.verdict.class.means(&about);
+                format!("sent to a group or to all, as devices do when they come up; {means}").into()
+            }
+            _ => self.verdict.class.means(&about),
+        }
+    }
+
+    /// What cures it; `None` of what harms nobody.
+    pub(super) fn fix(&self) -> Option<Cow<'static, str>> {
+        let interface = self.interface();
+        self.verdict
+            .class
+            .fix(&self.about_class(interface.as_deref()))
+            .filter(|_| self.verdict.harm == Harm::Harmful)
+    }
+
+    /// Tells the summary what cures it.
+    pub(super) fn learned_by(&self, fixes: &Fixes, labels: &Labels) {
+        if self.verdict.harm != Harm::Harmful {
+            return;
+        }
+        let interface = self.interface();
+        let about = self.about_class(interface.as_deref());
+        let place = about.home.filter(|home| **home != Home::Host).map(ToString::to_string);
+        let home = place.as_ref().map(|_| &summary::PLACE).or(about.home);
+        let of = |about: &About<'_>| self.verdict.class.fix(about).map(Cow::into_owned);
+        let Some(fix) = of(&About { home, ..about }) else { return };
+        // What is said of the reason alone says no more.
+        let plain = About { reason: about.reason, ip_version: about.ip_version, home, ..About::default() };
+        let is_plain = of(&plain).is_some_and(|plain| plain == fix);
+        fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
+    }
+
+    pub(super) fn about_class<'a>(&'a self, device: Option<&'a str>) -> About<'a> {
+        About {
+            reason: self.reason.as_deref().unwrap_or(""),
+            device,
+            mtu: self.record.mtu,
+            ip_version: self.record.ip_version,
+            frame: evidence::frame(&self.record),
+            tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
+            told: self.is(circumstance::TOLD),
+            refused: self.refused(),
+            is_answer: self.is_answer(),
+            home: self.home.as_ref(),
+            evidence: self.evidence.as_ref(),
+        }
+    }
+}
