@@ -162,8 +162,8 @@ fn told(kernel: &Kernel, probe: &str, climbs: &[Climb]) -> Told {
             Some(rung) => {
                 told.held.push(format!("hook {hook} of {probe} by {}; refused {why}", rung.name));
             }
-            // What is not there does nothing that would have to be seen. It is looked for at the start only.
-            None if climb.hook.module.is_some_and(|module| !kernel.has_module(module)) => {
+            // The module is looked for at the start only.
+            None if !climb.is_lost(kernel) => {
                 told.held.push(format!("hook {hook} of {probe} is in a module that is not loaded"));
             }
             None => match refused.iter_mut().find(|(other, _)| *other == why) {

@@ -13,7 +13,7 @@ use crate::digits::counted;
 use crate::failure::Failure;
 use crate::log::note;
 use crate::node::{self, Node};
-use crate::probe::attach::{Climb, may_read, uncounted};
+use crate::probe::attach::{Climb, Lost, may_read, uncounted};
 use crate::probe::filter::PacketFilter;
 use crate::probe::pipeline::Ended;
 use crate::probe::start::{Entry, Settings, Started};
@@ -86,6 +86,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     let started = node.start_by(entry, &settings).map_err(|error| node::refused(&[error]))?;
     check_rungs(|| may_read(&node.kernel), &filter, &started.climbs, args.limits.rung.is_some())?;
     let uncounted = uncounted(&started.climbs, node.kernel.counts_misses());
+    let lost = Lost::of(&started.climbs, entry.source, &node.kernel);
     node.settle();
     let listeners = Listeners::watch(&host.host_proc, entry, &filter).await;
     note(&format!("tracing {} by {}{}", entry.name, rungs(&started.climbs), until(args.duration)));
@@ -126,7 +127,7 @@ pub async fn trace(host: &Host, args: Trace) -> Result<(), Failure> {
     // Nothing else is left to do for this thread.
     let out = stdout.drain_while_read(PATIENCE, MOST_PATIENCE);
     let mut sums = Sums::of(&account(), attached.missed(), &limited(), &filter, filters_late);
-    sums.do_not_hold(uncounted);
+    sums.do_not_hold(uncounted, lost);
     // A reader that has seen enough (`| head`) wanted no more.
     if out.fault.as_ref().is_none_or(|fault| fault.kind() != io::ErrorKind::BrokenPipe) {
         sums.take_back(out.taken, out.lost);
@@ -206,6 +207,9 @@ fn end_of(
     }
     if args.fail_on_findings && !dark.is_empty() {
         return Err(Failure::unsupported(format!("nothing was found, but {}", dark.join("; "))));
+    }
+    if let Some(lost) = sums.lost_hooks().filter(|_| args.fail_on_findings) {
+        return Err(Failure::unsupported(format!("nothing was found, but {lost} (--fail-on-findings)")));
     }
     match sums.not_looked_at() {
         1.. if args.fail_on_findings => {

@@ -35,6 +35,39 @@ impl Climb {
         let cures = rights::cures(self.refused.iter().filter_map(|refusal| refusal.why.refused.as_ref()));
         cures.map_or(refused.clone(), |cures| format!("{refused}; {cures}"))
     }
+
+    /// Whether nothing tells what the hook would. What is in a module that is not loaded does nothing that would have to be
+    /// seen.
+    #[must_use]
+    pub fn is_lost(&self, kernel: &Kernel) -> bool {
+        self.holds.is_none() && self.hook.module.is_none_or(|module| kernel.has_module(module))
+    }
+}
+
+/// Hooks that were refused, so that what they would tell is seen by no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// So many were refused,
+    pub hooks: usize,
+    /// of so many that there are.
+    pub of: usize,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.hooks == 1 { "was" } else { "were" };
+        write!(f, "{} of {} hooks {verb} refused", self.hooks, self.of)
+    }
+}
+
+impl Lost {
+    /// Those of a probe all of whose events come from one hook, `source`, lose no event: without that one it is not up.
+    #[must_use]
+    pub fn of(climbs: &[Climb], source: Option<&str>, kernel: &Kernel) -> Option<Self> {
+        let hooks = climbs.iter().filter(|climb| climb.is_lost(kernel)).count();
+        let there = climbs.iter().filter(|climb| climb.holds.is_some()).count();
+        (hooks > 0 && source.is_none()).then_some(Self { hooks, of: there + hooks })
+    }
 }
 
 /// What of these hooks may miss events that this kernel does not count; `counts` is whether it does.

@@ -90,6 +90,8 @@ pub struct Entry {
     pub aside: &'static str,
     /// [`Probe::HOOKS`].
     pub hooks: &'static [Hook],
+    /// [`Probe::SOURCE`].
+    pub source: Option<&'static str>,
     /// [`Probe::COLUMNS`].
     pub columns: &'static [Column],
     /// [`Probe::provoke`].
@@ -109,6 +111,7 @@ impl Entry {
             about: P::ABOUT,
             aside: P::ASIDE,
             hooks: P::HOOKS,
+            source: P::SOURCE,
             columns: P::COLUMNS,
             provoke: P::provoke,
             reasons: P::reasons,

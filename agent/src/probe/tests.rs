@@ -1,6 +1,8 @@
 //! What a rung may read and may miss, and what a verdict says.
 
+use super::attach::Lost;
 use super::*;
+use crate::kernel::{self, Kernel};
 
 /// Under lockdown only what has types may be read: one program without is enough to lose it.
 #[test]
@@ -61,6 +63,26 @@ fn a_rung_that_may_miss_events_says_so() {
     assert_eq!(uncounted(&climbs[2..]), Some("this kernel does not count what its kprobes miss"));
     assert_eq!(uncounted(&climbs), Some("this kernel does not count what its kprobes and tracepoints miss"));
     assert_eq!(attach::uncounted(&climbs, true), None);
+}
+
+/// What a module that is not loaded would tell does not happen, and drops all come from one hook.
+#[test]
+fn hooks_that_were_refused_are_lost() {
+    const RUNG: Rung = Rung { name: "rung", loses: "", attach: &[] };
+    const HOOK: Hook = Hook { name: "hook", tells: "", module: None, provoked: false, ladder: &[RUNG] };
+    const IN_MODULE: Hook = Hook { module: Some("nf_conntrack"), ..HOOK };
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = || Kernel::load_from(kernel::Roots::under(dir.path()));
+    let climb =
+        |hook, holds: bool| attach::Climb { hook, holds: holds.then_some(&RUNG), refused: Vec::new() };
+    let lost = |climbs: &[attach::Climb], source| Lost::of(climbs, source, &kernel());
+    let held = climb(&HOOK, true);
+    let climbs = [held.clone(), climb(&HOOK, false), climb(&IN_MODULE, false)];
+    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 1, of: 2 }));
+    assert_eq!(lost(&climbs, Some("hook")), None, "its source holds, or it were not up");
+    assert_eq!(lost(&[held, climb(&IN_MODULE, false)], None), None);
+    std::fs::create_dir_all(dir.path().join("sys/module/nf_conntrack")).unwrap();
+    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 2, of: 3 }));
 }
 
 /// A verdict has no row of its own, and every field that it was given.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::digits::counted;
 use crate::probe::Level;
+use crate::probe::attach::Lost;
 use crate::probe::counts::Limited;
 use crate::probe::flow::Account;
 use crate::sink::filter::Filter;
@@ -40,6 +41,8 @@ pub(super) struct Sums {
     after_last: u64,
     /// What may have missed events that are in no number at all.
     uncounted: Option<&'static str>,
+    /// Hooks that would have told more.
+    lost: Option<Lost>,
 }
 
 impl Sums {
@@ -89,9 +92,14 @@ impl Sums {
         sums
     }
 
-    /// There may be more than these numbers hold: `uncounted` says what may have missed it.
-    pub(super) const fn do_not_hold(&mut self, uncounted: Option<&'static str>) {
-        self.uncounted = uncounted;
+    /// There may be more than these numbers hold: `uncounted` says what may have missed it, and `lost` hooks see nothing.
+    pub(super) const fn do_not_hold(&mut self, uncounted: Option<&'static str>, lost: Option<Lost>) {
+        (self.uncounted, self.lost) = (uncounted, lost);
+    }
+
+    /// Hooks that would have told more.
+    pub(super) const fn lost_hooks(&self) -> Option<Lost> {
+        self.lost
     }
 
     /// So many lines were not written, of which the writer had taken `taken` as shown.
@@ -185,13 +193,13 @@ impl Sums {
             (events, _) => losses.push(format!("{events} not written")),
         }
         match (losses.is_empty(), self.uncounted) {
-            (true, None) => "nothing lost".to_owned(),
-            (true, Some(uncounted)) => format!("nothing lost that is counted: {uncounted}"),
-            (false, uncounted) => {
-                losses.extend(uncounted.map(str::to_owned));
-                losses.join("; ")
-            }
+            (true, None) => losses.push("nothing lost".to_owned()),
+            (true, Some(uncounted)) => losses.push(format!("nothing lost that is counted: {uncounted}")),
+            (false, uncounted) => losses.extend(uncounted.map(str::to_owned)),
         }
+        let unseen = |lost| format!("{lost}, so not all is seen: `r2c-agent doctor` says what is missing");
+        losses.extend(self.lost.map(unseen));
+        losses.join("; ")
     }
 
     /// Why nothing of what was `asked` for was shown, if so. Silence alone would look as if all were well.
@@ -200,6 +208,7 @@ impl Sums {
             return None;
         }
         let hint = match (self.produced, self.not_examined()) {
+            (0, 0) if self.lost.is_some() => "nothing happened that the hooks that hold can see",
             (0, 0) => {
                 "nothing happened that it traces; `r2c-agent doctor` shows whether its hooks can fire here"
             }

@@ -142,6 +142,14 @@ fn the_code_at_the_end_says_what_was_found() {
     assert_eq!(unknown.message, "nothing was found, but their packets are not known: a/b");
     assert_eq!((unknown.code, dark(&fails, 1).unwrap_err().code), (3, 4));
     assert!(dark(&plain, 0).is_ok());
+    // Nor does the silence of hooks that were refused.
+    let mut unseen = not_looked_at(0);
+    unseen.do_not_hold(None, Some(Lost { hooks: 11, of: 13 }));
+    let unseen = |args, findings| {
+        end_of(Ended::Drained, drained(0, None), args, &unseen, findings, None, &[])
+            .map_err(|failure| failure.code)
+    };
+    assert_eq!([unseen(&fails, 0), unseen(&fails, 1), unseen(&plain, 0)], [Err(3), Err(4), Ok(())]);
 }
 
 #[test]

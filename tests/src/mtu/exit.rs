@@ -12,7 +12,10 @@ use super::ladder::trace;
 /// The exit code of a trace that told findings.
 const FINDINGS: i32 = 4;
 
-/// For each trace: what it was asked for, and its exit code.
+/// Of one that found nothing, and was refused hooks that might have.
+const UNSEEN: i32 = 3;
+
+/// For each trace: what it was asked for, and its exit code where all hooks hold.
 const TRACES: [(&[&str], i32); 6] = [
     (&["-n", "shop", "--fail-on-findings"], FINDINGS),
     (&["-o", "json", "--fail-on-findings", "--pod", "web-0"], FINDINGS),
@@ -39,6 +42,8 @@ fn a_finding_that_is_told_is_an_exit_code() {
         agent.signal(Signal::SIGINT);
         let ended = agent.ended();
         let said = agent.stderr.text();
+        let is_unseen = !sees_all(&lab, args, &said) && args.contains(&"--fail-on-findings");
+        let code = if code == 0 && is_unseen { UNSEEN } else { code };
         assert_eq!(ended, code, "{args:?}: {said}");
         let is_finding = code == FINDINGS;
         // It ends as any trace does: what is pending is told, and what it all came to.
@@ -60,10 +65,32 @@ fn nothing_is_no_finding() {
     let lab = Lab::lock();
     let mut agent = trace(&lab, &["-o", "json", "--fail-on-findings", "--ip", "10.99.6.9"]);
     agent.signal(Signal::SIGINT);
-    assert_eq!(agent.ended(), 0, "{}", agent.stderr.text());
+    let (ended, said) = (agent.ended(), agent.stderr.text());
+    let all_hold = sees_all(&lab, &["--fail-on-findings"], &said);
+    assert_eq!(ended, if all_hold { 0 } else { UNSEEN }, "{said}");
     assert_eq!(agent.stdout.count(), 0);
-    let said = agent.stderr.text();
     assert!(said.contains(" 0 shown") && said.contains("nothing lost"), "{said}");
+}
+
+/// Hooks of one rung alone: what the others would have told is not seen, on any kernel.
+#[test]
+fn silence_of_some_hooks_is_no_all_clear() {
+    let lab = Lab::lock();
+    let mut agent = trace(&lab, &["--rung", "tp_btf", "--fail-on-findings", "--ip", "10.99.6.9"]);
+    agent.signal(Signal::SIGINT);
+    let (ended, said) = (agent.ended(), agent.stderr.text());
+    assert_eq!(ended, UNSEEN, "{said}");
+    assert!(!sees_all(&lab, &["--fail-on-findings"], &said), "{said}");
+}
+
+/// Whether all hooks of a trace hold; if not, its end says so, and a script that asks for findings is told.
+fn sees_all(lab: &Lab, args: &[&str], said: &str) -> bool {
+    let is_told = said.contains(" hooks were refused, so not all is seen: ");
+    assert!(is_told || lab.has_hook("mtu", "__icmp_send"), "{said}");
+    let fails = args.contains(&"--fail-on-findings");
+    let refused = said.contains("nothing was found, but ") && said.contains(" hooks were refused");
+    assert!(!refused || is_told && fails, "{said}");
+    !is_told
 }
 
 fn contains(line: &[u8], text: &str) -> bool {

@@ -110,8 +110,24 @@ fn what_is_not_counted_may_be_lost() {
         last(sums),
         "2 not examined as their records were not understood; this kernel does not count what its kprobes miss"
     );
-    sums.do_not_hold(None);
+    sums.do_not_hold(None, None);
     assert_eq!(last(sums), "2 not examined as their records were not understood");
+}
+
+#[test]
+fn what_lost_hooks_would_tell_is_not_seen() {
+    let last = |sums: Sums| sums.lines(Duration::ZERO, &[], "benign").pop().unwrap();
+    let mut sums = Sums::default();
+    sums.do_not_hold(None, Some(Lost { hooks: 11, of: 13 }));
+    let unseen = "11 of 13 hooks were refused, so not all is seen: `r2c-agent doctor` says what is missing";
+    assert_eq!(last(sums), format!("nothing lost; {unseen}"));
+    assert_eq!(
+        sums.hint(false, "", "benign").as_deref(),
+        Some("nothing happened that the hooks that hold can see")
+    );
+    sums.undecoded = 2;
+    assert_eq!(last(sums), format!("2 not examined as their records were not understood; {unseen}"));
+    assert_eq!(Lost { hooks: 1, of: 13 }.to_string(), "1 of 13 hooks was refused");
 }
 
 #[test]
