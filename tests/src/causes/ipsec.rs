@@ -1,13 +1,13 @@
 //! Packets that IPsec encrypts on their way: no device shows that it does.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_unfragmented};
 use crate::harness::until;
 
 use super::size::is_all_acknowledged;
@@ -80,6 +80,46 @@ fn a_path_that_takes_less_than_what_is_encrypted() {
     assert!(last["message"].as_str().unwrap().contains("; 1 made, "), "{}", trace.said().join("\n"));
 }
 
+/// A hop between both ends of IPsec takes less, and says so to the end that encrypts.
+#[test]
+fn a_hop_below_what_is_encrypted() {
+    let Some(scene) = encrypted() else { return };
+    let [hop, own, peer] = [9, 1, 2].map(|last| Ipv4Addr::new(10, 97, 9, last));
+    scene.ext.ip("addr add 10.97.9.9/24 dev eth0\n");
+    scene.ext.batch("nft", &frees_esp_from(1400));
+    let mut trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    assert!(!scene.is_answered_of("10.97.5.2:7", 1380), "it is larger than the hop takes");
+    let esp = [&1_u32.to_be_bytes()[..], &[0; 1480]].concat();
+    let quote = ipv4(own, peer, 50, &esp, true)[..28].to_vec();
+    let message = ipv4(hop, own, 1, &icmp_message(3, 4, 1400, &quote), true);
+    scene.ext.inside(|| send_routed(own.into(), &message).unwrap());
+    let under = trace.expect("verdict on the hop", |line| line["finding"] == "small_underlay");
+    let text = under["message"].as_str().unwrap();
+    let told = "hop 10.97.9.9 of the underlay takes 1400 bytes on the way from 10.97.9.1 to 10.97.9.2, and ESP adds to what is inside";
+    assert!(text.starts_with(told), "{text}");
+    let told = "set the MTU of this node's route to 10.97.9.2 to 1400: IPsec then tells whose packets it encrypts how many bytes fit";
+    assert_eq!(fix(&under), told, "{under:#}");
+    // What the message has taught is to have no part in the cure.
+    scene.host.ip("route flush cache\nroute add 10.97.9.2/32 dev uplink mtu 1400\n");
+    assert!(!scene.is_answered_of("10.97.5.2:7", 1380), "IPsec tells by this one");
+    assert!(scene.is_answered_of("10.97.5.2:7", 1380), "cured");
+    trace.expect("IPsec tells", |line| line["event"] == "made" && line["mtu"] == 1346);
+    transfer(&scene);
+    trace.agent.signal(Signal::SIGINT);
+    trace.agent.ended();
+}
+
+/// Frees, like a hop that takes less, what is encrypted and longer than `most` bytes.
+fn frees_esp_from(most: u32) -> String {
+    format!(
+        "add table ip hole\nadd chain ip hole it {{ type filter hook prerouting priority -400; }}\n\
+         add rule ip hole it ip protocol esp ip length gt {most} drop\n"
+    )
+}
+
 /// What carries the encrypted packets takes less than it promises, and tells nobody.
 #[test]
 fn a_black_hole_behind_a_policy() {
@@ -92,11 +132,7 @@ fn a_black_hole_behind_a_policy() {
     // The first learns how many bytes fit beside what ESP adds.
     client.write_all(&vec![7; 20_000]).unwrap();
     server.read_exact(&mut vec![0; 20_000]).unwrap();
-    scene.ext.batch(
-        "nft",
-        "add table ip hole\nadd chain ip hole it { type filter hook prerouting priority -400; }\n\
-         add rule ip hole it ip protocol esp ip length gt 1400 drop\n",
-    );
+    scene.ext.batch("nft", &frees_esp_from(1400));
     let trace = scene.trace("mtu");
     client.write_all(&[7; 3000]).unwrap();
     let verdict = trace.expect("black hole", |line| line["finding"] == "black_hole");

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 
+use agent_common::mtu::flags;
+
 use super::event::TooBig;
 use crate::pod::Pod;
 use crate::probe::Pods;
@@ -23,6 +25,8 @@ pub(super) struct Ends {
     pub(super) is_ours: bool,
     /// Whether it is a pod, whose interface has another end on the node.
     is_pod: bool,
+    /// Whose route leads there: of an address of this node itself it is said that it is.
+    routes: String,
     /// The pod it sends to.
     receiver: Option<String>,
     /// Bytes of the headers of IP and TCP, if it sends TCP.
@@ -38,14 +42,18 @@ impl Ends {
             (None, None) => "this node".to_owned(),
         };
         let is_pod = pods.source.is_some();
+        let is_ours = is_pod || event.source().is_none() || event.has_local_sender();
+        let is_node = is_ours && !is_pod && !event.has(flags::IN_POD | flags::FOREIGN);
+        let routes = if is_node { "this node".to_owned() } else { who.clone() };
         let is_tcp = event.stall().is_some() || event.flow().is_some_and(|flow| flow.protocol == TCP);
         let headers = if event.destination().is_some_and(|to| IpAddr::is_ipv6(&to)) { 60 } else { 40 };
         Self {
             who,
             to: end(pods.destination.as_deref(), event.destination(), port).to_string(),
             address: event.destination().map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            is_ours: is_pod || event.source().is_none() || event.has_local_sender(),
+            is_ours,
             is_pod,
+            routes,
             receiver: pods.destination.as_deref().map(full_name),
             headers: is_tcp.then_some(headers),
         }
@@ -70,9 +78,9 @@ impl Ends {
 
     /// How its route is told what fits.
     pub(super) fn route(&self, fits: impl Display) -> String {
-        let Self { who, address, .. } = self;
+        let Self { routes, address, .. } = self;
         let or = if self.is_pod { ", or of both ends of its interface," } else { "" };
-        format!("set the MTU of {who}'s route to {address}{or} to {fits}")
+        format!("set the MTU of {routes}'s route to {address}{or} to {fits}")
     }
 
     /// What is elsewhere cannot be set from here; but TCP tells it at its begin how much to send, and that can be.

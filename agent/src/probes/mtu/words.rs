@@ -251,7 +251,7 @@ fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
 }
 
 fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
-    let Ends { who, to, address, .. } = ends;
+    let Ends { who, to, .. } = ends;
     let MtuLimits { device: hop, mtu, fits } = MtuLimits::of(event);
     let (taken, fix) = taken(event);
     if let Some(absurd) = event.absurd() {
@@ -308,7 +308,8 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
                 "hop {hop} of the underlay takes {mtu} bytes on the way from {who} to {to}, and {name} adds to what is inside: fewer of its bytes fit"
             ),
             Some(format!(
-                "set the MTU of {who}'s route to {address} to {mtu}: IPsec then tells whose packets it encrypts how many bytes fit"
+                "{}: IPsec then tells whose packets it encrypts how many bytes fit",
+                ends.route(mtu)
             )),
         );
     }

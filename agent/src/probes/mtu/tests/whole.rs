@@ -177,6 +177,7 @@ fn received() -> Vec<Case> {
     vec![
         ("a hop", of(&[learned]), web()),
         ("a hop, to a pod", of(&[learned]), db()),
+        ("a hop, told to nobody known", of(&[MtuRecord { flags: flags::FOREIGN, ..learned }]), nobody()),
         ("a hop, not believed", of(&[delivered]), web()),
         ("a hop, UDP", of(&[udp(delivered)]), web()),
         ("the destination itself", of(&[MtuRecord { sender: ipv4([198, 51, 100, 2]), ..learned }]), web()),
