@@ -29,6 +29,7 @@ mod ipsec;
 mod listeners;
 mod modules;
 mod netfilter;
+mod queues;
 mod quiet;
 mod routes;
 mod size;

@@ -230,6 +230,9 @@ impl PacketDrop {
         if self.verdict.class == Class::Routing && evidence::stays_for_its_source(&self.record, function) {
             return Some(Refused::Source);
         }
+        if self.verdict.class == Class::Routing && evidence::is_on_loopbacks_network(&self.record, function) {
+            return Some(Refused::Localnet);
+        }
         let refused = Refused::by_place(self.reason.as_deref(), function)?;
         let is_plain = refused == Refused::Ipsec && evidence::is_ip_in_ip(self.record.protocol);
         Some(if is_plain { Refused::NoTunnel } else { refused })

@@ -111,7 +111,7 @@ fn bridged(scene: &Scene) -> [Netns; 2] {
     })
 }
 
-/// Ports that are kept apart.
+/// Ports that are kept apart: what the fix has one look at tells what to change, and that cures.
 #[test]
 fn a_port_that_does_not_take_it() {
     let scene = Scene::new();
@@ -125,17 +125,34 @@ fn a_port_that_does_not_take_it() {
         })
     };
     until("the bridge forwards", || calls().then_some(()));
-    scene.host.batch("bridge", "link set dev veth-2 isolated on\nlink set dev veth-3 isolated on\n");
-    let trace = scene.trace("drops");
-    assert!(!calls());
-    let event = trace.expect_class("bridge_port", |event| {
-        event["harm"] == "harmful" && event["netns"] == scene.host.inode()
-    });
-    // What the fix has one look at tells what to change.
-    let looks = fix(&event);
-    let shown = looks.split('`').skip(1).step_by(2).map(|command| scene.host.run("sh", &["-c", command]));
-    let shown = shown.collect::<String>();
-    assert!(shown.contains("isolated on"), "{looks}: {shown}");
-    scene.host.batch("bridge", "link set dev veth-3 isolated off\n");
-    assert!((0..5).any(|_| calls()), "cured");
+    for (broken, shown, mended) in [
+        (
+            "link set dev veth-2 isolated on\nlink set dev veth-3 isolated on\n",
+            "isolated on",
+            "link set dev veth-3 isolated off\n",
+        ),
+        ("link set dev veth-3 state 0\n", "state disabled", "link set dev veth-3 state 3\n"),
+        (
+            "vlan add dev veth-3 vid 7 pvid untagged\nvlan del dev veth-3 vid 1\n",
+            "7 PVID",
+            "vlan add dev veth-3 vid 1 pvid untagged\n",
+        ),
+    ] {
+        if broken.starts_with("vlan") {
+            scene.host.ip("link set cni0 type bridge vlan_filtering 1\n");
+        }
+        let trace = scene.trace("drops");
+        scene.host.batch("bridge", broken);
+        assert!(!calls(), "{broken}");
+        let event = trace.expect_class("bridge_port", |event| {
+            event["harm"] == "harmful" && event["netns"] == scene.host.inode()
+        });
+        let looks = fix(&event);
+        let commands =
+            looks.split('`').skip(1).step_by(2).map(|command| scene.host.run("sh", &["-c", command]));
+        let said = commands.collect::<String>();
+        assert!(said.contains(shown), "{looks}: {said}");
+        scene.host.batch("bridge", mended);
+        assert!((0..5).any(|_| calls()), "{broken}: cured by {mended}");
+    }
 }

@@ -1,12 +1,14 @@
 //! Packets whose checksum is wrong, inside of which are pods.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::json;
 
-use crate::harness::has_reasons;
-use crate::harness::packet::{ipv4, send_routed, udp_around, udp_segment};
+use crate::harness::packet::{ipv4, send_routed, udp, udp_around, udp_segment};
+use crate::harness::{has_reasons, until};
 
 use super::{Scene, fix};
 
@@ -80,4 +82,41 @@ fn a_checksum_that_is_wrong_is_found_by_who_reads() {
     let lost = trace.expect_class("checksum", |line| line["destination_port"] == PORT);
     assert_eq!(lost["harm"], "harmful", "{lost:#}");
     assert!(fix(&lost).contains("ethtool -K DEVICE tx off"), "{lost:#}");
+}
+
+/// A program that carries packets from one device to another finds in them the checksum that the device was to fill in.
+#[test]
+fn a_checksum_that_was_left_to_the_device() {
+    const PORT: u16 = 7744;
+    let scene = Scene::new();
+    let reader = scene.ext.inside(|| UdpSocket::bind((EXT, PORT)).unwrap());
+    reader.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let passing = scene.host.inside(packets);
+    let trace = scene.trace("drops");
+    let send = || {
+        scene.web.netns.inside(|| udp((EXT, PORT).into(), 1, 200));
+        let packet = until("the program gets it", || {
+            let mut bytes = [0; 2048];
+            let length = nix::unistd::read(&passing, &mut bytes).ok()?;
+            let is_it = bytes[22..24] == PORT.to_be_bytes() && length == 228;
+            is_it.then(|| bytes[..length].to_vec())
+        });
+        // The kernel has forwarded the packet itself.
+        assert_eq!(reader.recv(&mut [0; 300]).unwrap(), 200);
+        scene.host.inside(|| send_routed(EXT.into(), &packet).unwrap());
+    };
+    send();
+    assert!(reader.recv(&mut [0; 300]).is_err());
+    let lost = trace.expect_class("checksum", |line| line["destination_port"] == PORT);
+    let told = "switch checksum offload off on the device that sends it (`ethtool -K DEVICE tx off`;";
+    assert!(fix(&lost).starts_with(told), "{lost:#}");
+    scene.web.netns.run("ethtool", &["-K", "eth0", "tx", "off"]);
+    send();
+    assert_eq!(reader.recv(&mut [0; 300]).unwrap(), 200, "cured");
+}
+
+/// All IP packets of a namespace, as they go by its devices.
+fn packets() -> OwnedFd {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Packet, SockType::Datagram, flags, SockProtocol::EthIp).unwrap()
 }

@@ -142,3 +142,22 @@ fn forwarding_where_the_default_route_is_advertised() {
     scene.apply(&fix);
     assert!(scene.is_answered(EXT6) && has_default(), "cured");
 }
+
+/// A service of the node itself that pods reach by one of the node's addresses: it is rewritten to 127.0.0.1.
+#[test]
+fn a_service_that_listens_on_the_loopback_alone() {
+    let scene = Scene::new();
+    scene.host.batch(
+        "nft",
+        "add table ip own\nadd chain ip own pre { type nat hook prerouting priority -100; }\n\
+         add rule ip own pre udp dport 7745 dnat to 127.0.0.1:7745\n",
+    );
+    scene.answer(scene.host.inside(|| UdpSocket::bind("127.0.0.1:7745").unwrap()));
+    let trace = scene.trace("drops");
+    assert!(!scene.is_answered("10.97.1.1:7745"));
+    let event = trace.expect_class("routing", |event| event["destination_ip"] == "127.0.0.1");
+    let told = fix(&event);
+    assert!(told.contains("if a rule rewrites it to 127.0.0.1 on purpose (a hostPort, a nodePort, a service of the node), `sysctl -w "), "{event:#}");
+    scene.apply(&told);
+    assert!(scene.is_answered("10.97.1.1:7745"), "cured");
+}

@@ -11,16 +11,21 @@ use crate::harness::until;
 use super::{EXT4, Scene, apply, fix, has_module, is_guest};
 
 /// A number of the kernel's, for all namespaces, that is put back at the end.
-struct Setting {
+pub(super) struct Setting {
     path: &'static str,
     was: String,
 }
 
 impl Setting {
-    fn new(path: &'static str, value: &str) -> Self {
+    pub(super) fn new(path: &'static str, value: &str) -> Self {
         let was = fs::read_to_string(path).unwrap();
         fs::write(path, value).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
         Self { path, was }
+    }
+
+    /// Sets it anew.
+    pub(super) fn set(&self, value: &str) {
+        fs::write(self.path, value).unwrap_or_else(|error| panic!("{} = {value}: {error}", self.path));
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use agent_common::drops::circumstance;
 
 use super::class::words::{About, Home};
-use super::class::{Class, Harm};
+use super::class::{Class, Harm, reason_by_place};
 use super::labels::Labels;
 use super::summary::{self, Fixes};
 use super::{PacketDrop, evidence};
@@ -48,15 +48,31 @@ impl PacketDrop {
         let home = place.as_ref().map(|_| &summary::PLACE).or(about.home);
         let of = |about: &About<'_>| self.verdict.class.fix(about).map(Cow::into_owned);
         let Some(fix) = of(&About { home, ..about }) else { return };
-        // What is said of the reason alone says no more.
-        let plain = About { reason: about.reason, ip_version: about.ip_version, home, ..About::default() };
+        // What is said of the kernel's own reason alone says no more.
+        let plain = About {
+            reason: self.reason.as_deref().unwrap_or_default(),
+            ip_version: about.ip_version,
+            home,
+            ..About::default()
+        };
         let is_plain = of(&plain).is_some_and(|plain| plain == fix);
         fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
     }
 
+    /// The kernel's reason, or what the place stands for where it gives none.
+    fn says_reason(&self) -> &str {
+        let function = self.place.as_ref().map_or("", |place| &place.function);
+        match self.reason.as_deref() {
+            Some("NOT_SPECIFIED") | None => {
+                reason_by_place(function).or(self.reason.as_deref()).unwrap_or_default()
+            }
+            Some(reason) => reason,
+        }
+    }
+
     pub(super) fn about_class<'a>(&'a self, device: Option<&'a str>) -> About<'a> {
         About {
-            reason: self.reason.as_deref().unwrap_or(""),
+            reason: self.says_reason(),
             device,
             mtu: self.record.mtu,
             ip_version: self.record.ip_version,

@@ -344,6 +344,13 @@ fn by_function(function: &str) -> Option<Verdict> {
     })
 }
 
+/// What says the reason of what died in this function, where the kernel gives none.
+#[must_use]
+pub fn reason_by_place(function: &str) -> Option<&'static str> {
+    let there = tables::REASONS_BY_PLACE.iter().find(|(_, functions)| functions.contains(&function));
+    there.map(|(reason, _)| *reason)
+}
+
 fn look_up(table: tables::Table, name: &str) -> Option<Verdict> {
     table.iter().find(|(_, names)| names.contains(&name)).map(|(verdict, _)| *verdict)
 }

@@ -165,6 +165,14 @@ pub(super) fn stays_for_its_source(record: &DropRecord, function: &str) -> bool 
     function == "ip6_forward" && record.ip_version == 6 && stays
 }
 
+/// Whether IPv4's input has refused it as one of the loopback's network. Before 6.14 or so it gives no reason.
+pub(super) fn is_on_loopbacks_network(record: &DropRecord, function: &str) -> bool {
+    let is_its = |bytes: [u8; 16]| bytes[0] == 127;
+    matches!(function, "ip_rcv_finish_core" | "ip_rcv_finish")
+        && record.ip_version == 4
+        && (is_its(record.source) || is_its(record.destination))
+}
+
 /// What the sockets there say of a packet that none of them took.
 fn by_sockets(sockets: &Sockets, record: &DropRecord, from: SocketAddr) -> Option<Evidence> {
     let asked = address(record.ip_version, record.destination)?;

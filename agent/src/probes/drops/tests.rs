@@ -8,6 +8,7 @@ use super::class::words::About;
 use super::*;
 use crate::pod::Pod;
 
+mod places;
 mod probe;
 mod shown;
 
@@ -145,54 +146,6 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
         assert!(!PacketDrop { inner: Some(inner()), ..udp }.is_answer(), "a tunnel's own ports say nothing");
     }
     assert!(!but(|packet| packet.record.flags = flags::HAS_IP).is_answer(), "ports that were not read");
-}
-
-/// Linux calls a martian nothing, nor a route that refuses: the place alone tells, and then no new route helps.
-#[test]
-fn what_refuses_is_told_by_its_place() {
-    use Refused::{
-        ByRoute, Discarded, Ipsec, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute, Port,
-    };
-    let unnamed = Some("NOT_SPECIFIED");
-    for (reason, function, wanted) in [
-        (unnamed, Some("ip_rcv_finish_core"), Some(Martian)),
-        (unnamed, Some("ip_rcv_finish"), Some(Martian)),
-        (unnamed, Some("ip_forward"), None),
-        (unnamed, None, None),
-        (Some("IP_RPFILTER"), Some("ip_rcv_finish_core"), None),
-        (None, Some("ip_rcv_finish"), None),
-        (unnamed, Some("ip_error"), Some(ByRoute)),
-        (Some("IP_INNOROUTES"), Some("ip_error"), None),
-        (None, Some("ip_error"), Some(PerhapsByRoute)),
-        (Some("IP_INNOROUTES"), Some("ip6_pkt_drop"), Some(PerhapsByRoute)),
-        (None, Some("ip6_pkt_discard"), Some(PerhapsByRoute)),
-        (None, Some("ip6_pkt_discard_out"), Some(PerhapsByRoute)),
-        (unnamed, Some("ip6_pkt_prohibit"), Some(PerhapsByRoute)),
-        (unnamed, Some("ip6_pkt_prohibit_out"), Some(PerhapsByRoute)),
-        (unnamed, Some("dst_discard"), Some(Discarded)),
-        (None, Some("dst_discard_out"), Some(Discarded)),
-        (unnamed, Some("gre_rcv"), Some(NoTunnel)),
-        (None, Some("tunnel4_rcv"), Some(NoTunnel)),
-        (unnamed, Some("xfrm_input"), Some(Ipsec)),
-        (unnamed, Some("wg_xmit"), Some(NoPeer)),
-        (unnamed, Some("ovs_dp_process_packet"), Some(NoFlow)),
-        (None, Some("ovs_vport_send"), Some(Port)),
-        (unnamed, Some("do_execute_actions"), Some(Port)),
-        (Some("OVS_DROP_EXPLICIT"), Some("do_execute_actions"), None),
-        (Some("QUEUE_PURGE"), Some("wg_packet_purge_staged_packets"), Some(NoHandshake)),
-    ] {
-        let packet = but(|packet| {
-            (packet.reason, packet.place) = (reason.map(Into::into), function.map(place));
-        });
-        assert_eq!(packet.about_class(None).refused, wanted, "{reason:?} in {function:?}");
-    }
-    for (protocol, wanted) in [(4, NoTunnel), (41, NoTunnel), (50, Ipsec), (17, Ipsec)] {
-        let packet = but(|packet| {
-            (packet.reason, packet.place) = (unnamed.map(Into::into), Some(place("xfrm_input")));
-            packet.record.protocol = protocol;
-        });
-        assert_eq!(packet.refused(), Some(wanted), "{protocol}");
-    }
 }
 
 #[test]

@@ -62,6 +62,22 @@ pub(super) const LOCAL: [&str; 16] = [
     "hci_", "l2cap_", "sco_", "rfcomm_",
 ];
 
+/// UDP's receiving, where a full buffer and a socket's own filter free in one place.
+pub(super) const UDP_SOCKET: &str = "SOCKET_RCVBUFF or SOCKET_FILTER";
+
+/// What a kernel with reasons calls what it frees there.
+pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
+    ("CPU_BACKLOG", &["enqueue_to_backlog", "netif_rx_internal"]),
+    ("FULL_RING", &["tun_net_xmit"]),
+    ("SOCKET_BACKLOG", &["tcp_add_backlog"]),
+    ("SOCKET_RCVBUFF", &["__udp_enqueue_schedule_skb"]),
+    ("SOCKET_FILTER", &["sk_filter_trim_cap"]),
+    ("TC_INGRESS", &["sch_handle_ingress"]),
+    ("TC_EGRESS", &["sch_handle_egress"]),
+    ("XDP", &["bpf_prog_run_generic_xdp"]),
+    (UDP_SOCKET, &["udp_queue_rcv_one_skb", "udpv6_queue_rcv_one_skb"]),
+];
+
 pub(super) const REASONS: Table = &[
     (harmful(Class::Mtu), &["PKT_TOO_BIG"]),
     (

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use super::tables::{IPSEC_DEVICES, TUNNELS};
+use super::tables::{IPSEC_DEVICES, TUNNELS, UDP_SOCKET};
 use crate::links::shell_word;
 use crate::pod::Pod;
 use crate::probe::row::{device_sysctl, end};
@@ -47,7 +47,7 @@ impl fmt::Display for Home {
 /// What is known of a drop beside its class. Without it the words are those for all drops of the class.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct About<'a> {
-    /// The kernel's reason, without `SKB_DROP_REASON_`.
+    /// The kernel's reason, without `SKB_DROP_REASON_`; where it gives none, what the place stands for.
     pub reason: &'a str,
     /// The device it died on.
     pub device: Option<&'a str>,
@@ -76,6 +76,8 @@ pub struct About<'a> {
 pub enum Refused {
     /// Routing: one of its addresses may not be seen there.
     Martian,
+    /// Routing: one of its addresses is of the loopback's network, and it came by another device.
+    Localnet,
     /// IPv6 forwards nothing from such a source.
     Source,
     /// A route or a rule that refuses packets.
@@ -235,13 +237,19 @@ fn policy(about: &About<'_>) -> &'static str {
     }
 }
 
+/// What the kernel calls it where an address of the loopback's network came by another device.
+const LOCALNET: &str = "IP_LOCALNET";
+
 fn routing(about: &About<'_>) -> &'static str {
     match about.reason {
         "IP_LOCAL_SOURCE" => "its source is one of this host's own addresses",
         _ if about.refused == Some(Refused::Source) => {
             "IPv6 forwards nothing from such a source (of its link, loopback, a group's, or none)"
         }
-        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_LOCALNET" | "IP_INADDRERRORS" => {
+        reason if reason == LOCALNET || about.refused == Some(Refused::Localnet) => {
+            "an address of it is the loopback's (127.0.0.0/8), which is routed on no other device unless route_localnet is on"
+        }
+        "IP_INVALID_SOURCE" | "IP_INVALID_DEST" | "IP_INADDRERRORS" => {
             "its source or destination is no address that may be seen there"
         }
         "VXLAN_VNI_NOT_FOUND" => "no VXLAN device here has its VNI",
@@ -277,6 +285,7 @@ fn queue(about: &About<'_>) -> &'static str {
     match about.reason {
         "CPU_BACKLOG" => "this processor's backlog was full",
         "SOCKET_RCVBUFF" => "the receiving socket's buffer was full: its program reads too slowly",
+        UDP_SOCKET => "the receiving socket's buffer was full, or its own filter refused it",
         "SOCKET_BACKLOG" => "the receiving socket was busy and its backlog was full",
         "TCP_LISTEN_OVERFLOW" => "the listening socket's queue was full: its program accepts too slowly",
         "NEIGH_QUEUEFULL" => "too many packets waited for the next hop's link address",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agent_common::quote::Tunnel;
 
+use super::tables::UDP_SOCKET;
 use super::words::{About, Home, Refused};
 use super::*;
 use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
@@ -49,7 +50,7 @@ const REASONS: [(Class, &[&str]); 6] = [
         Class::Queue,
         &[
             "CPU_BACKLOG", "SOCKET_RCVBUFF", "SOCKET_BACKLOG", "TCP_LISTEN_OVERFLOW", "NEIGH_QUEUEFULL",
-            "FULL_RING", "QDISC_DROP",
+            "FULL_RING", "QDISC_DROP", UDP_SOCKET,
         ],
     ),
     (Class::Ttl, &["IPV6_NDISC_HOP_LIMIT", "TCP_MINTTL"]),
@@ -85,6 +86,7 @@ fn told() -> Vec<String> {
     }
     for (name, refused) in [
         ("martian", Refused::Martian),
+        ("of the loopback's network", Refused::Localnet),
         ("by its source", Refused::Source),
         ("refused by a route", Refused::ByRoute),
         ("perhaps refused by a route", Refused::PerhapsByRoute),

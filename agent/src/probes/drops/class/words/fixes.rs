@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 
 use super::super::Class;
-use super::{About, Home, Refused, proven};
+use super::super::tables::UDP_SOCKET;
+use super::{About, Home, LOCALNET, Refused, proven};
 use crate::links::shell_word;
 
 /// What goes with IPv6 where it is off, and does not come back with it.
 const GONE: &str = "its IPv6 addresses and routes are gone, and must be set again";
+
+/// What helps where a program reads its datagrams too slowly.
+const SLOW_READER: &str = "make the program read faster, or give its socket a larger buffer: by SO_RCVBUF, up to the node's `net.core.rmem_max`; where it sets none, by the node's `net.core.rmem_default`, and start it again";
 
 impl About<'_> {
     /// A fix that is made in the network namespace where the packet died, and says so where that is not the host's: devices of
@@ -194,8 +198,8 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     match about.reason {
         "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
-        "IP_LOCALNET" => about.there(format!(
-            "mend the address that its sender uses; if it goes to a hostPort or nodePort by 127.0.0.1, `sysctl -w {}=1`",
+        reason if reason == LOCALNET || about.refused == Some(Refused::Localnet) => about.there(format!(
+            "mend the address that its sender uses; if a rule rewrites it to 127.0.0.1 on purpose (a hostPort, a nodePort, a service of the node), `sysctl -w {}=1`",
             about.sysctl("ipv4", "route_localnet")
         )),
         _ if about.refused == Some(Refused::Source) => {
@@ -241,8 +245,9 @@ fn queue(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     match about.reason {
         "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog` on the node, or spread receiving over more processors (RPS)".into(),
-        "SOCKET_RCVBUFF" => "make the program read faster, or give its socket a larger buffer: by SO_RCVBUF, up to the node's `net.core.rmem_max`; where it sets none, by the node's `net.core.rmem_default`, and start it again".into(),
-        "SOCKET_BACKLOG" => about.there("make the program read faster, or let its buffer grow more: the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF if it sets one"),
+        "SOCKET_RCVBUFF" => SLOW_READER.into(),
+        UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, mend the filter that it attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)").into(),
+        "SOCKET_BACKLOG" => about.there("see whether the program reads too slowly, or its buffer cannot grow: the third number of `net.ipv4.tcp_rmem` bounds it, or its SO_RCVBUF if it sets one"),
         "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
         "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
         "FULL_RING" => about.there(format!("make who reads it faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
