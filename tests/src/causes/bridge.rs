@@ -137,6 +137,11 @@ fn a_port_that_does_not_take_it() {
             "7 PVID",
             "vlan add dev veth-3 vid 1 pvid untagged\n",
         ),
+        (
+            "vlan add dev veth-2 vid 4001\nvlan del dev veth-2 vid 1\n",
+            "4001",
+            "vlan add dev veth-2 vid 1 pvid untagged\n",
+        ),
     ] {
         if broken.starts_with("vlan") {
             scene.host.ip("link set cni0 type bridge vlan_filtering 1\n");

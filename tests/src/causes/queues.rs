@@ -54,11 +54,11 @@ fn a_buffer_that_the_program_does_not_choose() {
 /// What comes in one go is more than a processor may keep.
 #[test]
 fn a_backlog_of_a_processor() {
+    const BURST: usize = 40;
     // It is the machine's.
     if !is_guest() {
         return;
     }
-    const BURST: usize = 40;
     let scene = Scene::new();
     let reader = scene.ext.inside(|| UdpSocket::bind("10.97.9.2:7742").unwrap());
     // The kernel cuts a long send into its datagrams just before the device, which gets them without a pause.
@@ -67,7 +67,7 @@ fn a_backlog_of_a_processor() {
         let socket = scene.host.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
         setsockopt(&socket, sockopt::UdpGsoSegment, &1000).unwrap();
         let to: SocketAddr = "10.97.9.2:7742".parse().unwrap();
-        assert_eq!(socket.send_to(&[7; BURST * 1000], to).unwrap(), BURST * 1000);
+        assert_eq!(socket.send_to(&vec![7; BURST * 1000], to).unwrap(), BURST * 1000);
     };
     let backlog = Setting::new("/proc/sys/net/core/netdev_max_backlog", "10");
     let trace = scene.trace("drops");

@@ -8,8 +8,8 @@ mod tables;
 pub mod words;
 
 use tables::{
-    FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS, IPSEC_DEVICES, LOCAL,
-    PLACES, REASONS, RULES, TRANSIENT,
+    BRIDGE_PORTS, FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS,
+    IPSEC_DEVICES, LOCAL, PLACES, REASONS, RULES, TRANSIENT,
 };
 
 /// The cause of a drop, in an operator's terms.
@@ -314,6 +314,7 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("NETFILTER_DROP", function) if RULES.contains(&function) => harmful(Class::Policy),
         // There is a route, and the device that it came in by does not forward (net/ipv4/route.c, net/ipv6/ip6_output.c).
         ("IP_INADDRERRORS", "ip_error" | "ip6_forward") => harmful(Class::ForwardingOff),
+        ("NO_TX_TARGET", function) if BRIDGE_PORTS.contains(&function) => harmful(Class::BridgePort),
         // What waits for a handshake that does not come; of queues the reason alone says that they were emptied.
         (_, "wg_packet_purge_staged_packets") => harmful(Class::Neighbour),
         // Where the next hop cannot be noted down, and there are no reasons.

@@ -62,6 +62,12 @@ pub(super) const LOCAL: [&str; 16] = [
     "hci_", "l2cap_", "sco_", "rfcomm_",
 ];
 
+/// Where a bridge frees what a port does not take, its own included. Later kernels give a reason there that says less.
+pub(super) const BRIDGE_PORTS: [&str; 11] = [
+    "br_handle_frame_finish", "br_forward", "br_dev_xmit", "maybe_deliver", "br_handle_frame", "br_flood",
+    "br_multicast_flood", "br_pass_frame_up", "br_allowed_ingress", "__allowed_ingress", "br_handle_vlan",
+];
+
 /// UDP's receiving, where a full buffer and a socket's own filter free in one place.
 pub(super) const UDP_SOCKET: &str = "SOCKET_RCVBUFF or SOCKET_FILTER";
 
@@ -175,10 +181,7 @@ pub(super) const PLACES: Table = &[
         &["nf_hook_slow", "nf_queue", "nf_reinject", "nf_conntrack_in", "nf_confirm", "nf_nat_inet_fn"],
     ),
     // `should_deliver` and the port's state, VLAN and lock (net/bridge/br_input.c, br_forward.c).
-    (
-        harmful(Class::BridgePort),
-        &["br_handle_frame_finish", "br_forward", "br_dev_xmit", "maybe_deliver", "br_handle_frame"],
-    ),
+    (harmful(Class::BridgePort), &BRIDGE_PORTS),
     (harmful(Class::Ipv6Off), &["ip6_output"]),
     // Who reads it computes it (`csum_copy_err`); the other packet that is freed here is one whose reader gave a bad address.
     (harmful(Class::Checksum), &["udp_recvmsg", "udpv6_recvmsg"]),

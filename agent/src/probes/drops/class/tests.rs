@@ -285,7 +285,10 @@ fn a_question_about_a_neighbour_ends_with_its_link() {
     for (reason, function, facts, class) in [
         ("QDISC_DROP", "__dev_queue_xmit", fact::DOWN, Class::DeviceDown),
         ("NO_TX_TARGET", "br_dev_xmit", fact::NO_CARRIER, Class::NoCarrier),
-        ("NO_TX_TARGET", "br_dev_xmit", 0, Class::Routing),
+        ("NO_TX_TARGET", "br_dev_xmit", 0, Class::BridgePort),
+        ("NO_TX_TARGET", "br_handle_frame_finish", 0, Class::BridgePort),
+        ("NO_TX_TARGET", "vxlan_xmit", 0, Class::Routing),
+        ("NOT_SPECIFIED", "br_pass_frame_up", 0, Class::BridgePort),
         ("NOT_SPECIFIED", "br_handle_frame_finish", 0, Class::BridgePort),
     ] {
         assert_eq!(judge(reason, function, facts), harmful(class), "{reason} in {function}");

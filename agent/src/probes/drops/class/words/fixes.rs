@@ -87,7 +87,7 @@ impl Class {
                 about.sysctl("ipv6", "disable_ipv6")
             )),
             Self::BridgePort => {
-                about.there(format!("`bridge -d link show` and `bridge vlan show` tell why, of {device} or of the port that it is for"))
+                about.there(format!("`bridge -d link show`, `bridge vlan show` and `bridge fdb show` tell why, of {device} or of the port that it is for"))
             }
             Self::Hairpin => {
                 about.there(format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode)"))
