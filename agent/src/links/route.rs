@@ -19,6 +19,8 @@ const RTM_F_CLONED: u32 = 0x200;
 /// `RTAX_MTU` and `RTAX_ADVMSS`.
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
+/// Of a nexthop object.
+const RTA_NH_ID: u16 = 30;
 /// `RTNH_F_DEAD` and `RTNH_F_LINKDOWN`, in a route's flags, and in those of each of its ways where it has several.
 const DEAD: u32 = 1;
 const LINKDOWN: u32 = 16;
@@ -83,6 +85,7 @@ pub(super) fn decode(payload: &[u8], routes: &mut Vec<Route>) {
         mtu: metric(message.attributes, RTAX_MTU),
         advmss: metric(message.attributes, RTAX_ADVMSS),
         expires: get(RTA_CACHEINFO).and_then(expires).is_some(),
+        by_object: get(RTA_NH_ID).is_some(),
         dead: message.flags & DEAD != 0,
         linkdown: message.flags & LINKDOWN != 0,
     };

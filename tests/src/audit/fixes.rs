@@ -133,6 +133,8 @@ fn of_a_route_only_its_mtu() {
         let both = ["10.99.0.2:9", "[fd99::2]:9"].map(|to| arrives(&host, &ext, to, 1000));
         (both == [true; 2]).then_some(())
     });
+    host.ip("nexthop add id 12 via 10.99.0.2 dev eth0 onlink\nnexthop add id 13 via 10.89.0.2 dev eth1\n\
+         nexthop add id 14 group 12,3/13\nnexthop add id 16 via fd99::2 dev eth0\n");
     let ways4 = "nexthop via 10.99.0.2 dev eth0 weight 3 nexthop via 10.89.0.2 dev eth1";
     let ways6 = "nexthop via fd99::2 dev eth0 weight 3 nexthop via fd89::2 dev eth1";
     let routes = [
@@ -142,7 +144,11 @@ fn of_a_route_only_its_mtu() {
         ("-4", "10.98.0.0/24", format!("mtu 9000 {ways4}"), 1300),
         ("-4", "10.98.0.0/24", format!("mtu lock 9000 initcwnd 20 table 77 metric 5 proto bird {ways4}"), 1300),
         ("-4", "default", "via 10.99.0.2 mtu 9000".into(), 1400),
+        // As FRR sets them.
+        ("-4", "10.98.0.0/24", "nhid 12 proto bgp metric 20 mtu 9000".into(), 1400),
+        ("-4", "10.98.0.0/24", "nhid 14 proto bgp metric 20 mtu lock 9000".into(), 1300),
         ("-6", "fd98::/64", "via fd99::2 mtu 9000".into(), 1400),
+        ("-6", "fd98::/64", "nhid 16 proto bgp metric 20 mtu 9000".into(), 1400),
         ("-6", "fd98::/64", "via fd99::2 proto dhcp src fd99::1 metric 100 mtu 9000 initcwnd 20 pref high".into(), 1400),
         ("-6", "fd98::/64", format!("mtu 9000 {ways6}"), 1300),
         ("-6", "fd98::/64", format!("table 77 metric 5 mtu 9000 {ways6}"), 1300),
@@ -160,7 +166,7 @@ fn of_a_route_only_its_mtu() {
         let before = shown();
         assert!(before.contains("9000"), "{before}");
         let end = if family == "-4" { "10.98.0.2:9" } else { "[fd98::2]:9" };
-        let is_used = !rest.contains("table 77") && !rest.contains("nexthop");
+        let is_used = !rest.contains("table 77") && !rest.contains("nexthop") && !rest.contains("nhid 14");
         assert!(!is_used || !arrives(&host, &ext, end, 1450), "{to} {rest}: it is freed at the other end");
         let said = Said::json(&node);
         let findings = said.findings("route_mtu");
@@ -169,9 +175,9 @@ fn of_a_route_only_its_mtu() {
         expect_nothing(&node);
         assert_eq!(shown(), before.replacen("9000", &least.to_string(), 1), "{to} {rest}");
         assert!(!is_used || arrives(&host, &ext, end, 1450), "{to} {rest}");
-        // A table that is not there has none.
+        // A table that is not there has none, and what is by an object `flush` leaves.
         let flush = format!(
-            "for t in main 77; do ip {family} route flush exact {to} table $t; done 2>/dev/null; true"
+            "for t in main 77; do ip {family} route flush exact {to} table $t; ip {family} route del {to}; done 2>/dev/null; true"
         );
         host.run("sh", &["-c", &flush]);
     }

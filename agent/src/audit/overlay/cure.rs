@@ -44,9 +44,13 @@ pub(super) fn route(nets: &Nets<'_>, namespace: usize, route: &Route, mtu: u32) 
     let (mut edits, mut last) = (Vec::new(), String::new());
     match route.mtu {
         // What is said last counts, but behind `nexthop` it would be of that way.
-        _ if ways.len() < 2 => last = format!(" mtu {mtu}"),
+        _ if ways.len() < 2 || route.by_object => last = format!(" mtu {mtu}"),
         Some(old) => edits.push(format!(r"s/(mtu |lock ){old}/\1{mtu}/")),
         None => edits.push(format!("1s/ / mtu {mtu} /")),
+    }
+    if route.by_object {
+        // `ip` prints the object's ways beside it, and the kernel takes one or the other.
+        edits.push("2,$d; s/ (via (inet6 )?[^ ]+ )?dev [^ ]+( onlink)?//".to_owned());
     }
     if route.expires {
         // `ip` prints a unit that it does not take.

@@ -33,6 +33,7 @@ fn route(to: &str, device: u32, gateway: Option<&str>) -> Route {
         mtu: None,
         advmss: None,
         expires: false,
+        by_object: false,
         dead: false,
         linkdown: false,
     }

@@ -54,6 +54,24 @@ fn a_route_of_ipv6_that_expires_is_given_back_as_ip_takes_it() {
     assert_eq!(read(true), change(r" | sed -E 's/(expires [0-9]+)sec/\1/'"));
 }
 
+/// As FRR sets them: the command keeps the object.
+#[test]
+fn a_route_by_a_nexthop_object_stays_one() {
+    let way = |device, gateway| Route {
+        mtu: Some(9000),
+        by_object: true,
+        ..route("10.9.0.0/24", device, Some(gateway))
+    };
+    let links = || vec![eth0(1400), Link::up(2, "eth1", "physical", 1300)];
+    let fix = |ways| fixes(&[host(links(), ways)], Name::RouteMtu).remove(0);
+    let change = |mtu| {
+        let edit = "sed -E '2,$d; s/ (via (inet6 )?[^ ]+ )?dev [^ ]+( onlink)?//'";
+        format!("`ip route change metric 0 $(ip route show exact 10.9.0.0/24 metric 0 | {edit}) mtu {mtu}`")
+    };
+    assert_eq!(fix(vec![way(1, "10.0.0.1")]), change(1400));
+    assert_eq!(fix(vec![way(1, "10.0.0.1"), way(2, "10.0.1.1")]), change(1300));
+}
+
 const CNI: &str = "; for pods to come, the CNI's MTU";
 
 /// Pods alike are told together, and no bridge's ports become unequal by it: only the route changes.
