@@ -93,7 +93,8 @@ pub fn judge(namespaces: &[Namespace]) -> Judgement {
     let (inner, no_uplink) = inner::inner(&nets);
     let (ipsec, vague) = ipsec::of_policies(&nets);
     findings.extend(inner.into_iter().chain(ipsec).chain(ipv6::off(&nets)));
-    let not_judged = unjudged::devices(&nets).into_iter().chain(no_uplink).chain(vague).collect();
+    let not_judged = unjudged::devices(&nets).into_iter().chain(unjudged::routes(&nets));
+    let not_judged = not_judged.chain(no_uplink).chain(vague).collect();
     let (not_judged, more_not_judged) = unjudged::bounded(not_judged, MAX_OF_POD);
     let found = findings.len();
     let mut of_pod: HashMap<String, usize> = HashMap::new();

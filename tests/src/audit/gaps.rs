@@ -169,3 +169,27 @@ fn what_was_not_read_is_no_all_clear() {
     }
     flannel.pods.into_iter().for_each(Pod::stop);
 }
+
+/// Routers that keep many routes have the kernel leave out what a nexthop object says.
+#[test]
+fn a_route_by_an_object_alone() {
+    if !has_devices() {
+        return;
+    }
+    let host = host();
+    host.ip("nexthop add id 7 via 10.99.0.9 dev eth0\nroute add 10.98.0.0/24 nhid 7 mtu 9000\n");
+    let node = Node::routing(&host);
+    assert_eq!(Said::json(&node).findings("route_mtu").len(), 1);
+    host.sysctl("ipv4/nexthop_compat_mode", "0");
+    let said = Said::of(&node, &["-o", "json", "--fail-on-findings"]);
+    let gaps = said.events("not_judged");
+    let gap = gaps.iter().find(|line| line["subject"] == "10.98.0.0/24");
+    let gap = gap.unwrap_or_else(|| panic!("{}\n{}", said.text, said.notes));
+    let why = "its nexthop object does not tell its device (net.ipv4.nexthop_compat_mode is 0)";
+    assert_eq!(
+        json!([gap["why"], gap["unread"], gap["interface_kind"]]),
+        json!([why, true, "route"]),
+        "{gap:#}"
+    );
+    assert_eq!(said.code, Some(3), "{}", said.notes);
+}

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{At, Nets};
-use crate::links::{Encapsulation, Link, Tunnel};
+use crate::links::{Encapsulation, Link, Namespace, Tunnel};
 use crate::pod::Pod;
 
 /// Kinds of devices that pass packets on as they are.
@@ -55,6 +55,29 @@ pub(super) fn bounded(all: Vec<NotJudged>, most: usize) -> (Vec<NotJudged>, usiz
 pub(super) fn devices(nets: &Nets<'_>) -> Vec<NotJudged> {
     let carrying = nets.all().filter(|(_, link)| link.up && !link.loopback);
     carrying.flat_map(|(at, link)| reasons(nets, at, link)).collect()
+}
+
+/// Routes by nexthop objects whose devices the kernel does not tell with them: one of each namespace stands for all.
+pub(super) fn routes(nets: &Nets<'_>) -> Vec<NotJudged> {
+    let of_namespace = |(namespace, read): (usize, &Namespace)| {
+        let mut blind = read.routes.iter().flatten().filter(|route| route.by_object && route.device == 0);
+        let first = blind.next()?;
+        let more = match blind.count() {
+            0 => String::new(),
+            more => format!(", nor do {more} more"),
+        };
+        Some(NotJudged {
+            owner: nets.owner(At { namespace, index: 0 }).cloned(),
+            subject: first.destination.to_string(),
+            kind: "route".to_owned(),
+            why: format!(
+                "its nexthop object does not tell its device{more} (net.ipv4.nexthop_compat_mode is 0)"
+            )
+            .into(),
+            unread: true,
+        })
+    };
+    nets.namespaces.iter().enumerate().filter_map(of_namespace).collect()
 }
 
 fn reasons(nets: &Nets<'_>, at: At, link: &Link) -> Vec<NotJudged> {

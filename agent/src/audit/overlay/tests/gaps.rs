@@ -274,3 +274,18 @@ fn one_pod_cannot_fill_what_is_not_judged() {
     let judged = judge(&[host(vec![near(3, 1, 1500)], Vec::new()), noisy]);
     assert_eq!((judged.not_judged.len(), judged.more_not_judged), (MAX_OF_POD, 500 - MAX_OF_POD));
 }
+
+/// A route by a nexthop object comes without its device where the kernel is told to leave that out.
+#[test]
+fn a_route_whose_device_is_not_told() {
+    let by_object = |to: &str, device| Route { by_object: true, ..route(to, device, None) };
+    let read = |routes| [host(vec![Link::up(1, "eth0", "physical", 1500)], routes)];
+    assert!(judge(&read(vec![by_object("10.9.0.0/24", 1)])).not_judged.is_empty());
+    let blind = ["10.9.0.0/24", "10.9.1.0/24", "10.9.2.0/24"].map(|to| by_object(to, 0));
+    let said = judge(&read(blind.to_vec())).not_judged;
+    let [one] = &*said else { panic!("{said:?}") };
+    assert_eq!((&*one.subject, &*one.kind, one.unread), ("10.9.0.0/24", "route", true));
+    let why =
+        "its nexthop object does not tell its device, nor do 2 more (net.ipv4.nexthop_compat_mode is 0)";
+    assert_eq!(one.why, why);
+}
