@@ -109,7 +109,9 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
                     format!("tc qdisc replace dev {device} parent {major:x}:{minor:x} pfifo")
                 }
             };
-            format!("`{mended}`, if no test wants it (`tc -s qdisc show dev {device}`)")
+            // A root takes along what is below it.
+            let along = if parent.is_none() { ", with what is below it" } else { "" };
+            format!("`{mended}`, if no test wants it (`tc -s qdisc show dev {device}` shows it{along})")
         }
         Evidence::Policer { length, less } => {
             let whole = (*length).max(about.mtu + 14);
