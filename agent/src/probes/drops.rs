@@ -230,6 +230,9 @@ impl PacketDrop {
         if self.verdict.class == Class::Routing && evidence::stays_for_its_source(&self.record, function) {
             return Some(Refused::Source);
         }
+        if self.verdict.class == Class::Routing && self.counted.class == Class::NoSocket {
+            return Some(Refused::NoTunnelDevice);
+        }
         if self.verdict.class == Class::Routing && evidence::is_on_loopbacks_network(&self.record, function) {
             return Some(Refused::Localnet);
         }

@@ -20,19 +20,13 @@ fn forwarding_that_is_off() {
         let trace = scene.trace("drops");
         scene.host.sysctl(sysctl, off);
         assert!(!scene.is_answered(to), "{version}");
-        if has_reasons() {
-            let event = trace.expect_class("forwarding_off", |event| event["interface"] == "veth-web");
-            assert!(event["message"].as_str().unwrap().contains("forwarding is off"), "{event:#}");
-            // One after the other, as they are read.
-            for command in fix(&event).split('`').skip(1).step_by(2) {
-                scene.host.run("sh", &["-c", command]);
-            }
-        } else {
-            // All that is not routed ends in one place.
-            trace.expect("drop without a route", |event| {
-                event["function"] == "ip_error" || event["function"] == "ip6_forward"
-            });
-            scene.host.sysctl(sysctl, "1");
+        // Without reasons all that IPv4 does not route ends in one place.
+        let class = if has_reasons() || to == EXT6 { "forwarding_off" } else { "routing" };
+        let event = trace.expect_class(class, |event| event["interface"] == "veth-web");
+        assert!(event["message"].as_str().unwrap().contains("forwarding is off"), "{event:#}");
+        // One after the other, as they are read.
+        for command in fix(&event).split('`').skip(1).step_by(2).filter(|command| command.starts_with("sysctl")) {
+            scene.host.run("sh", &["-c", command]);
         }
         assert!(scene.is_answered(to), "{version} is cured");
     }
@@ -191,11 +185,15 @@ fn ipv6_that_is_off_on_a_device() {
         } else {
             assert!(!scene.is_answered(EXT6));
         }
+        // Without reasons a wrong header ends in the same place.
+        let class = if has_reasons() { "ipv6_off" } else { "malformed" };
+        let event = trace
+            .expect_class(class, |event| event["interface"] == device && event["harm"] == "harmful");
         let cured = if has_reasons() {
-            let event = trace
-                .expect_class("ipv6_off", |event| event["interface"] == device && event["harm"] == "harmful");
             fix(&event)
         } else {
+            let looks = format!("see whether IPv6 is off: `sysctl net.ipv6.conf.{device}.disable_ipv6`; ");
+            assert!(fix(&event).starts_with(&looks) && fix(&event).ends_with(there), "{event:#}");
             format!(
                 "`sysctl -w net.ipv6.conf.{device}.disable_ipv6=0`; its IPv6 addresses and routes are gone, and must be set again{there}"
             )

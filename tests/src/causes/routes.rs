@@ -94,12 +94,8 @@ fn a_way_back_by_another_device() {
     };
     let trace = scene.trace("drops");
     assert!(!arrives());
-    let sysctl = if has_reasons() {
-        fix(&trace.expect_class("reverse_path", |event| event["interface"] == "veth-web"))
-    } else {
-        "route the source's address back by veth-web; .., `sysctl -w net.ipv4.conf.veth-web.rp_filter=2`"
-            .to_owned()
-    };
+    let class = if has_reasons() { "reverse_path" } else { "routing" };
+    let sysctl = fix(&trace.expect_class(class, |event| event["interface"] == "veth-web"));
     assert!(sysctl.starts_with("route the source's address back by veth-web"), "{sysctl}");
     scene.host.ip("route add 10.98.0.9/32 dev veth-web\n");
     assert!(arrives(), "cured by a route");

@@ -83,6 +83,29 @@ fn tc_at_ingress() {
     watch.expect(3, &to_port(7004), &want);
 }
 
+/// As network plugins that are made of BPF programs do.
+#[test]
+fn tc_at_egress() {
+    let lab = Lab::lock();
+    let filter = lab.web.netns.meanwhile(
+        "tc",
+        "qdisc add dev eth0 clsact\n\
+         filter add dev eth0 egress protocol ip prio 1 bpf da bytecode '1,6 0 0 2,'\n",
+        "qdisc del dev eth0 clsact\n",
+    );
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7006), 3, 100));
+    let want = Want {
+        reason: &["TC_EGRESS"],
+        function: &["sch_handle_egress", "tcf_classify", "__dev_queue_xmit"],
+        class: "policy",
+        destination: None,
+        ..SENT
+    };
+    watch.expect(3, &to_port(7006), &want);
+    drop(filter);
+}
+
 #[test]
 fn a_socket_filter() {
     let lab = Lab::lock();

@@ -211,7 +211,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         return benign(Class::LocalSocket);
     }
     // The kernel says itself that it is too large, just before it frees it.
-    if has(fact::TOLD) && [harmful(Class::Other), harmful(Class::Mtu)].contains(&verdict) {
+    let may_be_size = matches!(verdict.class, Class::Other | Class::Mtu | Class::ForwardingOff);
+    if has(fact::TOLD) && verdict.harm == Harm::Harmful && may_be_size {
         return harmful(Class::Mtu);
     }
     // A copy for nobody, or what a tunnel or rule did not want, is not the device's matter.
@@ -228,6 +229,9 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     } else if by_device && has(fact::NO_CARRIER) {
         Class::NoCarrier
     } else if has(fact::BELOW_IPV6) && ["ip6_rcv_core", "ipv6_rcv", "ip6_finish_output"].contains(&function) {
+        Class::Ipv6Off
+    } else if has(fact::GROUP) && reason.is_empty() && ["ip6_rcv_core", "ipv6_rcv"].contains(&function) {
+        // Where there are no reasons: what kernels announce themselves by is well made, and comes to each device that has IPv6 off.
         Class::Ipv6Off
     } else if has(fact::TO_ITSELF) && FORWARDED_BY_BRIDGE.contains(&function) {
         Class::Hairpin
@@ -317,6 +321,10 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         ("NO_TX_TARGET", function) if BRIDGE_PORTS.contains(&function) => harmful(Class::BridgePort),
         // What waits for a handshake that does not come; of queues the reason alone says that they were emptied.
         (_, "wg_packet_purge_staged_packets") => harmful(Class::Neighbour),
+        // Where there are no reasons: a packet that is refused for its TTL or its size tells so by itself.
+        ("", "ip6_forward") => harmful(Class::ForwardingOff),
+        // What a full queue refuses is freed in `kfree_skb_list`; here it is a filter at egress (net/core/dev.c before 5.17).
+        ("", "__dev_queue_xmit") => harmful(Class::Policy),
         // Where the next hop cannot be noted down, and there are no reasons.
         ("", "ip_finish_output2" | "ip6_finish_output2") => harmful(Class::NeighbourTable),
         _ => return None,

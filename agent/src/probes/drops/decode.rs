@@ -54,7 +54,9 @@ impl Decoder {
             let flow = packet.flow;
             Some(SocketAddr::new(flow.source, flow.ports?.0))
         });
-        let (verdict, evidence) = evidence::gather(&self.sources, &record, named, function, from, counted);
+        let inner = packet.and_then(|packet| packet.inner);
+        let (verdict, evidence) =
+            evidence::gather(&self.sources, &record, named, function, from, inner.is_some(), counted);
         Ok(PacketDrop {
             at: self.clock.to_wall(record.ktime_ns),
             reason: reason.map(|reason| reason.as_ref().into()),
@@ -64,7 +66,7 @@ impl Decoder {
             evidence,
             direction,
             home: None,
-            inner: packet.and_then(|packet| packet.inner),
+            inner,
             record,
         })
     }

@@ -93,23 +93,18 @@ pub(super) struct Sources {
 }
 
 /// The evidence there is for a drop, and what it means by that. `function` is where the packet died, `from` who sent it, of
-/// protocols with ports.
+/// protocols with ports; `is_tunnels` is that another packet is inside.
 pub(super) fn gather(
     Sources { limits, sockets }: &Sources,
     record: &DropRecord,
     reason: &str,
     function: &str,
     from: Option<SocketAddr>,
+    is_tunnels: bool,
     verdict: Verdict,
 ) -> (Verdict, Option<Evidence>) {
-    // IPsec takes tunnels of plain IP as well, where its devices' modules are loaded: what no tunnel takes ends there.
-    if function == "xfrm_input" && is_ip_in_ip(record.protocol) {
-        return (Verdict { class: Class::Routing, ..verdict }, None);
-    }
-    // Where forwarding is off as well, to switch it on would not help.
-    let is_unforwarded = matches!(verdict.class, Class::ForwardingOff | Class::Other);
-    if is_unforwarded && stays_for_its_source(record, function) {
-        return (Verdict { class: Class::Routing, ..verdict }, None);
+    if let Some(class) = by_header(record, reason, function, is_tunnels, verdict) {
+        return (Verdict { class, ..verdict }, None);
     }
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
@@ -153,6 +148,37 @@ pub(super) fn gather(
         }
         _ => (verdict, None),
     }
+}
+
+/// The class that the packet's header proves, where reason and place are those of other causes as well.
+fn by_header(
+    record: &DropRecord,
+    reason: &str,
+    function: &str,
+    is_tunnels: bool,
+    verdict: Verdict,
+) -> Option<Class> {
+    let has_reason = !matches!(reason, "" | "NOT_SPECIFIED");
+    // Where forwarding is off as well, to switch it on would not help.
+    let is_unforwarded = matches!(verdict.class, Class::ForwardingOff | Class::Other);
+    match function {
+        // IPsec takes tunnels of plain IP as well, where its devices' modules are loaded: what no tunnel takes ends there.
+        "xfrm_input" if is_ip_in_ip(record.protocol) => Some(Class::Routing),
+        // No program would listen for it: a device would take it out of its tunnel.
+        _ if verdict == NOBODY_LISTENS && is_tunnels => Some(Class::Routing),
+        // A tunnel's socket keeps nothing waiting that could be too much.
+        "udp_queue_rcv_one_skb" | "udpv6_queue_rcv_one_skb" if !has_reason && is_tunnels => {
+            Some(Class::Checksum)
+        }
+        "ip6_forward" if is_unforwarded && stays_for_its_source(record, function) => Some(Class::Routing),
+        "ip_forward" | "ip6_forward" if !has_reason && is_unforwarded && is_spent(record) => Some(Class::Ttl),
+        _ => None,
+    }
+}
+
+/// Whether its TTL or hop limit lets it go no further.
+fn is_spent(record: &DropRecord) -> bool {
+    record.flags & flags::HAS_IP != 0 && record.ttl <= 1
 }
 
 /// Whether IPv6 does not forward the packet for its source, whatever is set: that is of its link, a loopback's or a group's, or none.

@@ -71,6 +71,9 @@ pub(super) const BRIDGE_PORTS: [&str; 11] = [
 /// UDP's receiving, where a full buffer and a socket's own filter free in one place.
 pub(super) const UDP_SOCKET: &str = "SOCKET_RCVBUFF or SOCKET_FILTER";
 
+/// IPv6's receiving, where a wrong header and IPv6 that is off free in one place.
+pub(super) const IPV6_INPUT: &str = "IP_INHDR or IPV6DISABLED";
+
 /// What a kernel with reasons calls what it frees there.
 pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
     ("CPU_BACKLOG", &["enqueue_to_backlog", "netif_rx_internal"]),
@@ -81,6 +84,9 @@ pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
     ("TC_INGRESS", &["sch_handle_ingress"]),
     ("TC_EGRESS", &["sch_handle_egress"]),
     ("XDP", &["bpf_prog_run_generic_xdp"]),
+    // Its queues' packets are freed elsewhere.
+    ("TC_EGRESS", &["__dev_queue_xmit"]),
+    (IPV6_INPUT, &["ip6_rcv_core", "ipv6_rcv"]),
     (UDP_SOCKET, &["udp_queue_rcv_one_skb", "udpv6_queue_rcv_one_skb"]),
 ];
 

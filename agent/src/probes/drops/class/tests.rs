@@ -374,7 +374,7 @@ fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
         ("", "br_flood"),
         ("NO_TX_TARGET", "br_flood"),
         ("QDISC_DROP", "__dev_queue_xmit"),
-        ("", "__dev_queue_xmit"),
+        ("", "kfree_skb_list"),
     ];
     for (reason, function) in drops {
         assert_eq!(judged(reason, function).harm, Harm::Harmful, "{reason} in {function}");

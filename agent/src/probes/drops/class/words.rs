@@ -8,7 +8,7 @@ use std::sync::Arc;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use super::tables::{IPSEC_DEVICES, TUNNELS, UDP_SOCKET};
+use super::tables::{IPSEC_DEVICES, IPV6_INPUT, TUNNELS, UDP_SOCKET};
 use crate::links::shell_word;
 use crate::pod::Pod;
 use crate::probe::row::{device_sysctl, end};
@@ -88,6 +88,10 @@ pub enum Refused {
     Discarded,
     /// No tunnel device takes what has come in a tunnel.
     NoTunnel,
+    /// The same, for no device is there that takes any packet of that kind.
+    NoTunnelDevice,
+    /// No route leads back to its source by the device that it came by, or its source is this host's own.
+    NoWayBack,
     /// IPsec has no state for it, or finds it wrong.
     Ipsec,
     /// IPsec has no policy and state for what leaves by its device.
@@ -108,6 +112,8 @@ impl Refused {
     pub(in crate::probes::drops) fn by_place(reason: Option<&str>, function: &str) -> Option<Self> {
         Some(match (reason, function) {
             (Some("NOT_SPECIFIED"), "ip_rcv_finish_core" | "ip_rcv_finish") => Self::Martian,
+            // What no route leads to ends elsewhere (net/ipv4/ip_input.c).
+            (None, "ip_rcv_finish_core" | "ip_rcv_finish") => Self::NoWayBack,
             (Some("NOT_SPECIFIED"), "ip_error") => Self::ByRoute,
             (None, "ip_error")
             | (
@@ -141,6 +147,11 @@ impl About<'_> {
     /// The name of a setting of its device, as it may stand in a command.
     fn sysctl(&self, family: &str, setting: &str) -> String {
         shell_word(&device_sysctl(family, self.device.unwrap_or("DEVICE"), setting)).into_owned()
+    }
+
+    /// Whether it died in a network namespace that is known not to be the host's.
+    const fn is_elsewhere(&self) -> bool {
+        matches!(self.home, Some(Home::Pod(_) | Home::Netns(_) | Home::Named(_)))
     }
 
     /// `ipv4` or `ipv6`, as sysctls have it.
@@ -185,7 +196,7 @@ impl Class {
             Self::Hairpin => {
                 format!("it is to go back by the port that it came by, and hairpin mode is off{on}").into()
             }
-            Self::Malformed => "its headers are wrong".into(),
+            Self::Malformed => malformed(about).into(),
             Self::Checksum => match about.tunnel {
                 Some((tunnel, from)) => format!("the checksum of {}'s own header is wrong: checksum offload on node {from}, or what changes packets on the way", tunnel.name()).into(),
                 None => "its checksum is wrong".into(),
@@ -194,11 +205,8 @@ impl Class {
                 "too many other packets of its sender came between its fragments".into()
             }
             Self::Fragment => "other fragments of its packet never came".into(),
-            Self::Memory if about.reason == "TCP_OFO_QUEUE_PRUNE" => {
-                "its connection's buffer was full of segments that came before others which are missing".into()
-            }
-            Self::Memory => "no memory for it".into(),
-            Self::TcpState => "TCP did not expect it in the connection's state".into(),
+            Self::Memory => memory(about).into(),
+            Self::TcpState => tcp_state(about).into(),
             Self::Neighbour if about.refused == Some(Refused::NoHandshake) => {
                 "its WireGuard peer does not answer the handshake".into()
             }
@@ -214,7 +222,7 @@ impl Class {
 
 fn policy(about: &About<'_>) -> &'static str {
     match about.reason {
-        "SOCKET_FILTER" => "the receiving socket's own filter refused it",
+        "SOCKET_FILTER" => "the receiving socket's own filter, or a BPF program of its cgroup, refused it",
         "BPF_CGROUP_EGRESS" => "a BPF program of its cgroup refused it",
         "TC_INGRESS" | "TC_EGRESS" => "a filter of its device (tc) refused it",
         "TC_RECLASSIFY_LOOP" => "filters or queues of its device (tc) sent it round without end",
@@ -260,12 +268,22 @@ fn routing(about: &About<'_>) -> &'static str {
                 "an address of it may not be seen there: a source that is this node's own, a loopback's or a group's"
             }
             Some(Refused::ByRoute) => "a route or rule refuses it (blackhole, prohibit, unreachable)",
+            // Without a reason it may be forwarding as well.
+            Some(Refused::PerhapsByRoute) if about.reason.is_empty() && about.ip_version != 6 => {
+                "no route to its destination, or one that refuses it (blackhole, prohibit, unreachable), or forwarding is off on the device that it came by"
+            }
             Some(Refused::PerhapsByRoute) => {
                 "no route to its destination, or one that refuses it (blackhole, prohibit, unreachable)"
             }
             Some(Refused::Discarded) => "a blackhole route took it, or its route's device has just gone",
             Some(Refused::NoTunnel) => {
                 "no tunnel device here takes it: its key, VNI or addresses are those of none"
+            }
+            Some(Refused::NoTunnelDevice) => {
+                "no device here takes it out of its tunnel: the device is gone or down, has another port or ID, or its kernel module is not loaded"
+            }
+            Some(Refused::NoWayBack) => {
+                "no way back to its source leads by the device that it came by (reverse path filter), or its source is this host's own"
             }
             Some(Refused::NoPeer) => {
                 "no WireGuard peer has its destination among its allowed IPs, or that peer has no endpoint"
@@ -281,6 +299,42 @@ fn routing(about: &About<'_>) -> &'static str {
     }
 }
 
+fn malformed(about: &About<'_>) -> &'static str {
+    match about.reason {
+        IPV6_INPUT => "its headers are wrong, or IPv6 is off on the device that it came by",
+        _ => "its headers are wrong",
+    }
+}
+
+fn memory(about: &About<'_>) -> &'static str {
+    match about.reason {
+        "TCP_OFO_QUEUE_PRUNE" => {
+            "its connection's buffer was full of segments that came before others which are missing"
+        }
+        "PROTO_MEM" => {
+            "its socket's buffer was full (its program reads too slowly), or all memory of its protocol was used"
+        }
+        _ => "no memory for it",
+    }
+}
+
+fn tcp_state(about: &About<'_>) -> &'static str {
+    match about.reason {
+        "TCP_ZEROWINDOW" | "TCP_OVERWINDOW" => {
+            "it is more than the receiving socket has room for: its program reads too slowly, or the sender sends more than it may"
+        }
+        reason if is_signed(reason) => {
+            "its TCP signature (MD5 or AO, as BGP uses them) is missing, not expected or wrong"
+        }
+        _ => "TCP did not expect it in the connection's state",
+    }
+}
+
+/// Whether the kernel says this of TCP's signatures.
+fn is_signed(reason: &str) -> bool {
+    reason.starts_with("TCP_MD5") || reason.starts_with("TCP_AO") || reason == "TCP_AUTH_HDR"
+}
+
 fn queue(about: &About<'_>) -> &'static str {
     match about.reason {
         "CPU_BACKLOG" => "this processor's backlog was full",
@@ -290,6 +344,10 @@ fn queue(about: &About<'_>) -> &'static str {
         "TCP_LISTEN_OVERFLOW" => "the listening socket's queue was full: its program accepts too slowly",
         "NEIGH_QUEUEFULL" => "too many packets waited for the next hop's link address",
         "FULL_RING" => "the device's ring was full: who reads it is too slow",
+        // Its queues are not looked at.
+        _ if about.is_elsewhere() => {
+            "a queue was full, or one that shapes (tbf) or emulates (netem) let it go"
+        }
         _ => "a queue was full",
     }
 }

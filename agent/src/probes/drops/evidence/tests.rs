@@ -93,7 +93,7 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
         let verdict = Verdict { class, harm: Harm::Harmful };
         // Who sent it matters only where nobody listens.
         let from = Some(([10, 1, 0, 3], 5432).into());
-        let (same, evidence) = gather(&sources, record, "", "", from, verdict);
+        let (same, evidence) = gather(&sources, record, "", "", from, false, verdict);
         assert_eq!(same, verdict);
         evidence
     };
@@ -162,7 +162,7 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
         let record = DropRecord { circumstances, ..record };
         for class in [Class::Policy, Class::Netfilter] {
             let verdict = Verdict { class, harm: Harm::Harmful };
-            let told = gather(&sources, &record, "", "", None, verdict);
+            let told = gather(&sources, &record, "", "", None, false, verdict);
             assert_eq!(told, (verdict, wanted.clone()), "{calls} {circumstances:#x}");
         }
     }
@@ -189,7 +189,7 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
         let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: None }, policed);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
-        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, verdict);
+        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
         assert_eq!(verdict.harm, Harm::Harmful);
         (verdict.class, evidence)
     };
@@ -223,7 +223,7 @@ fn a_frame_for_another_station_tells_whose_address_it_has() {
         let mut record = DropRecord { ip_version, circumstances, ..record(100, 0) };
         record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
         let verdict = Verdict { class, harm: Harm::Harmful };
-        gather(&sources, &record, "OTHERHOST", "ip_rcv_core", None, verdict).1
+        gather(&sources, &record, "OTHERHOST", "ip_rcv_core", None, false, verdict).1
     };
     let own = circumstance::OTHERS | circumstance::OWN_ADDRESS;
     assert_eq!(gathered(4, own, Class::Neighbour), Some(Evidence::OtherStation([10, 244, 1, 10].into())));
@@ -243,7 +243,7 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
         let limits = Limits::below(proc.path()).with_ports(&ports);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
-        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, verdict);
+        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
         (verdict.class, evidence)
     };
     let (named, unnamed) = (("NOT_SPECIFIED", "ovs_vport_send"), ("", "do_execute_actions"));
@@ -273,7 +273,7 @@ fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
     let gathered = |burst, place: (&str, &str), class, harm| {
         let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: Some(netem) }, &[]);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
-        gather(&sources, &own, place.0, place.1, None, Verdict { class, harm }).1
+        gather(&sources, &own, place.0, place.1, None, false, Verdict { class, harm }).1
     };
     let (queue, ring) = (("QDISC_DROP", "__dev_queue_xmit"), ("FULL_RING", "tun_net_xmit"));
     let told = Some(Evidence::Loses(netem));
@@ -296,7 +296,7 @@ fn a_plain_tunnels_packet_that_ipsec_refuses_is_no_policy() {
         (4, "nft_do_chain", Class::Policy),
     ] {
         let record = DropRecord { protocol, ..record(100, 0) };
-        let told = gather(&sources, &record, "NOT_SPECIFIED", function, None, refused);
+        let told = gather(&sources, &record, "NOT_SPECIFIED", function, None, false, refused);
         assert_eq!(told, (Verdict { class, ..refused }, None), "{protocol} in {function}");
     }
 }
@@ -311,7 +311,7 @@ fn an_answer_from_another_address_is_not_translated_back() {
     let own = DropRecord { protocol: 17, destination_port: 47_222, ..own };
     let told = |record: &DropRecord, from: Option<SocketAddr>, verdict| {
         let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
-        let (same, evidence) = gather(&sources, record, "NO_SOCKET", "__udp4_lib_rcv", from, verdict);
+        let (same, evidence) = gather(&sources, record, "NO_SOCKET", "__udp4_lib_rcv", from, false, verdict);
         assert_eq!(same, verdict);
         evidence
     };
@@ -331,7 +331,9 @@ fn a_source_that_ipv6_forwards_nothing_from_is_why() {
     let told = |source: &str, reason, function, class| {
         let mut record = record(100, 0);
         (record.ip_version, record.source) = (6, source.parse::<Ipv6Addr>().unwrap().octets());
-        gather(&sources, &record, reason, function, None, Verdict { class, harm: Harm::Harmful }).0.class
+        gather(&sources, &record, reason, function, None, false, Verdict { class, harm: Harm::Harmful })
+            .0
+            .class
     };
     let off = |source| told(source, "IP_INADDRERRORS", "ip6_forward", Class::ForwardingOff);
     for source in ["fe80::1", "febf::1", "::1", "::", "ff02::1"] {
@@ -345,5 +347,5 @@ fn a_source_that_ipv6_forwards_nothing_from_is_why() {
     }
     let four = DropRecord { ip_version: 4, ..record(100, 0) };
     let verdict = Verdict { class: Class::ForwardingOff, harm: Harm::Harmful };
-    assert_eq!(gather(&sources, &four, "IP_INADDRERRORS", "ip_error", None, verdict).0, verdict);
+    assert_eq!(gather(&sources, &four, "IP_INADDRERRORS", "ip_error", None, false, verdict).0, verdict);
 }

@@ -1,13 +1,14 @@
 //! What the place where a packet died says where the kernel gives no reason.
 
 use super::*;
+use crate::probes::drops::class::judge;
 
 /// Linux calls a martian nothing, nor a route that refuses: the place alone tells, and then no new route helps.
 #[test]
 fn what_refuses_is_told_by_its_place() {
     use Refused::{
-        ByRoute, Discarded, Ipsec, Localnet, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, PerhapsByRoute,
-        Port,
+        ByRoute, Discarded, Ipsec, Localnet, Martian, NoFlow, NoHandshake, NoPeer, NoTunnel, NoWayBack,
+        PerhapsByRoute, Port,
     };
     let unnamed = Some("NOT_SPECIFIED");
     for (reason, function, wanted) in [
@@ -16,7 +17,8 @@ fn what_refuses_is_told_by_its_place() {
         (unnamed, Some("ip_forward"), None),
         (unnamed, None, None),
         (Some("IP_RPFILTER"), Some("ip_rcv_finish_core"), None),
-        (None, Some("ip_rcv_finish"), None),
+        (None, Some("ip_rcv_finish"), Some(NoWayBack)),
+        (None, Some("ip_rcv_finish_core"), Some(NoWayBack)),
         (unnamed, Some("ip_error"), Some(ByRoute)),
         (Some("IP_INNOROUTES"), Some("ip_error"), None),
         (None, Some("ip_error"), Some(PerhapsByRoute)),
@@ -91,4 +93,23 @@ fn where_there_is_no_reason_the_place_stands_for_it() {
     let fix = udp.fix().unwrap();
     assert!(fix.starts_with("make the program read faster, ") && fix.contains("SO_ATTACH_FILTER"), "{fix}");
     assert!(udp.means().ends_with("or its own filter refused it"));
+}
+
+/// Before 5.17 no kernel gives reasons: what a place has for one cause alone is told, and no more.
+#[test]
+fn without_reasons_a_place_tells_what_it_can() {
+    for (function, facts, wanted) in [
+        ("__dev_queue_xmit", 0, (Harm::Harmful, Class::Policy)),
+        ("kfree_skb_list", 0, (Harm::Harmful, Class::Queue)),
+        ("ip6_forward", 0, (Harm::Harmful, Class::ForwardingOff)),
+        ("ip6_forward", fact::TOLD, (Harm::Harmful, Class::Mtu)),
+        ("ip6_forward", fact::GROUP, (Harm::Benign, Class::Routing)),
+        ("ip6_rcv_core", 0, (Harm::Harmful, Class::Malformed)),
+        ("ip6_rcv_core", fact::GROUP, (Harm::Benign, Class::Ipv6Off)),
+        ("ip_rcv_core", fact::GROUP, (Harm::Harmful, Class::Malformed)),
+    ] {
+        let Verdict { class, harm } = judge("", function, facts);
+        assert_eq!((harm, class), wanted, "{function} {facts:#x}");
+    }
+    assert_eq!(judge("NOT_SPECIFIED", "ip6_rcv_core", fact::GROUP).class, Class::Malformed);
 }

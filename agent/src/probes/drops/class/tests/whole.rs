@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_common::quote::Tunnel;
 
-use super::tables::UDP_SOCKET;
+use super::tables::{IPV6_INPUT, UDP_SOCKET};
 use super::words::{About, Home, Refused};
 use super::*;
 use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
@@ -30,7 +30,7 @@ const ON_ETH7: About<'static> = About {
 const NOTHING: About<'static> = About { device: None, mtu: 0, ip_version: 0, ..ON_ETH7 };
 
 /// The reasons of which a class says more than of others.
-const REASONS: [(Class, &[&str]); 6] = [
+const REASONS: [(Class, &[&str]); 8] = [
     (
         Class::Policy,
         &[
@@ -55,7 +55,9 @@ const REASONS: [(Class, &[&str]); 6] = [
     ),
     (Class::Ttl, &["IPV6_NDISC_HOP_LIMIT", "TCP_MINTTL"]),
     (Class::Fragment, &["FRAG_TOO_FAR"]),
-    (Class::Memory, &["TCP_OFO_QUEUE_PRUNE"]),
+    (Class::Memory, &["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM"]),
+    (Class::Malformed, &[IPV6_INPUT]),
+    (Class::TcpState, &["TCP_ZEROWINDOW", "TCP_OVERWINDOW", "TCP_MD5FAILURE", "TCP_AONOTFOUND"]),
 ];
 
 fn case(class: Class, name: &str, about: About<'_>) -> String {
@@ -92,6 +94,8 @@ fn told() -> Vec<String> {
         ("perhaps refused by a route", Refused::PerhapsByRoute),
         ("discarded", Refused::Discarded),
         ("without a tunnel", Refused::NoTunnel),
+        ("without a tunnel's device", Refused::NoTunnelDevice),
+        ("without a way back", Refused::NoWayBack),
         ("without a peer", Refused::NoPeer),
         ("without a flow", Refused::NoFlow),
         ("without a port", Refused::Port),

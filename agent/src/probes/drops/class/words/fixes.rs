@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::super::Class;
-use super::super::tables::UDP_SOCKET;
-use super::{About, Home, LOCALNET, Refused, proven};
+use super::super::tables::{IPV6_INPUT, UDP_SOCKET};
+use super::{About, Home, LOCALNET, Refused, is_signed, proven};
 use crate::links::shell_word;
 
 /// What goes with IPv6 where it is off, and does not come back with it.
@@ -66,10 +66,7 @@ impl Class {
             }
             Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
             Self::Routing => routing(about),
-            Self::ReversePath => about.there(format!(
-                "route the source's address back by {device}; if its route leads by another device on purpose, `sysctl -w {}=2`",
-                about.sysctl("ipv4", "rp_filter")
-            )),
+            Self::ReversePath => about.there(reverse_path(about)),
             Self::ForwardingOff => forwarding(about),
             Self::Ttl => ttl(about),
             Self::Queue => queue(about),
@@ -92,6 +89,10 @@ impl Class {
             Self::Hairpin => {
                 about.there(format!("`bridge link set dev {device} hairpin on` (CNI bridge: hairpinMode)"))
             }
+            Self::Malformed if about.reason == IPV6_INPUT => about.there(format!(
+                "see whether IPv6 is off: `sysctl {}`; if it is not, capture it (`tcpdump -vv`), and mend what makes it",
+                about.sysctl("ipv6", "disable_ipv6")
+            )),
             Self::Malformed => "capture it (`tcpdump -vv`), and mend what makes it".into(),
             Self::Checksum if about.tunnel.is_some() => tunnel_checksum(about),
             Self::Checksum => {
@@ -106,7 +107,16 @@ impl Class {
             Self::Memory if about.reason == "TCP_OFO_QUEUE_PRUNE" => about.there(
                 "find what loses the segments before them, or let buffers grow more: the third number of `net.ipv4.tcp_rmem`",
             ),
+            Self::Memory if about.reason == "PROTO_MEM" => about.there(
+                "see whether its program reads too slowly (`ss -tunm`: what waits at a socket, and rb, the most it may), and let it read faster or give it a larger buffer (`net.ipv4.tcp_rmem`, SO_RCVBUF); or whether all of `net.ipv4.tcp_mem` is used (`cat /proc/net/sockstat`)",
+            ),
             Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
+            Self::TcpState if matches!(about.reason, "TCP_ZEROWINDOW" | "TCP_OVERWINDOW") => about.there(
+                "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF)",
+            ),
+            Self::TcpState if is_signed(about.reason) => about.there(
+                "give both ends the same key (of BGP: its password), or none; `nstat -az TcpExtTCPMD5*` there and `dmesg` tell which of the three it is",
+            ),
             Self::TcpState => about.there(
                 "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`",
             ),
@@ -127,6 +137,14 @@ impl Class {
             Self::Teardown | Self::Copy | Self::LocalSocket => return None,
         })
     }
+}
+
+fn reverse_path(about: &About<'_>) -> String {
+    format!(
+        "route the source's address back by {}; if its route leads by another device on purpose, `sysctl -w {}=2`",
+        about.device(),
+        about.sysctl("ipv4", "rp_filter")
+    )
 }
 
 fn forwarding(about: &About<'_>) -> Cow<'static, str> {
@@ -168,7 +186,7 @@ fn tunnel_checksum(about: &About<'_>) -> Cow<'static, str> {
 fn policy(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     match about.reason {
-        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)".into(),
+        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF), or the program of its cgroup (`bpftool cgroup tree`; of systemd: IPAddressDeny)".into(),
         "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
         "TC_INGRESS" => about.there(format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter")),
         "TC_EGRESS" => about.there(format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter")),
@@ -223,6 +241,11 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
             Some(Refused::NoTunnel) => about.there(
                 "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each",
             ),
+            Some(Refused::NoTunnelDevice) => about.there(format!(
+                "see whether the device that ends its tunnel{} is there and up, with the port or key by which the other end sends: `ip -d link show`; the network plugin makes it",
+                about.tunnel.map_or_else(String::new, |(tunnel, _)| format!(" ({})", tunnel.name()))
+            )),
+            Some(Refused::NoWayBack) => about.there(reverse_path(about)),
             Some(Refused::NoPeer) => about.there(format!(
                 "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
             )),
@@ -232,6 +255,11 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
             Some(Refused::Port) => {
                 "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
             }
+            Some(Refused::PerhapsByRoute) if about.reason.is_empty() && about.ip_version != 6 => about.there(format!(
+                "see what route there is ({}): add one, take away one that refuses it, or if one leads on, `sysctl -w {}=1`",
+                about.route(),
+                about.sysctl("ipv4", "forwarding")
+            )),
             Some(Refused::PerhapsByRoute) => about.there(format!(
                 "add the route, or take away the one that refuses it ({} tells which there is)",
                 about.route()
@@ -251,6 +279,9 @@ fn queue(about: &About<'_>) -> Cow<'static, str> {
         "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
         "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
         "FULL_RING" => about.there(format!("make who reads it faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
+        _ if about.is_elsewhere() => about.there(format!(
+            "`tc -s qdisc show dev {device}` tells which let it go: take away an emulator that no test wants, give a token bucket a burst of a frame or more, and what is full a larger limit, or send less"
+        )),
         _ => about.there(format!("send less, or give it a larger limit: `tc -s qdisc show dev {device}`, `ip -s link show {device}`")),
     }
 }
