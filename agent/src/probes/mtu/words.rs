@@ -166,7 +166,8 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 Finding::SmallUnderlay,
                 format!("{adds}: {mtu} bytes of what it encrypts fit, and {sends}"),
                 Some(format!(
-                    "{sender} (`ip xfrm policy` names all whose packets are encrypted), or clamp their MSS"
+                    "{sender} (`ip xfrm policy` names all whose packets are encrypted), or clamp the MSS of their TCP to {}",
+                    fits.saturating_sub(if event.record.ip_version == 6 { 60 } else { 40 })
                 )),
             )
         }
