@@ -19,6 +19,7 @@ use crate::harness::pod::{Node, Pod};
 use crate::harness::{tool, until};
 
 mod addresses;
+mod anycast;
 mod bridge;
 mod checksum;
 mod copies;

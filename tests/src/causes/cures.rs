@@ -4,23 +4,24 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::udp_unfragmented;
+use crate::harness::packet::{set, udp_for, udp_unfragmented};
 use crate::harness::until;
 
 use super::size::verdict;
 use super::{EXT4, EXT6, Scene, apply, fix};
 
 /// Whether a server in one namespace can send 100,000 bytes to a client in another.
-fn sends(server: &Netns, client: &Netns, at: SocketAddr) -> bool {
+pub(super) fn sends(server: &Netns, client: &Netns, at: SocketAddr) -> bool {
     const BYTES: usize = 100_000;
     let listener = server.inside(|| TcpListener::bind(at).unwrap());
     let mut client = client.inside(|| TcpStream::connect(at).unwrap());
     let (mut server, _) = listener.accept().unwrap();
     // Else what is stuck goes on beside the tests after this one.
-    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(&server, sockopt::Linger, &at_once).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     server.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -75,10 +76,10 @@ fn a_smaller_interface_is_smaller_at_both_ends() {
     // Who asks with DF is refused at once, and nothing dies on the way.
     let refused = web.inside(|| {
         let socket = UdpSocket::bind("10.97.1.2:0").unwrap();
-        crate::harness::packet::set(&socket, 0, 10, 2);
+        set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO);
         socket.send_to(&[7; 1420], "10.97.9.2:9").unwrap_err().raw_os_error()
     });
-    assert_eq!(refused, Some(nix::libc::EMSGSIZE));
+    assert_eq!(refused, Some(libc::EMSGSIZE));
     assert!(sends(web, &scene.ext, "10.97.1.2:7501".parse().unwrap()));
     // The other way to mend it.
     for (netns, device) in
@@ -203,4 +204,162 @@ fn path_mtu_discovery_that_is_off() {
     assert!(!learns());
     web.inside(|| udp_unfragmented(to, 1, 1420));
     until("cured", || learns().then_some(()));
+}
+
+/// What a socket does not let its kernel fragment is refused beyond exactly so many bytes; what it lets be fragmented arrives.
+#[test]
+fn datagrams_that_a_socket_does_not_let_be_fragmented() {
+    const V4: (i32, i32) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+    const V6: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER);
+    const DONTFRAG: (i32, i32) = (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG);
+    let scene = Scene::new();
+    let web = &scene.web.netns;
+    for (netns, device) in
+        [(web, "eth0"), (&scene.host, "veth-web"), (&scene.host, "uplink"), (&scene.ext, "eth0")]
+    {
+        netns.ip(&format!("link set {device} mtu 1437\n"));
+    }
+    // Each has a destination of its own: of one and the same there would be one verdict.
+    for last in ["12", "13", "14"] {
+        scene
+            .ext
+            .ip(&format!("addr add 10.97.9.{last}/32 dev lo\naddr add fd97:9::{last}/128 dev lo nodad\n"));
+        scene
+            .host
+            .ip(&format!("route add 10.97.9.{last} via 10.97.9.2\nroute add fd97:9::{last} via fd97:9::2\n"));
+    }
+    web.ip("route add 10.97.9.12 via 10.97.1.1 mtu 1391\nroute add fd97:9::12 via fd97:1::1 mtu 1391\n");
+    let trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    let told = |to: SocketAddr| {
+        let refused = verdict(&trace, "it is refused", |line| {
+            line["finding"] == "large_datagrams" && line["destination_ip"] == to.ip().to_string()
+        });
+        fix(&refused)
+    };
+    for (to, headers, refuses) in [
+        ("10.97.9.13:7", 28, (V4, libc::IP_PMTUDISC_DO)),
+        ("10.97.9.12:7", 28, (V4, libc::IP_PMTUDISC_DO)),
+        ("[fd97:9::13]:7", 48, (V6, libc::IPV6_PMTUDISC_DO)),
+        ("[fd97:9::12]:7", 48, (DONTFRAG, 1)),
+    ] {
+        let to: SocketAddr = to.parse().unwrap();
+        let socket = web.inside(|| udp_for(to));
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let set = |((level, name), value): ((i32, i32), i32)| set(&socket, level, name, value);
+        let asks = |length: usize| match socket.send_to(&vec![7; length], to) {
+            Ok(_) => Ok(socket.recv(&mut [0; 2048]).ok()),
+            Err(error) => Err(error.raw_os_error()),
+        };
+        set(refuses);
+        assert_eq!(asks(2000), Err(Some(libc::EMSGSIZE)), "{to}");
+        let fix = told(to);
+        let (most, options) =
+            fix.strip_prefix("send datagrams of at most ").unwrap().split_once(" bytes").unwrap();
+        let most = most.parse::<usize>().unwrap() - headers;
+        assert_eq!(asks(most), Ok(Some(most)), "{to}: {fix}");
+        assert_eq!(asks(most + 1), Err(Some(libc::EMSGSIZE)), "{to}: it may be more than {fix}");
+        if to.is_ipv4() {
+            assert!(options.ends_with("(socket option IP_MTU_DISCOVER to IP_PMTUDISC_WANT)"), "{fix}");
+            set((V4, libc::IP_PMTUDISC_WANT));
+        } else {
+            let wanted = "(socket option IPV6_MTU_DISCOVER to IPV6_PMTUDISC_WANT, and IPV6_DONTFRAG off)";
+            assert!(options.ends_with(wanted), "{fix}");
+            set((V6, libc::IPV6_PMTUDISC_WANT));
+            set((DONTFRAG, 0));
+        }
+        assert_eq!(asks(2000), Ok(Some(2000)), "{to}: cured by fragments");
+    }
+    // Who lets all be fragmented is refused what no fragments can carry, and what they can is told.
+    for (to, beyond, headers) in [("10.97.9.14:7", 65_508, 28), ("[fd97:9::14]:7", 65_528, 48)] {
+        let to: SocketAddr = to.parse().unwrap();
+        let socket = web.inside(|| udp_for(to));
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let refused = socket.send_to(&vec![7; beyond], to).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EMSGSIZE));
+        let fix = told(to);
+        assert!(fix.contains("let the kernel fragment them, up to 65535 bytes"), "{fix}");
+        socket.send_to(&vec![7; 65_535 - headers], to).unwrap();
+        assert!(socket.recv(&mut [0; 2048]).is_ok(), "{to}: it arrives");
+    }
+}
+
+/// Two paths by turns, of which each takes its own: the least of both fits either, and one MTU is no riddle.
+#[test]
+fn paths_that_take_now_this_now_that() {
+    let scene = Scene::new();
+    let (web, far) = (&scene.web.netns, Netns::new());
+    far.ip("link set lo up\naddr add 10.97.23.1/32 dev lo\naddr add fd97:23::1/128 dev lo nodad\n");
+    for (net, mtu) in [(21, 1407), (22, 1307)] {
+        scene.ext.ip(&format!(
+            "link add side{net} mtu {mtu} type veth peer name eth{net} mtu {mtu} netns {}\n\
+             addr add 10.97.{net}.1/24 dev side{net}\naddr add fd97:{net}::1/64 dev side{net} nodad\nlink set side{net} up\n",
+            far.path()
+        ));
+        far.ip(&format!(
+            "addr add 10.97.{net}.2/24 dev eth{net}\naddr add fd97:{net}::2/64 dev eth{net} nodad\nlink set eth{net} up\n"
+        ));
+    }
+    far.ip(
+        "route add default via 10.97.21.1 src 10.97.23.1\nroute add default via fd97:21::1 src fd97:23::1\n",
+    );
+    for family in ["ipv4", "ipv6"] {
+        // By ports, so that each socket has its own.
+        scene.ext.sysctl(&format!("{family}/fib_multipath_hash_policy"), "1");
+    }
+    scene.ext.sysctl("ipv4/ip_forward", "1");
+    scene.ext.sysctl("ipv6/conf/all/forwarding", "1");
+    scene.ext.sysctl("ipv6/icmp/ratelimit", "0");
+    scene.ext.ip("route add 10.97.23.0/24 nexthop via 10.97.21.2 nexthop via 10.97.22.2\n\
+         route add fd97:23::/64 nexthop via fd97:21::2 nexthop via fd97:22::2\n");
+    scene.host.ip("route add 10.97.23.0/24 via 10.97.9.2\nroute add fd97:23::/64 via fd97:9::2\n");
+    let families = [("10.97.23.1", "10.97.1.1", "10.97.1.2"), ("fd97:23::1", "fd97:1::1", "fd97:1::2")];
+    let trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    let ask = |to: &str| {
+        let to = SocketAddr::new(to.parse().unwrap(), 9);
+        web.inside(|| (0..30).for_each(|_| udp_unfragmented(to, 1, 1440)));
+    };
+    for (to, gateway, own) in families {
+        ask(to);
+        let by_turns = verdict(&trace, "by turns", |line| {
+            line["finding"] == "flapping_mtu" && line["destination_ip"] == to && line["fits"] == 1307
+        });
+        let told = format!(
+            "give the paths one MTU; until then set the MTU of shop/web-0's route to {to}, or of both ends of its interface, to at most 1307"
+        );
+        assert_eq!(fix(&by_turns), told, "{by_turns:#}");
+        web.ip(&format!("route flush cache\nroute add {to} via {gateway} mtu 1307\n"));
+        let is_told = |line: &serde_json::Value| line["event"] == "received" && line["destination_ip"] == to;
+        let before = trace.lines(is_told).len();
+        for port in 7520..7526 {
+            assert!(
+                sends(web, &far, SocketAddr::new(own.parse().unwrap(), port)),
+                "{to}: cured by its route"
+            );
+        }
+        assert_eq!(trace.lines(is_told).len(), before, "{to}: no hop says a word");
+        web.ip(&format!("route del {to}\n"));
+    }
+    scene.ext.ip("link set side22 mtu 1407\n");
+    far.ip("link set eth22 mtu 1407\n");
+    let trace = scene.trace("mtu");
+    for (to, _, own) in families {
+        for family in ["-4", "-6"] {
+            web.run("ip", &[family, "route", "flush", "cache"]);
+        }
+        ask(to);
+        let is_one =
+            |line: &serde_json::Value| line["finding"] == "small_hop" && line["destination_ip"] == to;
+        let one = verdict(&trace, "one MTU", is_one);
+        assert_eq!(one["fits"], 1407, "{one:#}");
+        for port in 7530..7536 {
+            assert!(sends(web, &far, SocketAddr::new(own.parse().unwrap(), port)), "{to}: cured by one MTU");
+        }
+    }
+    assert!(trace.lines(|line| line["finding"] == "flapping_mtu").is_empty(), "{:#?}", trace.said());
 }

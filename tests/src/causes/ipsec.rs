@@ -73,6 +73,14 @@ fn a_path_that_takes_less_than_what_is_encrypted() {
     // Which cures.
     scene.web.netns.ip("route flush cache\nroute add 10.97.5.2 via 10.97.1.1 mtu 1346\n");
     transfer(&scene);
+    // So does the other way: its peer asks for less. That only one message was made in all is seen below.
+    let fix = fix(&under);
+    let (_, mss) = fix.rsplit_once(", or clamp the MSS of their TCP to ").unwrap();
+    scene.web.netns.ip("route del 10.97.5.2\nroute flush cache\n");
+    let clamp =
+        format!("-t mangle -A FORWARD -s 10.97.5.2 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {mss}");
+    scene.host.run("iptables", &clamp.split(' ').collect::<Vec<_>>());
+    transfer(&scene);
     // At its end it counts all that was told.
     trace.agent.signal(Signal::SIGINT);
     trace.agent.ended();

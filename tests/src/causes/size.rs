@@ -6,10 +6,10 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::{icmp_message, ipv4, send_routed, tcp_segment, udp_unfragmented};
+use crate::harness::packet::udp_unfragmented;
 use crate::harness::{has_reasons, until};
 
-use super::{EXT4, Scene, Trace, fix, has_module, is_guest};
+use super::{EXT4, Scene, Trace, fix, is_guest};
 
 /// A verdict like this.
 pub(super) fn verdict(trace: &Trace, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
@@ -261,6 +261,23 @@ fn a_quote_that_is_not_translated_back() {
     let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
     (&client).write_all(&vec![7; 20_000]).unwrap();
     until("cured", || is_all_acknowledged(&client).then_some(()));
+    // One that does translate what is quoted, instead.
+    assert!(fix(&quote).ends_with(
+        "; have the load balancer translate what ICMP errors quote (conntrack and NAT of netfilter do)"
+    ));
+    scene.web.netns.ip("route del 10.97.10.1\nroute flush cache\n");
+    scene.host.batch("tc", "qdisc del dev veth-web clsact\n");
+    let translates = scene.host.tries(
+        "nft",
+        "add table ip lb\nadd chain ip lb it { type nat hook prerouting priority -100; }\n\
+         add rule ip lb it ip daddr 10.97.10.1 tcp dport 8080 dnat to 10.97.7.2\n",
+    );
+    assert!(translates || !is_guest(), "a guest's kernel has NAT");
+    if translates {
+        let client = scene.web.netns.inside(|| TcpStream::connect("10.97.10.1:8080").unwrap());
+        (&client).write_all(&vec![7; 20_000]).unwrap();
+        until("cured by NAT", || is_all_acknowledged(&client).then_some(()));
+    }
 }
 
 /// Whether the peer has all that was sent (`SIOCOUTQ`).
@@ -271,41 +288,6 @@ pub(super) fn is_all_acknowledged(stream: &TcpStream) -> bool {
     let status = unsafe { nix::libc::ioctl(stream.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut left) };
     assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
     left == 0
-}
-
-/// Several nodes answer at one address, and the router tells one that does not have the connection.
-#[test]
-fn a_message_about_another_nodes_connection() {
-    if !has_module("nf_conntrack") {
-        return;
-    }
-    let scene = Scene::new();
-    scene.host.batch(
-        "nft",
-        "add table ip filter\nadd chain ip filter forward { type filter hook forward priority 0; }\n\
-         add rule ip filter forward ct state invalid counter drop\n",
-    );
-    scene.host.ip("route add 203.0.113.0/24 via 10.97.1.2\n");
-    scene.ext.ip("route add 203.0.113.0/24 via 10.97.9.1\n");
-    assert!(scene.is_answered(EXT4));
-    let (trace, drops) = (scene.trace("mtu"), scene.trace("drops"));
-    if !trace.sees_messages() {
-        return;
-    }
-    let segment =
-        tcp_segment("203.0.113.1:443".parse().unwrap(), "198.51.100.7:50000".parse().unwrap(), 0x10);
-    let quoted = ipv4([203, 0, 113, 1].into(), [198, 51, 100, 7].into(), 6, &segment, true);
-    let message =
-        ipv4([10, 97, 9, 2].into(), [203, 0, 113, 1].into(), 1, &icmp_message(3, 4, 1400, &quoted), true);
-    scene.ext.inside(|| (0..3).for_each(|_| assert!(send_routed([203, 0, 113, 1].into(), &message).is_ok())));
-    let lost = verdict(&trace, "it is another node's", |line| line["finding"] == "messages_lost");
-    assert!(lost["message"].as_str().unwrap().contains("a connection of another node"), "{lost:#}");
-    let fix = fix(&lost);
-    assert!(fix.contains("pass on to the others") && !fix.contains("icmp type"), "{fix}");
-    // Conntrack has counted nothing INVALID so far: it does not count messages.
-    let refused =
-        drops.expect("it is dropped", |line| line["protocol"] == "ICMP" && line["harm"] == "harmful");
-    assert!(refused["message"].as_str().unwrap().contains("INVALID"), "{refused:#}");
 }
 
 /// A policer with too small a burst or MTU, where packets come in and where they leave: small ones pass, full ones never.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::{Meanwhile, Netns};
-use crate::harness::until;
+use crate::harness::{DEADLINE, until};
 
 use super::underlay::{TIP, Underlay};
 use super::{Watch, forget, pod, v4, v6};
@@ -106,6 +106,26 @@ fn small_segments_arrive_and_full_ones_do_not() {
         assert_eq!(verdict["length"], verdict["mss"], "a full segment");
         let labels = [("event", "stalled"), ("fate", "black_hole")];
         assert!(watch.of(&[("namespace", "shop"), ("pod", "web-0"), ("end", "source")], &labels) >= 1);
+        // Until the hop is mended, by the one or the other.
+        let (_, until) =
+            verdict["fix"].as_str().unwrap().split_once("names the hop; until it is mended ").unwrap();
+        let (route, probing) = until.split_once(", or `").unwrap();
+        let address = to.ip().to_canonical();
+        let told = format!(
+            "set the MTU of {WEB}'s route to {address}, or of both ends of its interface, to what passes there (1280 "
+        );
+        assert!(route.starts_with(&told), "{route}");
+        if address.is_ipv4() {
+            lab.web.netns.ip(&format!("route add {address} via 10.99.1.1 mtu 1280\n"));
+        } else {
+            lab.web.netns.shell(probing.strip_suffix("` in its network namespace").unwrap());
+        }
+        server.kept[0].set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(server.kept[0].read_exact(&mut [0; 3000]).is_ok(), "{to}: what was stuck arrives");
+        if address.is_ipv4() {
+            lab.web.netns.ip(&format!("route del {address}\n"));
+        }
+        lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "0");
     }
 }
 

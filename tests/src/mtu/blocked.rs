@@ -157,6 +157,75 @@ fn a_message_that_conntrack_calls_invalid() {
     let words = ["being eaten", "hook forward", "conntrack there calls it INVALID"];
     let told = expect(&lab, 13, ["10.99.7.2", "fd99:7::2"], "invalid", "forward", &words);
     let_pass(&lab, &lab.router, "r2c forward", &told);
+    // The other way to mend it.
+    for verdict in &told {
+        let fix = verdict["fix"].as_str().unwrap();
+        assert!(
+            fix.contains(" drops `ct state invalid`, or route both directions through this node"),
+            "{fix}"
+        );
+    }
+    lab.router.batch(
+        "nft",
+        "flush chain inet r2c forward\nadd rule inet r2c forward ct state invalid drop\nflush chain inet r2c raw\n",
+    );
+    is_learned(&lab, &told);
+}
+
+/// A filter (tc) of a device by which the messages come in, or leave for the pod; or of the pod's own.
+#[test]
+fn a_filter_of_a_device() {
+    const ROUTER: &str = "this node's own namespace";
+    let lab = Lab::lock();
+    if !sees_messages(&lab) {
+        return;
+    }
+    let _underlay = Underlay::routed(&lab);
+    for (netns, device, way, last, stage, place, undo) in [
+        (&lab.router, "ra", "egress", 15, "forward", ROUTER, "qdisc del dev ra clsact\n"),
+        (
+            &lab.web.netns, "eth0", "ingress", 16, "prerouting", "network namespace ",
+            "qdisc del dev eth0 clsact\n",
+        ),
+        // Before IP has it it is still the hop's own.
+        (&lab.router, "rh", "ingress", 17, "prerouting", ROUTER, "qdisc del dev rh clsact\n"),
+    ] {
+        // No reason tells that one from the copy of a socket.
+        if device == "rh" && !has_reasons() {
+            continue;
+        }
+        let add = |protocol: &str, number: u32, filter: &str| {
+            format!(
+                "filter add dev {device} {way} protocol {protocol} prio {number} flower ip_proto {filter}\n"
+            )
+        };
+        let eats = add("ip", 7, "icmp type 3 action drop") + &add("ipv6", 8, "icmpv6 type 2 action drop");
+        if !netns.tries("tc", &format!("qdisc add dev {device} clsact\n{eats}")) {
+            return;
+        }
+        let _eats = netns.meanwhile("tc", "", undo);
+        let (by, fate) =
+            if has_reasons() { ("dropped by a filter", "filtered") } else { ("dropped", "dropped") };
+        let words = ["being eaten", &format!("{by} in {place}"), &format!(" on {device} (")];
+        let told = expect(&lab, last, ["10.99.7.2", "fd99:7::2"], fate, stage, &words);
+        for (verdict, (errors, number)) in
+            told.iter().zip([("ICMP errors of type 3, code 4", 7), ("ICMPv6 errors of type 2", 8)])
+        {
+            let fix = verdict["fix"].as_str().unwrap();
+            if !has_reasons() {
+                assert!(fix.starts_with("mend what drops it (`r2c-agent trace drops` shows "), "{fix}");
+                continue;
+            }
+            let wanted = format!("let {errors} pass there (`tc filter show dev {device} {way}` ");
+            assert!(fix.starts_with(&wanted), "{fix}");
+            let shown = netns.shell(fix.split('`').nth(1).unwrap());
+            assert!(shown.contains(&format!("pref {number} flower")), "it names the filter: {shown}");
+        }
+        let pass =
+            add("ip", 3, "icmp type 3 code 4 action pass") + &add("ipv6", 4, "icmpv6 type 2 action pass");
+        netns.batch("tc", &pass);
+        is_learned(&lab, &told);
+    }
 }
 
 /// The way back is another than the way there, and the node believes nobody who comes by the wrong one.
@@ -217,6 +286,14 @@ fn a_limit_on_messages() {
     lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
     lab.barrier();
     assert_eq!(watch.counted("r2c_mtu_events_total", &labels), unsent, "cured: none is limited any more");
+    // The other way to mend it.
+    assert!(fix.contains(", or a smaller net.ipv6.icmp.ratelimit, "), "{fix}");
+    lab.router.sysctl("ipv6/icmp/ratemask", "0-127");
+    lab.router.sysctl("ipv6/icmp/ratelimit", "0");
+    lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
+    lab.barrier();
+    assert_eq!(watch.counted("r2c_mtu_events_total", &labels), unsent, "cured: none has to wait for another");
+    lab.router.sysctl("ipv6/icmp/ratemask", "0-1,3-127");
     lab.router.sysctl("ipv6/icmp/ratelimit", "1000");
     let made = watch.counted("r2c_mtu_events_total", &[("event", "made"), ("family", "ipv6")]);
     let received = watch.counted("r2c_mtu_events_total", &[("event", "received"), ("family", "ipv6")]);

@@ -163,8 +163,9 @@ pub(crate) unsafe fn lost<R: Read>(skb: *const u8, location: u64, reason: u32) -
     // SAFETY: integers and pointers are valid for any bytes; the helpers check addresses.
     unsafe {
         // What has been received belongs to a socket only while it waits there to be read: a copy, of a raw or packet socket
-        // that is closed. The message itself is nobody's.
-        if !packet::is_local::<R>(skb) && kernel::field::<R, u64>(skb, &SKB_SK) != 0 {
+        // that is closed. The message itself is nobody's, once IP has it: where a filter of its device frees it, it still is its
+        // sender's, if that is in a namespace of this machine.
+        if !is_filter(reason) && !packet::is_local::<R>(skb) && kernel::field::<R, u64>(skb, &SKB_SK) != 0 {
             return passed(hook::KFREE_SKB);
         }
         // Here, where one way leads to: each load of a pointer from a tracepoint's own argument has the verifier look through
@@ -216,8 +217,13 @@ unsafe fn fate<R: Read>(skb: *const u8, location: u64, reason: u32) -> Fate {
         let tracked = unsafe { kernel::field::<R, u64>(skb, &SKB_NFCT) } != 0;
         return if !tracked && is_invalid(skb) { Fate::Invalid } else { Fate::Filtered };
     }
-    let filters = [REASON_TC_INGRESS.load(), REASON_TC_EGRESS.load()];
-    if reason != NO_REASON && filters.contains(&reason) { Fate::Filtered } else { Fate::Dropped }
+    if is_filter(reason) { Fate::Filtered } else { Fate::Dropped }
+}
+
+/// Whether a filter of a device (tc) freed it.
+#[inline(always)]
+fn is_filter(reason: u32) -> bool {
+    reason != NO_REASON && [REASON_TC_INGRESS.load(), REASON_TC_EGRESS.load()].contains(&reason)
 }
 
 /// Whether a socket did not take it.

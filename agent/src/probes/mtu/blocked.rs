@@ -20,19 +20,38 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
     let from = lost.by().or_else(|| cause.and_then(TooBig::by));
     let from = from.map_or_else(String::new, |by| format!(" of {by}"));
     let Ends { who, to, .. } = &ends;
-    let (culprit, fix) = culprit(lost, who, pods.source.is_some());
+    let is_other_nodes = lost.fate == Fate::Invalid && pods.source.is_none();
+    let (culprit, fix) = if is_other_nodes { other_nodes(lost, &ends, fits) } else { culprit(lost, who) };
+    // Nothing on this node alone helps a connection that does not go through it.
+    let until =
+        if is_other_nodes { String::new() } else { format!("; until then {}", ends.sends_less_there(fits)) };
     Judgement {
         finding: Finding::MessagesLost,
         confidence: Confidence::High,
         what: format!(
             "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, and {who} waits in vain"
         ),
-        fix: Some(format!("{fix}; until then {}", ends.sends_less_there(fits))),
+        fix: Some(fix + &until),
     }
 }
 
+/// Of an address that several nodes announce, the router that tells chooses one, and not by the packet that it quotes.
+fn other_nodes(lost: &TooBig, ends: &Ends, fits: u32) -> (String, String) {
+    let (place, hook) = (place(lost), lost.stage().map_or("unknown", stage_name));
+    (
+        format!(
+            "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address"
+        ),
+        // Else two that have none send it to each other as long as it lives.
+        format!(
+            "have each node pass on to the others what it has no connection for, unless one of them has passed it on, or {}",
+            ends.asks_at_its_address(fits)
+        ),
+    )
+}
+
 /// Who eats it, and what would let it pass.
-fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
+fn culprit(lost: &TooBig, who: &str) -> (String, String) {
     let reason = reason(lost);
     if lost.is_unsent() {
         return unsent(lost, who);
@@ -45,13 +64,6 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
         _ => "meta l4proto { icmp, icmpv6 } accept",
     };
     match lost.fate {
-        // Of an address that several nodes announce, the router that tells chooses one, and not by the packet that it quotes.
-        Fate::Invalid if !is_a_pods => (
-            format!(
-                "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address"
-            ),
-            "have each node pass on to the others what it has no connection for, or clamp the MSS of that address's connections on all of them".to_owned(),
-        ),
         Fate::Invalid => (
             format!(
                 "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: it never saw the connection (an asymmetric path, or an entry that is gone)"
@@ -66,7 +78,7 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
         ),
         Fate::Filtered => (
             format!("is dropped by a filter in {place}{}", on(lost)),
-            "let ICMP errors pass there (type 3, code 4; ICMPv6 type 2)".to_owned(),
+            format!("let {} pass there{}", errors(lost), filter_of(lost)),
         ),
         _ if reason.as_deref() == Some("IP_RPFILTER") => (
             format!(
@@ -87,6 +99,28 @@ fn culprit(lost: &TooBig, who: &str, is_a_pods: bool) -> (String, String) {
             "mend what drops it (`r2c-agent trace drops` shows what else dies there)".to_owned(),
         ),
     }
+}
+
+/// What a filter is to let pass, as it knows them.
+const fn errors(lost: &TooBig) -> &'static str {
+    match lost.record.ip_version {
+        4 => "ICMP errors of type 3, code 4",
+        6 => "ICMPv6 errors of type 2",
+        _ => "ICMP errors of type 3, code 4, and ICMPv6 errors of type 2",
+    }
+}
+
+/// How to find the filter of the device.
+fn filter_of(lost: &TooBig) -> String {
+    let way = match reason(lost).as_deref() {
+        Some("TC_INGRESS") => "ingress",
+        Some("TC_EGRESS") => "egress",
+        _ => return String::new(),
+    };
+    name(&lost.record.device).map_or_else(String::new, |device| {
+        let device = shell_word(&device);
+        format!(" (`tc filter show dev {device} {way}` and `bpftool net show dev {device}` name the filter)")
+    })
 }
 
 /// Why this node does not send it.

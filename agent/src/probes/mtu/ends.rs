@@ -73,7 +73,11 @@ impl Ends {
 
     /// What keeps its packets to that destination at `fits` bytes.
     pub(super) fn sends_less_there(&self, fits: u32) -> String {
-        if self.is_ours { self.route(format_args!("at most {fits}")) } else { self.asks_for_less(fits) }
+        if !self.is_ours {
+            return self.asks_for_less(fits);
+        }
+        let off = if self.is_pod { goes_off(fits) } else { "" };
+        self.route(format_args!("at most {fits}{off}"))
     }
 
     /// How its route is told what fits.
@@ -81,6 +85,20 @@ impl Ends {
         let Self { routes, address, .. } = self;
         let or = if self.is_pod { ", or of both ends of its interface," } else { "" };
         format!("set the MTU of {routes}'s route to {address}{or} to {fits}")
+    }
+
+    /// What keeps its packets at `fits` bytes where several nodes answer at its address: each asks for less in its name. Before
+    /// anything translates the address: what comes through a Service has another one behind that.
+    pub(super) fn asks_at_its_address(&self, fits: u32) -> String {
+        let Self { who, headers, .. } = self;
+        match headers {
+            Some(headers) => format!(
+                "clamp the MSS of what comes for {who} on all of them (`{} -t mangle -A PREROUTING -d {who} -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {}`)",
+                tables(*headers),
+                fits.saturating_sub(*headers)
+            ),
+            None => format!("have all that answer at {who} send packets of at most {fits} bytes"),
+        }
     }
 
     /// What is elsewhere cannot be set from here; but TCP tells it at its begin how much to send, and that can be.
@@ -93,7 +111,7 @@ impl Ends {
         };
         let clamp = format!(
             "`{} -t mangle -A FORWARD -s {} -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss {}`",
-            if headers == 60 { "ip6tables" } else { "iptables" },
+            tables(headers),
             self.address,
             fits.saturating_sub(headers)
         );
@@ -109,6 +127,11 @@ impl Ends {
 }
 
 const TCP: u8 = 6;
+
+/// The tool that clamps where the headers of IP and TCP have so many bytes.
+const fn tables(headers: u32) -> &'static str {
+    if headers == 60 { "ip6tables" } else { "iptables" }
+}
 
 /// What such an MTU of a device costs.
 pub(super) const fn goes_off(mtu: u32) -> &'static str {

@@ -58,17 +58,23 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Ju
         "first" => "something on the way drops the first alone, or sends it another way",
         _ => "something on the way drops fragments",
     };
-    // What one packet carries, without the headers of IP and UDP.
-    let whole = fragments.largest.saturating_sub(if event.record.ip_version == 6 { 48 } else { 28 });
+    // What one packet carries, without the headers of IP and UDP. The last fragment alone may be of any size.
+    let whole = match fragments.flags & Fragments::LAST {
+        0 => fragments.largest,
+        _ if fragments.count > 1 => fragments.largest,
+        _ => 0,
+    };
+    let whole = match whole.saturating_sub(if event.record.ip_version == 6 { 48 } else { 28 }) {
+        0 => "no more than fits one packet".to_owned(),
+        whole => format!("at most {whole} bytes"),
+    };
     let until = match event.ports() {
         // DNS says how large an answer may be, and asks by TCP for more.
         (Some(53), _) => {
             "let the resolver ask for answers of at most 1232 bytes (CoreDNS: `bufsize 1232`)".to_owned()
         }
-        _ if is_ours => format!("let {who} send at most {whole} bytes at a time"),
-        _ => format!(
-            "{who}, which is not known as a pod of this node, would have to send at most {whole} bytes at a time"
-        ),
+        _ if is_ours => format!("let {who} send {whole} at a time"),
+        _ => format!("{who}, which is not known as a pod of this node, would have to send {whole} at a time"),
     };
     Judgement {
         finding: Finding::FragmentsLost,

@@ -38,17 +38,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Op
         Kind::Made if event.flow().is_none() => return None,
         Kind::Made => made(event, &ends, longest, heed),
         Kind::Received => received(event, &ends),
-        Kind::Refused => (
-            Finding::LargeDatagrams,
-            format!(
-                "{who} asks for larger datagrams to {to} than {} bytes, and does not allow to fragment them (EMSGSIZE)",
-                event.record.mtu
-            ),
-            Some(format!(
-                "send datagrams of at most {} bytes with their headers, or without DF",
-                event.record.mtu
-            )),
-        ),
+        Kind::Refused => refused(event, &ends),
         Kind::Learned => (
             Finding::PathLearned,
             format!(
@@ -176,7 +166,8 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 Finding::SmallUnderlay,
                 format!("{adds}: {mtu} bytes of what it encrypts fit, and {sends}"),
                 Some(format!(
-                    "{sender} (`ip xfrm policy` names all whose packets are encrypted), or clamp their MSS"
+                    "{sender} (`ip xfrm policy` names all whose packets are encrypted), or clamp the MSS of their TCP to {}",
+                    fits.saturating_sub(if event.record.ip_version == 6 { 60 } else { 40 })
                 )),
             )
         }
@@ -248,6 +239,26 @@ fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
         ),
     };
     (Finding::SilentDrop, what, fix)
+}
+
+/// A socket's own kernel does not take what it was to send.
+fn refused(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
+    let (Ends { who, to, .. }, mtu) = (ends, event.record.mtu);
+    // IPv6 has no DF: what is not to be fragmented is told by options alone, and there are two.
+    let allow = match event.record.ip_version {
+        6 => "IPV6_MTU_DISCOVER to IPV6_PMTUDISC_WANT, and IPV6_DONTFRAG off",
+        _ => "IP_MTU_DISCOVER to IP_PMTUDISC_WANT",
+    };
+    (
+        Finding::LargeDatagrams,
+        format!(
+            "{who} asks for larger datagrams to {to} than {mtu} bytes, and does not allow to fragment them, or asks for more than any may have (EMSGSIZE)"
+        ),
+        // What writes IP headers itself fragments itself as well.
+        Some(format!(
+            "send datagrams of at most {mtu} bytes with their headers, or, unless they are sent with IP headers of their own, let the kernel fragment them, up to 65535 bytes (socket option {allow})"
+        )),
+    )
 }
 
 fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {

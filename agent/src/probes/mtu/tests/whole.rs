@@ -137,9 +137,17 @@ fn made() -> Vec<Case> {
         ("three times in vain", of(&[seconds(&made, 1), seconds(&made, 2), seconds(&made, 4)]), web()),
         ("a program", of(&[refused]), web()),
         ("a program of this node", of(&[MtuRecord { source: [0; 16], ..refused }]), nobody()),
+        ("a program, by IPv6", of(&[by_six(&refused)]), web()),
         ("a path that is known", of(&[learned]), web()),
         ("IPv6", of(&[six(&made)]), web()),
     ]
+}
+
+/// Its addresses are `fd00::a` and `fd00::b`.
+fn by_six(record: &MtuRecord) -> MtuRecord {
+    let [mut source, mut destination] = [[0; 16]; 2];
+    (source[0], source[15], destination[0], destination[15]) = (0xfd, 0xa, 0xfd, 0xb);
+    MtuRecord { ip_version: 6, source, destination, ..*record }
 }
 
 /// What devices free without a word.
@@ -241,8 +249,16 @@ fn blocked() -> Vec<Case> {
             because(&message(Fate::Filtered), Some("TC_INGRESS"), Some("__netif_receive_skb_core")),
             web(),
         ),
+        ("a filter, IPv6", because(&six(&message(Fate::Filtered)), Some("TC_EGRESS"), None), web()),
+        (
+            "a filter of an unknown device",
+            because(&unnamed(&message(Fate::Filtered)), Some("TC_INGRESS"), None),
+            web(),
+        ),
         ("INVALID", of(&[message(Fate::Invalid)]), web()),
         ("INVALID, of another node", of(&[message(Fate::Invalid)]), nobody()),
+        ("INVALID, of another node by IPv6", of(&[tcp_by_six(&message(Fate::Invalid))]), nobody()),
+        ("INVALID, of another node by UDP", of(&[six(&message(Fate::Invalid))]), nobody()),
         ("INVALID, IPv6", of(&[six(&message(Fate::Invalid))]), web()),
         ("the reverse path filter", because(&dropped, strict, place), web()),
         ("the same on an unknown device", because(&unnamed(&dropped), strict, None), web()),
@@ -338,6 +354,7 @@ fn incomplete() -> Vec<Case> {
         ("only the first fragment, from here", of(&[first, first, first]), web()),
         ("only the first fragment, of many", of(&[cut]), db()),
         ("not the first fragment", of(&[came(2, 900, 2380, Fragments::LAST); 3]), db()),
+        ("only the last fragment", of(&[came(1, 520, 2000, Fragments::LAST)]), db()),
         ("not one in between", of(&[came(2, 2000, 3480, Fragments::FIRST | Fragments::LAST)]), db()),
         ("not two", of(&[came(2, 2960, 4440, Fragments::FIRST)]), db()),
     ]
