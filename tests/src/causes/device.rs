@@ -25,7 +25,9 @@ fn forwarding_that_is_off() {
         let event = trace.expect_class(class, |event| event["interface"] == "veth-web");
         assert!(event["message"].as_str().unwrap().contains("forwarding is off"), "{event:#}");
         // One after the other, as they are read.
-        for command in fix(&event).split('`').skip(1).step_by(2).filter(|command| command.starts_with("sysctl")) {
+        for command in
+            fix(&event).split('`').skip(1).step_by(2).filter(|command| command.starts_with("sysctl"))
+        {
             scene.host.run("sh", &["-c", command]);
         }
         assert!(scene.is_answered(to), "{version} is cured");
@@ -187,8 +189,8 @@ fn ipv6_that_is_off_on_a_device() {
         }
         // Without reasons a wrong header ends in the same place.
         let class = if has_reasons() { "ipv6_off" } else { "malformed" };
-        let event = trace
-            .expect_class(class, |event| event["interface"] == device && event["harm"] == "harmful");
+        let event =
+            trace.expect_class(class, |event| event["interface"] == device && event["harm"] == "harmful");
         let cured = if has_reasons() {
             fix(&event)
         } else {

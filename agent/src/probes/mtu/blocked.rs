@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_common::mtu::{Fate, flags};
+use agent_common::mtu::{Fate, Stage, flags};
 
 use super::ends::Ends;
 use super::event::{TooBig, name};
@@ -38,15 +38,26 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
 /// Of an address that several nodes announce, the router that tells chooses one, and not by the packet that it quotes.
 fn other_nodes(lost: &TooBig, ends: &Ends, fits: u32) -> (String, String) {
     let (place, hook) = (place(lost), lost.stage().map_or("unknown", stage_name));
+    // What comes to an address of the node itself may be about what it sends itself, or for pods.
+    let is_nodes = lost.stage() == Some(Stage::Input);
+    let or_gone = if is_nodes { ", or to one of this node that it has forgotten" } else { "" };
+    // Else two that have none send it to each other as long as it lives.
+    let others = format!(
+        "have each node pass on to the others what it has no connection for, unless one of them has passed it on, or {}",
+        ends.asks_at_its_address(fits)
+    );
     (
         format!(
-            "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address"
+            "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no known pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address{or_gone}"
         ),
-        // Else two that have none send it to each other as long as it lives.
-        format!(
-            "have each node pass on to the others what it has no connection for, unless one of them has passed it on, or {}",
-            ends.asks_at_its_address(fits)
-        ),
+        if is_nodes {
+            format!(
+                "if other nodes answer there, too, {others}; if none does, put `{}` before the rule that drops `ct state invalid`",
+                accept(lost)
+            )
+        } else {
+            others
+        },
     )
 }
 
@@ -58,11 +69,7 @@ fn culprit(lost: &TooBig, who: &str) -> (String, String) {
     }
     let place = place(lost);
     let hook = lost.stage().map_or("unknown", stage_name);
-    let accept = match lost.record.ip_version {
-        4 => "icmp type destination-unreachable accept",
-        6 => "icmpv6 type packet-too-big accept",
-        _ => "meta l4proto { icmp, icmpv6 } accept",
-    };
+    let accept = accept(lost);
     match lost.fate {
         Fate::Invalid => (
             format!(
@@ -98,6 +105,15 @@ fn culprit(lost: &TooBig, who: &str) -> (String, String) {
             format!("is dropped in {place}{}", on(lost)),
             "mend what drops it (`r2c-agent trace drops` shows what else dies there)".to_owned(),
         ),
+    }
+}
+
+/// What lets such messages pass where nft's rules are.
+const fn accept(lost: &TooBig) -> &'static str {
+    match lost.record.ip_version {
+        4 => "icmp type destination-unreachable accept",
+        6 => "icmpv6 type packet-too-big accept",
+        _ => "meta l4proto { icmp, icmpv6 } accept",
     }
 }
 

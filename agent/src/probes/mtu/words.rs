@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use agent_common::mtu::{Fate, Kind, flags};
+use agent_common::quote::{Inner, Tunnel};
 
 use super::ends::{Ends, goes_off};
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
@@ -139,7 +140,11 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 "{takes}, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit{told}",
                 inner.overhead
             ),
-            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}{}", goes_off(fits))),
+            Some(format!(
+                "set {} and the interfaces behind it to {fits}{}",
+                device_of(&inner),
+                goes_off(fits)
+            )),
         );
     }
     match event.limit() {
@@ -192,6 +197,17 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 Some(format!("{}, or raise {device} if what is behind it takes more", ends.sends_less(fits))),
             )
         }
+    }
+}
+
+/// The device whose packets are in a tunnel. FOU and GUE are no devices: others use them.
+fn device_of(inner: &Inner) -> String {
+    let tunnel = inner.name();
+    match inner.tunnel {
+        Tunnel::Fou | Tunnel::Gue => {
+            format!("the device that uses {tunnel} (`ip -d link show` says `encap`)")
+        }
+        _ => format!("the {tunnel} device"),
     }
 }
 
@@ -308,7 +324,11 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
                 "hop {hop} of the underlay takes {mtu} bytes, {tunnel} adds {}: only {fits} of {who}'s bytes to {to} fit",
                 inner.overhead
             ),
-            Some(format!("set the {tunnel} device and the interfaces behind it to {fits}{}", goes_off(fits))),
+            Some(format!(
+                "set {} and the interfaces behind it to {fits}{}",
+                device_of(&inner),
+                goes_off(fits)
+            )),
         );
     }
     if let Some(encrypted) = event.quote.and_then(|quote| quote.encrypted) {

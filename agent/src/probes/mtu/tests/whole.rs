@@ -258,6 +258,7 @@ fn blocked() -> Vec<Case> {
         ("INVALID", of(&[message(Fate::Invalid)]), web()),
         ("INVALID, of another node", of(&[message(Fate::Invalid)]), nobody()),
         ("INVALID, of another node by IPv6", of(&[tcp_by_six(&message(Fate::Invalid))]), nobody()),
+        ("INVALID, at the node's own address", of(&[lost(Fate::Invalid, Stage::Input, 0)]), nobody()),
         ("INVALID, of another node by UDP", of(&[six(&message(Fate::Invalid))]), nobody()),
         ("INVALID, IPv6", of(&[six(&message(Fate::Invalid))]), web()),
         ("the reverse path filter", because(&dropped, strict, place), web()),
