@@ -207,8 +207,8 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// It goes by itself when its time is over.
     pub expires: bool,
-    /// Its ways are those of a nexthop object (`ip nexthop`).
-    pub by_object: bool,
+    /// The nexthop object that its ways are of (`ip nexthop`), by its number.
+    pub object: Option<u32>,
     /// Its device is down: the kernel does not use it.
     pub dead: bool,
     /// Its device has no carrier: what is sent by it arrives nowhere.

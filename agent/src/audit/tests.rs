@@ -223,7 +223,7 @@ fn a_table_has_all_links_before_the_first_route() {
             mtu: Some(1300),
             advmss: None,
             expires: false,
-            by_object: false,
+            object: None,
             dead: false,
             linkdown: false,
         }]);

@@ -85,7 +85,7 @@ pub(super) fn decode(payload: &[u8], routes: &mut Vec<Route>) {
         mtu: metric(message.attributes, RTAX_MTU),
         advmss: metric(message.attributes, RTAX_ADVMSS),
         expires: get(RTA_CACHEINFO).and_then(expires).is_some(),
-        by_object: get(RTA_NH_ID).is_some(),
+        object: get(RTA_NH_ID).and_then(number),
         dead: message.flags & DEAD != 0,
         linkdown: message.flags & LINKDOWN != 0,
     };

@@ -218,13 +218,13 @@ fn routes_and_each_of_their_ways() {
         mtu: Some(1400),
         advmss: Some(1360),
         expires: false,
-        by_object: false,
+        object: None,
         dead: false,
         linkdown: false,
     };
     assert_eq!(routes(&one), [wanted]);
     let object = route(24, 254, 0, &[attribute(1, &[10, 1, 2, 0]), number(4, 3), number(30, 12)]);
-    assert!(routes(&object)[0].by_object);
+    assert_eq!(routes(&object)[0].object, Some(12));
 
     let way = |device: u32, last: u8| {
         let mut way = vec![16, 0, 0, 0];

@@ -219,3 +219,41 @@ fn a_vxlan_network_of_another_number() {
     ext(1);
     assert!(socket.recv(&mut [0; 100]).is_ok(), "cured");
 }
+
+/// The network plugin's device has gone: no program is to listen for what another node's pods send.
+#[test]
+fn a_tunnel_whose_device_is_gone() {
+    const HERE: &str = "02:00:00:00:05:01";
+    for (kind, name, port) in
+        [("vxlan id 1 local 10.97.9.OWN dstport 4789", "VXLAN", 7722), ("geneve id 1", "Geneve", 7723)]
+    {
+        let module = kind.split(' ').next().unwrap();
+        if !has_module(module) {
+            continue;
+        }
+        let scene = Scene::new();
+        let end = |own: u8, other: u8| {
+            let kind = kind.replace("OWN", &own.to_string());
+            format!(
+                "link add tun0 address 02:00:00:00:05:0{own} type {kind} remote 10.97.9.{other}\n\
+                 addr add 10.97.5.{own}/24 dev tun0\nlink set tun0 up\n"
+            )
+        };
+        scene.ext.ip(&end(2, 1));
+        scene.ext.ip(&format!("neigh replace 10.97.5.1 lladdr {HERE} dev tun0 nud permanent\n"));
+        let send = || scene.ext.inside(|| udp(([10, 97, 5, 1], port).into(), 1, 10));
+        let trace = scene.trace("drops");
+        send();
+        let lost = trace.expect_class("routing", |line| line["destination_port"] == port);
+        assert_eq!([&lost["tunnel"], &lost["interface"]], [name, "uplink"], "{lost:#}");
+        let text = lost["message"].as_str().unwrap();
+        assert!(text.contains("no device here takes it out of its tunnel"), "{lost:#}");
+        let told = format!("see whether the device that ends its tunnel ({name}) is there and up");
+        assert!(fix(&lost).starts_with(&told), "{lost:#}");
+        scene.host.ip(&end(1, 2));
+        let socket = scene.host.inside(|| UdpSocket::bind(("10.97.5.1", port)).unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        send();
+        assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {name}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Tunnels over what takes less than they promise: the number is the tunnel's.
 
+use std::net::UdpSocket;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -47,7 +49,15 @@ fn a_tunnel_in_udp_over_a_smaller_hop() {
     let under = verdict(&trace, "the underlay takes less", |line| line["finding"] == "small_underlay");
     assert_eq!(under["fits"], json!(1372), "{under:#}");
     assert!(under["message"].as_str().unwrap().contains("FOU adds 28"), "{under:#}");
-    assert!(fix(&under).contains("1372") && !fix(&under).contains("10.97.9.1's interface"), "{under:#}");
+    let told =
+        "set the device that uses FOU (`ip -d link show` says `encap`) and the interfaces behind it to 1372";
+    assert!(fix(&under).starts_with(told), "{under:#}");
+    assert!(scene.host.run("ip", &["-d", "link", "show"]).contains("encap fou"));
+    // What the message has taught is to have no part in the cure.
+    scene.host.ip("link set t0 mtu 1372\nlink set veth-web mtu 1372\nroute flush cache\n");
+    scene.web.netns.ip("link set eth0 mtu 1372\nroute flush cache\n");
+    scene.answer(far.inside(|| UdpSocket::bind("10.97.6.2:7").unwrap()));
+    assert!(scene.is_answered_of("10.97.6.2:7", 1372 - 28), "cured");
 }
 
 /// A relay inside the kernel is no hop, and what it relays there is no packet (`ip6ip6_err` does not know FOU's header): the number

@@ -99,7 +99,8 @@ fn tc_at_egress() {
         reason: &["TC_EGRESS"],
         function: &["sch_handle_egress", "tcf_classify", "__dev_queue_xmit"],
         class: "policy",
-        destination: None,
+        source: Some(WEB),
+        destination: Some(DB),
         ..SENT
     };
     watch.expect(3, &to_port(7006), &want);

@@ -44,11 +44,11 @@ pub(super) fn route(nets: &Nets<'_>, namespace: usize, route: &Route, mtu: u32) 
     let (mut edits, mut last) = (Vec::new(), String::new());
     match route.mtu {
         // What is said last counts, but behind `nexthop` it would be of that way.
-        _ if ways.len() < 2 || route.by_object => last = format!(" mtu {mtu}"),
+        _ if ways.len() < 2 || route.object.is_some() => last = format!(" mtu {mtu}"),
         Some(old) => edits.push(format!(r"s/(mtu |lock ){old}/\1{mtu}/")),
         None => edits.push(format!("1s/ / mtu {mtu} /")),
     }
-    if route.by_object {
+    if route.object.is_some() {
         // `ip` prints the object's ways beside it, and the kernel takes one or the other.
         edits.push("2,$d; s/ (via (inet6 )?[^ ]+ )?dev [^ ]+( onlink)?//".to_owned());
     }

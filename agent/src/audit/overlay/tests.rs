@@ -33,7 +33,7 @@ fn route(to: &str, device: u32, gateway: Option<&str>) -> Route {
         mtu: None,
         advmss: None,
         expires: false,
-        by_object: false,
+        object: None,
         dead: false,
         linkdown: false,
     }

@@ -60,7 +60,8 @@ pub(super) fn devices(nets: &Nets<'_>) -> Vec<NotJudged> {
 /// Routes by nexthop objects whose devices the kernel does not tell with them: one of each namespace stands for all.
 pub(super) fn routes(nets: &Nets<'_>) -> Vec<NotJudged> {
     let of_namespace = |(namespace, read): (usize, &Namespace)| {
-        let mut blind = read.routes.iter().flatten().filter(|route| route.by_object && route.device == 0);
+        let mut blind =
+            read.routes.iter().flatten().filter(|route| route.object.is_some() && route.device == 0);
         let first = blind.next()?;
         let more = match blind.count() {
             0 => String::new(),

@@ -22,7 +22,7 @@ fn route(to: &str, gateway: Option<&str>, mtu: Option<u32>, advmss: Option<u32>)
         mtu,
         advmss,
         expires: false,
-        by_object: false,
+        object: None,
         dead: false,
         linkdown: false,
     }

@@ -317,12 +317,13 @@ fn explained_by_both(reason: &str, function: &str) -> Option<Verdict> {
         // A rule's own place. Elsewhere netfilter says this of its own refusals as well.
         ("NETFILTER_DROP", function) if RULES.contains(&function) => harmful(Class::Policy),
         // There is a route, and the device that it came in by does not forward (net/ipv4/route.c, net/ipv6/ip6_output.c).
-        ("IP_INADDRERRORS", "ip_error" | "ip6_forward") => harmful(Class::ForwardingOff),
+        // Where there are no reasons, a packet of IPv6 that is refused for its hop limit or its size tells so by itself.
+        ("IP_INADDRERRORS", "ip_error" | "ip6_forward") | ("", "ip6_forward") => {
+            harmful(Class::ForwardingOff)
+        }
         ("NO_TX_TARGET", function) if BRIDGE_PORTS.contains(&function) => harmful(Class::BridgePort),
         // What waits for a handshake that does not come; of queues the reason alone says that they were emptied.
         (_, "wg_packet_purge_staged_packets") => harmful(Class::Neighbour),
-        // Where there are no reasons: a packet that is refused for its TTL or its size tells so by itself.
-        ("", "ip6_forward") => harmful(Class::ForwardingOff),
         // What a full queue refuses is freed in `kfree_skb_list`; here it is a filter at egress (net/core/dev.c before 5.17).
         ("", "__dev_queue_xmit") => harmful(Class::Policy),
         // Where the next hop cannot be noted down, and there are no reasons.

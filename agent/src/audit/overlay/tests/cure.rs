@@ -59,7 +59,7 @@ fn a_route_of_ipv6_that_expires_is_given_back_as_ip_takes_it() {
 fn a_route_by_a_nexthop_object_stays_one() {
     let way = |device, gateway| Route {
         mtu: Some(9000),
-        by_object: true,
+        object: Some(12),
         ..route("10.9.0.0/24", device, Some(gateway))
     };
     let links = || vec![eth0(1400), Link::up(2, "eth1", "physical", 1300)];

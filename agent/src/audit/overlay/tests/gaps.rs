@@ -278,7 +278,7 @@ fn one_pod_cannot_fill_what_is_not_judged() {
 /// A route by a nexthop object comes without its device where the kernel is told to leave that out.
 #[test]
 fn a_route_whose_device_is_not_told() {
-    let by_object = |to: &str, device| Route { by_object: true, ..route(to, device, None) };
+    let by_object = |to: &str, device| Route { object: Some(12), ..route(to, device, None) };
     let read = |routes| [host(vec![Link::up(1, "eth0", "physical", 1500)], routes)];
     assert!(judge(&read(vec![by_object("10.9.0.0/24", 1)])).not_judged.is_empty());
     let blind = ["10.9.0.0/24", "10.9.1.0/24", "10.9.2.0/24"].map(|to| by_object(to, 0));

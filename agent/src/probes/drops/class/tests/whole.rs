@@ -67,13 +67,7 @@ fn case(class: Class, name: &str, about: About<'_>) -> String {
 
 /// What is known of a drop, in every way that changes a word.
 fn told() -> Vec<String> {
-    let mut told = Vec::new();
-    for class in Class::ALL {
-        told.push(case(class, "without details", NOTHING));
-        told.push(case(class, "on eth7", ON_ETH7));
-        let of_class = REASONS.iter().filter(|(of, _)| *of == class).flat_map(|(_, reasons)| *reasons);
-        told.extend(of_class.map(|reason| case(class, reason, About { reason, ..ON_ETH7 })));
-    }
+    let mut told: Vec<String> = Class::ALL.into_iter().flat_map(of_class).collect();
     let v6 = About { ip_version: 6, ..ON_ETH7 };
     for class in [Class::Policy, Class::Netfilter, Class::ForwardingOff, Class::NeighbourTable] {
         told.push(case(class, "IPv6", v6));
@@ -167,6 +161,14 @@ fn told() -> Vec<String> {
         ));
     }
     told.extend(at_homes());
+    told
+}
+
+/// What is said of a class, and of its reasons.
+fn of_class(class: Class) -> Vec<String> {
+    let mut told = vec![case(class, "without details", NOTHING), case(class, "on eth7", ON_ETH7)];
+    let reasons = REASONS.iter().filter(|(of, _)| *of == class).flat_map(|(_, reasons)| *reasons);
+    told.extend(reasons.map(|reason| case(class, reason, About { reason, ..ON_ETH7 })));
     told
 }
 
