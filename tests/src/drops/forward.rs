@@ -19,14 +19,7 @@ fn no_hops_left() {
     for (to, function) in [(db4(7201), "ip_forward"), (db6(7202), "ip6_forward")] {
         let watch = lab.watch();
         lab.web.netns.inside(|| udp_hops(to, 3, 1));
-        let want = Want {
-            reason: &["IP_INHDR"],
-            function: &[function],
-            class: "ttl",
-            // What is too large dies in the same place.
-            by_place: Some("other"),
-            ..FORWARDED
-        };
+        let want = Want { reason: &["IP_INHDR"], function: &[function], class: "ttl", ..FORWARDED };
         watch.expect(3, &to_port(to.port()), &want);
         let socket = lab.db.netns.inside(|| UdpSocket::bind(to).unwrap());
         lab.web.netns.inside(|| udp_hops(to, 3, 2));

@@ -222,7 +222,9 @@ impl Watch<'_> {
     fn expect_counts(&self, ours: &[Value], want: &Want<'_>) {
         let after = self.lab.agent.scrape();
         let labels = ["reason", "class", "harm", "direction"];
-        let labels = labels.map(|label| (label, ours[0][label].as_str().unwrap_or("NONE")));
+        // What a packet says beside reason and place no count is kept by.
+        let of = |label: &str| if label == "class" { ours[0]["counted_as"].as_str() } else { None };
+        let labels = labels.map(|label| (label, of(label).or(ours[0][label].as_str()).unwrap_or("NONE")));
         let delta = |name: &str, labels: &[(&str, &str)]| after.since(&self.before, name, labels);
         let count = u64::try_from(ours.len()).unwrap();
         let node = delta("r2c_drop_packets_total", &labels);

@@ -147,15 +147,20 @@ fn reverse_path(about: &About<'_>) -> String {
     )
 }
 
+/// What has IPv4 forward what comes by its device.
+fn forwards(about: &About<'_>) -> String {
+    format!(
+        "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`",
+        about.sysctl("ipv4", "forwarding")
+    )
+}
+
 fn forwarding(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     let on = if about.ip_version == 6 {
         "`sysctl -w net.ipv6.conf.all.forwarding=1`, and before that accept_ra=2 on the uplink where its default route comes by router advertisement: it would go".to_owned()
     } else {
-        format!(
-            "`sysctl -w net.ipv4.ip_forward=1`, or if that is on, `sysctl -w {}=1`",
-            about.sysctl("ipv4", "forwarding")
-        )
+        forwards(about)
     };
     match about.home {
         Some(Home::Host) => on.into(),
@@ -256,9 +261,9 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
                 "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
             }
             Some(Refused::PerhapsByRoute) if about.reason.is_empty() && about.ip_version != 6 => about.there(format!(
-                "see what route there is ({}): add one, take away one that refuses it, or if one leads on, `sysctl -w {}=1`",
+                "add the route, or take away the one that refuses it ({} tells which there is); if that leads on, {}",
                 about.route(),
-                about.sysctl("ipv4", "forwarding")
+                forwards(about)
             )),
             Some(Refused::PerhapsByRoute) => about.there(format!(
                 "add the route, or take away the one that refuses it ({} tells which there is)",
