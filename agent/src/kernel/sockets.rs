@@ -97,9 +97,13 @@ impl Sockets {
         });
         let sockets = || lists.iter().flatten().flat_map(|text| list::sockets(text));
         let has_states = protocol == TCP;
-        list::expected(sockets(), to.port(), from, has_states)
+        let listener = list::listener(sockets(), to, has_states);
+        // A server's port has many peers: another of them may have the port that this one had.
+        let is_servers = has_states && listener.is_some();
+        let expected = || list::expected(sockets().filter(|_| !is_servers), to.port(), from, has_states);
+        expected()
             .map(Seen::Expects)
-            .or_else(|| list::listener(sockets(), to, has_states).map(Seen::ListensAt))
+            .or(listener.map(Seen::ListensAt))
             .or_else(|| list::ports(sockets().filter(|_| opens && has_states), to.ip()).map(Seen::Ports))
     }
 
@@ -237,6 +241,23 @@ mod tests {
         assert_eq!(expects(TCP, "10.1.0.3:5432").as_deref(), Some("10.96.0.11:5432"), "by an IPv6 socket");
         assert_eq!(expects(TCP, "10.1.0.3:80"), None, "an earlier connection's");
         assert_eq!(expects(1, "10.1.0.3:5432"), None, "ICMP has no ports");
+    }
+
+    /// A late segment of a client that is forgotten, while another has a connection from the same port.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_client_of_a_server_is_nobody_that_was_asked() {
+        let proc = proc(&[("7", "net")]);
+        fs::create_dir(proc.path().join("7/net")).unwrap();
+        let connected = " 0: 0200010A:1F90 0A00600A:1538 01 0 0\n";
+        let explained = |listens: &str| {
+            fs::write(proc.path().join("7/net/tcp"), format!("title\n{connected}{listens}")).unwrap();
+            let [to, from] = ["10.1.0.2:8080", "10.1.0.3:5432"].map(|end| end.parse().unwrap());
+            Sockets::below(proc.path()).explain(inode("net"), TCP, to, from, false)
+        };
+        assert!(matches!(explained(""), Some(Seen::Expects(_))), "a client's own port");
+        let listens = " 1: 0200010A:1F90 00000000:0000 0A 0 0\n";
+        assert!(matches!(explained(listens), Some(Seen::ListensAt(_))), "{:?}", explained(listens));
     }
 
     #[test]

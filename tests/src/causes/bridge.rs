@@ -1,6 +1,6 @@
 //! A bridge that does not send back what came by a port, or that lets an answer pass beside NAT.
 
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::netns::Netns;
@@ -66,7 +66,8 @@ fn an_answer_that_is_not_translated_back() {
     scene.host.batch(
         "nft",
         "add table ip svc\nadd chain ip svc pre { type nat hook prerouting priority -100; }\n\
-         add rule ip svc pre ip daddr 10.97.10.1 udp dport 53 dnat to 10.97.4.3:7\n",
+         add rule ip svc pre ip daddr 10.97.10.1 udp dport 53 dnat to 10.97.4.3:7\n\
+         add rule ip svc pre ip daddr 10.97.10.1 tcp dport 53 dnat to 10.97.4.3:7\n",
     );
     let pods = [(&client, "shop/client-0"), (&server, "shop/server-0")]
         .map(|(netns, name)| Pod::start(&scene.node, name, netns));
@@ -89,9 +90,21 @@ fn an_answer_that_is_not_translated_back() {
     });
     let message = event["message"].as_str().unwrap();
     assert!(message.contains("waits for an answer from 10.97.10.1:53"), "{event:#}");
+    // Of TCP the answer is to a SYN, and the same.
+    let _listener = server.inside(|| TcpListener::bind("10.97.4.3:7").unwrap());
+    let connects = || {
+        let to = "10.97.10.1:53".parse().unwrap();
+        client.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
+    };
+    assert!(!connects());
+    let event = trace
+        .expect_class("no_socket", |event| event["source_ip"] == "10.97.4.3" && event["protocol"] == "TCP");
+    let told = "waits for an answer from 10.97.10.1:53, and this one comes from another address";
+    assert!(event["message"].as_str().unwrap().contains(told), "{event:#}");
+    assert_eq!(trace.lines(|line| line["class"] == "policy"), Vec::<serde_json::Value>::new());
     let sysctl = fix(&event).split('`').nth(3).unwrap().to_owned();
     apply(&scene.host, &format!("`{sysctl}`"));
-    assert!(calls(), "cured by {sysctl}");
+    assert!(calls() && connects(), "cured by {sysctl}");
     drop(pods);
 }
 

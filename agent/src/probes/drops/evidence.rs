@@ -134,13 +134,19 @@ pub(super) fn gather(
         Class::Netfilter | Class::Policy => {
             let conntrack = limits.conntrack();
             let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
-            let full = conntrack.filter(|now| verdict.class == Class::Netfilter && now.fill.is_full());
+            let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
+            // What has a route conntrack has seen, and what then has a connection it has not refused. Where there are no reasons
+            // it is not known which that is.
+            let has_connection = !reason.is_empty()
+                && !is_untracked
+                && matches!(direction, Direction::Forwarded | Direction::Sent);
+            let may_be_full = verdict.class == Class::Netfilter && !has_connection;
+            let full = conntrack.filter(|now| may_be_full && now.fill.is_full());
             // Conntrack also calls an ICMP error INVALID if it knows no connection that the error is about, and does not count that.
             let calls_invalid =
                 |now: &Conntrack| now.invalid > 0 || now.fill.entries > 0 && is_icmp_error(record);
             let invalid = conntrack.filter(|now| is_untracked && calls_invalid(now));
             let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
-                let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
                 let chains = |_| limits.chains_dropping_invalid(record.ip_version, direction, function);
                 invalid.and_then(chains).map(Evidence::Invalid)
             });

@@ -111,6 +111,28 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
     assert_eq!(told(&elsewhere, Class::NeighbourTable), Some(Evidence::Neighbours(full)), "all share it");
     assert_eq!(told(&own, Class::Netfilter), Some(Evidence::Conntrack(full)));
     assert_eq!(told(&elsewhere, Class::Netfilter), None);
+    // What is forwarded and has a connection a rule refuses, however full the table is.
+    let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
+    let says = |reason, direction: Direction, circumstances| {
+        let mut record = own;
+        (record.direction, record.circumstances) = (direction as u8, circumstances);
+        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        gather(&sources, &record, reason, "nf_hook_slow", None, false, netfilter).1.is_some()
+    };
+    let untracked = circumstance::UNTRACKED;
+    for (reason, direction, circumstances, is_full) in [
+        ("NETFILTER_DROP", Direction::Forwarded, 0, false),
+        ("NETFILTER_DROP", Direction::Sent, 0, false),
+        ("NETFILTER_DROP", Direction::Sent, untracked, true),
+        ("NETFILTER_DROP", Direction::Received, 0, true),
+        ("", Direction::Forwarded, 0, true),
+    ] {
+        assert_eq!(
+            says(reason, direction, circumstances),
+            is_full,
+            "{reason} {direction:?} {circumstances:#x}"
+        );
+    }
     assert_eq!(told(&own, Class::Policy), None, "a rule has refused it");
     assert_eq!(told(&own, Class::Routing), None);
     write(
