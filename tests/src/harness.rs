@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
 pub(crate) mod agent;
+pub(crate) mod bpf;
 pub(crate) mod crowd;
 pub(crate) mod lab;
 pub(crate) mod netns;

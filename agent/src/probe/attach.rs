@@ -44,19 +44,27 @@ impl Climb {
     }
 }
 
-/// Hooks that were refused, so that what they would tell is seen by no other.
+/// Hooks that do not hold, so that what they would tell is seen by no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// So many were refused,
+    /// So many do not,
     pub hooks: usize,
     /// of so many that there are.
     pub of: usize,
+    /// So many of them the kernel refused: the others have no rung of the name that was asked for.
+    pub refused: usize,
 }
 
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.hooks == 1 { "was" } else { "were" };
-        write!(f, "{} of {} hooks {verb} refused", self.hooks, self.of)
+        let why = match (self.refused, self.hooks) {
+            (0, 1) => "is left out (--rung)",
+            (0, _) => "are left out (--rung)",
+            (1, 1) => "was refused",
+            (refused, hooks) if refused == hooks => "were refused",
+            _ => "were refused or left out (--rung)",
+        };
+        write!(f, "{} of {} hooks {why}", self.hooks, self.of)
     }
 }
 
@@ -64,9 +72,10 @@ impl Lost {
     /// Those of a probe all of whose events come from one hook, `source`, lose no event: without that one it is not up.
     #[must_use]
     pub fn of(climbs: &[Climb], source: Option<&str>, kernel: &Kernel) -> Option<Self> {
-        let hooks = climbs.iter().filter(|climb| climb.is_lost(kernel)).count();
+        let lost = || climbs.iter().filter(|climb| climb.is_lost(kernel));
+        let (hooks, refused) = (lost().count(), lost().filter(|climb| !climb.refused.is_empty()).count());
         let there = climbs.iter().filter(|climb| climb.holds.is_some()).count();
-        (hooks > 0 && source.is_none()).then_some(Self { hooks, of: there + hooks })
+        (hooks > 0 && source.is_none()).then_some(Self { hooks, of: there + hooks, refused })
     }
 }
 

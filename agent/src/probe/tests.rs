@@ -78,11 +78,11 @@ fn hooks_that_were_refused_are_lost() {
     let lost = |climbs: &[attach::Climb], source| Lost::of(climbs, source, &kernel());
     let held = climb(&HOOK, true);
     let climbs = [held.clone(), climb(&HOOK, false), climb(&IN_MODULE, false)];
-    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 1, of: 2 }));
-    assert_eq!(lost(&climbs, Some("hook")), None, "its source holds, or it were not up");
+    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 1, of: 2, refused: 0 }));
+    assert_eq!(lost(&climbs, Some("hook")), None, "its source holds, else it would not be up");
     assert_eq!(lost(&[held, climb(&IN_MODULE, false)], None), None);
     std::fs::create_dir_all(dir.path().join("sys/module/nf_conntrack")).unwrap();
-    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 2, of: 3 }));
+    assert_eq!(lost(&climbs, None), Some(Lost { hooks: 2, of: 3, refused: 0 }));
 }
 
 /// A verdict has no row of its own, and every field that it was given.

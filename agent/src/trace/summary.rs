@@ -197,7 +197,10 @@ impl Sums {
             (true, Some(uncounted)) => losses.push(format!("nothing lost that is counted: {uncounted}")),
             (false, uncounted) => losses.extend(uncounted.map(str::to_owned)),
         }
-        let unseen = |lost| format!("{lost}, so not all is seen: `r2c-agent doctor` says what is missing");
+        let unseen = |lost: Lost| {
+            let look = if lost.refused > 0 { ": `r2c-agent doctor` says what is missing" } else { "" };
+            format!("{lost}, so not all is seen{look}")
+        };
         losses.extend(self.lost.map(unseen));
         losses.join("; ")
     }

@@ -144,7 +144,7 @@ fn the_code_at_the_end_says_what_was_found() {
     assert!(dark(&plain, 0).is_ok());
     // Nor does the silence of hooks that were refused.
     let mut unseen = not_looked_at(0);
-    unseen.do_not_hold(None, Some(Lost { hooks: 11, of: 13 }));
+    unseen.do_not_hold(None, Some(Lost { hooks: 11, of: 13, refused: 11 }));
     let unseen = |args, findings| {
         end_of(Ended::Drained, drained(0, None), args, &unseen, findings, None, &[])
             .map_err(|failure| failure.code)

@@ -1,12 +1,10 @@
 //! What the audit cannot judge: it is named, and keeps the last line from saying that everything fits.
 
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-
 use nix::errno::Errno;
-use nix::libc;
 use serde_json::json;
 
 use crate::harness::agent::without_capabilities;
+use crate::harness::bpf::{TCX, Verdict, XDP, attach};
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
@@ -90,37 +88,6 @@ fn a_device_of_a_program() {
     expect(&Node::routing(&host), "tun9", "what a device of kind tun adds is not known");
 }
 
-/// `union bpf_attr` of `BPF_PROG_LOAD`, and of `BPF_LINK_CREATE`.
-const LOAD: libc::c_int = 5;
-const LINK_CREATE: libc::c_int = 28;
-/// `r0 = 2` (`XDP_PASS`; at tc it drops, which here hurts nobody), `exit`.
-const PASS: [u64; 2] = [0x2_0000_00b7, 0x95];
-/// Of a program's type and of where it is attached: ingress of tcx, XDP.
-const TCX: (u64, u32) = (3, 46);
-const XDP: (u64, u32) = (6, 37);
-
-fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
-    // SAFETY: the kernel reads no more than the size it is given.
-    let made = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
-    let made = Errno::result(made)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(made).unwrap()) })
-}
-
-/// A program on a device of this thread's namespace, for as long as the file is open.
-fn attach((kind, at): (u64, u32), device: &str) -> Result<OwnedFd, Errno> {
-    let mut attributes = [0; 16];
-    attributes[0] = kind | (PASS.len() as u64) << 32;
-    attributes[1] = PASS.as_ptr().addr() as u64;
-    attributes[2] = c"GPL".as_ptr().addr() as u64;
-    let program = bpf(LOAD, &attributes)?;
-    let index = nix::net::if_::if_nametoindex(device)?;
-    let mut attributes = [0; 16];
-    attributes[0] = u64::from(program.as_raw_fd().cast_unsigned()) | u64::from(index) << 32;
-    attributes[1] = u64::from(at);
-    bpf(LINK_CREATE, &attributes)
-}
-
 #[test]
 fn bpf_programs_on_a_device() {
     if !has_devices() {
@@ -139,8 +106,9 @@ fn bpf_programs_on_a_device() {
     host.batch("tc", "qdisc add dev va clsact\nfilter add dev va ingress matchall action pass\n");
     assert!(Said::json(&node).events("not_judged").is_empty(), "that is no program");
 
+    // What passes at XDP drops at tc, which here hurts nobody.
     for (program, name) in [(XDP, "XDP"), (TCX, "tcx")] {
-        match host.inside(|| attach(program, "va")) {
+        match host.inside(|| attach(program, Verdict::Pass, "va")) {
             Ok(_held) => {
                 expect(&node, "va", &format!("a BPF program ({name}) may send its packets elsewhere"));
             }

@@ -24,6 +24,11 @@ fn forwarding_that_is_off() {
         let class = if has_reasons() || to == EXT6 { "forwarding_off" } else { "routing" };
         let event = trace.expect_class(class, |event| event["interface"] == "veth-web");
         assert!(event["message"].as_str().unwrap().contains("forwarding is off"), "{event:#}");
+        // What it has one look at tells that it is that: the route is there, and not to be seen now.
+        let looks = fix(&event);
+        let look = looks.split('`').find(|command| command.starts_with("sysctl net."));
+        let shown = look.map(|look| scene.host.run("sh", &["-c", look]));
+        assert!(has_reasons() || to == EXT6 || shown.is_some_and(|shown| shown.contains("= 0")), "{looks}");
         // One after the other, as they are read.
         for command in
             fix(&event).split('`').skip(1).step_by(2).filter(|command| command.starts_with("sysctl"))

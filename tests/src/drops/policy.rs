@@ -1,5 +1,6 @@
 //! Rules that refuse: nftables, iptables, tc, socket filters.
 
+use crate::harness::bpf::{Verdict, XDP_GENERIC, attach};
 use crate::harness::has_reasons;
 use crate::harness::packet::{refuse_all, udp};
 
@@ -105,6 +106,27 @@ fn tc_at_egress() {
     };
     watch.expect(3, &to_port(7006), &want);
     drop(filter);
+}
+
+#[test]
+fn xdp_in_software() {
+    let lab = Lab::lock();
+    let program = lab.db.netns.inside(|| attach(XDP_GENERIC, Verdict::Drop, "eth0")).unwrap();
+    let watch = lab.watch();
+    lab.web.netns.inside(|| udp(db4(7008), 3, 100));
+    let want = Want {
+        // Some builds of some kernels say so.
+        reason: &["NOT_SPECIFIED", "XDP"],
+        function: &["netif_receive_generic_xdp", "do_xdp_generic", "bpf_prog_run_generic_xdp"],
+        class: "policy",
+        ..RECEIVED
+    };
+    watch.expect(3, &to_port(7008), &want);
+    drop(program);
+    let socket = lab.db.netns.inside(|| std::net::UdpSocket::bind(db4(7008)).unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    lab.web.netns.inside(|| udp(db4(7008), 1, 100));
+    assert!(socket.recv(&mut [0; 200]).is_ok(), "cured");
 }
 
 #[test]

@@ -109,7 +109,13 @@ pub(super) fn gather(
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {
-        return (verdict, by_sockets(sockets, record, from));
+        let evidence = by_sockets(sockets, record, from);
+        // A device would take it out of its tunnel, unless a program is to.
+        let class = if is_tunnels && evidence.is_none() { Class::Routing } else { verdict.class };
+        return (Verdict { class, ..verdict }, evidence);
+    }
+    if verdict == NOBODY_LISTENS && is_tunnels {
+        return (Verdict { class: Class::Routing, ..verdict }, None);
     }
     if verdict.class == Class::Neighbour && record.circumstances & circumstance::OWN_ADDRESS != 0 {
         return (verdict, address(record.ip_version, record.destination).map(Evidence::OtherStation));
@@ -170,8 +176,6 @@ fn by_header(
     match function {
         // IPsec takes tunnels of plain IP as well, where its devices' modules are loaded: what no tunnel takes ends there.
         "xfrm_input" if is_ip_in_ip(record.protocol) => Some(Class::Routing),
-        // No program would listen for it: a device would take it out of its tunnel.
-        _ if verdict == NOBODY_LISTENS && is_tunnels => Some(Class::Routing),
         // A tunnel's socket keeps nothing waiting that could be too much.
         "udp_queue_rcv_one_skb" | "udpv6_queue_rcv_one_skb" if !has_reason && is_tunnels => {
             Some(Class::Checksum)

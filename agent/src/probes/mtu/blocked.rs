@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_common::mtu::{Fate, Stage, flags};
+use agent_common::mtu::{Fate, flags};
 
 use super::ends::Ends;
 use super::event::{TooBig, name};
@@ -38,9 +38,6 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
 /// Of an address that several nodes announce, the router that tells chooses one, and not by the packet that it quotes.
 fn other_nodes(lost: &TooBig, ends: &Ends, fits: u32) -> (String, String) {
     let (place, hook) = (place(lost), lost.stage().map_or("unknown", stage_name));
-    // What comes to an address of the node itself may be about what it sends itself, or for pods.
-    let is_nodes = lost.stage() == Some(Stage::Input);
-    let or_gone = if is_nodes { ", or to one of this node that it has forgotten" } else { "" };
     // Else two that have none send it to each other as long as it lives.
     let others = format!(
         "have each node pass on to the others what it has no connection for, unless one of them has passed it on, or {}",
@@ -48,16 +45,12 @@ fn other_nodes(lost: &TooBig, ends: &Ends, fits: u32) -> (String, String) {
     );
     (
         format!(
-            "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no known pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address{or_gone}"
+            "is dropped by a netfilter rule in {place}, hook {hook}, since conntrack there calls it INVALID: no known pod of this node has sent the packet, so it belongs to a connection of another node that answers at the same address, or to one that this node has forgotten or never saw"
         ),
-        if is_nodes {
-            format!(
-                "if other nodes answer there, too, {others}; if none does, put `{}` before the rule that drops `ct state invalid`",
-                accept(lost)
-            )
-        } else {
-            others
-        },
+        format!(
+            "if other nodes answer there, too, {others}; if none does, put `{}` before the rule that drops `ct state invalid`",
+            accept(lost)
+        ),
     )
 }
 

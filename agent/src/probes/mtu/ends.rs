@@ -25,7 +25,7 @@ pub(super) struct Ends {
     pub(super) is_ours: bool,
     /// Whether it is a pod, whose interface has another end on the node.
     is_pod: bool,
-    /// Whose route leads there: of an address of this node itself it is said that it is.
+    /// Whose route leads there: `this node`, where the address is one of its own.
     routes: String,
     /// The pod it sends to.
     receiver: Option<String>,

@@ -268,7 +268,7 @@ fn refused(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
     (
         Finding::LargeDatagrams,
         format!(
-            "{who} asks for larger datagrams to {to} than {mtu} bytes, and does not allow to fragment them, or asks for more than any may have (EMSGSIZE)"
+            "{who} asks for larger datagrams to {to} than {mtu} bytes, and does not allow to fragment them, or asks for more than 65535 bytes (EMSGSIZE)"
         ),
         // What writes IP headers itself fragments itself as well.
         Some(format!(

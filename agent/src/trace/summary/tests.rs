@@ -118,7 +118,7 @@ fn what_is_not_counted_may_be_lost() {
 fn what_lost_hooks_would_tell_is_not_seen() {
     let last = |sums: Sums| sums.lines(Duration::ZERO, &[], "benign").pop().unwrap();
     let mut sums = Sums::default();
-    sums.do_not_hold(None, Some(Lost { hooks: 11, of: 13 }));
+    sums.do_not_hold(None, Some(Lost { hooks: 11, of: 13, refused: 11 }));
     let unseen = "11 of 13 hooks were refused, so not all is seen: `r2c-agent doctor` says what is missing";
     assert_eq!(last(sums), format!("nothing lost; {unseen}"));
     assert_eq!(
@@ -127,7 +127,12 @@ fn what_lost_hooks_would_tell_is_not_seen() {
     );
     sums.undecoded = 2;
     assert_eq!(last(sums), format!("2 not examined as their records were not understood; {unseen}"));
-    assert_eq!(Lost { hooks: 1, of: 13 }.to_string(), "1 of 13 hooks was refused");
+    let said = |hooks, refused| Lost { hooks, of: 13, refused }.to_string();
+    assert_eq!(said(1, 1), "1 of 13 hooks was refused");
+    assert_eq!(said(1, 0), "1 of 13 hooks is left out (--rung)");
+    assert_eq!(said(2, 1), "2 of 13 hooks were refused or left out (--rung)");
+    sums.do_not_hold(None, Some(Lost { hooks: 11, of: 13, refused: 0 }));
+    assert!(last(sums).ends_with("; 11 of 13 hooks are left out (--rung), so not all is seen"));
 }
 
 #[test]

@@ -80,10 +80,17 @@ pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
     ("FULL_RING", &["tun_net_xmit"]),
     ("SOCKET_BACKLOG", &["tcp_add_backlog"]),
     ("SOCKET_RCVBUFF", &["__udp_enqueue_schedule_skb"]),
+    (
+        "QDISC_DROP",
+        &[
+            "kfree_skb_list", "kfree_skb_list_reason", "tcf_kfree_skb_list", "__tcf_kfree_skb_list",
+            "__dev_xmit_skb",
+        ],
+    ),
     ("SOCKET_FILTER", &["sk_filter_trim_cap"]),
     ("TC_INGRESS", &["sch_handle_ingress"]),
     ("TC_EGRESS", &["sch_handle_egress"]),
-    ("XDP", &["bpf_prog_run_generic_xdp"]),
+    ("XDP", &["netif_receive_generic_xdp", "do_xdp_generic", "bpf_prog_run_generic_xdp"]),
     // Its queues' packets are freed elsewhere.
     ("TC_EGRESS", &["__dev_queue_xmit"]),
     (IPV6_INPUT, &["ip6_rcv_core", "ipv6_rcv"]),
@@ -179,7 +186,7 @@ pub(super) const PLACES: Table = &[
         &[
             "nft_do_chain", "ipt_do_table", "ip6t_do_table", "arpt_do_table", "ebt_do_table", "nf_hook_bpf",
             "sk_filter_trim_cap", "tcf_classify", "sch_handle_ingress", "sch_handle_egress",
-            "bpf_prog_run_generic_xdp", "xfrm_input",
+            "netif_receive_generic_xdp", "do_xdp_generic", "bpf_prog_run_generic_xdp", "xfrm_input",
         ],
     ),
     (

@@ -154,6 +154,17 @@ impl About<'_> {
         matches!(self.home, Some(Home::Pod(_) | Home::Netns(_) | Home::Named(_)))
     }
 
+    /// Whether a queueing discipline dropped it in a namespace whose disciplines are not looked at.
+    fn is_unseen_qdisc(&self) -> bool {
+        let of_qdisc = ["QDISC_", "FQ_", "CAKE_"].iter().any(|family| self.reason.starts_with(family));
+        of_qdisc && self.is_elsewhere()
+    }
+
+    /// Whether it is IPv4's, and the kernel gives no reason.
+    const fn is_unnamed_v4(&self) -> bool {
+        self.reason.is_empty() && self.ip_version != 6
+    }
+
     /// `ipv4` or `ipv6`, as sysctls have it.
     const fn family(&self) -> &'static str {
         if self.ip_version == 6 { "ipv6" } else { "ipv4" }
@@ -183,6 +194,10 @@ impl Class {
             Self::NoSocket => "nobody listens there".into(),
             Self::Routing => routing(about).into(),
             Self::ReversePath => "no way back to its source leads by the device that it came by (reverse path filter)".into(),
+            // IPv6 frees in one place what it does not forward.
+            Self::ForwardingOff if about.reason.is_empty() && about.ip_version == 6 => {
+                format!("it is for another host, and forwarding is off{on}, or an IPsec policy refused it").into()
+            }
             Self::ForwardingOff => format!("it is for another host, and forwarding is off{on}").into(),
             Self::Ttl => ttl(about).into(),
             Self::Queue => queue(about).into(),
@@ -198,6 +213,7 @@ impl Class {
             }
             Self::Malformed => malformed(about).into(),
             Self::Checksum => match about.tunnel {
+                Some((tunnel, from)) if about.reason == UDP_SOCKET => format!("the checksum of {}'s own header is wrong (checksum offload on node {from}, or what changes packets on the way), or an IPsec policy refused it, or a program reads it too slowly", tunnel.name()).into(),
                 Some((tunnel, from)) => format!("the checksum of {}'s own header is wrong: checksum offload on node {from}, or what changes packets on the way", tunnel.name()).into(),
                 None => "its checksum is wrong".into(),
             },
@@ -269,7 +285,7 @@ fn routing(about: &About<'_>) -> &'static str {
             }
             Some(Refused::ByRoute) => "a route or rule refuses it (blackhole, prohibit, unreachable)",
             // Without a reason it may be forwarding as well.
-            Some(Refused::PerhapsByRoute) if about.reason.is_empty() && about.ip_version != 6 => {
+            Some(Refused::PerhapsByRoute) if about.is_unnamed_v4() => {
                 "no route to its destination, or one that refuses it (blackhole, prohibit, unreachable), or forwarding is off on the device that it came by"
             }
             Some(Refused::PerhapsByRoute) => {
@@ -280,10 +296,10 @@ fn routing(about: &About<'_>) -> &'static str {
                 "no tunnel device here takes it: its key, VNI or addresses are those of none"
             }
             Some(Refused::NoTunnelDevice) => {
-                "no device here takes it out of its tunnel: the device is gone or down, has another port or ID, or its kernel module is not loaded"
+                "no device here takes it out of its tunnel: the device is gone or down, has another port, or its kernel module is not loaded"
             }
             Some(Refused::NoWayBack) => {
-                "no way back to its source leads by the device that it came by (reverse path filter), or its source is this host's own"
+                "no way back to its source leads by the device that it came by (reverse path filter), or its source is this host's own, or none that a host may have"
             }
             Some(Refused::NoPeer) => {
                 "no WireGuard peer has its destination among its allowed IPs, or that peer has no endpoint"
@@ -312,7 +328,7 @@ fn memory(about: &About<'_>) -> &'static str {
             "its connection's buffer was full of segments that came before others which are missing"
         }
         "PROTO_MEM" => {
-            "its socket's buffer was full (its program reads too slowly), or all memory of its protocol was used"
+            "all memory of its protocol was used, or of TCP its socket's buffer was full: its program reads too slowly"
         }
         _ => "no memory for it",
     }
@@ -339,14 +355,16 @@ fn queue(about: &About<'_>) -> &'static str {
     match about.reason {
         "CPU_BACKLOG" => "this processor's backlog was full",
         "SOCKET_RCVBUFF" => "the receiving socket's buffer was full: its program reads too slowly",
-        UDP_SOCKET => "the receiving socket's buffer was full, or its own filter refused it",
+        UDP_SOCKET => {
+            "the receiving socket's buffer was full, or its own filter, or a BPF program of its cgroup, refused it"
+        }
         "SOCKET_BACKLOG" => "the receiving socket was busy and its backlog was full",
         "TCP_LISTEN_OVERFLOW" => "the listening socket's queue was full: its program accepts too slowly",
         "NEIGH_QUEUEFULL" => "too many packets waited for the next hop's link address",
         "FULL_RING" => "the device's ring was full: who reads it is too slow",
         // Its queues are not looked at.
-        _ if about.is_elsewhere() => {
-            "a queue was full, or one that shapes (tbf) or emulates (netem) let it go"
+        _ if about.is_unseen_qdisc() => {
+            "a queue was full, or one that shapes (tbf) or emulates (netem) dropped it"
         }
         _ => "a queue was full",
     }

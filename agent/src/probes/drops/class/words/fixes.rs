@@ -10,6 +10,9 @@ use crate::links::shell_word;
 /// What goes with IPv6 where it is off, and does not come back with it.
 const GONE: &str = "its IPv6 addresses and routes are gone, and must be set again";
 
+/// What helps where a socket's filter refuses packets.
+const SOCKET_FILTER: &str = "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF), or the program of its cgroup (`bpftool cgroup tree`; of systemd: IPAddressDeny)";
+
 /// What helps where a program reads its datagrams too slowly.
 const SLOW_READER: &str = "make the program read faster, or give its socket a larger buffer: by SO_RCVBUF, up to the node's `net.core.rmem_max`; where it sets none, by the node's `net.core.rmem_default`, and start it again";
 
@@ -107,15 +110,15 @@ impl Class {
             Self::Memory if about.reason == "TCP_OFO_QUEUE_PRUNE" => about.there(
                 "find what loses the segments before them, or let buffers grow more: the third number of `net.ipv4.tcp_rmem`",
             ),
-            Self::Memory if about.reason == "PROTO_MEM" => about.there(
-                "see whether its program reads too slowly (`ss -tunm`: what waits at a socket, and rb, the most it may), and let it read faster or give it a larger buffer (`net.ipv4.tcp_rmem`, SO_RCVBUF); or whether all of `net.ipv4.tcp_mem` is used (`cat /proc/net/sockstat`)",
-            ),
+            Self::Memory if about.reason == "PROTO_MEM" => {
+                "see whether all memory of its protocol is used, on the node: `cat /proc/net/sockstat` beside `sysctl net.ipv4.tcp_mem net.ipv4.udp_mem`, in pages; of TCP also whether its program reads too slowly (`ss -tm`): let it read faster, or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF)".into()
+            }
             Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
             Self::TcpState if matches!(about.reason, "TCP_ZEROWINDOW" | "TCP_OVERWINDOW") => about.there(
                 "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF)",
             ),
             Self::TcpState if is_signed(about.reason) => about.there(
-                "give both ends the same key (of BGP: its password), or none; `nstat -az TcpExtTCPMD5*` there and `dmesg` tell which of the three it is",
+                "give both ends the same key (of BGP: its password), or none; `nstat -az 'TcpExtTCPMD5*' 'TcpExtTCPAO*'` there tells which of the three it is",
             ),
             Self::TcpState => about.there(
                 "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`",
@@ -157,8 +160,14 @@ fn forwards(about: &About<'_>) -> String {
 
 fn forwarding(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
+    // Without reasons IPv6 frees in one place what it does not forward.
+    let policy = if about.reason.is_empty() && about.ip_version == 6 {
+        "; if it is 1, `ip xfrm policy` and `cat /proc/net/xfrm_stat` tell whether IPsec refused it"
+    } else {
+        ""
+    };
     let on = if about.ip_version == 6 {
-        "`sysctl -w net.ipv6.conf.all.forwarding=1`, and before that accept_ra=2 on the uplink where its default route comes by router advertisement: it would go".to_owned()
+        "`sysctl -w net.ipv6.conf.all.forwarding=1`, and before that accept_ra=2 on the uplink where its default route comes by router advertisement: it would go".to_owned() + policy
     } else {
         forwards(about)
     };
@@ -181,8 +190,13 @@ fn ttl(about: &About<'_>) -> Cow<'static, str> {
 
 fn tunnel_checksum(about: &About<'_>) -> Cow<'static, str> {
     let Some((tunnel, from)) = about.tunnel else { return Cow::default() };
+    let or = if about.reason == UDP_SOCKET {
+        "; else `cat /proc/net/xfrm_stat` tells of IPsec there, and `ss -uam` of a program that reads it"
+    } else {
+        ""
+    };
     format!(
-        "see whether it ends where no device of node {from} fills in the checksum: `ethtool -K DEVICE tx-checksum-ip-generic off` of its {} device (and `ethtool -K DEVICE tx off` of the device below)",
+        "see whether it ends where no device of node {from} fills in the checksum: `ethtool -K DEVICE tx-checksum-ip-generic off` of its {} device (and `ethtool -K DEVICE tx off` of the device below){or}",
         tunnel.name()
     )
     .into()
@@ -191,7 +205,7 @@ fn tunnel_checksum(about: &About<'_>) -> Cow<'static, str> {
 fn policy(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     match about.reason {
-        "SOCKET_FILTER" => "mend the filter that the receiving program attached (SO_ATTACH_FILTER, SO_ATTACH_BPF), or the program of its cgroup (`bpftool cgroup tree`; of systemd: IPAddressDeny)".into(),
+        "SOCKET_FILTER" => SOCKET_FILTER.into(),
         "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
         "TC_INGRESS" => about.there(format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter")),
         "TC_EGRESS" => about.there(format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter")),
@@ -250,7 +264,10 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
                 "see whether the device that ends its tunnel{} is there and up, with the port or key by which the other end sends: `ip -d link show`; the network plugin makes it",
                 about.tunnel.map_or_else(String::new, |(tunnel, _)| format!(" ({})", tunnel.name()))
             )),
-            Some(Refused::NoWayBack) => about.there(reverse_path(about)),
+            Some(Refused::NoWayBack) => about.there(format!(
+                "see whether its source is this host's own (`ip address`): another has it, too; else {}",
+                reverse_path(about)
+            )),
             Some(Refused::NoPeer) => about.there(format!(
                 "give the peer that leads there its addresses as allowed IPs, and an endpoint: `wg show {device}`"
             )),
@@ -260,10 +277,14 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
             Some(Refused::Port) => {
                 "`dmesg` names a port that takes less (dropped over-mtu packet), and both sizes: give all ports and who sends through them one MTU; `ip link` shows a port that is down".into()
             }
-            Some(Refused::PerhapsByRoute) if about.reason.is_empty() && about.ip_version != 6 => about.there(format!(
-                "add the route, or take away the one that refuses it ({} tells which there is); if that leads on, {}",
-                about.route(),
-                forwards(about)
+            // What a pod gets for another, or what it has no route for; without reasons both end in one place.
+            Some(Refused::PerhapsByRoute) if about.is_unnamed_v4() && about.is_elsewhere() => forwarding(about),
+            // Where forwarding is off, the kernel's answer to `ip route get .. iif` hides what route there is.
+            Some(Refused::PerhapsByRoute) if about.is_unnamed_v4() => about.there(format!(
+                "if `sysctl net.ipv4.ip_forward {}` shows a 0, {}; else add the route, or take away the one that refuses it ({} tells which there is)",
+                about.sysctl("ipv4", "forwarding"),
+                forwards(about),
+                about.route()
             )),
             Some(Refused::PerhapsByRoute) => about.there(format!(
                 "add the route, or take away the one that refuses it ({} tells which there is)",
@@ -279,13 +300,13 @@ fn queue(about: &About<'_>) -> Cow<'static, str> {
     match about.reason {
         "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog` on the node, or spread receiving over more processors (RPS)".into(),
         "SOCKET_RCVBUFF" => SLOW_READER.into(),
-        UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, mend the filter that it attached (SO_ATTACH_FILTER, SO_ATTACH_BPF)").into(),
+        UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, {SOCKET_FILTER}").into(),
         "SOCKET_BACKLOG" => about.there("see whether the program reads too slowly, or its buffer cannot grow: the third number of `net.ipv4.tcp_rmem` bounds it, or its SO_RCVBUF if it sets one"),
         "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
         "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
-        "FULL_RING" => about.there(format!("make who reads it faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
-        _ if about.is_elsewhere() => about.there(format!(
-            "`tc -s qdisc show dev {device}` tells which let it go: take away an emulator that no test wants, give a token bucket a burst of a frame or more, and what is full a larger limit, or send less"
+        "FULL_RING" => about.there(format!("have its reader read faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
+        _ if about.is_unseen_qdisc() => about.there(format!(
+            "`tc -s qdisc show dev {device}` tells which dropped it: take away an emulator that no test wants, give a token bucket a burst of a frame or more, and what is full a larger limit, or send less"
         )),
         _ => about.there(format!("send less, or give it a larger limit: `tc -s qdisc show dev {device}`, `ip -s link show {device}`")),
     }

@@ -1,0 +1,56 @@
+//! Programs of two instructions on a device, as network plugins put there larger ones.
+
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// `union bpf_attr` of `BPF_PROG_LOAD`, and of `BPF_LINK_CREATE`.
+const LOAD: libc::c_int = 5;
+const LINK_CREATE: libc::c_int = 28;
+
+/// A kind of program and where it is attached.
+#[derive(Clone, Copy)]
+pub(crate) struct Hook {
+    kind: u64,
+    at: u64,
+    flags: u64,
+}
+
+/// Ingress of tcx.
+pub(crate) const TCX: Hook = Hook { kind: 3, at: 46, flags: 0 };
+/// XDP, by the device's driver.
+pub(crate) const XDP: Hook = Hook { kind: 6, at: 37, flags: 0 };
+/// XDP on packets that the driver has made already (`xdpgeneric`).
+pub(crate) const XDP_GENERIC: Hook = Hook { flags: 1 << 1, ..XDP };
+
+/// What XDP does; at tc 2 drops.
+#[derive(Clone, Copy)]
+pub(crate) enum Verdict {
+    Drop = 1,
+    Pass = 2,
+}
+
+fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads no more than the size it is given.
+    let made = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    let made = Errno::result(made)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(made).unwrap()) })
+}
+
+/// A program on a device of this thread's namespace, for as long as the file is open.
+pub(crate) fn attach(hook: Hook, verdict: Verdict, device: &str) -> Result<OwnedFd, Errno> {
+    // `r0 = verdict`, `exit`.
+    let program = [(verdict as u64) << 32 | 0xb7, 0x95];
+    let mut attributes = [0; 16];
+    attributes[0] = hook.kind | (program.len() as u64) << 32;
+    attributes[1] = program.as_ptr().addr() as u64;
+    attributes[2] = c"GPL".as_ptr().addr() as u64;
+    let program = bpf(LOAD, &attributes)?;
+    let index = nix::net::if_::if_nametoindex(device)?;
+    let mut attributes = [0; 16];
+    attributes[0] = u64::from(program.as_raw_fd().cast_unsigned()) | u64::from(index) << 32;
+    attributes[1] = hook.at | hook.flags << 32;
+    bpf(LINK_CREATE, &attributes)
+}
