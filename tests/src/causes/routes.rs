@@ -95,13 +95,14 @@ fn a_way_back_by_another_device() {
     let trace = scene.trace("drops");
     assert!(!arrives());
     let class = if has_reasons() { "reverse_path" } else { "routing" };
-    let sysctl = fix(&trace.expect_class(class, |event| event["interface"] == "veth-web"));
-    assert!(sysctl.starts_with("route the source's address back by veth-web"), "{sysctl}");
+    let told = fix(&trace.expect_class(class, |event| event["interface"] == "veth-web"));
+    assert!(told.contains("route the source's address back by veth-web; "), "{told}");
+    let sysctl = told.split('`').find(|command| command.starts_with("sysctl -w ")).unwrap();
     scene.host.ip("route add 10.98.0.9/32 dev veth-web\n");
     assert!(arrives(), "cured by a route");
     scene.host.ip("route del 10.98.0.9/32 dev veth-web\n");
     assert!(!arrives(), "it is as it was");
-    scene.apply(&sysctl);
+    scene.apply(&format!("`{sysctl}`"));
     assert!(arrives(), "cured: {sysctl}");
 }
 

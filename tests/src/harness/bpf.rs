@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 /// `union bpf_attr` of `BPF_PROG_LOAD`, and of `BPF_LINK_CREATE`.
 const LOAD: libc::c_int = 5;
@@ -41,6 +42,8 @@ fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
 
 /// A program on a device of this thread's namespace, for as long as the file is open.
 pub(crate) fn attach(hook: Hook, verdict: Verdict, device: &str) -> Result<OwnedFd, Errno> {
+    // Before 5.11 programs count as locked memory of their user, who has the agent's as well.
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
     // `r0 = verdict`, `exit`.
     let program = [(verdict as u64) << 32 | 0xb7, 0x95];
     let mut attributes = [0; 16];
