@@ -7,7 +7,7 @@ use crate::harness::netns::Netns;
 use crate::harness::pod::Pod;
 use crate::harness::until;
 
-use super::{Scene, apply, fix, has_module};
+use super::{Scene, apply, fix, has_module, is_guest};
 
 /// A pod calls its own service, and the node's NAT sends that back to it.
 #[test]
@@ -156,8 +156,10 @@ fn a_port_that_does_not_take_it() {
             "vlan add dev veth-2 vid 1 pvid untagged\n",
         ),
     ] {
-        if broken.starts_with("vlan") {
-            scene.host.ip("link set cni0 type bridge vlan_filtering 1\n");
+        let filters = || scene.host.tries("ip", "link set cni0 type bridge vlan_filtering 1\n");
+        if broken.starts_with("vlan") && !filters() {
+            assert!(!is_guest(), "a guest's kernel knows VLANs");
+            continue;
         }
         let trace = scene.trace("drops");
         scene.host.batch("bridge", broken);

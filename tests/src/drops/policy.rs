@@ -122,7 +122,14 @@ fn xdp_in_software() {
     };
     // The router knows its neighbour by then: that question the program would drop as well.
     assert!(arrives());
-    let program = lab.db.netns.inside(|| attach(XDP_GENERIC, Verdict::Drop, "eth0")).unwrap();
+    let program = match lab.db.netns.inside(|| attach(XDP_GENERIC, Verdict::Drop, "eth0")) {
+        Ok(program) => program,
+        Err(errno) => {
+            let is_guest = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
+            assert!(!is_guest, "a guest's kernel has XDP: {errno}");
+            return;
+        }
+    };
     let watch = lab.watch();
     lab.web.netns.inside(|| udp(db4(7008), 3, 100));
     let want = Want {

@@ -102,7 +102,9 @@ fn quotes_cut_short_or_absurd() {
     assert_eq!(pod(&first, "source_pod").as_deref(), Some(WEB), "{first:#}");
     assert_eq!(first["sender_ip"], "10.99.3.2");
     let unknown = ["source_ip", "destination_ip", "source_port", "destination_port", "destination_pod"];
-    for line in watch.lines().iter().filter(|line| line["event"] == "received") {
+    // What a test before has forged may be told only now.
+    let ours = |line: &&Value| line["event"] == "received" && line["mtu"] == 1301;
+    for line in watch.lines().iter().filter(ours) {
         assert!(unknown.iter().all(|field| line[field].is_null()), "believed: {line:#}");
     }
     // Options that are there: the ports are behind them.
