@@ -208,13 +208,13 @@ fn end_of(
     if args.fail_on_findings && !dark.is_empty() {
         return Err(Failure::unsupported(format!("nothing was found, but {}", dark.join("; "))));
     }
-    if let Some(lost) = sums.lost_hooks().filter(|_| args.fail_on_findings) {
-        return Err(Failure::unsupported(format!("nothing was found, but {lost} (--fail-on-findings)")));
-    }
-    match sums.not_looked_at() {
-        1.. if args.fail_on_findings => {
+    match (sums.not_looked_at(), sums.lost_hooks()) {
+        (1.., _) if args.fail_on_findings => {
             let events = counted(sums.not_looked_at(), "event");
             Err(Failure::runtime(format!("not examined: {events} (--fail-on-findings)")))
+        }
+        (0, Some(lost)) if args.fail_on_findings => {
+            Err(Failure::unsupported(format!("nothing was found, but {lost} (--fail-on-findings)")))
         }
         _ => Ok(()),
     }
