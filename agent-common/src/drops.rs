@@ -104,6 +104,9 @@ pub mod circumstance {
     pub const ENDING: u16 = 1 << 13;
     /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died.
     pub const OWN_ADDRESS: u16 = 1 << 14;
+    /// Its frame was for another station and came in by a bridge's port that leads to no pod and to no virtual machine of this
+    /// node (a NIC), and neither its source nor its destination is a pod here.
+    pub const STRANGERS: u16 = 1 << 15;
 }
 
 /// Bits of [`DropRecord::flags`].

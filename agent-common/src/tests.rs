@@ -50,6 +50,7 @@ fn each_fact_has_a_bit_of_its_own() {
         circumstance::TO_ITSELF,
         circumstance::NO_PACKET,
         circumstance::OTHERS,
+        circumstance::STRANGERS,
         circumstance::DISCOVERY,
         circumstance::TOLD,
         circumstance::ENDING,

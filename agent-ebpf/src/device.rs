@@ -19,6 +19,24 @@ static BRIDGE_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BRIDGE: Global<u32> = Global::new(0);
 
+/// `IFF_PHONY_HEADROOM` of the running kernel: veth and tap devices alone have it, whose other end is a pod or a virtual
+/// machine (drivers/net/veth.c, drivers/net/tun.c, 5.10 to 7.2); 0 if unknown.
+#[unsafe(no_mangle)]
+static LEADS_INSIDE: Global<u32> = Global::new(0);
+
+/// Whether a device is a bridge's port that leads out of this node, as a NIC does; false where the kernel does not tell.
+///
+/// # Safety
+/// `dev` is the kernel's `struct net_device *` as `R` reads it.
+#[inline(always)]
+#[must_use]
+pub unsafe fn is_outer_port<R: Read>(dev: *const u8) -> bool {
+    let (port, inside) = (BRIDGE_PORT.load(), LEADS_INSIDE.load());
+    // SAFETY: integers are valid for any bytes.
+    let flags: u32 = unsafe { kernel::field::<R, _>(dev, &DEV_PRIV_FLAGS) };
+    inside != 0 && flags & port != 0 && flags & inside == 0
+}
+
 /// Whether a device is a bridge that has no ports (an idle `docker0`); false where the kernel does not tell.
 ///
 /// # Safety

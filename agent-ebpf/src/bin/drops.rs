@@ -183,7 +183,9 @@ unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
     let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero;
     let (source, destination) = ends(&site, &header, ip_version, direction, zero);
     // SAFETY: as above.
-    let circumstances = unsafe { circumstances::of::<R>(freed, &site, &header, ip_version, direction) };
+    let circumstances = unsafe {
+        circumstances::of::<R>(freed, &site, &header, ip_version, direction, (source, destination))
+    };
     #[expect(clippy::cast_possible_truncation, reason = "the low half is all that a key needs")]
     let place = freed.location as u32;
     DropKey { place, reason: freed.reason, source, destination, direction, ip_version, circumstances }

@@ -234,7 +234,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
     let map_error = |source| StartError::Map { probe: probe_name, source };
     let ring = Maps(&mut bpf).take("RECORDS").map_err(map_error)?;
     let ring = Ring::new(ring).map_err(|source| StartError::Ring { probe: probe_name, source })?;
-    let probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
+    let mut probe = P::open(context.kernel, &mut Maps(&mut bpf)).map_err(map_error)?;
     (context.register)(probe.slots(&mut Maps(&mut bpf)).map_err(map_error)?);
     let filled = P::FILTERS.then(|| context.settings.filter.fill(&mut Maps(&mut bpf)));
     let _until_loaded = filled.transpose().map_err(map_error)?;
@@ -246,6 +246,7 @@ fn start<P: Probe>(context: &Context<'_>) -> Result<Started, StartError> {
         let climbs = climbs.into_iter().filter(|climb| climb.holds.is_none()).collect();
         return Err(StartError::Refused { probe: probe_name, climbs });
     }
+    probe.listens(&climbs);
 
     let flow = Arc::new(Flow::default());
     let tallies = probe.tallies_reader();

@@ -10,7 +10,7 @@ use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
 use crate::pod::{FindPod, PodSlots};
-use crate::probe::attach::{MapError, Maps};
+use crate::probe::attach::{Climb, MapError, Maps};
 use crate::probe::counts::{Counts, ReadLimited};
 use crate::probe::flow::ReadTallies;
 use crate::probe::globals::Globals;
@@ -72,6 +72,11 @@ impl Probe for Mtu {
         let counts = Counts::take(maps, MtuRows, Self::HOOKS.len())?;
         hooks::tell_places(kernel, maps)?;
         Ok(Self { counts, decoder: Decoder::new(kernel), policies: Policies::default() })
+    }
+
+    fn listens(&mut self, climbs: &[Climb]) {
+        let holds = |name| climbs.iter().any(|climb| climb.hook.name == name && climb.holds.is_some());
+        self.decoder.sees_arrivals(holds("icmp_unreach"), holds("icmpv6_notify"));
     }
 
     fn slots(&self, maps: &mut Maps<'_>) -> Result<Box<dyn PodSlots>, MapError> {

@@ -4,8 +4,9 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::harness::netns::Netns;
+use crate::harness::packet::udp;
 use crate::harness::pod::Pod;
-use crate::harness::until;
+use crate::harness::{tool, until};
 
 use super::{Scene, apply, fix, has_module, is_guest};
 
@@ -175,4 +176,44 @@ fn a_port_that_does_not_take_it() {
         scene.host.batch("bridge", mended);
         assert!((0..5).any(|_| calls()), "{broken}: cured by {mended}");
     }
+}
+
+/// A NIC at the bridge (a VLAN of the uplink here: no device's other end is a pod), and a switch that floods: frames for a station
+/// behind that switch are no loss. What comes the same way for a pod is one, if the pod's port does not take it.
+#[test]
+fn what_the_switch_behind_a_nic_floods() {
+    let scene = Scene::new();
+    if !has_module("8021q") {
+        assert!(!is_guest(), "a guest's kernel knows VLANs");
+        return;
+    }
+    let [_, server] = bridged(&scene);
+    let api = Pod::start(&scene.node, "shop/api-0", &server);
+    scene
+        .host
+        .ip("link add link uplink name nic type vlan id 77\nlink set nic master cni0\nlink set nic up\n");
+    scene.ext.ip(
+        "link add link eth0 name eth0.77 type vlan id 77\naddr add 10.97.4.9/24 dev eth0.77\nlink set eth0.77 up\n\
+         neigh add 10.97.4.77 lladdr 02:00:00:00:00:77 dev eth0.77\n",
+    );
+    // The bridge has heard that station by its NIC.
+    scene.host.batch("bridge", "fdb add 02:00:00:00:00:77 dev nic master static\n");
+    let pings = |to: &str| {
+        let ended = scene.ext.inside(|| tool("ping").args(["-q", "-c", "1", "-W", "1", to]).output());
+        ended.unwrap().status.success()
+    };
+    until("the bridge forwards", || pings("10.97.4.3").then_some(()));
+    let trace = scene.trace("drops");
+    scene.ext.inside(|| udp("10.97.4.77:7".parse().unwrap(), 5, 100));
+    let flooded = trace.expect_class("bridge_port", |event| event["destination_ip"] == "10.97.4.77");
+    assert_eq!(flooded["harm"], "benign", "{flooded:#}");
+    let told = "the switch behind that port sends what is for a station that is not here";
+    assert!(flooded["message"].as_str().unwrap().contains(told), "{flooded:#}");
+    scene.host.batch("bridge", "link set dev nic isolated on\nlink set dev veth-3 isolated on\n");
+    assert!(!pings("10.97.4.3"));
+    let lost = trace.expect_class("bridge_port", |event| event["destination_ip"] == "10.97.4.3");
+    assert_eq!(lost["harm"], "harmful", "{lost:#}");
+    assert_eq!(lost["destination_pod"]["pod"], "api-0", "{lost:#}");
+    assert!(trace.harmful().iter().all(|line| !line.contains("10.97.4.77")));
+    drop(api);
 }

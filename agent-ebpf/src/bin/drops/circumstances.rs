@@ -44,6 +44,7 @@ pub(super) unsafe fn of<R: Read>(
     header: &Header,
     ip_version: u8,
     direction: u8,
+    ends: (u16, u16),
 ) -> u16 {
     let mut bits = u16::from(kernel::zero());
     // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
@@ -53,7 +54,11 @@ pub(super) unsafe fn of<R: Read>(
             bits |= circumstance::GROUP;
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
-            if is_for_this_pod(site, header, ip_version) {
+            if ends == (0, 0) {
+                if site.ifindex != 0 && device::is_outer_port::<R>(site.dev) {
+                    bits |= circumstance::STRANGERS;
+                }
+            } else if is_for_this_pod(site, header, ip_version) {
                 bits |= circumstance::OWN_ADDRESS;
             }
         }

@@ -17,6 +17,9 @@ impl PacketDrop {
         let about = self.about_class(interface.as_deref());
         match self.verdict.harm {
             Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
+            Harm::Benign if self.is(circumstance::STRANGERS) && self.verdict.class == Class::BridgePort => {
+                "the switch behind that port sends what is for a station that is not here".into()
+            }
             Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
                 "it ends a connection, or has no payload, and that connection is already gone here".into()
             }

@@ -8,7 +8,7 @@ mod tables;
 pub mod words;
 
 use tables::{
-    BRIDGE_PORTS, FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS,
+    AMONG_PORTS, BRIDGE_PORTS, FORWARDED_BY_BRIDGE, FREES_COPIES, FREES_PIECES, FROM_DEVICES, FROM_PROGRAMS,
     IPSEC_DEVICES, LOCAL, PLACES, REASONS, RULES, TRANSIENT,
 };
 
@@ -248,6 +248,7 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     let harm = if has(fact::PORTLESS) && is_to_nobody(class, reason)
         || has(fact::GROUP) && is_group_for_nobody(class, reason, function)
         || has(fact::DISCOVERY) && is_question_to_nobody(class, reason)
+        || has(fact::STRANGERS) && class == Class::BridgePort && AMONG_PORTS.contains(&function)
         // By which a device of IPsec announces itself: nobody has asked for that to be encrypted.
         || has(fact::GROUP) && has(fact::DISCOVERY) && IPSEC_DEVICES.contains(&function)
     {

@@ -66,7 +66,14 @@ pub(super) fn globals(kernel: &Kernel, globals: &mut Globals) {
         ],
     );
     globals.set_link_type(kernel);
-    globals.set_device_flags(kernel, &[("BRIDGE", "IFF_EBRIDGE")]);
+    globals.set_device_flags(
+        kernel,
+        &[
+            ("BRIDGE", "IFF_EBRIDGE"),
+            ("BRIDGE_PORT", "IFF_BRIDGE_PORT"),
+            ("LEADS_INSIDE", "IFF_PHONY_HEADROOM"),
+        ],
+    );
     globals.set_device_states(
         kernel,
         &[("STARTED", "__LINK_STATE_START"), ("NO_CARRIER", "__LINK_STATE_NOCARRIER")],

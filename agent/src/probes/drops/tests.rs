@@ -87,7 +87,7 @@ fn a_drop_is_one_sentence() {
 /// What harms nobody is told apart from what does by the words alone, where a person asks for all.
 #[test]
 fn what_harms_nobody_says_why_it_does_not() {
-    use Class::{NoSocket, Routing};
+    use Class::{BridgePort, NoSocket, Routing};
     use Harm::{Benign, Harmful};
     let said = |class, harm, circumstances| {
         let verdict = Verdict { class, harm };
@@ -95,11 +95,15 @@ fn what_harms_nobody_says_why_it_does_not() {
         packet.means().into_owned()
     };
     let ending = "it ends a connection, or has no payload, and that connection is already gone here";
+    let flooded = "the switch behind that port sends what is for a station that is not here";
     let group = "sent to a group or to all, as devices do when they come up; ";
     let plain = |class: Class| class.means(&About::default()).into_owned();
     for (class, harm, circumstances, wanted) in [
         (Routing, Benign, fact::PORTLESS, "the bridge has no ports".to_owned()),
         (Routing, Harmful, fact::PORTLESS, plain(Routing)),
+        (BridgePort, Benign, fact::STRANGERS, flooded.to_owned()),
+        (BridgePort, Harmful, fact::STRANGERS, plain(BridgePort)),
+        (Routing, Benign, fact::STRANGERS, plain(Routing)),
         (NoSocket, Benign, fact::ENDING, ending.to_owned()),
         (Routing, Benign, fact::ENDING, plain(Routing)),
         (NoSocket, Harmful, fact::ENDING, plain(NoSocket)),

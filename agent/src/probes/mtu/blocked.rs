@@ -25,11 +25,16 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
     // Nothing on this node alone helps a connection that does not go through it.
     let until =
         if is_other_nodes { String::new() } else { format!("; until then {}", ends.sends_less_there(fits)) };
+    let (confidence, end) = if lost.sees_arrivals {
+        (Confidence::High, format!("and {who} waits in vain"))
+    } else {
+        (Confidence::Medium, "and whether others arrive is not seen: that hook does not hold".to_owned())
+    };
     Judgement {
         finding: Finding::MessagesLost,
-        confidence: Confidence::High,
+        confidence,
         what: format!(
-            "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, and {who} waits in vain"
+            "path MTU discovery of {who} is being eaten: the message{from} that {mtu} bytes fit on the way to {to} {culprit}, {end}"
         ),
         fix: Some(fix + &until),
     }

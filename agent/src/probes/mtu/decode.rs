@@ -17,6 +17,8 @@ pub struct Decoder {
     clock: Clock,
     /// Of the kernel's tick.
     hertz: u32,
+    /// Whether messages that arrive are seen, of IPv4 and of IPv6.
+    arrivals: [bool; 2],
 }
 
 impl Decoder {
@@ -28,7 +30,13 @@ impl Decoder {
             reasons: Reasons::load(kernel),
             clock: Clock::new(),
             hertz: clock::jiffies_a_second(),
+            arrivals: [true; 2],
         }
+    }
+
+    /// Whether the hooks hold that see messages arrive.
+    pub fn sees_arrivals(&mut self, ipv4: bool, ipv6: bool) {
+        self.arrivals = [ipv4, ipv6];
     }
 
     /// The event in a record.
@@ -54,6 +62,7 @@ impl Decoder {
             function: function.flatten(),
             reason: reason.map(|reason| reason.as_ref().into()),
             hertz: self.hertz,
+            sees_arrivals: self.arrivals[usize::from(record.ip_version == 6)],
             wrapping: None,
             record,
         })

@@ -34,6 +34,8 @@ pub struct TooBig {
     pub(super) reason: Option<Arc<str>>,
     /// Jiffies a second.
     pub(super) hertz: u32,
+    /// Whether it is seen that messages of its family arrive: if not, one that is lost may be one of many.
+    pub(super) sees_arrivals: bool,
     /// The IPsec policy that encrypts it, where that was looked up.
     pub(super) wrapping: Option<Arc<Wrapping>>,
 }

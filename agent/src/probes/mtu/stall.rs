@@ -138,7 +138,12 @@ impl Stalls {
         let Ends { who, to, .. } = Ends::of(event, pods);
         let stall = &event.record.stall;
         let (beside, or) = match stall.longest_run {
-            0 => ("and nothing smaller is under way".to_owned(), "a peer that is gone".to_owned()),
+            0 => {
+                let before = passed_before(stall, event.hertz).map_or_else(String::new, |before| {
+                    format!("; smaller ones passed until {:.1} s before", before.as_secs_f64())
+                });
+                (format!("and nothing smaller is under way{before}"), "a peer that is gone".to_owned())
+            }
             passes => (
                 format!("while smaller ones (up to {passes} bytes) arrive"),
                 format!("loss by chance ({} other segments were sent again lately)", stall.lost),
@@ -310,6 +315,16 @@ fn encrypted(event: &TooBig) -> String {
 fn since_sent(stall: &Stall) -> u64 {
     let last = u64::from(stall.timeout);
     2 * last - ((2 * last) >> stall.retransmits.clamp(1, 63))
+}
+
+/// How long before the segment was first sent the last smaller one was that arrived; `None` if none did, or if full ones did as
+/// well.
+fn passed_before(stall: &Stall, hertz: u32) -> Option<Duration> {
+    // The SYN counts as a byte (net/ipv4/tcp_input.c, `tcp_snd_una_update`).
+    const SYN: u64 = 1;
+    let stuck = Duration::from_millis(since_sent(stall).saturating_mul(1000) / u64::from(hertz.max(1)));
+    let is_told = stall.acked > SYN && stall.never_passed();
+    is_told.then(|| Duration::from_micros(stall.arrived).saturating_sub(stuck))
 }
 
 /// So many jiffies before `at`.

@@ -27,6 +27,10 @@ pub(super) const FREES_COPIES: [&str; 30] = [
 pub(super) const FORWARDED_BY_BRIDGE: [&str; 4] =
     ["br_forward", "br_handle_frame_finish", "br_dev_xmit", "maybe_deliver"];
 
+/// Where a bridge frees what has come in by one port and goes to no other.
+pub(super) const AMONG_PORTS: [&str; 4] =
+    ["br_forward", "br_handle_frame_finish", "maybe_deliver", "br_flood"];
+
 /// Where the network layer takes a frame from a device, and frees what is for another station.
 pub(super) const FROM_DEVICES: [&str; 4] = ["ip_rcv_core", "ip6_rcv_core", "ip_rcv", "ipv6_rcv"];
 

@@ -394,3 +394,31 @@ fn a_bridge_without_ports_harms_nobody_and_one_with_ports_does() {
         );
     }
 }
+
+/// What a switch floods to a bridge that has a NIC as a port is for others. What came from a pod or a virtual machine, is for a
+/// pod, or is refused by a port that is blocked, is lost.
+#[test]
+fn what_strangers_say_to_each_other_harms_nobody() {
+    let strangers = fact::OTHERS | fact::STRANGERS;
+    for function in ["br_forward", "br_handle_frame_finish", "maybe_deliver", "br_flood"] {
+        for reason in ["", "NOT_SPECIFIED", "NO_TX_TARGET"] {
+            assert_eq!(judge(reason, function, strangers), benign(Class::BridgePort), "{reason} {function}");
+            assert_eq!(
+                judge(reason, function, fact::OTHERS),
+                harmful(Class::BridgePort),
+                "{reason} {function}"
+            );
+        }
+    }
+    for (reason, function) in
+        [("NOT_SPECIFIED", "br_handle_frame"), ("BRIDGE_INGRESS_STP_STATE", "br_handle_frame")]
+    {
+        assert_eq!(judge(reason, function, strangers), harmful(Class::BridgePort), "{reason} {function}");
+    }
+    assert_eq!(judge("NETFILTER_DROP", "nft_do_chain", strangers), harmful(Class::Policy));
+    assert_eq!(
+        judge("NOT_SPECIFIED", "br_handle_frame_finish", strangers | fact::DOWN).class,
+        Class::DeviceDown,
+        "a port that is down is told"
+    );
+}

@@ -79,3 +79,22 @@ fn how_sure_a_verdict_is_follows_what_became_of_the_message() {
         assert_eq!(found[..2], wanted, "{records:?}");
     }
 }
+
+/// Whether one of many messages was lost or each, only those hooks tell that see them arrive, each of its family.
+#[test]
+fn where_arrivals_are_not_seen_a_lost_message_is_no_certainty() {
+    let record = lost(Fate::Filtered, Stage::Forward, 0);
+    for (ipv4, ipv6, confidence, end) in [
+        (true, true, "high", " waits in vain"),
+        (true, false, "high", " waits in vain"),
+        (false, true, "medium", "and whether others arrive is not seen: that hook does not hold"),
+    ] {
+        let mut decoder = decoder();
+        decoder.sees_arrivals(ipv4, ipv6);
+        let mut findings = Findings::default();
+        findings.add(&decoded(&decoder, &record), &Pods::default());
+        let verdict = findings.verdict().unwrap();
+        let is_said = verdict.fields.contains(&("confidence", Value::Text(confidence.into())));
+        assert!(is_said && verdict.message.contains(end), "{ipv4} {ipv6}: {verdict:?}");
+    }
+}

@@ -312,6 +312,11 @@ fn stuck_ones() -> Vec<Case> {
         ("a black hole, the kernel tries", of(&[MtuRecord { stall: probing, ..hole }]), web()),
         ("hardly chance", of(&[stalled(4000, Fate::Suspect, hardly)]), web()),
         ("a suspect", of(&[stalled(4000, Fate::Suspect, stuck())]), web()),
+        (
+            "a suspect of which nothing passed before",
+            of(&[stalled(4000, Fate::Suspect, Stall { acked: 1, ..stuck() })]),
+            web(),
+        ),
         ("a suspect where much is lost", of(&[stalled(4000, Fate::Suspect, lossy)]), web()),
         ("a quote that is not translated back", of(&[stray, hole]), web()),
         ("a suspect, of nobody", of(&[stalled(4000, Fate::Suspect, stuck())]), nobody()),
