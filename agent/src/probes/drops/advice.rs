@@ -52,13 +52,15 @@ impl PacketDrop {
         let of = |about: &About<'_>| self.verdict.class.fix(about).map(Cow::into_owned);
         let Some(fix) = of(&About { home, ..about }) else { return };
         // What is said of the kernel's own reason alone says no more.
-        let plain = About {
-            reason: self.reason.as_deref().unwrap_or_default(),
-            ip_version: about.ip_version,
-            home,
-            ..About::default()
+        let is_plain = || {
+            let plain = About {
+                reason: self.reason.as_deref().unwrap_or_default(),
+                ip_version: about.ip_version,
+                home,
+                ..About::default()
+            };
+            of(&plain).is_some_and(|plain| plain == fix)
         };
-        let is_plain = of(&plain).is_some_and(|plain| plain == fix);
         fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
     }
 

@@ -59,14 +59,15 @@ impl Fix {
 pub(super) struct Fixes(Arc<Mutex<ByLabels>>);
 
 impl Fixes {
-    /// One more event's, with [`PLACE`] for where it is to be made. `is_plain` is that it cures all of its reason.
+    /// One more event's, with [`PLACE`] for where it is to be made. `is_plain` tells whether it cures all of its reason; it is asked
+    /// once for each fix.
     pub(super) fn learn(
         &self,
         labels: &Labels,
         class: Class,
         fix: &str,
         place: Option<String>,
-        is_plain: bool,
+        is_plain: impl FnOnce() -> bool,
     ) {
         let mut all = self.lock();
         if !all.contains_key(labels) {
@@ -74,11 +75,11 @@ impl Fixes {
         }
         let Some(known) = all.get_mut(labels) else { return };
         known.described += 1;
-        known.is_plain |= is_plain;
         if let Some(same) = known.fixes.iter_mut().find(|known| known.text == fix) {
             let place = place.filter(|place| same.places.len() <= MAX_PLACES && !same.places.contains(place));
             same.places.extend(place);
         } else if known.fixes.len() <= MAX_FIXES {
+            known.is_plain |= is_plain();
             let places = place.into_iter().collect();
             known.fixes.push(Fix { class, text: fix.to_owned(), places });
         }
@@ -163,7 +164,7 @@ mod tests {
             "only counted: {of_class:?}"
         );
         let learn = |fix: &str, place: Option<&str>, is_plain| {
-            fixes.learn(&labels, Class::Netfilter, fix, place.map(str::to_owned), is_plain);
+            fixes.learn(&labels, Class::Netfilter, fix, place.map(str::to_owned), || is_plain);
         };
         for (at, (fix, count)) in (1..).zip([("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)]) {
             learn(fix, None, false);
@@ -191,7 +192,7 @@ mod tests {
             ("d", "mend it (in a, b, c and others)"),
             ("e", "mend it (in a, b, c and others)"),
         ] {
-            fixes.learn(&labels, Class::Netfilter, &fix, Some(pod.to_owned()), true);
+            fixes.learn(&labels, Class::Netfilter, &fix, Some(pod.to_owned()), || true);
             assert_eq!(fixes.of(&labels, 1000), [(Class::Netfilter, told.to_owned())], "{pod}");
         }
     }
