@@ -54,11 +54,7 @@ pub(super) unsafe fn of<R: Read>(
             bits |= circumstance::GROUP;
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
-            if ends == (0, 0) {
-                if site.ifindex != 0 && device::is_outer_port::<R>(site.dev) {
-                    bits |= circumstance::STRANGERS;
-                }
-            } else if is_for_this_pod(site, header, ip_version) {
+            if is_for_this_pod(site, header, ip_version) {
                 bits |= circumstance::OWN_ADDRESS;
             }
         }
@@ -78,6 +74,9 @@ pub(super) unsafe fn of<R: Read>(
         } else if site.ifindex != 0 {
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
+            if bits & circumstance::OTHERS != 0 && ends == (0, 0) && device::is_outer_port::<R>(site.dev) {
+                bits |= circumstance::STRANGERS;
+            }
         }
         if freed.reason == REASON_NO_SOCKET.load() && is_ending::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::ENDING;
