@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::harness::bpf::{Verdict, XDP_GENERIC, attach};
 use crate::harness::has_reasons;
+use crate::harness::netns::{Meanwhile, Netns};
 use crate::harness::packet::{refuse_all, udp};
 
 use super::{DB, FORWARDED, Lab, RECEIVED, SENT, WEB, Want, db4, db6, to_port};
@@ -64,16 +65,22 @@ fn iptables_in_the_input_chain() {
     watch.expect(3, &to_port(7003), &want);
 }
 
+/// A classic BPF program that says TC_ACT_SHOT to all IPv4: kernels without act_gact have this, too.
+fn shoots(netns: &Netns, way: &str) -> Meanwhile {
+    netns.meanwhile(
+        "tc",
+        &format!(
+            "qdisc add dev eth0 clsact\n\
+             filter add dev eth0 {way} protocol ip prio 1 bpf da bytecode '1,6 0 0 2,'\n"
+        ),
+        "qdisc del dev eth0 clsact\n",
+    )
+}
+
 #[test]
 fn tc_at_ingress() {
     let lab = Lab::lock();
-    // A classic BPF program that says TC_ACT_SHOT to all IPv4: kernels without act_gact have this, too.
-    let _filter = lab.db.netns.meanwhile(
-        "tc",
-        "qdisc add dev eth0 clsact\n\
-         filter add dev eth0 ingress protocol ip prio 1 bpf da bytecode '1,6 0 0 2,'\n",
-        "qdisc del dev eth0 clsact\n",
-    );
+    let _filter = shoots(&lab.db.netns, "ingress");
     let watch = lab.watch();
     lab.web.netns.inside(|| udp(db4(7004), 3, 100));
     let want = Want {
@@ -91,12 +98,7 @@ fn tc_at_ingress() {
 #[test]
 fn tc_at_egress() {
     let lab = Lab::lock();
-    let filter = lab.web.netns.meanwhile(
-        "tc",
-        "qdisc add dev eth0 clsact\n\
-         filter add dev eth0 egress protocol ip prio 1 bpf da bytecode '1,6 0 0 2,'\n",
-        "qdisc del dev eth0 clsact\n",
-    );
+    let _filter = shoots(&lab.web.netns, "egress");
     let watch = lab.watch();
     lab.web.netns.inside(|| udp(db4(7006), 3, 100));
     let want = Want {
@@ -108,7 +110,6 @@ fn tc_at_egress() {
         ..SENT
     };
     watch.expect(3, &to_port(7006), &want);
-    drop(filter);
 }
 
 #[test]
