@@ -30,6 +30,7 @@ mod ipsec;
 mod listeners;
 mod modules;
 mod netfilter;
+mod pushes;
 mod queues;
 mod quiet;
 mod routes;

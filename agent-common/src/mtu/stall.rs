@@ -129,7 +129,14 @@ impl Stall {
     #[inline]
     #[must_use]
     pub const fn is_hardly_chance(&self) -> bool {
-        self.sacked != 0 && self.small_ones_pass() && self.retransmits > TIMEOUTS && self.lost <= HARDLY_ANY
+        self.sacked != 0 && self.small_ones_pass() && self.retransmits > TIMEOUTS && self.is_alone()
+    }
+
+    /// Whether next to nothing else is lost on this node.
+    #[inline]
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.lost <= HARDLY_ANY
     }
 
     /// Whether no full-size segment of this connection was ever acknowledged.

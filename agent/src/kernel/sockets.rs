@@ -1,8 +1,8 @@
-//! Sockets of a network namespace to which a packet came that none of them took: what they wait for instead.
+//! Sockets of a network namespace: what they wait for, where a packet came that none of them took; which are stuck.
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,17 +84,7 @@ impl Sockets {
             UDP => "udp",
             _ => return None,
         };
-        if !self.may_ask() {
-            return None;
-        }
-        let process = self.process(netns)?;
-        // Without IPv6 there is one list.
-        let lists = [name.to_owned(), format!("{name}6")].map(|list| {
-            let mut text = String::new();
-            let file = File::open(self.0.proc.join(&process).join("net").join(list)).ok()?;
-            file.take(MOST).read_to_string(&mut text).ok()?;
-            Some(text)
-        });
+        let lists = self.lists(netns, name)?;
         let sockets = || lists.iter().flatten().flat_map(|text| list::sockets(text));
         let has_states = protocol == TCP;
         let listener = list::listener(sockets(), to, has_states);
@@ -105,6 +95,30 @@ impl Sockets {
             .map(Seen::Expects)
             .or(listener.map(Seen::ListensAt))
             .or_else(|| list::ports(sockets().filter(|_| opens && has_states), to.ip()).map(Seen::Ports))
+    }
+
+    /// The TCP connections of this namespace to `peer` that are stuck at this moment: their own port and the peer's. None, too, where
+    /// they cannot be seen.
+    #[must_use]
+    pub fn stuck(&self, netns: u32, peer: IpAddr) -> Arc<[(u16, u16)]> {
+        let lists = self.lists(netns, "tcp").into_iter().flatten().flatten().collect::<Vec<_>>();
+        list::stuck(lists.iter().flat_map(|text| list::sockets(text)), peer)
+    }
+
+    /// A namespace's lists of a protocol's sockets, of IPv4 and of IPv6; `None` if they may not be read now, or the namespace is nobody's
+    /// that we see.
+    fn lists(&self, netns: u32, name: &str) -> Option<[Option<String>; 2]> {
+        if !self.may_ask() {
+            return None;
+        }
+        let process = self.process(netns)?;
+        // Without IPv6 there is one list.
+        Some([name.to_owned(), format!("{name}6")].map(|list| {
+            let mut text = String::new();
+            let file = File::open(self.0.proc.join(&process).join("net").join(list)).ok()?;
+            file.take(MOST).read_to_string(&mut text).ok()?;
+            Some(text)
+        }))
     }
 
     /// Whether a list may be read now: a storm of packets to closed ports must not hold up what is told of others.

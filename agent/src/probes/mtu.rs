@@ -9,6 +9,7 @@ use agent_common::mtu::Kind;
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
+use crate::kernel::sockets::Sockets;
 use crate::pod::{FindPod, PodSlots};
 use crate::probe::attach::{Climb, MapError, Maps};
 use crate::probe::counts::{Counts, ReadLimited};
@@ -47,6 +48,7 @@ pub struct Mtu {
     counts: Counts<MtuRows>,
     decoder: Decoder,
     policies: Policies,
+    sockets: Sockets,
 }
 
 impl Probe for Mtu {
@@ -71,7 +73,8 @@ impl Probe for Mtu {
     fn open(kernel: &Kernel, maps: &mut Maps<'_>) -> Result<Self, MapError> {
         let counts = Counts::take(maps, MtuRows, Self::HOOKS.len())?;
         hooks::tell_places(kernel, maps)?;
-        Ok(Self { counts, decoder: Decoder::new(kernel), policies: Policies::default() })
+        let sockets = kernel.sockets();
+        Ok(Self { counts, decoder: Decoder::new(kernel), policies: Policies::default(), sockets })
     }
 
     fn listens(&mut self, climbs: &[Climb]) {
@@ -110,6 +113,11 @@ impl Probe for Mtu {
     fn decode(&mut self, record: &[u8]) -> Result<TooBig, DecodeError> {
         let mut event = self.decoder.decode(record)?;
         self.policies.look_up(&mut event);
+        if event.may_have_company()
+            && let Some(peer) = event.destination()
+        {
+            event.stuck = self.sockets.stuck(event.record.netns, peer);
+        }
         Ok(event)
     }
 

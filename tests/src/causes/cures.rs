@@ -5,10 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::{set, udp_for, udp_unfragmented};
+use crate::harness::packet::{ends_at_once, set, udp_for, udp_unfragmented};
 use crate::harness::until;
 
 use super::size::verdict;
@@ -20,9 +19,7 @@ pub(super) fn sends(server: &Netns, client: &Netns, at: SocketAddr) -> bool {
     let listener = server.inside(|| TcpListener::bind(at).unwrap());
     let mut client = client.inside(|| TcpStream::connect(at).unwrap());
     let (mut server, _) = listener.accept().unwrap();
-    // Else what is stuck goes on beside the tests after this one.
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(&server, sockopt::Linger, &at_once).unwrap();
+    ends_at_once(&server);
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     server.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
     std::thread::scope(|scope| {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrLike as _, sendto, socket,
+    SockaddrLike as _, sendto, setsockopt, socket, sockopt,
 };
 
 /// A UDP socket of the family of `to`, bound to nothing in particular.
@@ -68,6 +68,12 @@ pub(crate) fn set(socket: &impl AsFd, level: i32, name: i32, value: i32) {
     let status =
         unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size) };
     assert_eq!(status, 0, "option {level}/{name}: {}", std::io::Error::last_os_error());
+}
+
+/// Has a connection be gone at once when it is closed: what is stuck in it would go on beside the tests after this one, and be told
+/// things.
+pub(crate) fn ends_at_once(socket: &impl AsFd) {
+    setsockopt(socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
 }
 
 /// Attaches a classic BPF filter that lets nothing through.

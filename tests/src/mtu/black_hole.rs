@@ -4,12 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::{Meanwhile, Netns};
+use crate::harness::packet::ends_at_once;
 use crate::harness::{DEADLINE, until};
 
 use super::underlay::{TIP, Underlay};
@@ -54,9 +53,7 @@ impl Server {
     pub(super) fn connect(&mut self, lab: &Lab, to: SocketAddr) -> TcpStream {
         let mut client = lab.web.netns.inside(|| TcpStream::connect(to).unwrap());
         client.set_nodelay(true).unwrap();
-        // Closed it is gone at once: else it would go on trying, and be told things, in the tests after this one.
-        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&client, sockopt::Linger, &at_once).unwrap();
+        ends_at_once(&client);
         let (mut server, _) = self.listener.accept().unwrap();
         client.write_all(b"hello").unwrap();
         let mut hello = [0; 5];

@@ -7,9 +7,13 @@ use std::sync::Arc;
 /// Ports that are told. A namespace where programs listen at more is a host's, where that helps nobody.
 const MAX_PORTS: usize = 5;
 
+/// Stuck connections to one peer that are known; one tells as much as the next.
+const MAX_STUCK: usize = 32;
+
 /// States of sockets (`include/net/tcp_states.h`); of UDP, one without a peer is closed.
 mod state {
     pub(super) const SYN_SENT: &str = "02";
+    pub(super) const SYN_RECV: &str = "03";
     pub(super) const CLOSE: &str = "07";
     pub(super) const LISTEN: &str = "0A";
 }
@@ -20,6 +24,8 @@ pub(super) struct Socket<'a> {
     local: SocketAddr,
     peer: SocketAddr,
     state: &'a str,
+    /// How often the oldest segment was sent again that the peer has not acknowledged.
+    retransmits: u32,
 }
 
 impl Socket<'_> {
@@ -34,7 +40,10 @@ pub(super) fn sockets(text: &str) -> impl Iterator<Item = Socket<'_>> {
     text.lines().skip(1).filter_map(|line| {
         let mut words = line.split_whitespace().skip(1);
         let (local, peer) = (address(words.next()?)?, address(words.next()?)?);
-        Some(Socket { local, peer, state: words.next()? })
+        let state = words.next()?;
+        // Behind both queues and the timer.
+        let retransmits = words.nth(2).and_then(|word| u32::from_str_radix(word, 16).ok()).unwrap_or(0);
+        Some(Socket { local, peer, state, retransmits })
     })
 }
 
@@ -54,6 +63,14 @@ pub(super) fn expected<'a>(
             && !socket.peer.ip().is_unspecified()
     };
     sockets.find(is_it).map(|socket| socket.peer)
+}
+
+/// Connections to `peer` that are made, and whose oldest segment is sent again and not acknowledged: their own port and the peer's.
+pub(super) fn stuck<'a>(sockets: impl Iterator<Item = Socket<'a>>, peer: IpAddr) -> Arc<[(u16, u16)]> {
+    let is_made = |socket: &Socket<'_>| ![state::SYN_SENT, state::SYN_RECV].contains(&socket.state);
+    let there =
+        sockets.filter(|socket| socket.peer.ip() == peer && socket.retransmits > 0 && is_made(socket));
+    there.map(|socket| (socket.local.port(), socket.peer.port())).take(MAX_STUCK).collect()
 }
 
 /// Where a program listens at the port of `to`. Of several the one that is nearest to take what goes there.

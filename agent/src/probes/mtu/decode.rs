@@ -1,5 +1,7 @@
 //! From a record of the kernel side to an event.
 
+use std::sync::Arc;
+
 use agent_common::mtu::{Fate, Kind, MtuRecord};
 use agent_common::quote::Quote;
 
@@ -63,6 +65,7 @@ impl Decoder {
             reason: reason.map(|reason| reason.as_ref().into()),
             hertz: self.hertz,
             sees_arrivals: self.arrivals[usize::from(record.ip_version == 6)],
+            stuck: Arc::default(),
             wrapping: None,
             record,
         })

@@ -36,6 +36,8 @@ pub struct TooBig {
     pub(super) hertz: u32,
     /// Whether it is seen that messages of its family arrive: if not, one that is lost may be one of many.
     pub(super) sees_arrivals: bool,
+    /// Of a suspect: connections to the same peer that were stuck when it was told, by their own port and the peer's.
+    pub(super) stuck: Arc<[(u16, u16)]>,
     /// The IPsec policy that encrypts it, where that was looked up.
     pub(super) wrapping: Option<Arc<Wrapping>>,
 }
@@ -113,6 +115,12 @@ impl TooBig {
     /// What the socket of a segment that is sent again knows.
     pub(super) fn stall(&self) -> Option<&Stall> {
         (self.kind == Kind::Stalled).then_some(&self.record.stall)
+    }
+
+    /// Whether another connection to the same peer that is stuck, too, would say more of it.
+    pub(super) fn may_have_company(&self) -> bool {
+        self.fate == Fate::Suspect
+            && self.stall().is_some_and(|stall| stall.never_passed() && stall.is_alone())
     }
 
     /// Bytes of the packet in question by its own header; `None` if that could not be read or makes no sense.

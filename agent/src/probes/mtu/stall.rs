@@ -6,8 +6,10 @@
 //! the first that counts, and a peer that dies between its handshake and the first full segment leaves the same socket behind,
 //! field by field. On a busy node there is always a connection in between.
 //!
-//! Of another connection to the same address it takes full segments that vanish as well. One that sends small ones only and
-//! is well may end at another host: an address of a Service leads to several, and one of these may be gone.
+//! Of another connection to the same address it takes full segments that vanish as well. Either both vanished after something small
+//! of one arrived; or the later one took something small while the earlier was stuck, which it still is, as its socket says. One
+//! that sends small ones only and is well may end at another host: an address of a Service leads to several, and one of these may
+//! be gone.
 //!
 //! What no socket can tell a walk does (`trace mtu --walk`): it sends small and large to the same place at the same time.
 
@@ -139,9 +141,7 @@ impl Stalls {
         let stall = &event.record.stall;
         let (beside, or) = match stall.longest_run {
             0 => {
-                let before = passed_before(stall, event.hertz).map_or_else(String::new, |before| {
-                    format!("; smaller ones passed until {:.1} s before", before.as_secs_f64())
-                });
+                let before = if passed_before(stall) { "; smaller ones passed before" } else { "" };
                 (format!("and nothing smaller is under way{before}"), "a peer that is gone".to_owned())
             }
             passes => (
@@ -191,10 +191,15 @@ impl Stalls {
             talks: 0,
             never_passed: stall.never_passed(),
         };
+        let is_stuck = |old: &Suspect| {
+            let ports = old.ports.0.zip(old.ports.1);
+            ports.is_some_and(|ports| event.stuck.contains(&ports))
+        };
         let mut is_proven = false;
         for old in &self.suspects {
             if !old.is_of(&new) {
-                is_proven |= old.lived_with(&new);
+                is_proven |=
+                    old.lived_with(&new) || is_stuck(old) && stall.is_alone() && old.outlived_by(&new);
             } else if old.goes_on(&new) {
                 is_proven |= old.talks >= TALKS;
                 new.talks = old.talks + u32::from(new.received > old.received);
@@ -283,6 +288,14 @@ impl Suspect {
         later.at > self.at + MARGIN && later.since < self.at
     }
 
+    /// Two connections, of which no full-size segment ever passed, and which both are stuck: something small of the later one arrived
+    /// since the earlier one is. If the peer was away and came back just for that, and took what others sent it meanwhile, it would
+    /// have to be gone again before the first full-size segment.
+    fn outlived_by(&self, later: &Self) -> bool {
+        let is_same_peer = self.destination == later.destination;
+        is_same_peer && self.never_passed && later.never_passed && later.arrived > self.since + MARGIN
+    }
+
     /// Two connections, of which no full-size segment ever passed: something small of one arrived while the other was stuck,
     /// and then full-size segments of both vanished. A peer that was away and has just come back would have taken those.
     fn lived_with(&self, other: &Self) -> bool {
@@ -317,14 +330,11 @@ fn since_sent(stall: &Stall) -> u64 {
     2 * last - ((2 * last) >> stall.retransmits.clamp(1, 63))
 }
 
-/// How long before the segment was first sent the last smaller one was that arrived; `None` if none did, or if full ones did as
-/// well.
-fn passed_before(stall: &Stall, hertz: u32) -> Option<Duration> {
+/// Whether smaller segments were acknowledged before, and no full-size one.
+fn passed_before(stall: &Stall) -> bool {
     // The SYN counts as a byte (net/ipv4/tcp_input.c, `tcp_snd_una_update`).
     const SYN: u64 = 1;
-    let stuck = Duration::from_millis(since_sent(stall).saturating_mul(1000) / u64::from(hertz.max(1)));
-    let is_told = stall.acked > SYN && stall.never_passed();
-    is_told.then(|| Duration::from_micros(stall.arrived).saturating_sub(stuck))
+    stall.acked > SYN && stall.never_passed()
 }
 
 /// So many jiffies before `at`.

@@ -24,6 +24,30 @@ fn a_socket_that_waits_for_another_is_found() {
     assert!(of_udp.is_some(), "a socket of UDP that has a peer waits for it alone");
 }
 
+/// A connection that is made and whose segments are sent again, to that peer; not one that is being made, or that waits for nothing.
+#[test]
+#[cfg(target_endian = "little")]
+fn connections_that_are_stuck_are_found() {
+    let line = |port: u16, peer: &str, state: &str, retransmits: u32| {
+        format!(
+            "   0: 0200010A:{port:04X} {peer}:1388 {state} 00030D40:00000000 01:00000A2C {retransmits:08X}     0        0 42 3\n"
+        )
+    };
+    let list = [
+        line(1, "0100080A", "01", 3),
+        line(2, "0100080A", "04", 12),
+        line(3, "0100080A", "01", 0),
+        line(4, "0200080A", "01", 3),
+        line(5, "0100080A", "02", 3),
+        line(6, "0100080A", "03", 3),
+    ];
+    let found = |text: &str| stuck(sockets(text), "10.8.0.1".parse().unwrap());
+    assert_eq!(*found(&format!("title\n{}", list.concat())), [(1, 5000), (2, 5000)]);
+    assert_eq!(*found(LIST), [], "lines that are cut off");
+    let many: String = (0..100).map(|port| line(port, "0100080A", "01", 1)).collect();
+    assert_eq!(found(&format!("title\n{many}")).len(), MAX_STUCK);
+}
+
 #[test]
 fn a_line_that_makes_no_sense_is_none() {
     for line in

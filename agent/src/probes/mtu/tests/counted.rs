@@ -6,6 +6,7 @@ use prometheus_client::registry::Registry;
 
 use super::summed::{Held, row};
 use super::{decoder, event, record};
+use crate::kernel::sockets::Sockets;
 use crate::probe::counts::{Counts, Rows as _, Sum};
 use crate::probe::{Enriched, Level, Pods, Probe as _, Span};
 use crate::probes::mtu::Mtu;
@@ -62,7 +63,8 @@ fn a_row_matters_as_much_as_its_event_does() {
 fn a_series_has_its_last_incident_as_the_example() {
     let rows = vec![row(Kind::Made, Fate::Unknown, 4, 0, 3), row(Kind::Oversize, Fate::Unknown, 4, 0, 1)];
     let counts = Counts::new(Box::new(Held(rows)), MtuRows);
-    let mut probe = Mtu { counts: counts.clone(), decoder: decoder(), policies: Policies::default() };
+    let (decoder, sockets) = (decoder(), Sockets::below(std::path::Path::new("/nonexistent")));
+    let mut probe = Mtu { counts: counts.clone(), decoder, policies: Policies::default(), sockets };
     let (event, pods) = (event(&record(Kind::Made, 1400)), Pods::default());
     let spans = [Span::root(), Span::root()];
     for span in spans {

@@ -114,12 +114,57 @@ fn what_was_acknowledged_before_proves_nothing() {
             };
             assert_eq!(stall.fate(1448), Some(Fate::Suspect));
             let record = stalled(port, Fate::Suspect, stall);
-            findings.add(&event(&MtuRecord { ktime_ns: record.ktime_ns + after, ..record }), &pods);
+            let mut event = event(&MtuRecord { ktime_ns: record.ktime_ns + after, ..record });
+            // All of them are stuck at once.
+            event.stuck = (4000..4004).map(|port| (port, 443)).collect();
+            findings.add(&event, &pods);
             assert!(!is_black_hole(&findings), "{retransmits} timeouts of {port}");
         }
         timeout *= 2;
         after += u64::from(timeout) * 1_000_000;
         since += u64::from(timeout) * 1000;
+    }
+}
+
+/// The later one was made, or took something, when the earlier was already stuck, which it still is.
+#[test]
+fn a_later_one_proves_it_if_the_earlier_is_still_stuck() {
+    let pods = Pods::default();
+    let is_proven = |arrived: u64, still: &[(u16, u16)], later: Stall| {
+        let mut findings = Findings::default();
+        findings.add(&event(&stalled(4000, Fate::Suspect, stuck())), &pods);
+        let record = stalled(4001, Fate::Suspect, Stall { arrived, ..later });
+        let record = MtuRecord { ktime_ns: record.ktime_ns + 20_000_000_000, ..record };
+        let mut event = event(&record);
+        event.stuck = still.into();
+        findings.add(&event, &pods);
+        is_black_hole(&findings)
+    };
+    // The first was sent 1.4 s before it was told; the other is told 20 s later.
+    assert!(is_proven(1_400_000, &[(4000, 443), (4001, 443)], stuck()));
+    assert!(!is_proven(1_400_000, &[(4001, 443)], stuck()), "the earlier one has recovered");
+    assert!(!is_proven(1_400_000, &[(4000, 80)], stuck()), "that is another");
+    assert!(!is_proven(1_400_000, &[], stuck()), "its sockets are not seen");
+    assert!(is_proven(21_300_000, &[(4000, 443)], stuck()), "a moment after");
+    assert!(!is_proven(21_360_000, &[(4000, 443)], stuck()), "at the same moment");
+    let lossy = Stall { lost: 5, ..stuck() };
+    assert!(!is_proven(1_400_000, &[(4000, 443)], lossy), "others are lost as well");
+    let passed = Stall { acked: 1 << 20, heard: 0, ..stuck() };
+    assert!(!is_proven(1_400_000, &[(4000, 443)], passed), "full ones did pass");
+}
+
+/// Only such events have the sockets of their namespace looked at.
+#[test]
+fn a_suspect_of_which_nothing_full_passed_may_have_company() {
+    let may = |fate, stall| event(&stalled(4000, fate, stall)).may_have_company();
+    assert!(may(Fate::Suspect, stuck()));
+    for (fate, stall) in [
+        (Fate::BlackHole, stuck()),
+        (Fate::Ordinary, stuck()),
+        (Fate::Suspect, Stall { acked: 1448, ..stuck() }),
+        (Fate::Suspect, Stall { lost: 5, ..stuck() }),
+    ] {
+        assert!(!may(fate, stall), "{fate:?} {stall:?}");
     }
 }
 
