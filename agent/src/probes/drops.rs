@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use agent_common::IFNAMSIZ;
 use agent_common::drops::{Direction, DropRecord, flags};
-use agent_common::quote::Inner;
+use agent_common::quote::{Encrypted, Inner};
 use prometheus_client::collector::Collector;
 
 use crate::kernel::Kernel;
@@ -79,6 +79,8 @@ pub struct PacketDrop {
     home: Option<Home>,
     /// The packet inside, if it is a tunnel's: whom it hurts.
     inner: Option<Inner>,
+    /// How what it carries is encrypted: of that nothing is to be seen.
+    encrypted: Option<Encrypted>,
     record: DropRecord,
 }
 
@@ -248,6 +250,12 @@ impl PacketDrop {
         const FIRST_GIVEN: u16 = 32_768;
         let is_it = |(from, to)| from < FIRST_GIVEN && to >= FIRST_GIVEN;
         self.inner.is_none() && self.record.protocol == UDP && self.ports().is_some_and(is_it)
+    }
+
+    /// How it carries what is inside, as far as that can be seen.
+    fn carries(&self) -> Option<Cow<'static, str>> {
+        let inner = self.inner.map(|inner| inner.name().to_string().into());
+        inner.or_else(|| self.encrypted.map(|encrypted| encrypted.name().into()))
     }
 
     /// The device's name with what is not UTF-8 replaced; `None` if the packet was on no device.

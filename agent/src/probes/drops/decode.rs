@@ -67,6 +67,7 @@ impl Decoder {
             direction,
             home: None,
             inner,
+            encrypted: packet.and_then(|packet| packet.encrypted),
             record,
         })
     }

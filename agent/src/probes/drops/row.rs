@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use agent_common::drops::{Direction, flags};
+use agent_common::quote::Encrypted;
 
 use super::PacketDrop;
 use super::labels::{NO_REASON, direction_name};
@@ -93,7 +94,7 @@ pub fn fields<'a>(event: &'a PacketDrop, pods: &'a Pods, fields: &mut Vec<Field<
         ("gso_size", nonzero(record.gso_size.into())),
         ("netns", nonzero(record.netns)),
         ("has_socket", Value::Flag(event.has(flags::HAS_SOCKET))),
-        ("tunnel", event.inner.map_or(Value::Absent, |inner| Value::Text(inner.name().to_string().into()))),
+        ("tunnel", event.carries().map_or(Value::Absent, Value::Text)),
         ("outer_source_ip", ip(event.inner.and_then(|_| event.outer_source()))),
         ("outer_destination_ip", ip(event.inner.and_then(|_| event.outer_destination()))),
         ("suppressed", Value::Number(record.held)),
@@ -127,6 +128,10 @@ pub fn flow(event: &PacketDrop, pods: &Pods, text: &mut String) {
         if let Some((from, to)) = event.outer_source().zip(event.outer_destination()) {
             let _ = write!(text, " from {from} to {to}");
         }
+    }
+    // Of ESP itself the protocol says it.
+    if event.encrypted == Some(Encrypted::EspInUdp) {
+        text.extend([" as ", Encrypted::EspInUdp.name()]);
     }
     if let Some(interface) = event.interface() {
         text.extend([" on ", &*interface]);

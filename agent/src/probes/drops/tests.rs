@@ -1,7 +1,7 @@
 //! What one dropped packet is said to be: whose it was, where it went, what it means.
 
 use agent_common::drops::circumstance as fact;
-use agent_common::quote::{Flow, Tunnel};
+use agent_common::quote::{Encrypted, Flow, Tunnel};
 
 use super::class::Harm;
 use super::class::words::About;
@@ -41,6 +41,7 @@ fn packet() -> PacketDrop {
         direction: Direction::Received,
         home: None,
         inner: None,
+        encrypted: None,
         record,
     }
 }
@@ -82,6 +83,20 @@ fn a_drop_is_one_sentence() {
     });
     assert!(message(&named).contains(" (TTL in ip_forward): "), "{}", message(&named));
     assert!(message(&named).ends_with("; 1 more like it before"), "{}", message(&named));
+}
+
+/// Who is inside cannot be seen; that somebody is, can.
+#[test]
+fn what_is_encrypted_says_so() {
+    for (encrypted, said) in
+        [(Encrypted::Esp, " -> 198.51.100.2:53 on "), (Encrypted::EspInUdp, ":53 as ESP in UDP on ")]
+    {
+        let packet = but(|packet| packet.encrypted = Some(encrypted));
+        assert!(message(&packet).contains(said), "{}", message(&packet));
+        assert_eq!(packet.carries().as_deref(), Some(encrypted.name()));
+    }
+    let nested = but(|packet| (packet.inner, packet.encrypted) = (Some(inner()), Some(Encrypted::Esp)));
+    assert_eq!(nested.carries().as_deref(), Some("VXLAN"));
 }
 
 /// What harms nobody is told apart from what does by the words alone, where a person asks for all.
