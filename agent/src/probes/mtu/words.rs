@@ -147,8 +147,14 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             )),
         );
     }
-    match event.limit() {
-        Some(Limit::Tunnel) => (
+    let encrypted = event.quote.and_then(|quote| quote.encrypted);
+    match (event.limit(), encrypted) {
+        (Some(Limit::Device) | None, Some(encrypted)) => (
+            Finding::SmallUnderlay,
+            format!("{takes}, and {} adds to what is inside: {sends}", encrypted.name()),
+            Some(format!("{}, or raise {device} if what is behind it takes more", encrypts_less(ends, fits))),
+        ),
+        (Some(Limit::Tunnel), _) => (
             Finding::SmallUnderlay,
             format!(
                 "what carries {device} ({}, MTU {}) takes {mtu} bytes: {sends}",
@@ -157,7 +163,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             ),
             Some(format!("set {device} and the interfaces behind it to {mtu}{}", goes_off(mtu))),
         ),
-        Some(Limit::Ipsec) => {
+        (Some(Limit::Ipsec), _) => {
             let path = event.record.route_pmtu;
             let adds = match path.checked_sub(mtu).filter(|adds| path != 0 && *adds > 0) {
                 Some(adds) => format!(
@@ -176,7 +182,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
                 )),
             )
         }
-        Some(Limit::Route) => (
+        (Some(Limit::Route), _) => (
             Finding::SmallRoute,
             format!(
                 "the route to {} by {device} has an MTU of {mtu}, {device} {}: {sends}",
@@ -184,8 +190,8 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             ),
             Some(format!("{sender}, or take the mtu off the route")),
         ),
-        Some(Limit::Path) => (Finding::SmallHop, format!("{takes}: {sends}"), Some(sender)),
-        Some(Limit::Device) | None => {
+        (Some(Limit::Path), _) => (Finding::SmallHop, format!("{takes}: {sends}"), Some(sender)),
+        (Some(Limit::Device) | None, None) => {
             let kind = if is_tunnel(&event.record.route) {
                 format!(" ({})", kind_of(&event.record.route).unwrap_or_default())
             } else {
@@ -198,6 +204,11 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
             )
         }
     }
+}
+
+/// How much fits into what is encrypted, the end that encrypts knows alone.
+fn encrypts_less(ends: &Ends, fits: u32) -> String {
+    format!("{}: IPsec then tells whose packets it encrypts how many bytes fit", ends.route(fits))
 }
 
 /// The device whose packets are in a tunnel. FOU and GUE are no devices: others use them.
@@ -338,10 +349,7 @@ fn received(event: &TooBig, ends: &Ends) -> (Finding, String, Option<String>) {
             format!(
                 "hop {hop} of the underlay takes {mtu} bytes on the way from {who} to {to}, and {name} adds to what is inside: fewer of its bytes fit"
             ),
-            Some(format!(
-                "{}: IPsec then tells whose packets it encrypts how many bytes fit",
-                ends.route(mtu)
-            )),
+            Some(encrypts_less(ends, mtu)),
         );
     }
     // Tunnels under a bridge answer in the name of the far end (net/ipv4/ip_tunnel_core.c, iptunnel_pmtud_build_icmp).

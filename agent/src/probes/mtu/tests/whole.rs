@@ -95,6 +95,9 @@ fn unnamed(record: &MtuRecord) -> MtuRecord {
     MtuRecord { device: Device::default(), ..*record }
 }
 
+/// Both ports 4500, and an SPI.
+const ESP_IN_UDP: [u8; 12] = [0x11, 0x94, 0x11, 0x94, 0, 0, 0, 0, 0, 0, 0, 9];
+
 /// What this node or a socket of it says.
 fn made() -> Vec<Case> {
     let made = record(Kind::Made, 1400);
@@ -126,6 +129,7 @@ fn made() -> Vec<Case> {
         ("IPsec that adds nothing", of(&[MtuRecord { route_pmtu: 1400, ..ipsec }]), web()),
         ("a packet in VXLAN", of(&[in_vxlan(&made)]), web()),
         ("a packet in VXLAN, of a path", of(&[in_vxlan(&MtuRecord { route_pmtu: 1400, ..wide })]), web()),
+        ("ESP in UDP of another node", of(&[outer(&made, 17, &[&ESP_IN_UDP])]), nobody()),
         (
             "part of a message, in VXLAN",
             of(&[in_vxlan(&MtuRecord { fate: Fate::Nested as u8, ..made })]),
@@ -180,7 +184,6 @@ fn received() -> Vec<Case> {
         record
     };
     let stray = received(Fate::NoSocket, 1300);
-    let esp_in_udp = [0x11, 0x94, 0x11, 0x94, 0, 0, 0, 0, 0, 0, 0, 9];
     let low = received(Fate::Learned, 1280);
     vec![
         ("a hop", of(&[learned]), web()),
@@ -191,7 +194,7 @@ fn received() -> Vec<Case> {
         ("the destination itself", of(&[MtuRecord { sender: ipv4([198, 51, 100, 2]), ..learned }]), web()),
         ("a hop below VXLAN", of(&[in_vxlan(&learned)]), web()),
         ("a hop below ESP", of(&[outer(&learned, 50, &[&[0, 0, 0, 9, 0, 0, 0, 1]])]), nobody()),
-        ("a hop below ESP in UDP", of(&[outer(&learned, 17, &[&esp_in_udp])]), nobody()),
+        ("a hop below ESP in UDP", of(&[outer(&learned, 17, &[&ESP_IN_UDP])]), nobody()),
         ("less than any link", of(&[received(Fate::Delivered, 67)]), web()),
         ("less than any path", of(&[received(Fate::Delivered, 551)]), web()),
         ("less than any link, IPv6", of(&[six(&received(Fate::Delivered, 1279))]), web()),
