@@ -1,52 +1,76 @@
 //! Packets that IPsec encrypts on their way: no device shows that it does.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
+use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::packet::{icmp_message, ipv4, send_routed, udp_unfragmented};
+use crate::harness::netns::Netns;
+use crate::harness::packet::{icmp_message, ipv4, send_routed, set, udp_around, udp_unfragmented};
 use crate::harness::until;
 
+use super::netfilter::Refuses;
 use super::size::is_all_acknowledged;
+use super::underlay::behind;
 use super::{Scene, fix, has_module};
+
+/// `linux/udp.h`
+const UDP_ENCAP: i32 = 100;
+const UDP_ENCAP_ESPINUDP: i32 = 2;
 
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f10111213";
 
+/// The rest of a state whose packets go in UDP.
+const IN_UDP: &str = "encap espinudp 4500 4500 0.0.0.0";
+
 /// The line of `ip` that adds a state.
-fn state(from: &str, to: &str, spi: u32) -> String {
+fn state(from: &str, to: &str, spi: u32, also: &str) -> String {
     format!(
-        "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {KEY} 128"
+        "xfrm state add src {from} dst {to} proto esp spi {spi} mode tunnel reqid 1 aead rfc4106(gcm(aes)) {KEY} 128 {also}\n"
     )
 }
 
 /// What `web` sends to 10.97.5.2 at `ext`, and its answers, encrypted on the way; `None` where the kernel has no ESP.
 pub(super) fn encrypted() -> Option<Scene> {
+    encrypted_with("")
+}
+
+/// The same by states with this in addition.
+fn encrypted_with(also: &str) -> Option<Scene> {
     if !has_module("esp4") || !has_module("xfrm_user") {
         return None;
     }
     let scene = Scene::new();
-    for (netns, own, other, own_net, other_net) in [
-        (&scene.host, "10.97.9.1", "10.97.9.2", "10.97.1.0/24", "10.97.5.0/24"),
-        (&scene.ext, "10.97.9.2", "10.97.9.1", "10.97.5.0/24", "10.97.1.0/24"),
-    ] {
-        for (from, to, spi) in [("10.97.9.1", "10.97.9.2", 1), ("10.97.9.2", "10.97.9.1", 2)] {
-            netns.ip(&format!("{}\n", state(from, to, spi)));
+    protect([&scene.host, &scene.ext], ["10.97.9.1", "10.97.9.2"], also);
+    scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
+    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
+    Some(scene)
+}
+
+/// Has both ends encrypt what goes from the pods of the one to 10.97.5.0/24 behind the other, and back.
+fn protect(ends: [&Netns; 2], addresses: [&str; 2], also: &str) {
+    let nets = ["10.97.1.0/24", "10.97.5.0/24"];
+    for own in [0, 1] {
+        let (netns, other) = (ends[own], 1 - own);
+        for (from, spi) in [(0, 1), (1, 2)] {
+            netns.ip(&state(addresses[from], addresses[1 - from], spi, also));
         }
-        let tunnel = |from: &str, to: &str| format!("tmpl src {from} dst {to} proto esp reqid 1 mode tunnel");
+        let tunnel = |from: usize, to: usize| {
+            format!("tmpl src {} dst {} proto esp reqid 1 mode tunnel", addresses[from], addresses[to])
+        };
         netns.ip(&format!(
             "xfrm policy add src {own_net} dst {other_net} dir out {}\n\
              xfrm policy add src {other_net} dst {own_net} dir in {there}\n\
              xfrm policy add src {other_net} dst {own_net} dir fwd {there}\n",
             tunnel(own, other),
+            own_net = nets[own],
+            other_net = nets[other],
             there = tunnel(other, own)
         ));
     }
-    scene.ext.ip("addr add 10.97.5.2/32 dev lo\n");
-    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
-    Some(scene)
 }
 
 /// ESP adds to each packet, and what carries those takes less than the pod's interface: the number that fits is told by the
@@ -91,7 +115,22 @@ fn a_path_that_takes_less_than_what_is_encrypted() {
 /// A hop between both ends of IPsec takes less, and says so to the end that encrypts.
 #[test]
 fn a_hop_below_what_is_encrypted() {
-    let Some(scene) = encrypted() else { return };
+    let of_esp = [&1_u32.to_be_bytes()[..], &[0; 60]].concat();
+    hop_below("ESP", "", &of_esp, 54);
+}
+
+/// The same behind a NAT, where UDP's header comes on top.
+#[test]
+fn a_hop_below_what_is_encrypted_in_udp() {
+    let [from, to] = ["10.97.9.1:4500", "10.97.9.2:4500"].map(|end| end.parse().unwrap());
+    let of_esp = [&1_u32.to_be_bytes()[..], &[0; 60]].concat();
+    hop_below("ESP in UDP", IN_UDP, &udp_around(from, to, &of_esp, true), 62);
+}
+
+/// The hop quotes this of the packet's payload, whose headers and so on add so many bytes.
+fn hop_below(name: &str, also: &str, quoted: &[u8], adds: u64) {
+    let Some(scene) = encrypted_with(also) else { return };
+    let _sockets = takers([(&scene.host, "10.97.9.1"), (&scene.ext, "10.97.9.2")]);
     let [hop, own, peer] = [9, 1, 2].map(|last| Ipv4Addr::new(10, 97, 9, last));
     scene.ext.ip("addr add 10.97.9.9/24 dev eth0\n");
     scene.ext.batch("nft", &frees_esp_from(1400));
@@ -100,21 +139,24 @@ fn a_hop_below_what_is_encrypted() {
         return;
     }
     assert!(!scene.is_answered_of("10.97.5.2:7", 1380), "it is larger than the hop takes");
-    let esp = [&1_u32.to_be_bytes()[..], &[0; 1480]].concat();
-    let quote = ipv4(own, peer, 50, &esp, true)[..28].to_vec();
+    let mut quote = ipv4(own, peer, if also.is_empty() { 50 } else { 17 }, quoted, true);
+    quote[2..4].copy_from_slice(&1484_u16.to_be_bytes());
     let message = ipv4(hop, own, 1, &icmp_message(3, 4, 1400, &quote), true);
     scene.ext.inside(|| send_routed(own.into(), &message).unwrap());
     let under = trace.expect("verdict on the hop", |line| line["finding"] == "small_underlay");
     let text = under["message"].as_str().unwrap();
-    let told = "hop 10.97.9.9 of the underlay takes 1400 bytes on the way from 10.97.9.1 to 10.97.9.2, and ESP adds to what is inside";
-    assert!(text.starts_with(told), "{text}");
+    let port = if also.is_empty() { "" } else { ":4500" };
+    let told = format!(
+        "hop 10.97.9.9 of the underlay takes 1400 bytes on the way from 10.97.9.1 to 10.97.9.2{port}, and {name} adds to what is inside"
+    );
+    assert!(text.starts_with(&told), "{text}");
     let told = "set the MTU of this node's route to 10.97.9.2 to 1400: IPsec then tells whose packets it encrypts how many bytes fit";
     assert_eq!(fix(&under), told, "{under:#}");
     // What the message has taught is to have no part in the cure.
     scene.host.ip("route flush cache\nroute add 10.97.9.2/32 dev uplink mtu 1400\n");
     assert!(!scene.is_answered_of("10.97.5.2:7", 1380), "IPsec tells by this one");
     assert!(scene.is_answered_of("10.97.5.2:7", 1380), "cured");
-    trace.expect("IPsec tells", |line| line["event"] == "made" && line["mtu"] == 1346);
+    trace.expect("IPsec tells", |line| line["event"] == "made" && line["mtu"] == 1400 - adds);
     transfer(&scene);
     trace.agent.signal(Signal::SIGINT);
     trace.agent.ended();
@@ -124,7 +166,8 @@ fn a_hop_below_what_is_encrypted() {
 fn frees_esp_from(most: u32) -> String {
     format!(
         "add table ip hole\nadd chain ip hole it {{ type filter hook prerouting priority -400; }}\n\
-         add rule ip hole it ip protocol esp ip length gt {most} drop\n"
+         add rule ip hole it ip protocol esp ip length gt {most} drop\n\
+         add rule ip hole it udp dport 4500 ip length gt {most} drop\n"
     )
 }
 
@@ -154,9 +197,75 @@ fn a_black_hole_behind_a_policy() {
     server.read_exact(&mut [0; 3000]).unwrap();
 }
 
+/// Sockets as the key exchange's program has them, by which the kernel takes what is ESP in UDP.
+fn takers(ends: [(&Netns, &str); 2]) -> [UdpSocket; 2] {
+    ends.map(|(netns, address)| {
+        let socket = netns.inside(|| UdpSocket::bind((address, 4500)).unwrap());
+        set(&socket, libc::IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP);
+        socket
+    })
+}
+
+/// ESP in UDP, as behind a NAT: its other end is behind a hop that takes less, and who is inside cannot be seen on the way.
+#[test]
+fn what_is_encrypted_in_udp_on_its_way() {
+    if !has_module("esp4") || !has_module("xfrm_user") {
+        return;
+    }
+    let scene = Scene::new();
+    let far = behind(&scene, 1400);
+    let addresses = ["10.97.9.1", "10.97.7.2"];
+    protect([&scene.host, &far], addresses, IN_UDP);
+    scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
+    far.ip("addr add 10.97.5.2/32 dev lo\n");
+    let _sockets = takers([(&scene.host, addresses[0]), (&far, addresses[1])]);
+    scene.answer(far.inside(|| UdpSocket::bind("10.97.5.2:7").unwrap()));
+    assert!(scene.is_answered("10.97.5.2:7"), "both have their keys");
+
+    // A node's firewall that has forgotten the port.
+    let drops = scene.trace("drops");
+    let refuses = Refuses::new(&scene.host, "udp dport 4500");
+    assert!(!scene.is_answered("10.97.5.2:7"));
+    let lost = drops.expect("drop by the rule", |line| line["tunnel"] == "ESP in UDP");
+    assert!(
+        lost["message"].as_str().unwrap().contains(" 10.97.9.1:4500 -> 10.97.7.2:4500 as ESP in UDP on "),
+        "{lost:#}"
+    );
+    refuses.mend(&lost);
+    assert!(scene.is_answered("10.97.5.2:7"), "cured");
+    drop(drops);
+
+    let mut trace = scene.trace("mtu");
+    if !trace.sees_messages() {
+        return;
+    }
+    assert!(!scene.is_answered_of("10.97.5.2:7", 1370), "it is larger than the hop takes");
+    let under = trace.expect("verdict on the hop", |line| line["finding"] == "small_underlay");
+    let text = under["message"].as_str().unwrap();
+    // The hop is of this kernel as well: it is seen to take less.
+    let told = "side takes 1400 bytes, and ESP in UDP adds to what is inside: 10.97.9.1 sends up to ";
+    assert!(text.starts_with(told), "{text}");
+    let told = "set the MTU of 10.97.9.1's route to 10.97.7.2 to 1400: IPsec then tells whose packets it encrypts how many bytes fit, or raise side if what is behind it takes more";
+    assert_eq!(fix(&under), told, "{under:#}");
+    // What the message has taught is to have no part in the cure.
+    scene.host.ip("route flush cache\nroute add 10.97.7.2/32 via 10.97.9.2 mtu 1400\n");
+    assert!(!scene.is_answered_of("10.97.5.2:7", 1370), "IPsec tells by this one");
+    assert!(scene.is_answered_of("10.97.5.2:7", 1370), "cured");
+    // Eight bytes of UDP's header less than ESP alone lets pass.
+    trace.expect("IPsec tells", |line| line["event"] == "made" && line["mtu"] == 1338);
+    transfer_to(&scene, &far);
+    trace.agent.signal(Signal::SIGINT);
+    trace.agent.ended();
+}
+
 /// 300,000 bytes from `web` to `ext`, through the tunnel.
 pub(super) fn transfer(scene: &Scene) {
-    let listener = scene.ext.inside(|| TcpListener::bind("10.97.5.2:7703").unwrap());
+    transfer_to(scene, &scene.ext);
+}
+
+/// The same to who is at 10.97.5.2.
+fn transfer_to(scene: &Scene, there: &Netns) {
+    let listener = there.inside(|| TcpListener::bind("10.97.5.2:7703").unwrap());
     let server = thread::spawn(move || {
         let mut bytes = Vec::new();
         listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
@@ -184,7 +293,7 @@ fn what_is_encrypted_and_has_no_state_here() {
     let fix = fix(&lost);
     assert!(fix.starts_with("give both ends the same state (`ip xfrm state`;"), "{fix}");
     assert!(fix.contains(&format!("(in network namespace {}:", scene.ext.inode())), "{fix}");
-    scene.ext.ip(&format!("{}\n", state("10.97.9.1", "10.97.9.2", 1)));
+    scene.ext.ip(&state("10.97.9.1", "10.97.9.2", 1, ""));
     assert!(scene.is_answered("10.97.5.2:7"), "cured");
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::harness::netns::Netns;
 use crate::harness::packet::{ipv4, send_routed, tcp_segment};
 use crate::harness::{has_reasons, until};
 
@@ -15,6 +16,35 @@ const SYN_ACK: u8 = 0x12;
 /// What a rule of nftables makes of a packet.
 fn class() -> &'static str {
     if has_reasons() { "policy" } else { "netfilter" }
+}
+
+/// A rule in the way of what leaves by a namespace.
+pub(super) struct Refuses<'a> {
+    netns: &'a Netns,
+    what: &'a str,
+}
+
+impl<'a> Refuses<'a> {
+    pub(super) fn new(netns: &'a Netns, what: &'a str) -> Self {
+        netns.batch(
+            "nft",
+            &format!(
+                "add table inet wall\nadd chain inet wall out {{ type filter hook output priority 0; }}\n\
+                 add rule inet wall out {what} drop\n"
+            ),
+        );
+        Self { netns, what }
+    }
+
+    /// What is told of a packet that it has dropped names a command that shows it; then it is taken away.
+    pub(super) fn mend(self, lost: &Value) {
+        assert_eq!([&lost["class"], &lost["harm"]], [class(), "harmful"], "{lost:#}");
+        let fix = fix(lost);
+        assert!(fix.contains("find the rule (`nft list ruleset`"), "{fix}");
+        let shown = self.netns.run("nft", &["list", "ruleset"]);
+        assert!(shown.contains(&format!("{} drop", self.what)), "{shown}");
+        self.netns.batch("nft", "delete table inet wall\n");
+    }
 }
 
 /// An answer to a connection that the node has not seen begin.
