@@ -28,7 +28,7 @@ pub(super) struct Ends {
     /// Whose route leads there: `this node`, where the address is one of its own.
     routes: String,
     /// The pod it sends to.
-    receiver: Option<String>,
+    pub(super) receiver: Option<String>,
     /// Bytes of the headers of IP and TCP, if it sends TCP.
     headers: Option<u32>,
 }

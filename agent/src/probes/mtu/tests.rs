@@ -18,6 +18,7 @@ mod joined;
 mod lines;
 mod news;
 mod places;
+mod silent;
 mod stalls;
 mod summed;
 mod sure;

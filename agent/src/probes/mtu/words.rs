@@ -9,6 +9,7 @@ use agent_common::quote::{Inner, Tunnel};
 use super::ends::{Ends, goes_off};
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
 use super::finding::{Finding, Judgement};
+use super::silent::silent;
 use super::told::Told;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
@@ -34,7 +35,7 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Op
     let ends = Ends::of(event, pods);
     let Ends { who, to, .. } = &ends;
     let (finding, what, fix) = match event.kind {
-        Kind::Oversize => silent(event, who),
+        Kind::Oversize => silent(event, &ends),
         // What is no packet was sent by nobody: the kernel itself misreads what it relays (FOU of IPv6).
         Kind::Made if event.flow().is_none() => return None,
         Kind::Made => made(event, &ends, longest, heed),
@@ -234,38 +235,6 @@ impl<'a> MtuLimits<'a> {
         let mtu = event.record.mtu;
         Self { device: event.by().unwrap_or("this node".into()), mtu, fits: event.fits().unwrap_or(mtu) }
     }
-}
-
-fn silent(event: &TooBig, who: &str) -> (Finding, String, Option<String>) {
-    let record = &event.record;
-    let device = name(&record.device).unwrap_or("-".into());
-    let (what, fix) = match (name(&record.route), record.mtu) {
-        (Some(peer), mtu) => (
-            format!(
-                "{device} (MTU {}) hands packets to {peer}, which takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain",
-                record.device.mtu
-            ),
-            Some(format!(
-                "give both ends of the veth one MTU: {mtu}, or {} if all behind it takes that",
-                record.device.mtu
-            )),
-        ),
-        (None, 0) => (
-            format!(
-                "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
-            ),
-            None,
-        ),
-        (None, mtu) => (
-            format!(
-                "bridge port {device} takes {mtu} bytes and frees what is longer without telling anybody: {who} waits in vain"
-            ),
-            Some(format!(
-                "give all ports of the bridge, and what sends through it, one MTU: {mtu}, or raise {device}'s"
-            )),
-        ),
-    };
-    (Finding::SilentDrop, what, fix)
 }
 
 /// A socket's own kernel does not take what it was to send.

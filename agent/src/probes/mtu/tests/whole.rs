@@ -158,6 +158,7 @@ fn by_six(record: &MtuRecord) -> MtuRecord {
 fn silent() -> Vec<Case> {
     let oversize = record(Kind::Oversize, 1300);
     let port = MtuRecord { route: Device::default(), device: device("veth-web", "veth", 1300), ..oversize };
+    let ipvlan = MtuRecord { mtu: 0, device: device("eth3", "ipvlan", 1500), ..port };
     let stall = Stall { sacked: 1, longest_run: 104, ..stuck() };
     let stuck = stalled(4000, Fate::BlackHole, stall);
     let to = |last: u8| {
@@ -169,6 +170,8 @@ fn silent() -> Vec<Case> {
         ("a veth", of(&[MtuRecord { route: device("eth0", "veth", 1300), ..oversize }]), web()),
         ("a bridge's port", of(&[port]), web()),
         ("a device that is not seen", of(&[MtuRecord { mtu: 0, ..port }]), web()),
+        ("an ipvlan beside it", of(&[ipvlan]), web()),
+        ("an ipvlan of a pod beside it", of(&[ipvlan]), db()),
         ("a connection stuck by it", of(&[port, stuck]), web()),
         ("two destinations", of(&[to(2), to(3)]), web()),
         ("four destinations", of(&[to(2), to(3), to(4), to(5)]), web()),
