@@ -31,6 +31,7 @@ pub mod fragments;
 pub mod hooks;
 pub mod labels;
 pub mod row;
+pub mod silent;
 pub mod stall;
 #[cfg(test)]
 mod tests;

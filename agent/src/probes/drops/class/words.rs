@@ -339,8 +339,17 @@ fn tcp_state(about: &About<'_>) -> &'static str {
         "TCP_ZEROWINDOW" | "TCP_OVERWINDOW" => {
             "it is more than the receiving socket has room for: its program reads too slowly, or the sender sends more than it may"
         }
+        "TCP_MD5NOTFOUND" | "TCP_AONOTFOUND" => {
+            "it has no TCP signature (MD5 or AO, as BGP uses them), and the receiver has a key for its sender"
+        }
+        "TCP_MD5UNEXPECTED" | "TCP_AOUNEXPECTED" => {
+            "it has a TCP signature (MD5 or AO, as BGP uses them), and the receiver has no key for its sender"
+        }
         reason if is_signed(reason) => {
-            "its TCP signature (MD5 or AO, as BGP uses them) is missing, not expected or wrong"
+            "its TCP signature (MD5 or AO, as BGP uses them) is wrong, as where the keys of both ends differ"
+        }
+        "" => {
+            "TCP did not expect it in the connection's state, or had no room for it: its socket's buffer was full, or all memory of TCP was used"
         }
         _ => "TCP did not expect it in the connection's state",
     }
@@ -356,7 +365,7 @@ fn queue(about: &About<'_>) -> &'static str {
         "CPU_BACKLOG" => "this processor's backlog was full",
         "SOCKET_RCVBUFF" => "the receiving socket's buffer was full: its program reads too slowly",
         UDP_SOCKET => {
-            "the receiving socket's buffer was full, or its own filter, or a BPF program of its cgroup, refused it"
+            "the receiving socket's buffer was full, or its own filter, or a BPF program of its cgroup, refused it, or all memory of UDP was used"
         }
         "SOCKET_BACKLOG" => "the receiving socket was busy and its backlog was full",
         "TCP_LISTEN_OVERFLOW" => "the listening socket's queue was full: its program accepts too slowly",

@@ -57,7 +57,10 @@ const REASONS: [(Class, &[&str]); 8] = [
     (Class::Fragment, &["FRAG_TOO_FAR"]),
     (Class::Memory, &["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM"]),
     (Class::Malformed, &[IPV6_INPUT]),
-    (Class::TcpState, &["TCP_ZEROWINDOW", "TCP_OVERWINDOW", "TCP_MD5FAILURE", "TCP_AONOTFOUND"]),
+    (
+        Class::TcpState,
+        &["TCP_ZEROWINDOW", "TCP_OVERWINDOW", "TCP_MD5FAILURE", "TCP_AONOTFOUND", "TCP_MD5UNEXPECTED"],
+    ),
 ];
 
 fn case(class: Class, name: &str, about: About<'_>) -> String {

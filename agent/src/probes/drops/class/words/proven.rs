@@ -26,7 +26,7 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::NotTranslated(expected) => format!(
             "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
         ),
-        Evidence::Listens { at, asked } => listens(*at, *asked),
+        Evidence::Listens { at, asked } => listens(*at, *asked, about),
         Evidence::OtherPorts { asked, listen } => format!(
             "nobody listens on port {asked} there; programs there listen on {}",
             match listen.iter().map(u16::to_string).collect::<Vec<_>>().as_slice() {
@@ -89,7 +89,7 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::NotTranslated(expected) => format!(
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
         ),
-        Evidence::Listens { at, asked } => listens_fix(*at, *asked),
+        Evidence::Listens { at, asked } => listens_fix(*at, *asked, about),
         Evidence::OtherPorts { .. } => "start what should listen there, or mend the port that the sender uses (of a Service: its targetPort)".to_owned(),
         Evidence::OtherStation(address) => format!(
             "`ip neigh flush to {address} nud all` where it was sent (an entry that the network plugin set for good it must set anew); if the old one comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
@@ -154,19 +154,25 @@ impl Missed {
     }
 }
 
-fn listens(at: SocketAddr, asked: IpAddr) -> String {
+fn listens(at: SocketAddr, asked: IpAddr, about: &About<'_>) -> String {
     match Missed::of(at, asked) {
         Missed::Elsewhere => format!("nobody listens there on {asked}: a program listens on {at} alone"),
         Missed::Ipv4Alone => {
             format!("nobody listens there by IPv6: a program listens on {at}, which takes IPv4 alone")
         }
         Missed::Unseen(or) => format!(
-            "nobody took it, though a program listens on {at} now: its socket {or}was not ready yet, or is bound to another device or VRF"
+            "nobody took it, though a program listens on {at} now: its socket {or}was not ready yet, or is bound to another device or VRF{}",
+            // Where there are no reasons all that TCP refuses before it looks at the connection ends in one place.
+            if about.reason.is_empty() {
+                ", or refuses it (of TCP: a signature, as BGP uses them, that is missing, wrong or not expected)"
+            } else {
+                ""
+            }
         ),
     }
 }
 
-fn listens_fix(at: SocketAddr, asked: IpAddr) -> String {
+fn listens_fix(at: SocketAddr, asked: IpAddr, about: &About<'_>) -> String {
     let any = if asked.is_ipv4() { "0.0.0.0" } else { "[::]" };
     match Missed::of(at, asked) {
         Missed::Elsewhere => {
@@ -184,8 +190,13 @@ fn listens_fix(at: SocketAddr, asked: IpAddr) -> String {
                 ", and `*` for the address where it takes both families: if not, let the program listen on 0.0.0.0 as well"
             };
             format!(
-                "if it goes on, `ss -lntu sport = :{}` tells the device that its socket is bound to, after `%`{family}; let it be bound to no device, and for packets of a VRF `sysctl -w net.ipv4.tcp_l3mdev_accept=1 net.ipv4.udp_l3mdev_accept=1`. If it does not go on, a readiness probe keeps requests away until it is ready",
-                at.port()
+                "if it goes on, `ss -lntu sport = :{}` tells the device that its socket is bound to, after `%`{family}; let it be bound to no device, and for packets of a VRF `sysctl -w net.ipv4.tcp_l3mdev_accept=1 net.ipv4.udp_l3mdev_accept=1`. If it does not go on, a readiness probe keeps requests away until it is ready{}",
+                at.port(),
+                if about.reason.is_empty() {
+                    "; of TCP, `nstat -az 'TcpExtTCPMD5*'` there tells whether signatures are refused: give both ends the same key, or none"
+                } else {
+                    ""
+                }
             )
         }
     }
