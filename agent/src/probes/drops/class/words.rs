@@ -337,7 +337,7 @@ fn memory(about: &About<'_>) -> &'static str {
 fn tcp_state(about: &About<'_>) -> &'static str {
     match about.reason {
         "TCP_ZEROWINDOW" | "TCP_OVERWINDOW" => {
-            "it is more than the receiving socket has room for: its program reads too slowly, or the sender sends more than it may"
+            "it is more than the receiving socket has room for: its program reads too slowly, all memory of TCP was used, or the sender sends more than it may"
         }
         "TCP_MD5NOTFOUND" | "TCP_AONOTFOUND" => {
             "it has no TCP signature (MD5 or AO, as BGP uses them), and the receiver has a key for its sender"

@@ -115,7 +115,7 @@ impl Class {
             }
             Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
             Self::TcpState if matches!(about.reason, "TCP_ZEROWINDOW" | "TCP_OVERWINDOW") => about.there(
-                "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF)",
+                "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF); if `cat /proc/net/sockstat` on the node shows that TCP uses more (mem, in pages) than `sysctl net.ipv4.tcp_mem` allows, raise that",
             ),
             Self::TcpState if is_signed(about.reason) => about.there(
                 "give both ends the same key (of BGP: its password), or none; `nstat -az 'TcpExtTCPMD5*' 'TcpExtTCPAO*'` there counts each cause",
