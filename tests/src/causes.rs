@@ -34,6 +34,7 @@ mod pushes;
 mod queues;
 mod quiet;
 mod routes;
+mod shared;
 mod size;
 mod sockets;
 mod tables;
