@@ -35,6 +35,7 @@ mod queues;
 mod quiet;
 mod routes;
 mod shared;
+mod signatures;
 mod size;
 mod sockets;
 mod tables;

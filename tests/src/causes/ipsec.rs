@@ -52,7 +52,7 @@ fn encrypted_with(also: &str) -> Option<Scene> {
 
 /// Has both ends encrypt what goes from the pods of the one to 10.97.5.0/24 behind the other, and back.
 fn protect(ends: [&Netns; 2], addresses: [&str; 2], also: &str) {
-    let nets = ["10.97.1.0/24", "10.97.5.0/24"];
+    let networks = ["10.97.1.0/24", "10.97.5.0/24"];
     for own in [0, 1] {
         let (netns, other) = (ends[own], 1 - own);
         for (from, spi) in [(0, 1), (1, 2)] {
@@ -66,8 +66,8 @@ fn protect(ends: [&Netns; 2], addresses: [&str; 2], also: &str) {
              xfrm policy add src {other_net} dst {own_net} dir in {there}\n\
              xfrm policy add src {other_net} dst {own_net} dir fwd {there}\n",
             tunnel(own, other),
-            own_net = nets[own],
-            other_net = nets[other],
+            own_net = networks[own],
+            other_net = networks[other],
             there = tunnel(other, own)
         ));
     }
