@@ -1,14 +1,14 @@
 //! Tables of the kernel that are full.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 
 use nix::sys::signal::Signal;
 
 use crate::harness::netns::Netns;
 use crate::harness::until;
 
-use super::{EXT4, Scene, apply, fix, has_module, is_guest};
+use super::{EXT4, EXT6, Scene, apply, fix, has_module, is_guest};
 
 /// A number of the kernel's, for all namespaces, that is put back at the end.
 pub(super) struct Setting {
@@ -35,16 +35,30 @@ impl Drop for Setting {
     }
 }
 
-fn neighbours(name: &str) -> &'static str {
-    match name {
-        "thresh1" => "/proc/sys/net/ipv4/neigh/default/gc_thresh1",
-        "thresh2" => "/proc/sys/net/ipv4/neigh/default/gc_thresh2",
-        _ => "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
-    }
-}
+const NEIGHBOURS: [&str; 3] = [
+    "/proc/sys/net/ipv4/neigh/default/gc_thresh1",
+    "/proc/sys/net/ipv4/neigh/default/gc_thresh2",
+    "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
+];
+
+const NEIGHBOURS_OF_IPV6: [&str; 3] = [
+    "/proc/sys/net/ipv6/neigh/default/gc_thresh1",
+    "/proc/sys/net/ipv6/neigh/default/gc_thresh2",
+    "/proc/sys/net/ipv6/neigh/default/gc_thresh3",
+];
 
 #[test]
 fn a_full_neighbour_table() {
+    full_of_neighbours("ipv4", NEIGHBOURS, "10.97.9.", EXT4);
+}
+
+#[test]
+fn a_full_neighbour_table_of_ipv6() {
+    full_of_neighbours("ipv6", NEIGHBOURS_OF_IPV6, "fd97:9::", EXT6);
+}
+
+/// Somebody on the node asks for all addresses of a net.
+fn full_of_neighbours(family: &str, limits: [&'static str; 3], net: &str, to: &str) {
     // Its limits are the machine's.
     if !is_guest() {
         return;
@@ -52,28 +66,30 @@ fn a_full_neighbour_table() {
     let scene = Scene::new();
     // The limits are the first namespace's, and so is who may read them.
     let trace = first_namespace(&scene);
-    let _limits = [
-        Setting::new(neighbours("thresh1"), "4"),
-        Setting::new(neighbours("thresh2"), "8"),
-        Setting::new(neighbours("thresh3"), "16"),
-    ];
+    let _limits = [Setting::new(limits[0], "4"), Setting::new(limits[1], "8"), Setting::new(limits[2], "16")];
     scene.host.inside(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let socket = UdpSocket::bind("[::]:0").unwrap();
         for last in 20..120 {
+            let neighbour: IpAddr = format!("{net}{last}").parse().unwrap();
+            let neighbour = match neighbour {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            };
             // Refused at once where the table is full.
-            let _ = socket.send_to(b"anybody?", format!("10.97.9.{last}:9"));
+            let _ = socket.send_to(b"anybody?", (neighbour, 9));
         }
     });
     let event = trace.expect_class("neighbour_table", |event| event["interface"] == "uplink");
     let message = event["message"].as_str().unwrap();
     assert!(
-        message.contains("the neighbour table is full: ") && message.contains(" of 16 (net.ipv4."),
+        message.contains("the neighbour table is full: ")
+            && message.contains(&format!(" of 16 (net.{family}.")),
         "{event:#}"
     );
     apply(&Netns::host(), &fix(&event));
-    assert_eq!(fs::read_to_string(neighbours("thresh3")).unwrap().trim(), "32");
+    assert_eq!(fs::read_to_string(limits[2]).unwrap().trim(), "32");
     // Room for as many again; those that nobody answers for go in some seconds.
-    assert!((0..5).any(|_| scene.is_answered(EXT4)), "cured");
+    assert!((0..5).any(|_| scene.is_answered(to)), "cured");
 }
 
 #[test]
