@@ -212,6 +212,37 @@ fn ipv6_that_is_off_on_a_device() {
     }
 }
 
+/// What a chaos test has left behind in a pod, whose queues are not looked at.
+#[test]
+fn a_network_emulator_in_a_pod() {
+    let scene = Scene::new();
+    let web = &scene.web.netns;
+    if !web.tries("tc", "qdisc add dev eth0 root netem loss 100%\n") {
+        assert!(!is_guest(), "a guest's kernel has netem");
+        return;
+    }
+    let trace = scene.trace("drops");
+    assert!(!scene.is_answered(EXT4));
+    let event = trace.expect_class("queue", |event| event["interface"] == "eth0");
+    assert_eq!([&event["harm"], &event["pod_name"]], ["harmful", "web-0"], "{event:#}");
+    let text = event["message"].as_str().unwrap();
+    assert!(
+        text.contains("a queue was full, or one that shapes (tbf) or emulates (netem) dropped it"),
+        "{event:#}"
+    );
+    let fix = fix(&event);
+    let told =
+        "`tc -s qdisc show dev eth0` tells which dropped it: take away an emulator that no test wants, ";
+    assert!(fix.starts_with(told) && fix.ends_with(" (in shop/web-0)"), "{fix}");
+    let shown = web.run("sh", &["-c", fix.split('`').nth(1).unwrap()]);
+    assert!(
+        shown.contains("netem") && shown.contains("(dropped ") && !shown.contains("(dropped 0,"),
+        "{shown}"
+    );
+    web.batch("tc", "qdisc del dev eth0 root\n");
+    assert!(scene.is_answered(EXT4), "cured");
+}
+
 /// What a chaos test has left behind.
 #[test]
 fn a_network_emulator_that_loses_packets() {

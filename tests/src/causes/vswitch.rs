@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::harness::ovs::Bridge;
+use crate::harness::until;
 
 use super::{Scene, fix, has_module};
 
@@ -64,4 +65,11 @@ fn what_open_vswitch_drops() {
         return;
     }
     expect("policy", "a flow of Open vSwitch drops it", "`ovs-dpctl dump-flows` shows the flow");
+
+    bridge.connect_at_most(1, 2, 1);
+    // By then it has let one pass.
+    until("more than it lets pass", || (!scene.is_answered(BEHIND)).then_some(()));
+    expect("policy", "a meter of Open vSwitch lets no more pass", "see whether its rate is what is meant");
+    bridge.connect_at_most(1, 2, 1000);
+    assert!((0..10).all(|_| scene.is_answered(BEHIND)), "cured by a higher rate");
 }

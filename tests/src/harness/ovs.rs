@@ -31,6 +31,15 @@ const KEY_ETHERNET: u16 = 4;
 const KEY_ETHERTYPE: u16 = 6;
 const KEY_IPV4: u16 = 7;
 const ACTION_OUTPUT: u16 = 1;
+const ACTION_METER: u16 = 19;
+const METER_SET: u8 = 2;
+const METER_ID: u16 = 1;
+const METER_BANDS: u16 = 4;
+const BAND: u16 = 1;
+const BAND_TYPE: u16 = 1;
+const BAND_RATE: u16 = 2;
+const BAND_BURST: u16 = 3;
+const BAND_TYPE_DROP: u32 = 1;
 
 /// See the module. It goes with its namespace.
 pub(crate) struct Bridge {
@@ -71,6 +80,16 @@ impl Bridge {
         self.flow(NEW, from, &attribute(ACTION_OUTPUT, &to.to_ne_bytes()));
     }
 
+    /// The same, but from now on no more than so many packets a second.
+    pub(crate) fn connect_at_most(&self, from: u32, to: u32, rate: u32) {
+        const METER: u32 = 7;
+        let word = |kind, value: u32| attribute(kind, &value.to_ne_bytes());
+        let band = [word(BAND_TYPE, BAND_TYPE_DROP), word(BAND_RATE, rate), word(BAND_BURST, rate)].concat();
+        let meter = [word(METER_ID, METER), attribute(METER_BANDS, &attribute(BAND, &band))];
+        self.ask("ovs_meter", METER_SET, &meter.concat());
+        self.flow(FLOW_SET, from, &[word(ACTION_METER, METER), word(ACTION_OUTPUT, to)].concat());
+    }
+
     /// It is dropped from now on.
     pub(crate) fn refuse(&self, from: u32) {
         self.flow(FLOW_SET, from, &[]);
@@ -100,7 +119,11 @@ impl Bridge {
         let id = self.family(family).expect("a family of Open vSwitch");
         let version = if family == "ovs_datapath" { 2 } else { 1 };
         let body = [&[command, version, 0, 0][..], &self.index.to_ne_bytes(), attributes].concat();
-        let answer = self.call(id, &body);
+        let mut answer = self.call(id, &body);
+        // What it tells comes before the acknowledgement.
+        while kind_of(&answer) != NLMSG_ERROR {
+            answer = self.answer();
+        }
         let error = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
         assert_eq!(error, 0, "{family} {command}: {}", std::io::Error::from_raw_os_error(-error));
     }
@@ -109,8 +132,7 @@ impl Bridge {
     fn family(&self, name: &str) -> Option<u16> {
         let name = attribute(CTRL_ATTR_FAMILY_NAME, format!("{name}\0").as_bytes());
         let answer = self.call(GENL_ID_CTRL, &[&[CTRL_CMD_GETFAMILY, 1, 0, 0][..], &name].concat());
-        let kind = u16::from_ne_bytes(answer[4..6].try_into().unwrap());
-        if kind == NLMSG_ERROR {
+        if kind_of(&answer) == NLMSG_ERROR {
             return None;
         }
         let mut rest = &answer[20..];
@@ -149,6 +171,10 @@ impl Bridge {
         answer.truncate(length);
         answer
     }
+}
+
+fn kind_of(message: &[u8]) -> u16 {
+    u16::from_ne_bytes([message[4], message[5]])
 }
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
