@@ -348,9 +348,6 @@ fn tcp_state(about: &About<'_>) -> &'static str {
         reason if is_signed(reason) => {
             "its TCP signature (MD5 or AO, as BGP uses them) is wrong, as where the keys of both ends differ"
         }
-        "" => {
-            "TCP did not expect it in the connection's state, or had no room for it: its socket's buffer was full, or all memory of TCP was used"
-        }
         _ => "TCP did not expect it in the connection's state",
     }
 }

@@ -163,6 +163,9 @@ fn told() -> Vec<String> {
             About { device: None, frame: 1515, ..about },
         ));
     }
+    let evidence = listens("0.0.0.0:8080", "10.244.1.10");
+    let named = About { reason: "NO_SOCKET", evidence: Some(&evidence), ..ON_ETH7 };
+    told.push(case(Class::NoSocket, "not ready, by its reason", named));
     told.extend(at_homes());
     told
 }

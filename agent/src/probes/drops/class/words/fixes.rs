@@ -115,13 +115,10 @@ impl Class {
             }
             Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
             Self::TcpState if matches!(about.reason, "TCP_ZEROWINDOW" | "TCP_OVERWINDOW") => about.there(
-                "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF); if `cat /proc/net/sockstat` on the node shows that TCP uses more (mem, in pages) than `sysctl net.ipv4.tcp_mem` allows, raise that",
+                "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF); if `cat /proc/net/sockstat` on the node shows that TCP uses about as much (mem, in pages) as `sysctl net.ipv4.tcp_mem` allows, or more, raise that",
             ),
             Self::TcpState if is_signed(about.reason) => about.there(
                 "give both ends the same key (of BGP: its password), or none; `nstat -az 'TcpExtTCPMD5*' 'TcpExtTCPAO*'` there counts each cause",
-            ),
-            Self::TcpState if about.reason.is_empty() => about.there(
-                "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`; whether its program reads too slowly: `ss -tm`; or whether TCP uses more memory than it may: `cat /proc/net/sockstat` (mem, in pages) beside `sysctl net.ipv4.tcp_mem`, on the node",
             ),
             Self::TcpState => about.there(
                 "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`",
@@ -303,7 +300,7 @@ fn queue(about: &About<'_>) -> Cow<'static, str> {
     match about.reason {
         "CPU_BACKLOG" => "raise `net.core.netdev_max_backlog` on the node, or spread receiving over more processors (RPS)".into(),
         "SOCKET_RCVBUFF" => SLOW_READER.into(),
-        UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, {SOCKET_FILTER}; or give UDP more memory, if `cat /proc/net/sockstat` on the node shows more (mem, in pages) than `sysctl net.ipv4.udp_mem` allows").into(),
+        UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, {SOCKET_FILTER}; if `cat /proc/net/sockstat` on the node shows that UDP uses about as much (mem, in pages) as `sysctl net.ipv4.udp_mem` allows, or more, raise that").into(),
         "SOCKET_BACKLOG" => about.there("see whether the program reads too slowly, or its buffer cannot grow: the third number of `net.ipv4.tcp_rmem` bounds it, or its SO_RCVBUF if it sets one"),
         "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
         "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
