@@ -28,6 +28,7 @@ mod device;
 mod fragments;
 mod ipsec;
 mod listeners;
+mod memory;
 mod modules;
 mod netfilter;
 mod pushes;

@@ -130,7 +130,7 @@ fn sees_messages(lab: &Lab) -> bool {
 }
 
 /// Whether this kernel says where a veth keeps its other end: modules of 5.10 have no types.
-fn knows_veth() -> bool {
+pub(crate) fn knows_veth() -> bool {
     let btf = std::path::Path::new("/sys/kernel/btf/veth");
     btf.exists() || !std::path::Path::new("/sys/module/veth/holders").exists()
 }

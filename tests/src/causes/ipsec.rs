@@ -130,7 +130,7 @@ fn a_hop_below_what_is_encrypted_in_udp() {
 /// The hop quotes this of the packet's payload, whose headers and so on add so many bytes.
 fn hop_below(name: &str, also: &str, quoted: &[u8], adds: u64) {
     let Some(scene) = encrypted_with(also) else { return };
-    let _sockets = takers([(&scene.host, "10.97.9.1"), (&scene.ext, "10.97.9.2")]);
+    let _takers = [taker(&scene.host, "10.97.9.1"), taker(&scene.ext, "10.97.9.2")];
     let [hop, own, peer] = [9, 1, 2].map(|last| Ipv4Addr::new(10, 97, 9, last));
     scene.ext.ip("addr add 10.97.9.9/24 dev eth0\n");
     scene.ext.batch("nft", &frees_esp_from(1400));
@@ -197,13 +197,11 @@ fn a_black_hole_behind_a_policy() {
     server.read_exact(&mut [0; 3000]).unwrap();
 }
 
-/// Sockets as the key exchange's program has them, by which the kernel takes what is ESP in UDP.
-fn takers(ends: [(&Netns, &str); 2]) -> [UdpSocket; 2] {
-    ends.map(|(netns, address)| {
-        let socket = netns.inside(|| UdpSocket::bind((address, 4500)).unwrap());
-        set(&socket, libc::IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP);
-        socket
-    })
+/// A socket as the key exchange's program has it, by which the kernel takes what is ESP in UDP.
+fn taker(netns: &Netns, address: &str) -> UdpSocket {
+    let socket = netns.inside(|| UdpSocket::bind((address, 4500)).unwrap());
+    set(&socket, libc::IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP);
+    socket
 }
 
 /// ESP in UDP, as behind a NAT: its other end is behind a hop that takes less, and who is inside cannot be seen on the way.
@@ -218,7 +216,7 @@ fn what_is_encrypted_in_udp_on_its_way() {
     protect([&scene.host, &far], addresses, IN_UDP);
     scene.host.ip("route add 10.97.5.0/24 via 10.97.9.2\n");
     far.ip("addr add 10.97.5.2/32 dev lo\n");
-    let _sockets = takers([(&scene.host, addresses[0]), (&far, addresses[1])]);
+    let (_near, other) = (taker(&scene.host, addresses[0]), taker(&far, addresses[1]));
     scene.answer(far.inside(|| UdpSocket::bind("10.97.5.2:7").unwrap()));
     assert!(scene.is_answered("10.97.5.2:7"), "both have their keys");
 
@@ -233,6 +231,26 @@ fn what_is_encrypted_in_udp_on_its_way() {
     );
     refuses.mend(&lost);
     assert!(scene.is_answered("10.97.5.2:7"), "cured");
+
+    // The other end has no key, and then nobody who takes it.
+    let lost_there = |class: &str| {
+        assert!(!scene.is_answered("10.97.5.2:7"));
+        drops.expect_class(class, |line| line["tunnel"] == "ESP in UDP" && line["netns"] == far.inode())
+    };
+    far.ip("xfrm state deleteall src 10.97.9.1\n");
+    let lost = lost_there("policy");
+    assert!(
+        lost["message"].as_str().unwrap().contains("IPsec has no state (SPI and key) for it"),
+        "{lost:#}"
+    );
+    assert!(fix(&lost).starts_with("give both ends the same state (`ip xfrm state`;"), "{lost:#}");
+    far.ip(&state(addresses[0], addresses[1], 1, IN_UDP));
+    assert!(scene.is_answered("10.97.5.2:7"), "cured by its key");
+    drop(other);
+    let lost = lost_there("no_socket");
+    assert!(fix(&lost).starts_with("start what should listen there, "), "{lost:#}");
+    let _other = taker(&far, addresses[1]);
+    assert!(scene.is_answered("10.97.5.2:7"), "cured by who takes it");
     drop(drops);
 
     let mut trace = scene.trace("mtu");

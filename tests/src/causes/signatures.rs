@@ -50,19 +50,19 @@ fn sign(socket: &impl AsFd, peer: &str, key: &str) -> bool {
     status == 0
 }
 
-/// A server of `ext` with this key for `web`.
+/// A server of `web` with this key for `ext`.
 fn listen(scene: &Scene, port: u16, key: Option<&str>) -> Option<TcpListener> {
-    let listener = scene.ext.inside(|| TcpListener::bind(("10.97.9.2", port)).unwrap());
-    key.is_none_or(|key| sign(&listener, "10.97.1.2", key)).then_some(listener)
+    let listener = scene.web.netns.inside(|| TcpListener::bind(("10.97.1.2", port)).unwrap());
+    key.is_none_or(|key| sign(&listener, "10.97.9.2", key)).then_some(listener)
 }
 
-/// Whether `web` gets a connection there with this key.
+/// Whether `ext` gets a connection there with this key.
 fn connects(scene: &Scene, port: u16, key: Option<&str>) -> bool {
-    let to: SocketAddr = ([10, 97, 9, 2], port).into();
-    scene.web.netns.inside(|| {
+    let to: SocketAddr = ([10, 97, 1, 2], port).into();
+    scene.ext.inside(|| {
         let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
         setsockopt(&client, sockopt::SendTimeout, &TimeVal::seconds(1)).unwrap();
-        assert!(key.is_none_or(|key| sign(&client, "10.97.9.2", key)));
+        assert!(key.is_none_or(|key| sign(&client, "10.97.1.2", key)));
         connect(client.as_raw_fd(), &SockaddrStorage::from(to)).is_ok()
     })
 }
@@ -105,7 +105,7 @@ fn keys_of_tcp_that_are_not_the_same() {
             let fix = fix(&lost);
             fix.split('`').find(|text| text.starts_with("nstat")).unwrap().to_owned()
         };
-        let shown = scene.ext.run("sh", &["-c", &command]);
+        let shown = scene.web.netns.run("sh", &["-c", &command]);
         let counted = shown.lines().find(|line| line.starts_with(&format!("TcpExt{counter} "))).unwrap();
         assert_ne!(counted.split_whitespace().nth(1), Some("0"), "{shown}");
         drop(listener);
