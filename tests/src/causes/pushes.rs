@@ -32,7 +32,7 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
         let push = || {
             let (mut client, server) = connect();
             client.set_nonblocking(true).unwrap();
-            let _ = client.write(&[7; 200_000]);
+            let _ = client.write(&vec![7; 200_000]);
             (client, server)
         };
         let judged = |finding: &'static str| {

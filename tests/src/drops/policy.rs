@@ -65,7 +65,7 @@ fn iptables_in_the_input_chain() {
     watch.expect(3, &to_port(7003), &want);
 }
 
-/// A classic BPF program that says TC_ACT_SHOT to all IPv4: kernels without act_gact have this, too.
+/// A classic BPF program that says `TC_ACT_SHOT` to all IPv4: kernels without `act_gact` have this, too.
 fn shoots(netns: &Netns, way: &str) -> Meanwhile {
     netns.meanwhile(
         "tc",
