@@ -40,6 +40,8 @@ mod stalls;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]
+mod sums;
+#[cfg(test)]
 mod typos;
 #[cfg(test)]
 mod usage;

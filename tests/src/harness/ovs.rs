@@ -30,6 +30,7 @@ const KEY_IN_PORT: u16 = 3;
 const KEY_ETHERNET: u16 = 4;
 const KEY_ETHERTYPE: u16 = 6;
 const KEY_IPV4: u16 = 7;
+const KEY_IPV6: u16 = 8;
 const ACTION_OUTPUT: u16 = 1;
 const ACTION_METER: u16 = 19;
 const METER_SET: u8 = 2;
@@ -40,6 +41,16 @@ const BAND_TYPE: u16 = 1;
 const BAND_RATE: u16 = 2;
 const BAND_BURST: u16 = 3;
 const BAND_TYPE_DROP: u32 = 1;
+
+/// What a flow says of a packet's header.
+struct Family {
+    ethertype: u16,
+    key: u16,
+    fields: &'static [u8],
+}
+
+const IPV4: Family = Family { ethertype: 0x0800, key: KEY_IPV4, fields: &[0; 12] };
+const IPV6: Family = Family { ethertype: 0x86dd, key: KEY_IPV6, fields: &[0; 40] };
 
 /// See the module. It goes with its namespace.
 pub(crate) struct Bridge {
@@ -77,7 +88,7 @@ impl Bridge {
 
     /// What comes in by `from` with IPv4 goes out by `to`.
     pub(crate) fn connect(&self, from: u32, to: u32) {
-        self.flow(NEW, from, &attribute(ACTION_OUTPUT, &to.to_ne_bytes()));
+        self.flow(NEW, from, &IPV4, &attribute(ACTION_OUTPUT, &to.to_ne_bytes()));
     }
 
     /// The same, but from now on no more than so many packets a second.
@@ -87,27 +98,32 @@ impl Bridge {
         let band = [word(BAND_TYPE, BAND_TYPE_DROP), word(BAND_RATE, rate), word(BAND_BURST, rate)].concat();
         let meter = [word(METER_ID, METER), attribute(METER_BANDS, &attribute(BAND, &band))];
         self.ask("ovs_meter", METER_SET, &meter.concat());
-        self.flow(FLOW_SET, from, &[word(ACTION_METER, METER), word(ACTION_OUTPUT, to)].concat());
+        self.flow(FLOW_SET, from, &IPV4, &[word(ACTION_METER, METER), word(ACTION_OUTPUT, to)].concat());
     }
 
-    /// It is dropped from now on.
+    /// The same of IPv6.
+    pub(crate) fn connect_ipv6(&self, from: u32, to: u32) {
+        self.flow(NEW, from, &IPV6, &attribute(ACTION_OUTPUT, &to.to_ne_bytes()));
+    }
+
+    /// What comes with IPv4 is dropped from now on.
     pub(crate) fn refuse(&self, from: u32) {
-        self.flow(FLOW_SET, from, &[]);
+        self.flow(FLOW_SET, from, &IPV4, &[]);
     }
 
-    fn flow(&self, command: u8, from: u32, actions: &[u8]) {
+    fn flow(&self, command: u8, from: u32, family: &Family, actions: &[u8]) {
         // Of addresses and the rest of the header nothing is looked at: their masks are zero.
         let fields = |port: u32, ethertype: u16| {
             [
                 attribute(KEY_IN_PORT, &port.to_ne_bytes()),
                 attribute(KEY_ETHERNET, &[0; 12]),
                 attribute(KEY_ETHERTYPE, &ethertype.to_be_bytes()),
-                attribute(KEY_IPV4, &[0; 12]),
+                attribute(family.key, family.fields),
             ]
             .concat()
         };
         let flow = [
-            attribute(FLOW_KEY, &fields(from, 0x0800)),
+            attribute(FLOW_KEY, &fields(from, family.ethertype)),
             attribute(FLOW_MASK, &fields(u32::MAX, 0xffff)),
             attribute(FLOW_ACTIONS, actions),
         ];

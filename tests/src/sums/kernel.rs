@@ -1,0 +1,78 @@
+//! What the kernel itself counts of a network namespace: as `nstat` names it, and of each device.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::harness::netns::Netns;
+
+/// All counters of some namespaces, added up by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters(BTreeMap<String, u64>);
+
+impl Counters {
+    /// Of these namespaces.
+    pub(super) fn of(all: &[&Netns]) -> Self {
+        let mut sums = Self::default();
+        for netns in all {
+            let files = ["snmp", "netstat", "snmp6", "dev"];
+            // A file of `/proc/net` is of the thread that reads it.
+            let [snmp, netstat, snmp6, dev] = netns.inside(|| {
+                files.map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+            });
+            sums.add_tables(&snmp);
+            sums.add_tables(&netstat);
+            sums.add_columns(&snmp6);
+            sums.add_devices(&dev);
+        }
+        sums
+    }
+
+    fn add(&mut self, name: String, value: &str) {
+        // Some are no counters and may be negative.
+        if let Ok(value) = value.parse::<u64>() {
+            *self.0.entry(name).or_default() += value;
+        }
+    }
+
+    /// `Ip: InReceives ..`, and below it `Ip: 7 ..`.
+    fn add_tables(&mut self, text: &str) {
+        let rows: Vec<&str> = text.lines().collect();
+        for pair in rows.chunks(2) {
+            let [(table, names), (_, values)] = [pair[0], pair[1]].map(|row| row.split_once(':').unwrap());
+            for (name, value) in names.split_whitespace().zip(values.split_whitespace()) {
+                self.add(format!("{table}{name}"), value);
+            }
+        }
+    }
+
+    /// `Ip6InReceives 7`.
+    fn add_columns(&mut self, text: &str) {
+        for row in text.lines() {
+            let (name, value) = row.split_once(char::is_whitespace).unwrap();
+            self.add(name.to_owned(), value.trim());
+        }
+    }
+
+    /// `eth0: ..`, eight numbers of what came and eight of what was sent.
+    fn add_devices(&mut self, text: &str) {
+        for row in text.lines().skip(2) {
+            let (device, numbers) = row.split_once(':').unwrap();
+            let numbers: Vec<&str> = numbers.split_whitespace().collect();
+            for (name, at) in [("rx_dropped", 3), ("tx_errors", 10), ("tx_aborted", 14)] {
+                self.add(format!("{} {name}", device.trim()), numbers[at]);
+            }
+        }
+    }
+
+    /// By how much these have grown since `before`, added up. What the kernel has not counted yet has no row.
+    pub(super) fn since(&self, before: &Self, names: &[&str]) -> u64 {
+        let of = |counters: &Self, name: &str| counters.0.get(name).copied().unwrap_or(0);
+        names.iter().map(|name| of(self, name) - of(before, name)).sum()
+    }
+
+    /// All that has grown, for a person.
+    pub(super) fn grown(&self, before: &Self) -> String {
+        let words = self.0.keys().map(|name| (name, self.since(before, &[name])));
+        words.filter(|(_, by)| *by > 0).map(|(name, by)| format!("{name} {by}, ")).collect()
+    }
+}

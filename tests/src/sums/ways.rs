@@ -1,0 +1,392 @@
+//! The kinds of topology: who sends, and what is between the node and the tip.
+
+use crate::harness::netns::Netns;
+
+use super::scene::Scene;
+
+/// One row of the table.
+pub(super) struct Way {
+    pub(super) name: &'static str,
+    /// What the kernel needs for it.
+    pub(super) modules: &'static [&'static str],
+    /// IP versions that go this way.
+    pub(super) families: &'static [u8],
+    /// Whose pod sends: the third number of its address.
+    pub(super) from: u8,
+    between: Between,
+}
+
+/// What is between the node and the tip.
+enum Between {
+    /// The hop alone.
+    Hop,
+    /// The hop, and NAT to a service's address at the node.
+    Nat,
+    /// A tunnel over the hop.
+    Tunnel(Tunnel),
+    /// The same, where the ends have keys that `wg` sets.
+    WireGuard,
+}
+
+/// Both ends alike: LOCAL and REMOTE stand for their addresses, OWN and OTHER for the networks behind them.
+struct Tunnel {
+    /// IP version of what carries it.
+    over: u8,
+    /// The rest of `ip link add tun0`; empty where no device shows that there is one.
+    link: &'static str,
+    /// Lines of `ip` before and after that.
+    before: &'static str,
+    after: &'static str,
+    /// Takes away what does not go with the device.
+    undo: &'static str,
+}
+
+const PLAIN: Tunnel = Tunnel { over: 4, link: "", before: "", after: "", undo: "" };
+
+const BOTH: &[u8] = &[4, 6];
+
+const fn routed(name: &'static str, modules: &'static [&'static str], from: u8) -> Way {
+    Way { name, modules, families: BOTH, from, between: Between::Hop }
+}
+
+const fn tunnel(
+    name: &'static str,
+    modules: &'static [&'static str],
+    families: &'static [u8],
+    tunnel: Tunnel,
+) -> Way {
+    Way { name, modules, families, from: 1, between: Between::Tunnel(tunnel) }
+}
+
+/// A state for each direction, and policies by which they are used.
+macro_rules! ipsec {
+    ($chosen:literal, $own:literal, $other:literal) => {
+        concat!(
+            "xfrm state add src LOCAL dst REMOTE proto esp spi 7 mode tunnel ",
+            $chosen,
+            " aead rfc4106(gcm(aes)) 0x000102030405060708090a0b0c0d0e0f10111213 128\n\
+             xfrm state add src REMOTE dst LOCAL proto esp spi 7 mode tunnel ",
+            $chosen,
+            " aead rfc4106(gcm(aes)) 0x000102030405060708090a0b0c0d0e0f10111213 128\n\
+             xfrm policy add src ",
+            $own,
+            " dst ",
+            $other,
+            " dir out ",
+            $chosen,
+            " tmpl src LOCAL dst REMOTE proto esp mode tunnel\n\
+             xfrm policy add src ",
+            $other,
+            " dst ",
+            $own,
+            " dir in ",
+            $chosen,
+            " tmpl src REMOTE dst LOCAL proto esp mode tunnel\n\
+             xfrm policy add src ",
+            $other,
+            " dst ",
+            $own,
+            " dir fwd ",
+            $chosen,
+            " tmpl src REMOTE dst LOCAL proto esp mode tunnel\n"
+        )
+    };
+}
+
+const NO_IPSEC: &str = "xfrm state flush\nxfrm policy flush\n";
+
+/// All of them.
+pub(super) const WAYS: &[Way] = &[
+    routed("a routed hop", &[], 1),
+    routed("a bridge", &[], 2),
+    routed("macvlan", &["dummy", "macvlan"], 3),
+    routed("ipvlan", &["dummy", "ipvlan"], 4),
+    routed("Open vSwitch", &["openvswitch"], 5),
+    routed("a veth whose ends differ", &[], 6),
+    routed("VRF", &["vrf"], 0),
+    Way {
+        name: "NAT",
+        modules: &["nf_tables", "nft_chain_nat"],
+        families: BOTH,
+        from: 1,
+        between: Between::Nat,
+    },
+    tunnel(
+        "vxlan",
+        &["vxlan"],
+        BOTH,
+        Tunnel { link: "type vxlan id 7 local LOCAL remote REMOTE dstport 4789 df set", ..PLAIN },
+    ),
+    tunnel(
+        "vxlan by IPv6",
+        &["vxlan"],
+        BOTH,
+        Tunnel { over: 6, link: "type vxlan id 7 local LOCAL remote REMOTE dstport 4789", ..PLAIN },
+    ),
+    tunnel("geneve", &["geneve"], BOTH, Tunnel { link: "type geneve id 7 remote REMOTE df set", ..PLAIN }),
+    tunnel(
+        "geneve by IPv6",
+        &["geneve"],
+        BOTH,
+        Tunnel { over: 6, link: "type geneve id 7 remote REMOTE", ..PLAIN },
+    ),
+    tunnel("ipip", &["ipip"], &[4], Tunnel { link: "type ipip local LOCAL remote REMOTE ttl 64", ..PLAIN }),
+    tunnel("sit", &["sit"], &[6], Tunnel { link: "type sit local LOCAL remote REMOTE ttl 64", ..PLAIN }),
+    tunnel(
+        "ip6tnl",
+        &["ip6_tunnel"],
+        BOTH,
+        Tunnel { over: 6, link: "type ip6tnl mode any local LOCAL remote REMOTE encaplimit none", ..PLAIN },
+    ),
+    tunnel("gre", &["ip_gre"], BOTH, Tunnel { link: "type gre local LOCAL remote REMOTE ttl 64", ..PLAIN }),
+    tunnel(
+        "gretap",
+        &["ip_gre"],
+        BOTH,
+        Tunnel { link: "type gretap local LOCAL remote REMOTE ttl 64", ..PLAIN },
+    ),
+    tunnel(
+        "ip6gre",
+        &["ip6_gre"],
+        BOTH,
+        Tunnel { over: 6, link: "type ip6gre local LOCAL remote REMOTE encaplimit none", ..PLAIN },
+    ),
+    tunnel(
+        "FOU",
+        &["fou", "ipip"],
+        &[4],
+        Tunnel {
+            before: "fou add port 5563 ipproto 4\n",
+            link: "type ipip local LOCAL remote REMOTE ttl 64 encap fou encap-sport auto encap-dport 5563",
+            undo: "fou del port 5563\n",
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "FOU of IPv6",
+        &["fou", "sit"],
+        &[6],
+        Tunnel {
+            before: "fou add port 5564 ipproto 41\n",
+            link: "type sit local LOCAL remote REMOTE ttl 64 encap fou encap-sport auto encap-dport 5564",
+            undo: "fou del port 5564\n",
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "FOU by IPv6",
+        &["fou", "fou6", "ip6_tunnel"],
+        &[6],
+        Tunnel {
+            over: 6,
+            before: "fou add port 5565 ipproto 41 -6\n",
+            link: "type ip6tnl mode ip6ip6 local LOCAL remote REMOTE encaplimit none encap fou encap-sport auto encap-dport 5565",
+            undo: "fou del port 5565 -6\n",
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "GUE",
+        &["fou", "ipip"],
+        &[4],
+        Tunnel {
+            before: "fou add port 5566 gue\n",
+            link: "type ipip local LOCAL remote REMOTE ttl 64 encap gue encap-sport auto encap-dport 5566",
+            undo: "fou del port 5566\n",
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "GUE of IPv6",
+        &["fou", "sit"],
+        &[6],
+        Tunnel {
+            before: "fou add port 5567 gue\n",
+            link: "type sit local LOCAL remote REMOTE ttl 64 encap gue encap-sport auto encap-dport 5567",
+            undo: "fou del port 5567\n",
+            ..PLAIN
+        },
+    ),
+    Way { name: "WireGuard", modules: &["wireguard"], families: BOTH, from: 1, between: Between::WireGuard },
+    tunnel(
+        "an IPsec policy",
+        &["esp4", "xfrm_user"],
+        &[4],
+        Tunnel { after: ipsec!("", "OWN", "OTHER"), undo: NO_IPSEC, ..PLAIN },
+    ),
+    tunnel(
+        "an IPsec policy of IPv6",
+        &["esp6", "xfrm_user"],
+        &[6],
+        Tunnel { over: 6, after: ipsec!("", "OWN", "OTHER"), undo: NO_IPSEC, ..PLAIN },
+    ),
+    tunnel(
+        "vti",
+        &["ip_vti", "esp4", "xfrm_user"],
+        &[4],
+        Tunnel {
+            link: "type vti local LOCAL remote REMOTE key 7",
+            after: ipsec!("mark 7", "0.0.0.0/0", "0.0.0.0/0"),
+            undo: NO_IPSEC,
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "vti6",
+        &["ip6_vti", "esp6", "xfrm_user"],
+        &[6],
+        Tunnel {
+            over: 6,
+            link: "type vti6 local LOCAL remote REMOTE key 7",
+            after: ipsec!("mark 7", "::/0", "::/0"),
+            undo: NO_IPSEC,
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "an xfrm device",
+        &["xfrm_interface", "esp4", "xfrm_user"],
+        &[4],
+        Tunnel {
+            link: "type xfrm dev lo if_id 7",
+            after: ipsec!("if_id 7", "0.0.0.0/0", "0.0.0.0/0"),
+            undo: NO_IPSEC,
+            ..PLAIN
+        },
+    ),
+    tunnel(
+        "an xfrm device of IPv6",
+        &["xfrm_interface", "esp6", "xfrm_user"],
+        &[6],
+        Tunnel {
+            over: 6,
+            link: "type xfrm dev lo if_id 7",
+            after: ipsec!("if_id 7", "::/0", "::/0"),
+            undo: NO_IPSEC,
+            ..PLAIN
+        },
+    ),
+];
+
+/// The tunnel's ends in both families: the node's and the tip's.
+const ENDS: [[&str; 2]; 2] = [["10.96.7.1", "10.96.8.2"], ["fd96:7::1", "fd96:8::2"]];
+
+impl Way {
+    /// Makes it.
+    pub(super) fn open(&self, scene: &Scene) {
+        let node = [&scene.node, &scene.tip.netns];
+        match &self.between {
+            Between::Hop => {}
+            Between::Nat => scene.node.batch("nft", NAT),
+            Between::Tunnel(tunnel) => {
+                for (own, netns) in node.into_iter().enumerate() {
+                    netns.ip(&tunnel.end(own, self.families));
+                    netns.ip(&far_side(own, self.families, !tunnel.link.is_empty()));
+                }
+            }
+            Between::WireGuard => {
+                for (own, netns) in node.into_iter().enumerate() {
+                    wireguard(netns, own);
+                    netns.ip(&far_side(own, self.families, true));
+                }
+            }
+        }
+    }
+
+    /// Takes it away.
+    pub(super) fn close(&self, scene: &Scene) {
+        let (device, undo) = match &self.between {
+            Between::Hop => ("", ""),
+            Between::Nat => {
+                scene.node.batch("nft", "delete table inet sums\n");
+                ("", "")
+            }
+            Between::Tunnel(tunnel) => ("link del tun0\n", tunnel.undo),
+            Between::WireGuard => ("link del tun0\n", ""),
+        };
+        let is_hidden = matches!(&self.between, Between::Tunnel(tunnel) if tunnel.link.is_empty());
+        scene
+            .tip
+            .netns
+            .ip(&format!("{}{undo}", if is_hidden { "addr flush dev lo scope global\n" } else { device }));
+        let route = if self.families == [4] { "route del 10.96.9.2\n" } else { "route del fd96:9::2\n" };
+        scene.node.ip(&format!("{}{undo}", if is_hidden { route } else { device }));
+        scene.node.ip(super::scene::ELSEWHERE_BY_HOP);
+    }
+
+    /// Whom the pod sends to: behind the hop, in the tunnel, or a service's address.
+    pub(super) fn target(&self) -> u8 {
+        match self.between {
+            Between::Hop => 8,
+            Between::Nat => 13,
+            Between::Tunnel(_) | Between::WireGuard => 9,
+        }
+    }
+
+    /// Whether packets with a wrong checksum get there: conntrack calls them INVALID, and NAT leaves them alone.
+    pub(super) fn takes_wrong_checksums(&self) -> bool {
+        !matches!(self.between, Between::Nat)
+    }
+}
+
+const NAT: &str = "add table inet sums\n\
+     add chain inet sums pre { type nat hook prerouting priority -100; }\n\
+     add rule inet sums pre ip daddr 10.96.13.2 dnat ip to 10.96.8.2\n\
+     add rule inet sums pre ip6 daddr fd96:d::2 dnat ip6 to fd96:8::2\n\
+     add chain inet sums post { type nat hook postrouting priority 100; }\n\
+     add rule inet sums post oifname \"out\" masquerade\n";
+
+impl Tunnel {
+    /// One of its ends: 0 is the node's.
+    fn end(&self, own: usize, families: &[u8]) -> String {
+        let [local, remote] = [own, 1 - own].map(|end| ENDS[usize::from(self.over == 6)][end]);
+        let networks =
+            if families == [6] { ["fd96:1::/64", "fd96:8::/29"] } else { ["10.96.1.0/24", "10.96.8.0/21"] };
+        let device = if self.link.is_empty() {
+            String::new()
+        } else {
+            format!("link add tun0 {}\nlink set tun0 mtu 1460 up\n", self.link)
+        };
+        let lines = format!("{}{device}{}", self.before, self.after);
+        let lines = lines.replace("LOCAL", local).replace("REMOTE", remote);
+        lines.replace("OWN", networks[own]).replace("OTHER", networks[1 - own])
+    }
+}
+
+/// The addresses in a tunnel, and the routes by it.
+fn far_side(own: usize, families: &[u8], has_device: bool) -> String {
+    let mut lines = String::new();
+    for family in families {
+        let [net, rest, flag] = if *family == 4 { ["10.96.", ".", ""] } else { ["fd96:", "::", " nodad"] };
+        let [here, other] = [own + 1, 2 - own].map(|last| format!("{net}9{rest}{last}"));
+        let [pods, elsewhere] =
+            if *family == 4 { ["10.96.1.0/24", "10.96.12.0/24"] } else { ["fd96:1::/64", "fd96:c::/64"] };
+        let behind = if own == 0 { elsewhere } else { pods };
+        lines += &match (has_device, own) {
+            (true, _) => format!(
+                "addr add {here}/{} dev tun0{flag}\nroute replace {behind} via {other} dev tun0\n",
+                if *family == 4 { 24 } else { 64 }
+            ),
+            // IPsec takes what goes by the hop; the tip's address in it is on no device.
+            (false, 0) => {
+                let hop = if *family == 4 { "10.96.7.2" } else { "fd96:7::2" };
+                format!("route add {net}9{rest}2 via {hop}\n")
+            }
+            (false, _) => format!("addr add {here}/{} dev lo\n", if *family == 4 { 32 } else { 128 }),
+        };
+    }
+    lines
+}
+
+/// One of its ends: any 32 bytes in base64 will do for a key.
+fn wireguard(netns: &Netns, own: usize) {
+    const KEYS: [&str; 2] =
+        ["AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=", "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ="];
+    netns.ip("link add tun0 type wireguard\n");
+    let public = netns.feed("wg", &["pubkey"], KEYS[1 - own]);
+    let endpoint = format!("{}:51827", ENDS[0][1 - own]);
+    let own_key = ["set", "tun0", "listen-port", "51827", "private-key", "/proc/self/fd/0"];
+    let peer = ["peer", public.trim(), "endpoint", &endpoint, "allowed-ips", "0.0.0.0/0,::/0"];
+    netns.feed("wg", &[&own_key[..], &peer].concat(), KEYS[own]);
+    netns.ip("link set tun0 mtu 1460 up\n");
+}
