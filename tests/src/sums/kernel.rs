@@ -5,24 +5,31 @@ use std::fs;
 
 use crate::harness::netns::Netns;
 
-/// All counters of some namespaces, added up by name.
+/// Counters by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Of these namespaces.
-    pub(super) fn of(all: &[&Netns]) -> Self {
+    /// Of this namespace.
+    pub(super) fn of(netns: &Netns) -> Self {
+        let files = ["snmp", "netstat", "snmp6", "dev"];
+        // A file of `/proc/net` is of the thread that reads it.
+        let [snmp, netstat, snmp6, dev] = netns.inside(|| {
+            files.map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+        });
+        let mut counters = Self::default();
+        counters.add_tables(&snmp);
+        counters.add_tables(&netstat);
+        counters.add_columns(&snmp6);
+        counters.add_devices(&dev);
+        counters
+    }
+
+    /// Of several together.
+    pub(super) fn sum(all: &[Self]) -> Self {
         let mut sums = Self::default();
-        for netns in all {
-            let files = ["snmp", "netstat", "snmp6", "dev"];
-            // A file of `/proc/net` is of the thread that reads it.
-            let [snmp, netstat, snmp6, dev] = netns.inside(|| {
-                files.map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
-            });
-            sums.add_tables(&snmp);
-            sums.add_tables(&netstat);
-            sums.add_columns(&snmp6);
-            sums.add_devices(&dev);
+        for (name, value) in all.iter().flat_map(|counters| &counters.0) {
+            *sums.0.entry(name.clone()).or_default() += value;
         }
         sums
     }
@@ -58,7 +65,7 @@ impl Counters {
         for row in text.lines().skip(2) {
             let (device, numbers) = row.split_once(':').unwrap();
             let numbers: Vec<&str> = numbers.split_whitespace().collect();
-            for (name, at) in [("rx_dropped", 3), ("tx_errors", 10), ("tx_aborted", 14)] {
+            for (name, at) in [("rx_dropped", 3), ("tx_errors", 10), ("tx_dropped", 11), ("tx_aborted", 14)] {
                 self.add(format!("{} {name}", device.trim()), numbers[at]);
             }
         }

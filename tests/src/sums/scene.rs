@@ -25,6 +25,9 @@ use super::ways::{WAYS, Way};
 /// Where the tip sends back what is short.
 pub(super) const ECHO: u16 = 7960;
 
+/// Name of the pod behind the hop.
+pub(super) const TIP: &str = "edge/sum-0";
+
 /// Routes to where nobody is, at the tip.
 pub(super) const ELSEWHERE_BY_HOP: &str =
     "route replace 10.96.12.0/24 via 10.96.7.2\nroute replace fd96:c::/64 via fd96:7::2\n";
@@ -79,8 +82,8 @@ impl Scene {
         let directories = Node::routing(&node);
         let start = |name: &str, netns: &Netns| Pod::start(&directories, name, netns);
         let pods: Vec<_> =
-            homes.into_iter().map(|(net, home)| (net, start(&format!("shop/sum{net}-0"), &home))).collect();
-        let tip = start("edge/sum-0", &tip);
+            homes.into_iter().map(|(way, home)| (way.from, start(&way.pod(), &home))).collect();
+        let tip = start(TIP, &tip);
         let agent = Running::start(&directories, &[]);
         assert_eq!(usize::try_from(agent.scrape().sum("r2c_pods", &[])), Ok(pods.len() + 1));
         let ends = Arc::default();
@@ -88,15 +91,18 @@ impl Scene {
         Self { node, pods, hop, tip, agent, ends, _directories: directories, _bridge: bridge }
     }
 
+    /// Whether this kernel lets the agent see messages at all; where it does not, the agent must have said so.
+    pub(super) fn sees_messages(&self) -> bool {
+        let hook = [("probe", "mtu"), ("hook", "__icmp_send"), ("rung", "none")];
+        let sees = self.agent.scrape().sum("r2c_hook_rung", &hook) == 0;
+        let said = self.agent.agent.stderr.text();
+        assert!(sees || said.contains("__icmp_send"), "it does not attach, and does not say so: {said}");
+        sees
+    }
+
     /// Whose packets go this way.
     pub(super) fn pod(&self, way: &Way) -> &Pod {
         &self.pods.iter().find(|(net, _)| *net == way.from).unwrap().1
-    }
-
-    /// All, of which any may count something.
-    pub(super) fn namespaces(&self) -> Vec<&Netns> {
-        let ends = [&self.node, &self.hop, &self.tip.netns];
-        self.pods.iter().map(|(_, pod)| &pod.netns).chain(ends).collect()
     }
 
     /// Waits for an answer, by which time what was sent before has come to its end, and what it was answered as well: the
@@ -113,23 +119,34 @@ impl Scene {
         });
     }
 
-    /// What the route caches have learned of one family's way would keep packets of the other from the hop.
-    pub(super) fn forget(&self) {
-        for netns in [&self.node, &self.tip.netns] {
-            for family in ["-4", "-6"] {
-                netns.run("ip", &[family, "route", "flush", "cache"]);
-            }
-        }
+    /// Does it while the hop has no route to the tip.
+    pub(super) fn while_the_hop_is_lost(&self, work: impl FnOnce()) {
+        self.hop.ip("route del 10.96.8.0/24 dev on\nroute del fd96:8::/64 dev on\n");
+        work();
+        self.hop.ip("route add 10.96.8.0/24 dev on src 10.96.8.1\nroute add fd96:8::/64 dev on\n");
     }
 
     /// What the kernel counts and what the agent does, at a time when nothing happens in between.
-    pub(super) fn counts(&self) -> (Counters, Scrape) {
+    pub(super) fn counts(&self, way: &Way) -> Counts {
+        let all = [&self.pod(way).netns, &self.node, &self.hop, &self.tip.netns];
         until("nothing is under way", || {
-            let now = Counters::of(&self.namespaces());
+            let [pod, node, hop, tip] = all.map(Counters::of);
             let scrape = self.agent.scrape();
-            (Counters::of(&self.namespaces()) == now).then_some((now, scrape))
+            let again = all.map(Counters::of);
+            let all = [&pod, &node, &hop, &tip].map(Clone::clone);
+            (again == all).then(|| Counts { pod, tip, all: Counters::sum(&all), scrape })
         })
     }
+}
+
+/// At one moment.
+pub(super) struct Counts {
+    /// What the kernel counts in the pod that sends, at the tip, and in all namespaces that its packets come to.
+    pub(super) pod: Counters,
+    pub(super) tip: Counters,
+    pub(super) all: Counters,
+    /// What the agent counts.
+    pub(super) scrape: Scrape,
 }
 
 impl Drop for Scene {
@@ -150,13 +167,13 @@ fn namespace() -> Netns {
     netns
 }
 
-/// The pods, each at the node in a way of its own, with the third number of its address.
-fn pods(node: &Netns) -> (Vec<(u8, Netns)>, Option<Bridge>) {
-    let mut pods = Vec::new();
+/// The pods, each at the node in a way of its own.
+fn pods(node: &Netns) -> (Vec<(&'static Way, Netns)>, Option<Bridge>) {
+    let mut pods: Vec<(&Way, Netns)> = Vec::new();
     let mut bridge = None;
     for way in WAYS {
         let (net, pod) = (way.from, namespace());
-        if pods.iter().any(|(known, _)| *known == net) || !way.is_known() {
+        if pods.iter().any(|(known, _)| known.from == net) || !way.is_known() {
             continue;
         }
         let peer = format!("type veth peer name eth0 netns {}", pod.path());
@@ -198,7 +215,7 @@ fn pods(node: &Netns) -> (Vec<(u8, Netns)>, Option<Bridge>) {
                  route add 10.96.0.0/24 dev lan0\nroute add fd96::/64 dev lan0\n"),
             _ => {}
         }
-        pods.push((net, pod));
+        pods.push((way, pod));
     }
     (pods, bridge)
 }
@@ -240,8 +257,8 @@ impl Way {
     /// Whether this kernel has what it needs.
     pub(super) fn is_known(&self) -> bool {
         let is_there = |module: &str| {
-            let loaded = tool("modprobe").args(["-q", module]).status().is_ok_and(|status| status.success());
-            loaded || std::path::Path::new(&format!("/sys/module/{module}")).exists()
+            std::path::Path::new(&format!("/sys/module/{module}")).exists()
+                || tool("modprobe").args(["-q", module]).status().is_ok_and(|status| status.success())
         };
         self.modules.iter().all(|module| is_there(module))
     }

@@ -2,7 +2,7 @@
 
 use crate::harness::netns::Netns;
 
-use super::scene::Scene;
+use super::scene::{ELSEWHERE_BY_HOP, Scene};
 
 /// One row of the table.
 pub(super) struct Way {
@@ -39,9 +39,14 @@ struct Tunnel {
     after: &'static str,
     /// Takes away what does not go with the device.
     undo: &'static str,
+    /// What its device counts that frees a packet.
+    errors: &'static str,
 }
 
-const PLAIN: Tunnel = Tunnel { over: 4, link: "", before: "", after: "", undo: "" };
+const PLAIN: Tunnel = Tunnel { over: 4, link: "", before: "", after: "", undo: "", errors: "tun0 tx_errors" };
+
+/// What counts the packets that the smaller end of a veth frees.
+pub(super) const SILENT: &str = "lan6 rx_dropped";
 
 const BOTH: &[u8] = &[4, 6];
 
@@ -250,6 +255,8 @@ pub(super) const WAYS: &[Way] = &[
         Tunnel {
             link: "type xfrm dev lo if_id 7",
             after: ipsec!("if_id 7", "0.0.0.0/0", "0.0.0.0/0"),
+            // 5.10 shows no other.
+            errors: "tun0 tx_dropped",
             undo: NO_IPSEC,
             ..PLAIN
         },
@@ -262,6 +269,8 @@ pub(super) const WAYS: &[Way] = &[
             over: 6,
             link: "type xfrm dev lo if_id 7",
             after: ipsec!("if_id 7", "::/0", "::/0"),
+            // 5.10 shows no other.
+            errors: "tun0 tx_dropped",
             undo: NO_IPSEC,
             ..PLAIN
         },
@@ -274,44 +283,60 @@ const ENDS: [[&str; 2]; 2] = [["10.96.7.1", "10.96.8.2"], ["fd96:7::1", "fd96:8:
 impl Way {
     /// Makes it.
     pub(super) fn open(&self, scene: &Scene) {
-        let node = [&scene.node, &scene.tip.netns];
-        match &self.between {
-            Between::Hop => {}
-            Between::Nat => scene.node.batch("nft", NAT),
-            Between::Tunnel(tunnel) => {
-                for (own, netns) in node.into_iter().enumerate() {
-                    netns.ip(&tunnel.end(own, self.families));
-                    netns.ip(&far_side(own, self.families, !tunnel.link.is_empty()));
-                }
-            }
-            Between::WireGuard => {
-                for (own, netns) in node.into_iter().enumerate() {
+        for (own, netns) in [&scene.node, &scene.tip.netns].into_iter().enumerate() {
+            match &self.between {
+                Between::Hop => {}
+                Between::Nat if own == 0 => netns.batch("nft", NAT),
+                Between::Nat => {}
+                Between::Tunnel(tunnel) => netns.ip(&format!(
+                    "{}{}",
+                    tunnel.end(own, self.families),
+                    far_side(own, self.families, !tunnel.link.is_empty())
+                )),
+                Between::WireGuard => {
                     wireguard(netns, own);
-                    netns.ip(&far_side(own, self.families, true));
+                    netns.ip(&format!("link set tun0 mtu 1460 up\n{}", far_side(own, self.families, true)));
                 }
             }
+        }
+    }
+
+    /// What the route caches have learned of one family's way would keep packets of the other from the hop. That is the node's:
+    /// the pod heeds nothing, and the tip sends nothing that is large.
+    pub(super) fn forget(&self, scene: &Scene) {
+        if !matches!(self.between, Between::Hop) {
+            scene.node.sysctl("ipv4/route/flush", "1");
+            scene.node.run("ip", &["-6", "route", "flush", "cache"]);
         }
     }
 
     /// Takes it away.
     pub(super) fn close(&self, scene: &Scene) {
         let (device, undo) = match &self.between {
-            Between::Hop => ("", ""),
-            Between::Nat => {
-                scene.node.batch("nft", "delete table inet sums\n");
-                ("", "")
-            }
+            Between::Hop => return,
+            Between::Nat => return scene.node.batch("nft", "delete table inet sums\n"),
+            Between::Tunnel(tunnel) if tunnel.link.is_empty() => ("", tunnel.undo),
             Between::Tunnel(tunnel) => ("link del tun0\n", tunnel.undo),
             Between::WireGuard => ("link del tun0\n", ""),
         };
-        let is_hidden = matches!(&self.between, Between::Tunnel(tunnel) if tunnel.link.is_empty());
-        scene
-            .tip
-            .netns
-            .ip(&format!("{}{undo}", if is_hidden { "addr flush dev lo scope global\n" } else { device }));
-        let route = if self.families == [4] { "route del 10.96.9.2\n" } else { "route del fd96:9::2\n" };
-        scene.node.ip(&format!("{}{undo}", if is_hidden { route } else { device }));
-        scene.node.ip(super::scene::ELSEWHERE_BY_HOP);
+        let [node, tip] = match (device, self.families) {
+            ("", [4]) => ["route del 10.96.9.2\n", "addr del 10.96.9.2/32 dev lo\n"],
+            ("", _) => ["route del fd96:9::2\n", "addr del fd96:9::2/128 dev lo\n"],
+            _ => [ELSEWHERE_BY_HOP, ""],
+        };
+        scene.node.ip(&format!("{device}{undo}{node}"));
+        scene.tip.netns.ip(&format!("{device}{undo}{tip}"));
+    }
+
+    /// What the tunnel's device counts of what it frees itself, and of that what the stack below has refused.
+    pub(super) fn errors(&self) -> [&'static str; 2] {
+        let errors = if let Between::Tunnel(tunnel) = &self.between { tunnel.errors } else { PLAIN.errors };
+        [errors, "tun0 tx_aborted"]
+    }
+
+    /// The name of the pod that sends.
+    pub(super) fn pod(&self) -> String {
+        format!("shop/sum{}-0", self.from)
     }
 
     /// Whom the pod sends to: behind the hop, in the tunnel, or a service's address.
@@ -388,5 +413,4 @@ fn wireguard(netns: &Netns, own: usize) {
     let own_key = ["set", "tun0", "listen-port", "51827", "private-key", "/proc/self/fd/0"];
     let peer = ["peer", public.trim(), "endpoint", &endpoint, "allowed-ips", "0.0.0.0/0,::/0"];
     netns.feed("wg", &[&own_key[..], &peer].concat(), KEYS[own]);
-    netns.ip("link set tun0 mtu 1460 up\n");
 }
