@@ -12,15 +12,17 @@ pub(super) const RULES: [&str; 6] =
 pub(super) const FREES_PIECES: [&str; 5] =
     ["skb_release_data", "__pskb_pull_tail", "___pskb_trim", "pskb_carve_inside_nonlinear", "skb_morph"];
 
-/// Where a copy for a raw, ping or packet socket ends that does not want it or has no room, or that has been read; and copies
-/// for error queues and timestamps. 5.10.262 to 7.2.12: every caller of the functions that free.
-pub(super) const FREES_COPIES: [&str; 30] = [
+/// Where a copy for a raw, ping or packet socket ends that does not want it or has no room, or that has been read; copies
+/// for error queues and timestamps; and what a tunnel takes out of a message about its packet, to tell whoever is inside.
+/// 5.10.262 to 7.2.12: every caller of the functions that free.
+pub(super) const FREES_COPIES: [&str; 33] = [
     "raw_rcv", "raw_rcv_skb", "rawv6_rcv", "rawv6_rcv_skb", "ping_queue_rcv_skb", "__ping_queue_rcv_skb",
     "packet_rcv", "tpacket_rcv", "packet_rcv_fanout", "packet_rcv_spkt", "dev_queue_xmit_nit",
     "raw_icmp_error", "ping_err", "tcp_v4_err", "tcp_v6_err", "__udp4_lib_err", "__udp6_lib_err", "udp_err",
     "udpv6_err", "ip_recv_error", "ipv6_recv_error", "ipv6_recv_rxpmtu", "sock_recv_errqueue",
     "tcp_ack_tstamp", "skb_complete_tx_timestamp", "msg_zerocopy_realloc", "sock_zerocopy_alloc",
-    "queue_userspace_packet", "queue_gso_packets", "bpf_clone_redirect",
+    "queue_userspace_packet", "queue_gso_packets", "bpf_clone_redirect", "ip4ip6_err", "ip6ip6_err",
+    "ip6_err_gen_icmpv6_unreach",
 ];
 
 /// Where a bridge frees what the port that it is for does not take (`should_deliver`), one inlined in the other.

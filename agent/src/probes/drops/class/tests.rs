@@ -96,6 +96,17 @@ fn the_pieces_of_a_packet_are_counted_with_it() {
     assert_eq!(judge("UDP_CSUM", "udp_queue_rcv_one_skb", fact::PIECE), harmful(Class::Checksum));
 }
 
+/// The packet itself has died where the message comes from; the tunnel makes another of what it quotes.
+#[test]
+fn what_a_message_quotes_is_not_lost_again() {
+    for function in ["ip4ip6_err", "ip6ip6_err", "ip6_err_gen_icmpv6_unreach"] {
+        for (reason, circumstances) in [("NOT_SPECIFIED", fact::TOLD), ("NOT_SPECIFIED", 0), ("", fact::TOLD)]
+        {
+            assert_eq!(judge(reason, function, circumstances), benign(Class::Copy), "{function}");
+        }
+    }
+}
+
 #[test]
 fn a_device_explains_what_its_queue_says() {
     let queue = ("QDISC_DROP", "__dev_queue_xmit");
