@@ -79,7 +79,8 @@ impl Counters {
 
     /// All that has grown, for a person.
     pub(super) fn grown(&self, before: &Self) -> String {
-        let words = self.0.keys().map(|name| (name, self.since(before, &[name])));
-        words.filter(|(_, by)| *by > 0).map(|(name, by)| format!("{name} {by}, ")).collect()
+        let grown = self.0.keys().map(|name| (name, self.since(before, &[name])));
+        let words = grown.filter(|(_, by)| *by > 0).map(|(name, by)| format!("{name} {by}"));
+        words.collect::<Vec<_>>().join(", ")
     }
 }

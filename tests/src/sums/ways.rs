@@ -1,9 +1,5 @@
 //! The kinds of topology: who sends, and what is between the node and the tip.
 
-use crate::harness::netns::Netns;
-
-use super::scene::{ELSEWHERE_BY_HOP, Scene};
-
 /// One row of the table.
 pub(super) struct Way {
     pub(super) name: &'static str,
@@ -13,11 +9,11 @@ pub(super) struct Way {
     pub(super) families: &'static [u8],
     /// Whose pod sends: the third number of its address.
     pub(super) from: u8,
-    between: Between,
+    pub(super) between: Between,
 }
 
 /// What is between the node and the tip.
-enum Between {
+pub(super) enum Between {
     /// The hop alone.
     Hop,
     /// The hop, and NAT to a service's address at the node.
@@ -29,16 +25,16 @@ enum Between {
 }
 
 /// Both ends alike: LOCAL and REMOTE stand for their addresses, OWN and OTHER for the networks behind them.
-struct Tunnel {
+pub(super) struct Tunnel {
     /// IP version of what carries it.
-    over: u8,
+    pub(super) over: u8,
     /// The rest of `ip link add tun0`; empty where no device shows that there is one.
-    link: &'static str,
+    pub(super) link: &'static str,
     /// Lines of `ip` before and after that.
-    before: &'static str,
-    after: &'static str,
+    pub(super) before: &'static str,
+    pub(super) after: &'static str,
     /// Takes away what does not go with the device.
-    undo: &'static str,
+    pub(super) undo: &'static str,
     /// What its device counts that frees a packet.
     errors: &'static str,
 }
@@ -277,57 +273,7 @@ pub(super) const WAYS: &[Way] = &[
     ),
 ];
 
-/// The tunnel's ends in both families: the node's and the tip's.
-const ENDS: [[&str; 2]; 2] = [["10.96.7.1", "10.96.8.2"], ["fd96:7::1", "fd96:8::2"]];
-
 impl Way {
-    /// Makes it.
-    pub(super) fn open(&self, scene: &Scene) {
-        for (own, netns) in [&scene.node, &scene.tip.netns].into_iter().enumerate() {
-            match &self.between {
-                Between::Hop => {}
-                Between::Nat if own == 0 => netns.batch("nft", NAT),
-                Between::Nat => {}
-                Between::Tunnel(tunnel) => netns.ip(&format!(
-                    "{}{}",
-                    tunnel.end(own, self.families),
-                    far_side(own, self.families, !tunnel.link.is_empty())
-                )),
-                Between::WireGuard => {
-                    wireguard(netns, own);
-                    netns.ip(&format!("link set tun0 mtu 1460 up\n{}", far_side(own, self.families, true)));
-                }
-            }
-        }
-    }
-
-    /// What the route caches have learned of one family's way would keep packets of the other from the hop. That is the node's:
-    /// the pod heeds nothing, and the tip sends nothing that is large.
-    pub(super) fn forget(&self, scene: &Scene) {
-        if !matches!(self.between, Between::Hop) {
-            scene.node.sysctl("ipv4/route/flush", "1");
-            scene.node.run("ip", &["-6", "route", "flush", "cache"]);
-        }
-    }
-
-    /// Takes it away.
-    pub(super) fn close(&self, scene: &Scene) {
-        let (device, undo) = match &self.between {
-            Between::Hop => return,
-            Between::Nat => return scene.node.batch("nft", "delete table inet sums\n"),
-            Between::Tunnel(tunnel) if tunnel.link.is_empty() => ("", tunnel.undo),
-            Between::Tunnel(tunnel) => ("link del tun0\n", tunnel.undo),
-            Between::WireGuard => ("link del tun0\n", ""),
-        };
-        let [node, tip] = match (device, self.families) {
-            ("", [4]) => ["route del 10.96.9.2\n", "addr del 10.96.9.2/32 dev lo\n"],
-            ("", _) => ["route del fd96:9::2\n", "addr del fd96:9::2/128 dev lo\n"],
-            _ => [ELSEWHERE_BY_HOP, ""],
-        };
-        scene.node.ip(&format!("{device}{undo}{node}"));
-        scene.tip.netns.ip(&format!("{device}{undo}{tip}"));
-    }
-
     /// What the tunnel's device counts of what it frees itself, and of that what the stack below has refused.
     pub(super) fn errors(&self) -> [&'static str; 2] {
         let errors = if let Between::Tunnel(tunnel) = &self.between { tunnel.errors } else { PLAIN.errors };
@@ -348,69 +294,19 @@ impl Way {
         }
     }
 
+    /// Whether the pod's packets are in others.
+    pub(super) fn has_inside(&self) -> bool {
+        matches!(self.between, Between::Tunnel(_) | Between::WireGuard)
+    }
+
+    /// Whether TCP is told at once what fits: a veth that frees in silence tells nobody, and of what is in a tunnel it takes a
+    /// second segment.
+    pub(super) fn takes_streams(&self) -> bool {
+        !self.has_inside() && self.from != 6
+    }
+
     /// Whether packets with a wrong checksum get there: conntrack calls them INVALID, and NAT leaves them alone.
     pub(super) fn takes_wrong_checksums(&self) -> bool {
         !matches!(self.between, Between::Nat)
     }
-}
-
-const NAT: &str = "add table inet sums\n\
-     add chain inet sums pre { type nat hook prerouting priority -100; }\n\
-     add rule inet sums pre ip daddr 10.96.13.2 dnat ip to 10.96.8.2\n\
-     add rule inet sums pre ip6 daddr fd96:d::2 dnat ip6 to fd96:8::2\n\
-     add chain inet sums post { type nat hook postrouting priority 100; }\n\
-     add rule inet sums post oifname \"out\" masquerade\n";
-
-impl Tunnel {
-    /// One of its ends: 0 is the node's.
-    fn end(&self, own: usize, families: &[u8]) -> String {
-        let [local, remote] = [own, 1 - own].map(|end| ENDS[usize::from(self.over == 6)][end]);
-        let networks =
-            if families == [6] { ["fd96:1::/64", "fd96:8::/29"] } else { ["10.96.1.0/24", "10.96.8.0/21"] };
-        let device = if self.link.is_empty() {
-            String::new()
-        } else {
-            format!("link add tun0 {}\nlink set tun0 mtu 1460 up\n", self.link)
-        };
-        let lines = format!("{}{device}{}", self.before, self.after);
-        let lines = lines.replace("LOCAL", local).replace("REMOTE", remote);
-        lines.replace("OWN", networks[own]).replace("OTHER", networks[1 - own])
-    }
-}
-
-/// The addresses in a tunnel, and the routes by it.
-fn far_side(own: usize, families: &[u8], has_device: bool) -> String {
-    let mut lines = String::new();
-    for family in families {
-        let [net, rest, flag] = if *family == 4 { ["10.96.", ".", ""] } else { ["fd96:", "::", " nodad"] };
-        let [here, other] = [own + 1, 2 - own].map(|last| format!("{net}9{rest}{last}"));
-        let [pods, elsewhere] =
-            if *family == 4 { ["10.96.1.0/24", "10.96.12.0/24"] } else { ["fd96:1::/64", "fd96:c::/64"] };
-        let behind = if own == 0 { elsewhere } else { pods };
-        lines += &match (has_device, own) {
-            (true, _) => format!(
-                "addr add {here}/{} dev tun0{flag}\nroute replace {behind} via {other} dev tun0\n",
-                if *family == 4 { 24 } else { 64 }
-            ),
-            // IPsec takes what goes by the hop; the tip's address in it is on no device.
-            (false, 0) => {
-                let hop = if *family == 4 { "10.96.7.2" } else { "fd96:7::2" };
-                format!("route add {net}9{rest}2 via {hop}\n")
-            }
-            (false, _) => format!("addr add {here}/{} dev lo\n", if *family == 4 { 32 } else { 128 }),
-        };
-    }
-    lines
-}
-
-/// One of its ends: any 32 bytes in base64 will do for a key.
-fn wireguard(netns: &Netns, own: usize) {
-    const KEYS: [&str; 2] =
-        ["AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=", "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ="];
-    netns.ip("link add tun0 type wireguard\n");
-    let public = netns.feed("wg", &["pubkey"], KEYS[1 - own]);
-    let endpoint = format!("{}:51827", ENDS[0][1 - own]);
-    let own_key = ["set", "tun0", "listen-port", "51827", "private-key", "/proc/self/fd/0"];
-    let peer = ["peer", public.trim(), "endpoint", &endpoint, "allowed-ips", "0.0.0.0/0,::/0"];
-    netns.feed("wg", &[&own_key[..], &peer].concat(), KEYS[own]);
 }
