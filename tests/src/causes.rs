@@ -245,12 +245,12 @@ fn link_local(netns: &Netns, device: &str) -> Ipv6Addr {
 }
 
 /// Whether the machine is ours alone.
-fn is_guest() -> bool {
+pub(crate) fn is_guest() -> bool {
     std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here")
 }
 
 /// Loads a module; whether its symbols are there then, or were all the time.
-fn has_module(name: &str) -> bool {
+pub(crate) fn has_module(name: &str) -> bool {
     let loaded = tool("modprobe").args(["-q", name]).status().is_ok_and(|status| status.success());
     loaded || fs::exists(format!("/sys/module/{name}")).unwrap()
 }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::causes::{has_module, is_guest};
 use crate::harness::agent::Running;
 use crate::harness::netns::Netns;
 use crate::harness::ovs::Bridge;
 use crate::harness::packet::udp_for;
 use crate::harness::pod::{Node, Pod};
 use crate::harness::scrape::Scrape;
-use crate::harness::{tool, until};
+use crate::harness::until;
 
 use super::kernel::Counters;
 use super::ways::{WAYS, Way};
@@ -261,10 +262,8 @@ fn echo(tip: &Netns, ends: Arc<AtomicBool>) {
 impl Way {
     /// Whether this kernel has what it needs.
     pub(super) fn is_known(&self) -> bool {
-        let is_there = |module: &str| {
-            std::path::Path::new(&format!("/sys/module/{module}")).exists()
-                || tool("modprobe").args(["-q", module]).status().is_ok_and(|status| status.success())
-        };
-        self.modules.iter().all(|module| is_there(module))
+        let missing = self.modules.iter().find(|module| !has_module(module));
+        assert!(missing.is_none() || !is_guest(), "a guest's kernel has {missing:?}");
+        missing.is_none()
     }
 }
