@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::causes::{has_module, is_guest};
-use crate::harness::agent::Running;
+use crate::harness::agent::{Running, json};
 use crate::harness::netns::Netns;
 use crate::harness::ovs::Bridge;
 use crate::harness::packet::udp_for;
@@ -140,8 +142,30 @@ impl Scene {
             let scrape = self.agent.scrape();
             let again = all.map(Counters::of);
             let all = [&pod, &node, &hop, &tip].map(Clone::clone);
-            (again == all).then(|| Counts { pod, tip, all: Counters::sum(&all), scrape })
+            let lines = self.agent.agent.stdout.count();
+            (again == all).then(|| Counts { pod, tip, all: Counters::sum(&all), scrape, lines })
         })
+    }
+
+    /// How many harmful drops since line `from` are told of namespaces that are none of ours: what earlier tests have left there
+    /// says a word now and then. As many as `wanted` are waited for, for a moment.
+    pub(super) fn strangers(&self, from: usize, (label, value): (&str, &str), wanted: u64) -> u64 {
+        let pods = self.pods.iter().map(|(_, pod)| &pod.netns);
+        let ours: Vec<u64> = pods.chain([&self.node, &self.hop, &self.tip.netns]).map(Netns::inode).collect();
+        let is_strange = |line: &Value| {
+            let told = if label == "class" { line["counted_as"].as_str() } else { None };
+            line["probe"] == "drops"
+                && line["harm"] == "harmful"
+                && told.or(line[label].as_str()) == Some(value)
+                && line["netns"].as_u64().is_some_and(|netns| netns != 0 && !ours.contains(&netns))
+        };
+        let count = |lines: &[Vec<u8>]| {
+            let strange = lines.iter().filter_map(|line| json(line)).filter(is_strange);
+            strange.map(|line| 1 + line["suppressed"].as_u64().unwrap_or(0)).sum::<u64>()
+        };
+        let stdout = &self.agent.agent.stdout;
+        let _ = stdout.wait_for(Duration::from_secs(2), from, |new| (count(new) >= wanted).then_some(()));
+        count(&stdout.since(from))
     }
 }
 
@@ -153,6 +177,8 @@ pub(super) struct Counts {
     pub(super) all: Counters,
     /// What the agent counts.
     pub(super) scrape: Scrape,
+    /// How many lines it has written.
+    pub(super) lines: usize,
 }
 
 impl Drop for Scene {
