@@ -27,15 +27,18 @@ pub(crate) use source::Source;
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;
 
+/// Kinds whose labels are remembered. There are some hundreds.
+const MAX_NAMED: usize = 65_536;
+
 /// Rows of pods that are kept here after they left the kernel; further ones go into the overflow row.
 const MAX_LEFT: usize = 65_536;
 
 /// What the rows of one probe's map `COUNTS` mean.
 pub trait Rows: Send + Sync + 'static {
     /// The map's key.
-    type Key: aya::Pod + Send;
+    type Key: aya::Pod + Eq + Hash + Send;
     /// The part of a key that its labels hang on: there are few of them, so a scrape finds the labels of each once.
-    type Kind: Copy + Eq + Hash;
+    type Kind: Copy + Eq + Hash + Send;
     /// What a row is counted under, node-wide. All from closed sets.
     type Labels: EncodeLabelSet + Clone + Eq + Hash + Ord + fmt::Debug + Send + Sync;
 
@@ -127,6 +130,15 @@ impl Sum {
         self.bytes += other.bytes;
         self.limited += other.limited;
     }
+
+    /// What has come since it was `before`.
+    const fn since(self, before: Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(before.events),
+            bytes: self.bytes.saturating_sub(before.bytes),
+            limited: self.limited.saturating_sub(before.limited),
+        }
+    }
 }
 
 /// A probe's maps of counts and what turns their keys into labels. Cheap to clone: all share one.
@@ -157,6 +169,10 @@ struct State<R: Rows> {
     retired: BTreeMap<u32, Sum>,
     /// What pods that are still there had in rows that went with a pod at the other end: nor must theirs.
     left: HashMap<PodRow, u64, Quick>,
+    /// What kinds were counted under so far. A module that is loaded later gives places names, and kinds other labels.
+    named: HashMap<R::Kind, u32, Quick>,
+    /// What rows had when the labels of their kind changed: that stays with the old ones.
+    moved: HashMap<R::Key, Sum, Quick>,
     /// By labels.
     exemplars: HashMap<u32, (TraceId, SystemTime), Quick>,
     pods: Option<Arc<dyn FindPod>>,
@@ -167,6 +183,11 @@ struct State<R: Rows> {
 impl<R: Rows> State<R> {
     fn labels_id(&mut self, labels: R::Labels) -> u32 {
         self.label_names.id(labels, |labels| names::text_of(labels.clone()))
+    }
+
+    /// What a row counts under the present labels of its kind.
+    fn unmoved(&self, key: &R::Key, sum: Sum) -> Sum {
+        self.moved.get(key).map_or(sum, |moved| sum.since(*moved))
     }
 
     /// Keeps what a pod had in a row that goes.
@@ -196,6 +217,8 @@ impl<R: Rows> Counts<R> {
             pod_names: Names::default(),
             retired: BTreeMap::new(),
             left: HashMap::default(),
+            named: HashMap::default(),
+            moved: HashMap::default(),
             exemplars: HashMap::default(),
             pods: None,
             fold: Fold::new(MAX_SERIES),
@@ -284,7 +307,10 @@ impl<R: Rows> Counts<R> {
             if !state.source.remove(&key) {
                 continue;
             }
-            let labels = state.labels_id(meaning.labels(&R::kind(&key)));
+            let (kind, sum) = (R::kind(&key), state.unmoved(&key, sum));
+            state.moved.remove(&key);
+            let named = state.named.get(&kind).copied();
+            let labels = named.unwrap_or_else(|| state.labels_id(meaning.labels(&kind)));
             state.retired.entry(labels).or_default().add(sum);
             for (end, pod) in state.ends(meaning, &key, &mut slots, now) {
                 if comes_back || Some(pod) != gone {

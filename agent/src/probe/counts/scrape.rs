@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::CounterWithExemplar;
 
 use super::names::{Quick, Text, index, text_of};
-use super::{Counts, Rows, State, Sum};
+use super::{Counts, MAX_NAMED, Rows, State, Sum};
 use crate::digits;
 use crate::metrics::PREFIX;
 use crate::metrics::fold::Folded;
@@ -80,6 +80,15 @@ struct Snapshot {
     node: Vec<(u32, Sum)>,
     pods: Folded<PodRow>,
     folded: u64,
+}
+
+/// What a kind of rows is counted under.
+#[derive(Clone, Copy)]
+struct Named {
+    labels: u32,
+    /// What it was counted under at the last scrape, if that is something else.
+    before: Option<u32>,
+    trusts_source: bool,
 }
 
 /// The numbers of the pods that slots belong to: each slot is looked up once a scrape, not once a row.
@@ -148,23 +157,44 @@ impl<R: Rows> State<R> {
             .flatten()
     }
 
+    /// What a kind is counted under now.
+    fn name(&mut self, meaning: &R, kind: R::Kind) -> Named {
+        let labels = self.labels_id(meaning.labels(&kind));
+        let is_known = self.named.len() < MAX_NAMED || self.named.contains_key(&kind);
+        let before = if is_known { self.named.insert(kind, labels) } else { None };
+        Named {
+            labels,
+            before: before.filter(|before| *before != labels),
+            trusts_source: meaning.trusts_source(&kind),
+        }
+    }
+
     fn snapshot(&mut self, meaning: &R) -> Snapshot {
         let rows = self.source.rows();
         let now = SystemTime::now();
         // For this scrape only: a module loaded since may have given a place its name.
-        let mut kinds = HashMap::<R::Kind, (u32, bool), Quick>::default();
+        let mut kinds = HashMap::<R::Kind, Named, Quick>::default();
         let mut slots = Slots::new();
         let mut sums: Vec<Option<Sum>> = Vec::new();
         let mut ends: Vec<(PodRow, u64)> = Vec::with_capacity(rows.len());
-        for (key, sum) in rows {
-            let (labels, trusts_source) = match kinds.entry(R::kind(&key)) {
+        for (key, all) in rows {
+            let Named { labels, before, trusts_source } = match kinds.entry(R::kind(&key)) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => {
-                    let labels = meaning.labels(new.key());
-                    let trusts_source = meaning.trusts_source(new.key());
-                    *new.insert((self.labels_id(labels), trusts_source))
+                    let kind = *new.key();
+                    *new.insert(self.name(meaning, kind))
                 }
             };
+            let mut sum = self.unmoved(&key, all);
+            if let Some(before) = before {
+                // What was counted under the old labels stays there, or those series would fall.
+                self.retired.entry(before).or_default().add(sum);
+                for (end, pod) in self.ends_if(trusts_source, &key, &mut slots, now) {
+                    self.leave(PodRow { pod, end, labels: before }, sum.events);
+                }
+                self.moved.insert(key, all);
+                sum = Sum::default();
+            }
             add(&mut sums, labels, sum);
             let of_row = self.ends_if(trusts_source, &key, &mut slots, now);
             ends.extend(of_row.map(|(end, pod)| (PodRow { pod, end, labels }, sum.events)));

@@ -1,6 +1,7 @@
 //! Counts of a made-up probe, whose rows say a number and the slots at both ends.
 
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::scrape::End;
@@ -8,7 +9,9 @@ use super::*;
 use crate::metrics::{Format, Metrics};
 use crate::pod::{Pod, Subject};
 
-struct Numbers;
+/// So much is added to each number once something is learned.
+#[derive(Clone, Default)]
+struct Numbers(Arc<AtomicU16>);
 
 /// The number, and the slots of source and destination.
 type Key = [u16; 3];
@@ -32,7 +35,7 @@ impl Rows for Numbers {
     }
 
     fn labels(&self, number: &u16) -> Self::Labels {
-        [("number", *number)]
+        [("number", *number + self.0.load(Ordering::Relaxed))]
     }
 
     fn slots(key: &Key) -> Ends<u16> {
@@ -66,7 +69,7 @@ impl Source<Key> for Held {
 /// Rows of two events each, of which one was counted only.
 fn counts(keys: &[Key]) -> Counts<Numbers> {
     let sum = Sum { events: 2, bytes: 0, limited: 1 };
-    Counts::new(Box::new(Held(keys.iter().map(|key| (*key, sum)).collect())), Numbers)
+    Counts::new(Box::new(Held(keys.iter().map(|key| (*key, sum)).collect())), Numbers::default())
 }
 
 /// The names of the pods of slots 1, 2, ..
@@ -158,4 +161,63 @@ fn examples_stay_bounded_and_those_that_are_there_are_renewed() {
     let examples = &counts.state().exemplars;
     let renewed = examples.values().filter(|(_, at)| *at == last).count();
     assert_eq!((examples.len(), renewed), (MAX_SERIES, 1));
+}
+
+/// A source that grows.
+#[derive(Clone, Default)]
+struct Growing(Arc<Mutex<Vec<(Key, Sum)>>>);
+
+impl Source<Key> for Growing {
+    fn rows(&self) -> Vec<(Key, Sum)> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn remove(&mut self, key: &Key) -> bool {
+        self.0.lock().unwrap().retain(|(held, _)| held != key);
+        true
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        Vec::new()
+    }
+}
+
+/// A place gets its name when its module's symbols are read, and its rows other labels: no series falls, and nothing is counted twice.
+#[test]
+fn what_was_counted_under_another_name_stays_there() {
+    let (rows, names) = (Growing::default(), Numbers::default());
+    let counts = Counts::new(Box::new(rows.clone()), names.clone());
+    counts.name_pods_by(Arc::new(Pods(&["a", "b"])));
+    let mut metrics = Metrics::default();
+    metrics.registry().register_collector(Box::new(counts.clone()));
+    let scraped = || {
+        let text = metrics.encode(Format::Classic).unwrap();
+        let of = |series: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{series} ")));
+            line.map(|value| value.parse::<u64>().unwrap())
+        };
+        let pod = |number| {
+            format!(
+                "r2c_pod_numbers_total{{namespace=\"shop\",pod=\"a\",end=\"source\",number=\"{number}\"}}"
+            )
+        };
+        [1, 11].map(|number| (of(&format!("r2c_numbers_total{{number=\"{number}\"}}")), of(&pod(number))))
+    };
+    let grow = |events| *rows.0.lock().unwrap() = vec![([1, 1, 2], Sum { events, ..Sum::default() })];
+    let both = |events| (Some(events), Some(events));
+    grow(2);
+    assert_eq!(scraped(), [both(2), (None, None)]);
+    grow(3);
+    names.0.store(10, Ordering::Relaxed);
+    assert_eq!(scraped(), [both(3), both(0)]);
+    grow(7);
+    assert_eq!(scraped(), [both(3), both(4)]);
+    assert_eq!(scraped(), [both(3), both(4)], "nothing has come");
+    // The pod at its other end goes.
+    grow(9);
+    counts.retire(Slot(NonZeroU16::new(2).unwrap()));
+    assert_eq!(scraped(), [both(3), both(6)]);
+    // Its row begins anew.
+    grow(1);
+    assert_eq!(scraped(), [both(3), both(7)]);
 }
