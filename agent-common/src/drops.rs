@@ -102,10 +102,11 @@ pub mod circumstance {
     /// It is a TCP segment that resets a connection, or one without payload and SYN. The kernel side sets this only if the reason
     /// is `NO_SOCKET`, or there is none.
     pub const ENDING: u16 = 1 << 13;
-    /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died.
+    /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died, or, in the host's,
+    /// of any pod of this node.
     pub const OWN_ADDRESS: u16 = 1 << 14;
-    /// Its frame was for another station and came in by a bridge's port that leads to no pod and to no virtual machine of this
-    /// node (a NIC), and neither its source nor its destination is a pod here.
+    /// Its frame was for another station and came in by a bridge's port that leads out of this node (a NIC, a bond, a team, a VLAN),
+    /// and by its addresses neither end is a pod here.
     pub const STRANGERS: u16 = 1 << 15;
 }
 

@@ -19,22 +19,27 @@ static BRIDGE_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BRIDGE: Global<u32> = Global::new(0);
 
-/// `IFF_PHONY_HEADROOM` of the running kernel: veth and tap devices alone have it, whose other end is a pod or a virtual
-/// machine (drivers/net/veth.c, drivers/net/tun.c, 5.10 to 7.2); 0 if unknown.
-#[unsafe(no_mangle)]
-static LEADS_INSIDE: Global<u32> = Global::new(0);
-
-/// Whether a device is a bridge's port that leads out of this node, as a NIC does; false where the kernel does not tell.
+/// Whether a device is a bridge's port by which the network outside of this node comes: a NIC, which has no kind, or a bond, a team
+/// or a VLAN of some. False where the kernel does not tell.
 ///
 /// # Safety
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
 #[must_use]
 pub unsafe fn is_outer_port<R: Read>(dev: *const u8) -> bool {
-    let (port, inside) = (BRIDGE_PORT.load(), LEADS_INSIDE.load());
-    // SAFETY: integers are valid for any bytes.
-    let flags: u32 = unsafe { kernel::field::<R, _>(dev, &DEV_PRIV_FLAGS) };
-    inside != 0 && flags & port != 0 && flags & inside == 0
+    /// The first four bytes, which no other kind of the kernel's begins with.
+    const KINDS: [[u8; 4]; 3] = [*b"bond", *b"team", *b"vlan"];
+    // SAFETY: integers and pointers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
+    unsafe {
+        let is_port = kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0;
+        if !is_port || DEV_LINK_OPS.load() == ABSENT || !kernel::reads() {
+            return false;
+        }
+        let ops: *const u8 = kernel::field::<Probed, _>(dev, &DEV_LINK_OPS);
+        let name: *const u8 = kernel::field::<Probed, _>(ops, &LINK_OPS_KIND);
+        let kind = kernel::copy::<u32>(name.cast());
+        ops.is_null() || KINDS.iter().any(|known| kind == u32::from_ne_bytes(*known))
+    }
 }
 
 /// Whether a device is a bridge that has no ports (an idle `docker0`); false where the kernel does not tell.

@@ -305,7 +305,7 @@ pub trait Probe: Sized + Send + 'static {
     /// # Errors
     /// A map is missing or of another type than the code expects: a broken build.
     fn open(kernel: &Kernel, maps: &mut attach::Maps<'_>) -> Result<Self, attach::MapError>;
-    /// Learns which of its hooks hold: what it is sure of may hang on those that do not.
+    /// Learns which of its hooks hold: how sure it is may depend on those that do not.
     fn listens(&mut self, _climbs: &[attach::Climb]) {}
     /// Its slot maps, for the pod index to fill.
     ///

@@ -44,6 +44,15 @@ pub enum Seen {
     Ports(Arc<[u16]>),
 }
 
+/// A connection whose oldest segment is sent again and not acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Its own port and the peer's.
+    pub ports: (u16, u16),
+    /// How often that segment was sent again: from the first again once anything is acknowledged.
+    pub retransmits: u32,
+}
+
 /// Finds them. Cheap to clone: all share what was found.
 #[derive(Clone, Debug)]
 pub struct Sockets(Arc<Shared>);
@@ -97,10 +106,9 @@ impl Sockets {
             .or_else(|| list::ports(sockets().filter(|_| opens && has_states), to.ip()).map(Seen::Ports))
     }
 
-    /// The TCP connections of this namespace to `peer` that are stuck at this moment: their own port and the peer's. None, too, where
-    /// they cannot be seen.
+    /// The TCP connections of this namespace to `peer` that are stuck at this moment. None, too, where they cannot be seen.
     #[must_use]
-    pub fn stuck(&self, netns: u32, peer: IpAddr) -> Arc<[(u16, u16)]> {
+    pub fn stuck(&self, netns: u32, peer: IpAddr) -> Arc<[Stuck]> {
         let lists = self.lists(netns, "tcp").into_iter().flatten().flatten().collect::<Vec<_>>();
         list::stuck(lists.iter().flat_map(|text| list::sockets(text)), peer)
     }

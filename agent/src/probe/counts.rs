@@ -27,9 +27,6 @@ pub(crate) use source::Source;
 /// Rows of one family before further ones are folded into an overflow row.
 pub const MAX_SERIES: usize = 10_000;
 
-/// Kinds whose labels are remembered. There are some hundreds.
-const MAX_NAMED: usize = 65_536;
-
 /// Rows of pods that are kept here after they left the kernel; further ones go into the overflow row.
 const MAX_LEFT: usize = 65_536;
 
@@ -169,8 +166,9 @@ struct State<R: Rows> {
     retired: BTreeMap<u32, Sum>,
     /// What pods that are still there had in rows that went with a pod at the other end: nor must theirs.
     left: HashMap<PodRow, u64, Quick>,
-    /// What kinds were counted under so far. A module that is loaded later gives places names, and kinds other labels.
-    named: HashMap<R::Kind, u32, Quick>,
+    /// What the kinds of the last scrape were counted under, and whether their source was believed. A module that is loaded later
+    /// gives places names, and kinds other labels: what came until the next scrape still counts under the old ones.
+    named: HashMap<R::Kind, (u32, bool), Quick>,
     /// What rows had when the labels of their kind changed: that stays with the old ones.
     moved: HashMap<R::Key, Sum, Quick>,
     /// By labels.
@@ -309,10 +307,12 @@ impl<R: Rows> Counts<R> {
             }
             let (kind, sum) = (R::kind(&key), state.unmoved(&key, sum));
             state.moved.remove(&key);
-            let named = state.named.get(&kind).copied();
-            let labels = named.unwrap_or_else(|| state.labels_id(meaning.labels(&kind)));
+            let (labels, trusts_source) = match state.named.get(&kind) {
+                Some(named) => *named,
+                None => (state.labels_id(meaning.labels(&kind)), meaning.trusts_source(&kind)),
+            };
             state.retired.entry(labels).or_default().add(sum);
-            for (end, pod) in state.ends(meaning, &key, &mut slots, now) {
+            for (end, pod) in state.ends(trusts_source, &key, &mut slots, now) {
                 if comes_back || Some(pod) != gone {
                     state.leave(PodRow { pod, end, labels }, sum.events);
                 }

@@ -207,7 +207,7 @@ fn what_the_switch_behind_a_nic_floods() {
     scene.ext.inside(|| udp("10.97.4.77:7".parse().unwrap(), 5, 100));
     let flooded = trace.expect_class("bridge_port", |event| event["destination_ip"] == "10.97.4.77");
     assert_eq!(flooded["harm"], "benign", "{flooded:#}");
-    let told = "the switch behind that port sends what is for a station that is not here";
+    let told = "the switch behind that port sends what is for another station";
     assert!(flooded["message"].as_str().unwrap().contains(told), "{flooded:#}");
     scene.host.batch("bridge", "link set dev nic isolated on\nlink set dev veth-3 isolated on\n");
     assert!(!pings("10.97.4.3"));

@@ -74,7 +74,8 @@ pub(super) unsafe fn of<R: Read>(
         } else if site.ifindex != 0 {
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
-            if bits & circumstance::OTHERS != 0 && ends == (0, 0) && device::is_outer_port::<R>(site.dev) {
+            let is_strangers = bits & circumstance::OTHERS != 0 && ends == (0, 0);
+            if is_strangers && !Here::of(site.netns).foreign && device::is_outer_port::<R>(site.dev) {
                 bits |= circumstance::STRANGERS;
             }
         }
@@ -92,11 +93,12 @@ pub(super) unsafe fn of<R: Read>(
     bits
 }
 
-/// Whether its destination is the address of the pod that it has come to.
+/// Whether its destination is the address of the pod that it has come to, or of one that the host would pass it on to.
 #[inline(always)]
 fn is_for_this_pod(site: &Site, header: &Header, ip_version: u8) -> bool {
-    let here = Here::of(site.netns).slot;
-    here != 0 && slots::of_header(header, ip_version, kernel::zero()).1 == here
+    let here = Here::of(site.netns);
+    let to = slots::of_header(header, ip_version, kernel::zero()).1;
+    to != 0 && !here.foreign && (here.slot == 0 || to == here.slot)
 }
 
 /// What its device has to do with it.

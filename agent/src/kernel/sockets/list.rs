@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::Stuck;
+
 /// Ports that are told. A namespace where programs listen at more is a host's, where that helps nobody.
 const MAX_PORTS: usize = 5;
 
@@ -65,12 +67,16 @@ pub(super) fn expected<'a>(
     sockets.find(is_it).map(|socket| socket.peer)
 }
 
-/// Connections to `peer` that are made, and whose oldest segment is sent again and not acknowledged: their own port and the peer's.
-pub(super) fn stuck<'a>(sockets: impl Iterator<Item = Socket<'a>>, peer: IpAddr) -> Arc<[(u16, u16)]> {
+/// Connections to `peer` that are made, and whose oldest segment is sent again and not acknowledged.
+pub(super) fn stuck<'a>(sockets: impl Iterator<Item = Socket<'a>>, peer: IpAddr) -> Arc<[Stuck]> {
     let is_made = |socket: &Socket<'_>| ![state::SYN_SENT, state::SYN_RECV].contains(&socket.state);
     let there =
         sockets.filter(|socket| socket.peer.ip() == peer && socket.retransmits > 0 && is_made(socket));
-    there.map(|socket| (socket.local.port(), socket.peer.port())).take(MAX_STUCK).collect()
+    let stuck = |socket: Socket<'_>| Stuck {
+        ports: (socket.local.port(), socket.peer.port()),
+        retransmits: socket.retransmits,
+    };
+    there.map(stuck).take(MAX_STUCK).collect()
 }
 
 /// Where a program listens at the port of `to`. Of several the one that is nearest to take what goes there.

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::exemplar::CounterWithExemplar;
 
 use super::names::{Quick, Text, index, text_of};
-use super::{Counts, MAX_NAMED, Rows, State, Sum};
+use super::{Counts, Rows, State, Sum};
 use crate::digits;
 use crate::metrics::PREFIX;
 use crate::metrics::fold::Folded;
@@ -85,10 +85,10 @@ struct Snapshot {
 /// What a kind of rows is counted under.
 #[derive(Clone, Copy)]
 struct Named {
-    labels: u32,
-    /// What it was counted under at the last scrape, if that is something else.
-    before: Option<u32>,
-    trusts_source: bool,
+    /// The labels, and whether the source is believed.
+    now: (u32, bool),
+    /// The same at the last scrape, if that was something else.
+    before: Option<(u32, bool)>,
 }
 
 /// The numbers of the pods that slots belong to: each slot is looked up once a scrape, not once a row.
@@ -130,19 +130,8 @@ impl<R: Rows> State<R> {
         Some(self.pod_names.id(PodName(pod), text))
     }
 
-    /// The numbers of the pods at a row's ends, as far as they are known and may be believed.
+    /// The numbers of the pods at a row's ends, as far as they are known; of its source only where that may be believed.
     pub(super) fn ends(
-        &mut self,
-        meaning: &R,
-        key: &R::Key,
-        slots: &mut Slots,
-        now: SystemTime,
-    ) -> impl Iterator<Item = (End, u32)> + use<R> {
-        self.ends_if(meaning.trusts_source(&R::kind(key)), key, slots, now)
-    }
-
-    /// The same, where it is known whether the source may be believed.
-    fn ends_if(
         &mut self,
         trusts_source: bool,
         key: &R::Key,
@@ -159,14 +148,9 @@ impl<R: Rows> State<R> {
 
     /// What a kind is counted under now.
     fn name(&mut self, meaning: &R, kind: R::Kind) -> Named {
-        let labels = self.labels_id(meaning.labels(&kind));
-        let is_known = self.named.len() < MAX_NAMED || self.named.contains_key(&kind);
-        let before = if is_known { self.named.insert(kind, labels) } else { None };
-        Named {
-            labels,
-            before: before.filter(|before| *before != labels),
-            trusts_source: meaning.trusts_source(&kind),
-        }
+        let now = (self.labels_id(meaning.labels(&kind)), meaning.trusts_source(&kind));
+        let before = self.named.insert(kind, now).filter(|before| *before != now);
+        Named { now, before }
     }
 
     fn snapshot(&mut self, meaning: &R) -> Snapshot {
@@ -178,7 +162,7 @@ impl<R: Rows> State<R> {
         let mut sums: Vec<Option<Sum>> = Vec::new();
         let mut ends: Vec<(PodRow, u64)> = Vec::with_capacity(rows.len());
         for (key, all) in rows {
-            let Named { labels, before, trusts_source } = match kinds.entry(R::kind(&key)) {
+            let Named { now: (labels, trusts_source), before } = match kinds.entry(R::kind(&key)) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => {
                     let kind = *new.key();
@@ -186,19 +170,21 @@ impl<R: Rows> State<R> {
                 }
             };
             let mut sum = self.unmoved(&key, all);
-            if let Some(before) = before {
+            if let Some((before, trusted_source)) = before {
                 // What was counted under the old labels stays there, or those series would fall.
                 self.retired.entry(before).or_default().add(sum);
-                for (end, pod) in self.ends_if(trusts_source, &key, &mut slots, now) {
+                for (end, pod) in self.ends(trusted_source, &key, &mut slots, now) {
                     self.leave(PodRow { pod, end, labels: before }, sum.events);
                 }
                 self.moved.insert(key, all);
                 sum = Sum::default();
             }
             add(&mut sums, labels, sum);
-            let of_row = self.ends_if(trusts_source, &key, &mut slots, now);
+            let of_row = self.ends(trusts_source, &key, &mut slots, now);
             ends.extend(of_row.map(|(end, pod)| (PodRow { pod, end, labels }, sum.events)));
         }
+        // What kinds without rows had is in `retired`.
+        self.named.retain(|kind, _| kinds.contains_key(kind));
         ends.extend(self.left.iter().map(|(row, events)| (*row, *events)));
         for (labels, sum) in &self.retired {
             add(&mut sums, *labels, *sum);

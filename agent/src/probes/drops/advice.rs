@@ -18,7 +18,7 @@ impl PacketDrop {
         match self.verdict.harm {
             Harm::Benign if self.is(circumstance::PORTLESS) => "the bridge has no ports".into(),
             Harm::Benign if self.is(circumstance::STRANGERS) && self.verdict.class == Class::BridgePort => {
-                "the switch behind that port sends what is for a station that is not here".into()
+                "the switch behind that port sends what is for another station, or for one here whose own port does not take it".into()
             }
             Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
                 "it ends a connection, or has no payload, and that connection is already gone here".into()

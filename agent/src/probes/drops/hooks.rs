@@ -58,6 +58,7 @@ pub(super) fn globals(kernel: &Kernel, globals: &mut Globals) {
         &[
             ("RTABLE_FLAGS", "rtable", "rt_flags"),
             ("RT6_FLAGS", "rt6_info", "rt6i_flags"),
+            ("LINK_OPS_KIND", "rtnl_link_ops", "kind"),
             ("DEV_LOWER", "net_device", "adj_list.lower"),
             ("SKB_NFCT", "sk_buff", "_nfct"),
             ("DEV_TX", "net_device", "_tx"),
@@ -66,14 +67,7 @@ pub(super) fn globals(kernel: &Kernel, globals: &mut Globals) {
         ],
     );
     globals.set_link_type(kernel);
-    globals.set_device_flags(
-        kernel,
-        &[
-            ("BRIDGE", "IFF_EBRIDGE"),
-            ("BRIDGE_PORT", "IFF_BRIDGE_PORT"),
-            ("LEADS_INSIDE", "IFF_PHONY_HEADROOM"),
-        ],
-    );
+    globals.set_device_flags(kernel, &[("BRIDGE", "IFF_EBRIDGE"), ("BRIDGE_PORT", "IFF_BRIDGE_PORT")]);
     globals.set_device_states(
         kernel,
         &[("STARTED", "__LINK_STATE_START"), ("NO_CARRIER", "__LINK_STATE_NOCARRIER")],

@@ -15,6 +15,7 @@ use super::cause::Cause;
 use super::labels::Labels;
 use super::row;
 use super::verdict::Findings;
+use crate::kernel::sockets::Stuck;
 use crate::links::Wrapping;
 use crate::pod::{Pod, Slot, Subject};
 use crate::probe::{Cell, Ends, Event, Field, Level, Pods};
@@ -36,8 +37,8 @@ pub struct TooBig {
     pub(super) hertz: u32,
     /// Whether it is seen that messages of its family arrive: if not, one that is lost may be one of many.
     pub(super) sees_arrivals: bool,
-    /// Of a suspect: connections to the same peer that were stuck when it was told, by their own port and the peer's.
-    pub(super) stuck: Arc<[(u16, u16)]>,
+    /// Of a suspect: connections to the same peer that were stuck when it was told.
+    pub(super) stuck: Arc<[Stuck]>,
     /// The IPsec policy that encrypts it, where that was looked up.
     pub(super) wrapping: Option<Arc<Wrapping>>,
 }

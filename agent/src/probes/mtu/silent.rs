@@ -25,7 +25,7 @@ pub(super) fn silent(event: &TooBig, ends: &Ends) -> (Finding, String, Option<St
                 "packets are freed on {device} because the device they go to takes less, and nobody is told: {who} waits in vain"
             ),
             Some(format!(
-                "give {device} (MTU {}) and the device that it hands them to one MTU: {}",
+                "give both one MTU: {device} (MTU {}) and the device that it hands packets to, {}",
                 record.device.mtu,
                 beside(event, &device, ends)
             )),
@@ -56,14 +56,14 @@ fn beside(event: &TooBig, device: &str, ends: &Ends) -> String {
     match kind_of(&event.record.device).as_deref() {
         Some(kind @ ("ipvlan" | "macvlan")) => {
             format!(
-                "it is another {kind} of the same parent (`ip -d link show type {kind}` in {there} tells its MTU)"
+                "which is another {kind} of the same parent (`ip -d link show type {kind}` in {there} tells its MTU)"
             )
         }
-        _ => format!("`ip -d link show {}` tells what it is", shell_word(device)),
+        _ => format!("which `ip -d link show {}` tells", shell_word(device)),
     }
 }
 
 /// Whether a bridge frees there what its port does not take.
 fn is_of_bridges(function: &str) -> bool {
-    ["br_", "nf_br_"].iter().any(|bridges| function.starts_with(bridges))
+    ["br_", "__br_", "nf_br_"].iter().any(|bridges| function.starts_with(bridges))
 }

@@ -24,6 +24,7 @@ use super::encrypted;
 use super::ends::Ends;
 use super::event::TooBig;
 use super::finding::{Finding, Judgement};
+use crate::kernel::sockets::Stuck;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
 
@@ -71,6 +72,9 @@ struct Suspect {
     since: SystemTime,
     /// When it was sent the last time before this: that copy has vanished.
     vanished: SystemTime,
+    /// The timeout that had passed, and how many there were.
+    timeout: Duration,
+    retransmits: u32,
     /// When the last of its segments was sent that is known to have arrived.
     arrived: SystemTime,
     /// What the peer had sent so far, bytes.
@@ -86,6 +90,11 @@ impl Stalls {
     /// something about it.
     pub(super) fn add(&mut self, event: &TooBig, pods: &Pods) -> bool {
         let Some(stall) = event.stall() else { return false };
+        if event.fate == Fate::Ordinary {
+            // It has gone on since, or is no full-size segment: what was known of it is over.
+            let over = (event.ports(), event.destination());
+            self.suspects.retain(|suspect| (suspect.ports, suspect.destination) != over);
+        }
         let is_proven = match event.fate {
             Fate::BlackHole => true,
             Fate::Suspect => self.suspect(event, stall) || stall.is_hardly_chance(),
@@ -186,20 +195,18 @@ impl Stalls {
             at: event.at,
             since: ago(since_sent(stall)),
             vanished: ago(stall.timeout.into()),
+            timeout: jiffies(stall.timeout.into(), event.hertz),
+            retransmits: stall.retransmits,
             arrived: arrived.unwrap_or(SystemTime::UNIX_EPOCH),
             received: stall.received,
             talks: 0,
             never_passed: stall.never_passed(),
         };
-        let is_stuck = |old: &Suspect| {
-            let ports = old.ports.0.zip(old.ports.1);
-            ports.is_some_and(|ports| event.stuck.contains(&ports))
-        };
+        let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(stuck, event.at));
         let mut is_proven = false;
         for old in &self.suspects {
             if !old.is_of(&new) {
-                is_proven |=
-                    old.lived_with(&new) || is_stuck(old) && stall.is_alone() && old.outlived_by(&new);
+                is_proven |= old.lived_with(&new) || is_stuck(old) && old.outlived_by(&new);
             } else if old.goes_on(&new) {
                 is_proven |= old.talks >= TALKS;
                 new.talks = old.talks + u32::from(new.received > old.received);
@@ -288,9 +295,26 @@ impl Suspect {
         later.at > self.at + MARGIN && later.since < self.at
     }
 
+    /// Whether it is stuck all the time since: each timeout is twice the one before (and no longer than two minutes), and what is
+    /// acknowledged has them counted from the first again.
+    fn is_stuck_since(&self, stuck: &Stuck, now: SystemTime) -> bool {
+        let since = now.duration_since(self.at).unwrap_or_default();
+        let mut timeout = self.timeout;
+        let (mut due, mut count) = (Duration::ZERO, self.retransmits);
+        while !timeout.is_zero() {
+            timeout *= 2;
+            due += timeout;
+            if due + MARGIN > since {
+                break;
+            }
+            count += 1;
+        }
+        self.ports.0.zip(self.ports.1) == Some(stuck.ports) && stuck.retransmits >= count
+    }
+
     /// Two connections, of which no full-size segment ever passed, and which both are stuck: something small of the later one arrived
-    /// since the earlier one is. If the peer was away and came back just for that, and took what others sent it meanwhile, it would
-    /// have to be gone again before the first full-size segment.
+    /// since the earlier one is. If the peer was away and came back just for that, it would have to be gone again before the first
+    /// full-size segment.
     fn outlived_by(&self, later: &Self) -> bool {
         let is_same_peer = self.destination == later.destination;
         is_same_peer && self.never_passed && later.never_passed && later.arrived > self.since + MARGIN
@@ -338,9 +362,13 @@ fn passed_before(stall: &Stall) -> bool {
 }
 
 /// So many jiffies before `at`.
-fn before(at: SystemTime, jiffies: u64, hertz: u32) -> SystemTime {
-    let ago = Duration::from_millis(jiffies.saturating_mul(1000) / u64::from(hertz.max(1)));
-    at.checked_sub(ago).unwrap_or(at)
+fn before(at: SystemTime, count: u64, hertz: u32) -> SystemTime {
+    at.checked_sub(jiffies(count, hertz)).unwrap_or(at)
+}
+
+/// So many jiffies.
+fn jiffies(count: u64, hertz: u32) -> Duration {
+    Duration::from_millis(count.saturating_mul(1000) / u64::from(hertz.max(1)))
 }
 
 #[cfg(test)]
@@ -360,11 +388,33 @@ mod tests {
             at: at(4_000),
             since: at(1_000),
             vanished: at(3_000),
+            timeout: Duration::from_secs(1),
+            retransmits: 3,
             arrived: at(0),
             received: 0,
             talks: 0,
             never_passed: true,
         }
+    }
+
+    /// From 4 s on copies are due after 2, 6, 14 s: whoever was sent fewer has been acknowledged something meanwhile.
+    #[test]
+    fn it_is_stuck_all_the_time_if_no_timeout_is_missing() {
+        let counted = |retransmits, now| {
+            let stuck = Stuck { ports: (4000, 443), retransmits };
+            suspect().is_stuck_since(&stuck, at(now))
+        };
+        for (now, least) in
+            [(4_000, 3), (6_049, 3), (6_050, 4), (10_049, 4), (10_050, 5), (18_050, 6), (3_000, 3)]
+        {
+            assert!(counted(least, now) && counted(least + 9, now), "{least} at {now}");
+            assert!(!counted(least - 1, now), "{least} at {now}");
+        }
+        let another = Stuck { ports: (4001, 443), retransmits: 9 };
+        assert!(!suspect().is_stuck_since(&another, at(5_000)));
+        let unknown = Suspect { timeout: Duration::ZERO, ..suspect() };
+        let stuck = Stuck { ports: (4000, 443), retransmits: 3 };
+        assert!(unknown.is_stuck_since(&stuck, at(90_000)), "no timeout is known");
     }
 
     /// Clocks and ticks need not agree: what is within the margin is the same moment.

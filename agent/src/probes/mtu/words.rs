@@ -207,7 +207,7 @@ fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, Stri
     }
 }
 
-/// How much fits into what is encrypted, the end that encrypts knows alone.
+/// Only the end that encrypts knows how much fits inside.
 fn encrypts_less(ends: &Ends, fits: u32) -> String {
     format!("{}: IPsec then tells whose packets it encrypts how many bytes fit", ends.route(fits))
 }

@@ -42,7 +42,8 @@ fn connections_that_are_stuck_are_found() {
         line(6, "0100080A", "03", 3),
     ];
     let found = |text: &str| stuck(sockets(text), "10.8.0.1".parse().unwrap());
-    assert_eq!(*found(&format!("title\n{}", list.concat())), [(1, 5000), (2, 5000)]);
+    let wanted = [(1, 3), (2, 12)].map(|(port, retransmits)| Stuck { ports: (port, 5000), retransmits });
+    assert_eq!(*found(&format!("title\n{}", list.concat())), wanted);
     assert_eq!(*found(LIST), [], "lines that are cut off");
     let many: String = (0..100).map(|port| line(port, "0100080A", "01", 1)).collect();
     assert_eq!(found(&format!("title\n{many}")).len(), MAX_STUCK);

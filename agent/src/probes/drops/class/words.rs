@@ -345,6 +345,8 @@ fn tcp_state(about: &About<'_>) -> &'static str {
         "TCP_MD5UNEXPECTED" | "TCP_AOUNEXPECTED" => {
             "it has a TCP signature (MD5 or AO, as BGP uses them), and the receiver has no key for its sender"
         }
+        "TCP_AOKEYNOTFOUND" => "its TCP signature (AO) names a key that the receiver does not have",
+        "TCP_AUTH_HDR" => "its options for a TCP signature (MD5 or AO) are malformed, or there are two",
         reason if is_signed(reason) => {
             "its TCP signature (MD5 or AO, as BGP uses them) is wrong, as where the keys of both ends differ"
         }

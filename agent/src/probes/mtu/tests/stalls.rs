@@ -1,6 +1,7 @@
 //! What stuck connections prove, and what they leave open.
 
 use super::*;
+use crate::kernel::sockets::Stuck;
 
 #[test]
 fn a_suspect_that_chance_hardly_explains_is_told_and_made_sure_of() {
@@ -116,7 +117,7 @@ fn what_was_acknowledged_before_proves_nothing() {
             let record = stalled(port, Fate::Suspect, stall);
             let mut event = event(&MtuRecord { ktime_ns: record.ktime_ns + after, ..record });
             // All of them are stuck at once.
-            event.stuck = (4000..4004).map(|port| (port, 443)).collect();
+            event.stuck = (4000..4004).map(|port| Stuck { ports: (port, 443), retransmits }).collect();
             findings.add(&event, &pods);
             assert!(!is_black_hole(&findings), "{retransmits} timeouts of {port}");
         }
@@ -126,31 +127,39 @@ fn what_was_acknowledged_before_proves_nothing() {
     }
 }
 
-/// The later one was made, or took something, when the earlier was already stuck, which it still is.
+/// The later one was made, or took something, when the earlier was already stuck, which it is all the time since.
 #[test]
 fn a_later_one_proves_it_if_the_earlier_is_still_stuck() {
     let pods = Pods::default();
-    let is_proven = |arrived: u64, still: &[(u16, u16)], later: Stall| {
+    // The first was sent 1.4 s before it was told at its third timeout; the other is told 20 s later.
+    let is_proven = |arrived: u64, still: &[(u16, u16, u32)], later: Stall, between: Option<MtuRecord>| {
         let mut findings = Findings::default();
-        findings.add(&event(&stalled(4000, Fate::Suspect, stuck())), &pods);
+        for record in [Some(stalled(4000, Fate::Suspect, stuck())), between].into_iter().flatten() {
+            findings.add(&event(&record), &pods);
+        }
         let record = stalled(4001, Fate::Suspect, Stall { arrived, ..later });
         let record = MtuRecord { ktime_ns: record.ktime_ns + 20_000_000_000, ..record };
         let mut event = event(&record);
-        event.stuck = still.into();
+        let stuck = |(own, peer, retransmits): &(u16, u16, u32)| Stuck {
+            ports: (*own, *peer),
+            retransmits: *retransmits,
+        };
+        event.stuck = still.iter().map(stuck).collect();
         findings.add(&event, &pods);
         is_black_hole(&findings)
     };
-    // The first was sent 1.4 s before it was told; the other is told 20 s later.
-    assert!(is_proven(1_400_000, &[(4000, 443), (4001, 443)], stuck()));
-    assert!(!is_proven(1_400_000, &[(4001, 443)], stuck()), "the earlier one has recovered");
-    assert!(!is_proven(1_400_000, &[(4000, 80)], stuck()), "that is another");
-    assert!(!is_proven(1_400_000, &[], stuck()), "its sockets are not seen");
-    assert!(is_proven(21_300_000, &[(4000, 443)], stuck()), "a moment after");
-    assert!(!is_proven(21_360_000, &[(4000, 443)], stuck()), "at the same moment");
-    let lossy = Stall { lost: 5, ..stuck() };
-    assert!(!is_proven(1_400_000, &[(4000, 443)], lossy), "others are lost as well");
+    // Copies of the first were due after 1.6, 4.8 and 11.2 s.
+    assert!(is_proven(1_400_000, &[(4000, 443, 6), (4001, 443, 3)], stuck(), None));
+    assert!(!is_proven(1_400_000, &[(4000, 443, 5)], stuck(), None), "it has recovered, and is stuck again");
+    assert!(!is_proven(1_400_000, &[(4001, 443, 6)], stuck(), None), "the earlier one has recovered");
+    assert!(!is_proven(1_400_000, &[(4000, 80, 6)], stuck(), None), "that is another");
+    assert!(!is_proven(1_400_000, &[], stuck(), None), "its sockets are not seen");
+    assert!(is_proven(21_300_000, &[(4000, 443, 6)], stuck(), None), "a moment after");
+    assert!(!is_proven(21_360_000, &[(4000, 443, 6)], stuck(), None), "at the same moment");
     let passed = Stall { acked: 1 << 20, heard: 0, ..stuck() };
-    assert!(!is_proven(1_400_000, &[(4000, 443)], passed), "full ones did pass");
+    assert!(!is_proven(1_400_000, &[(4000, 443, 6)], passed, None), "full ones did pass");
+    let over = stalled(4000, Fate::Ordinary, Stall { acked: 1 << 20, ..stuck() });
+    assert!(!is_proven(1_400_000, &[(4000, 443, 6)], stuck(), Some(over)), "the earlier one went on");
 }
 
 /// Only such events have the sockets of their namespace looked at.
