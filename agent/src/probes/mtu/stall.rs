@@ -202,7 +202,7 @@ impl Stalls {
             talks: 0,
             never_passed: stall.never_passed(),
         };
-        let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(stuck, event.at));
+        let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(*stuck, event.at));
         let mut is_proven = false;
         for old in &self.suspects {
             if !old.is_of(&new) {
@@ -297,7 +297,7 @@ impl Suspect {
 
     /// Whether it is stuck all the time since: each timeout is twice the one before (and no longer than two minutes), and what is
     /// acknowledged has them counted from the first again.
-    fn is_stuck_since(&self, stuck: &Stuck, now: SystemTime) -> bool {
+    fn is_stuck_since(&self, stuck: Stuck, now: SystemTime) -> bool {
         let since = now.duration_since(self.at).unwrap_or_default();
         let mut timeout = self.timeout;
         let (mut due, mut count) = (Duration::ZERO, self.retransmits);
@@ -402,7 +402,7 @@ mod tests {
     fn it_is_stuck_all_the_time_if_no_timeout_is_missing() {
         let counted = |retransmits, now| {
             let stuck = Stuck { ports: (4000, 443), retransmits };
-            suspect().is_stuck_since(&stuck, at(now))
+            suspect().is_stuck_since(stuck, at(now))
         };
         for (now, least) in
             [(4_000, 3), (6_049, 3), (6_050, 4), (10_049, 4), (10_050, 5), (18_050, 6), (3_000, 3)]
@@ -411,10 +411,10 @@ mod tests {
             assert!(!counted(least - 1, now), "{least} at {now}");
         }
         let another = Stuck { ports: (4001, 443), retransmits: 9 };
-        assert!(!suspect().is_stuck_since(&another, at(5_000)));
+        assert!(!suspect().is_stuck_since(another, at(5_000)));
         let unknown = Suspect { timeout: Duration::ZERO, ..suspect() };
         let stuck = Stuck { ports: (4000, 443), retransmits: 3 };
-        assert!(unknown.is_stuck_since(&stuck, at(90_000)), "no timeout is known");
+        assert!(unknown.is_stuck_since(stuck, at(90_000)), "no timeout is known");
     }
 
     /// Clocks and ticks need not agree: what is within the margin is the same moment.
