@@ -79,7 +79,7 @@ pub struct PacketDrop {
     home: Option<Home>,
     /// The packet inside, if it is a tunnel's: whom it hurts.
     inner: Option<Inner>,
-    /// How what it carries is encrypted: of that nothing is to be seen.
+    /// How its payload is encrypted; what is inside is then unreadable.
     encrypted: Option<Encrypted>,
     record: DropRecord,
 }

@@ -319,7 +319,7 @@ fn stuck_ones() -> Vec<Case> {
         ("hardly chance", of(&[stalled(4000, Fate::Suspect, hardly)]), web()),
         ("a suspect", of(&[stalled(4000, Fate::Suspect, stuck())]), web()),
         (
-            "a suspect of which nothing passed before",
+            "a suspect, and nothing passed before",
             of(&[stalled(4000, Fate::Suspect, Stall { acked: 1, ..stuck() })]),
             web(),
         ),
