@@ -27,18 +27,38 @@ static BRIDGE: Global<u32> = Global::new(0);
 #[inline(always)]
 #[must_use]
 pub unsafe fn is_outer_port<R: Read>(dev: *const u8) -> bool {
-    /// The first four bytes, which no other kind of the kernel's begins with.
-    const KINDS: [[u8; 4]; 3] = [*b"bond", *b"team", *b"vlan"];
-    // SAFETY: integers and pointers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
+    // SAFETY: as above.
     unsafe {
-        let is_port = kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0;
-        if !is_port || DEV_LINK_OPS.load() == ABSENT || !kernel::reads() {
-            return false;
-        }
+        kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0
+            && is_of_kind(dev, true, [*b"bond", *b"team", *b"vlan"])
+    }
+}
+
+/// Whether all that comes by a device is for this host, as what a tunnel or the routed veth of a pod carries. False where the kernel
+/// does not tell. (A port of a bridge hands what it takes to the bridge.)
+///
+/// # Safety
+/// `dev` is the kernel's `struct net_device *`.
+#[inline(always)]
+#[must_use]
+pub unsafe fn leads_to_the_host(dev: *const u8) -> bool {
+    // SAFETY: as above.
+    unsafe { is_of_kind(dev, false, [*b"vxla", *b"gene", *b"veth"]) }
+}
+
+/// Whether a device's kind is one of these, by its first four bytes, which no other kind of the kernel's begins with, or whether it
+/// has none (and `plain`). False where the kernel does not tell.
+#[inline(always)]
+unsafe fn is_of_kind(dev: *const u8, plain: bool, kinds: [[u8; 4]; 3]) -> bool {
+    if DEV_LINK_OPS.load() == ABSENT || !kernel::reads() {
+        return false;
+    }
+    // SAFETY: pointers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
+    unsafe {
         let ops: *const u8 = kernel::field::<Probed, _>(dev, &DEV_LINK_OPS);
         let name: *const u8 = kernel::field::<Probed, _>(ops, &LINK_OPS_KIND);
         let kind = kernel::copy::<u32>(name.cast());
-        ops.is_null() || KINDS.iter().any(|known| kind == u32::from_ne_bytes(*known))
+        plain && ops.is_null() || kinds.iter().any(|known| kind == u32::from_ne_bytes(*known))
     }
 }
 

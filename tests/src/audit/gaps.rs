@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use crate::harness::agent::without_capabilities;
-use crate::harness::bpf::{TCX, Verdict, XDP, attach};
+use crate::harness::bpf::{TCX, TWO, XDP, attach};
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
 
@@ -108,7 +108,7 @@ fn bpf_programs_on_a_device() {
 
     // What passes at XDP drops at tc, which here hurts nobody.
     for (program, name) in [(XDP, "XDP"), (TCX, "tcx")] {
-        match host.inside(|| attach(program, Verdict::Pass, "va")) {
+        match host.inside(|| attach(program, TWO, "va")) {
             Ok(_held) => {
                 expect(&node, "va", &format!("a BPF program ({name}) may send its packets elsewhere"));
             }

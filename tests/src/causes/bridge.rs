@@ -178,6 +178,25 @@ fn a_port_that_does_not_take_it() {
     }
 }
 
+/// What the pods of a bridge say to each other comes to the host as well while tcpdump listens on the bridge.
+#[test]
+fn a_bridge_that_is_listened_on() {
+    let scene = Scene::new();
+    let [client, server] = bridged(&scene);
+    let pods = [(&client, "shop/client-0"), (&server, "shop/server-0")]
+        .map(|(netns, name)| Pod::start(&scene.node, name, netns));
+    let socket = server.inside(|| UdpSocket::bind("10.97.4.3:7").unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    scene.host.ip("link set cni0 promisc on\n");
+    let trace = scene.trace("drops");
+    client.inside(|| udp("10.97.4.3:7".parse().unwrap(), 3, 100));
+    assert!((0..3).all(|_| socket.recv(&mut [0; 200]).is_ok()), "nothing is lost");
+    let copy = trace.expect("the host's own", |line| line["destination_ip"] == "10.97.4.3");
+    assert_eq!([&copy["interface"], &copy["harm"]], ["cni0", "benign"], "{copy:#}");
+    assert_eq!(trace.harmful(), Vec::<String>::new());
+    drop(pods);
+}
+
 /// A NIC at the bridge (a VLAN of the uplink here: no device's other end is a pod), and a switch that floods: frames for a station
 /// behind that switch are no loss. What comes the same way for a pod is one, if the pod's port does not take it.
 #[test]

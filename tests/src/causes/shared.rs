@@ -125,7 +125,7 @@ fn an_ipvlan_beside_it_that_takes_less() {
         [&json!("web-0"), &json!(null)],
         "{silent:#}"
     );
-    let told = "give shared (MTU 1500) and the device that it hands them to one MTU: it is another ipvlan of the same parent (`ip -d link show type ipvlan` in each network namespace tells its MTU)";
+    let told = "give both one MTU: shared (MTU 1500) and the device that it hands packets to, which is another ipvlan of the same parent (`ip -d link show type ipvlan` in each network namespace tells its MTU)";
     assert_eq!(fix(&silent), told, "{silent:#}");
     is_of_size(&drops, "shared");
     let shown = other.run("ip", &["-d", "link", "show", "type", "ipvlan"]);

@@ -220,6 +220,35 @@ fn a_vxlan_network_of_another_number() {
     assert!(socket.recv(&mut [0; 100]).is_ok(), "cured");
 }
 
+/// A node's tunnel device was made anew, and another node goes on sending to its old MAC.
+#[test]
+fn an_old_mac_of_a_tunnels_other_end() {
+    if !has_module("vxlan") {
+        return;
+    }
+    let scene = Scene::new();
+    for (netns, own, other) in [(&scene.host, 1, 2), (&scene.ext, 2, 1)] {
+        netns.ip(&format!(
+            "link add vx0 address 02:00:00:00:05:0{own} type vxlan id 1 local 10.97.9.{own} remote 10.97.9.{other} dstport 4789\n\
+             addr add 10.97.5.{own}/24 dev vx0\nlink set vx0 up\n"
+        ));
+    }
+    scene.ext.ip("neigh replace 10.97.5.1 lladdr 02:00:00:00:05:99 dev vx0 nud permanent\n\
+                  route add 10.97.1.2/32 via 10.97.5.1 dev vx0\n");
+    let socket = scene.web.netns.inside(|| UdpSocket::bind("10.97.1.2:7722").unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let send = || scene.ext.inside(|| udp("10.97.1.2:7722".parse().unwrap(), 1, 10));
+    let trace = scene.trace("drops");
+    send();
+    let lost = trace.expect_class("neighbour", |line| line["destination_port"] == 7722);
+    assert_eq!([&lost["harm"], &lost["interface"]], ["harmful", "vx0"], "{lost:#}");
+    let shown = scene.host.run("sh", &["-c", fix(&lost).split('`').nth(1).unwrap()]);
+    assert!(shown.contains("02:00:00:00:05:01"), "{lost:#}: {shown}");
+    scene.ext.ip("neigh replace 10.97.5.1 lladdr 02:00:00:00:05:01 dev vx0 nud permanent\n");
+    send();
+    assert!(socket.recv(&mut [0; 100]).is_ok(), "cured");
+}
+
 /// The network plugin's device has gone: no program is to listen for what another node's pods send.
 #[test]
 fn a_tunnel_whose_device_is_gone() {

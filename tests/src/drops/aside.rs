@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use nix::libc;
 
 use crate::harness::has_reasons;
+use crate::harness::lab::DB;
 use crate::harness::packet::{ipv4, send_on_wire, udp_segment};
 
 use super::{Lab, RECEIVED, SENT, Want, db4, json, to_port};
@@ -21,16 +22,30 @@ fn a_frame_for_another_station() {
     let packet = ipv4([10, 99, 1, 2].into(), [10, 99, 2, 2].into(), 17, &segment, true);
     let watch = lab.watch();
     lab.web.netns.inside(|| (0..3).for_each(|_| send_on_wire("eth0", NOBODY, &packet)));
-    // Any shared segment is full of these.
+    // The pod has an old entry for its router: what it sends by a veth of its own is for nobody else.
     let want = Want {
         reason: &["OTHERHOST"],
         function: &["ip_rcv_core"],
-        class: "other",
-        harm: "benign",
+        class: "neighbour",
         interface: &["ra"],
         ..RECEIVED
     };
     watch.expect(3, &to_port(7401), &want);
+    // From the network to a pod that has this address no more, as where it is at home by now.
+    let segment = udp_segment(db4(5401), SocketAddr::from(([10, 99, 1, 77], 7402)), 100, true);
+    let packet = ipv4([10, 99, 2, 2].into(), [10, 99, 1, 77].into(), 17, &segment, true);
+    let watch = lab.watch();
+    lab.db.netns.inside(|| (0..3).for_each(|_| send_on_wire("eth0", NOBODY, &packet)));
+    // Any shared segment is full of these.
+    let want = Want {
+        class: "other",
+        harm: "benign",
+        interface: &["rb"],
+        source: Some(DB),
+        destination: None,
+        ..want
+    };
+    watch.expect(3, &to_port(7402), &want);
 }
 
 /// The kernel has made room for a packet and then cannot copy it: no memory to read it from.

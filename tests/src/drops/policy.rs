@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use crate::harness::bpf::{Verdict, XDP_GENERIC, attach};
+use crate::harness::bpf::{DROP_UDP, XDP_GENERIC, attach};
 use crate::harness::has_reasons;
 use crate::harness::netns::{Meanwhile, Netns};
 use crate::harness::packet::{refuse_all, udp};
@@ -121,9 +121,8 @@ fn xdp_in_software() {
         lab.web.netns.inside(|| udp(db4(7008), 1, 100));
         socket.recv(&mut [0; 200]).is_ok()
     };
-    // The router knows its neighbour by then: that question the program would drop as well.
     assert!(arrives());
-    let program = match lab.db.netns.inside(|| attach(XDP_GENERIC, Verdict::Drop, "eth0")) {
+    let program = match lab.db.netns.inside(|| attach(XDP_GENERIC, DROP_UDP, "eth0")) {
         Ok(program) => program,
         Err(errno) => {
             let is_guest = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");

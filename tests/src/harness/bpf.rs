@@ -1,4 +1,4 @@
-//! Programs of two instructions on a device, as network plugins put there larger ones.
+//! Small programs on a device, as network plugins put there larger ones.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
@@ -25,12 +25,30 @@ pub(crate) const XDP: Hook = Hook { kind: 6, at: 37, flags: 0 };
 /// XDP on packets that the driver has made already (`xdpgeneric`).
 pub(crate) const XDP_GENERIC: Hook = Hook { flags: 1 << 1, ..XDP };
 
-/// What XDP does; at tc 2 drops.
-#[derive(Clone, Copy)]
-pub(crate) enum Verdict {
-    Drop = 1,
-    Pass = 2,
-}
+/// A program as the kernel takes it: an operation, two registers, an offset and a number in each word.
+pub(crate) type Program = &'static [u64];
+
+/// XDP: drops UDP of IPv4 and no more (no question of the kernel's own about a neighbour, which may come at any time).
+pub(crate) const DROP_UDP: Program = &[
+    // `r2 = data`, `r3 = data_end`; if there are not 24 bytes, pass.
+    0x61 | 2 << 8 | 1 << 12,
+    0x61 | 3 << 8 | 1 << 12 | 4 << 16,
+    0xbf | 4 << 8 | 2 << 12,
+    0x07 | 4 << 8 | 24 << 32,
+    0x2d | 4 << 8 | 3 << 12 | 4 << 16,
+    // Unless the protocol is 17, pass. (Of ARP this is a byte of an address.)
+    0x71 | 4 << 8 | 2 << 12 | 23 << 16,
+    0x55 | 4 << 8 | 2 << 16 | 17 << 32,
+    // `XDP_DROP`.
+    0xb7 | 1 << 32,
+    0x95,
+    // `XDP_PASS`.
+    0xb7 | 2 << 32,
+    0x95,
+];
+
+/// `XDP_PASS`; at tc `TC_ACT_SHOT`.
+pub(crate) const TWO: Program = &[0xb7 | 2 << 32, 0x95];
 
 fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel reads no more than the size it is given.
@@ -41,11 +59,9 @@ fn bpf(command: libc::c_int, attributes: &[u64; 16]) -> Result<OwnedFd, Errno> {
 }
 
 /// A program on a device of this thread's namespace, for as long as the file is open.
-pub(crate) fn attach(hook: Hook, verdict: Verdict, device: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn attach(hook: Hook, program: Program, device: &str) -> Result<OwnedFd, Errno> {
     // Before 5.11 programs count as locked memory of their user, who has the agent's as well.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
-    // `r0 = verdict`, `exit`.
-    let program = [(verdict as u64) << 32 | 0xb7, 0x95];
     let mut attributes = [0; 16];
     attributes[0] = hook.kind | (program.len() as u64) << 32;
     attributes[1] = program.as_ptr().addr() as u64;

@@ -54,9 +54,6 @@ pub(super) unsafe fn of<R: Read>(
             bits |= circumstance::GROUP;
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
-            if is_for_this_pod(site, header, ip_version) {
-                bits |= circumstance::OWN_ADDRESS;
-            }
         }
         if is_discovery::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::DISCOVERY;
@@ -74,9 +71,8 @@ pub(super) unsafe fn of<R: Read>(
         } else if site.ifindex != 0 {
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
-            let is_strangers = bits & circumstance::OTHERS != 0 && ends == (0, 0);
-            if is_strangers && !Here::of(site.netns).foreign && device::is_outer_port::<R>(site.dev) {
-                bits |= circumstance::STRANGERS;
+            if bits & circumstance::OTHERS != 0 {
+                bits |= of_others::<R>(site, header, ip_version, ends);
             }
         }
         if freed.reason == REASON_NO_SOCKET.load() && is_ending::<R>(freed.skb, header, ip_version) {
@@ -93,12 +89,25 @@ pub(super) unsafe fn of<R: Read>(
     bits
 }
 
-/// Whether its destination is the address of the pod that it has come to, or of one that the host would pass it on to.
+/// Whether a frame for another station was lost, or only passed by.
 #[inline(always)]
-fn is_for_this_pod(site: &Site, header: &Header, ip_version: u8) -> bool {
+unsafe fn of_others<R: Read>(site: &Site, header: &Header, ip_version: u8, ends: (u16, u16)) -> u16 {
     let here = Here::of(site.netns);
+    if here.foreign {
+        return 0;
+    }
     let to = slots::of_header(header, ip_version, kernel::zero()).1;
-    to != 0 && !here.foreign && (here.slot == 0 || to == here.slot)
+    // SAFETY: the caller's.
+    unsafe {
+        // The host sees more than what is for it: a bridge that tcpdump listens on shows it all that its pods say to each other.
+        if to != 0 && (to == here.slot || here.slot == 0 && device::leads_to_the_host(site.dev)) {
+            circumstance::OWN_ADDRESS
+        } else if ends == (0, 0) && device::is_outer_port::<R>(site.dev) {
+            circumstance::STRANGERS
+        } else {
+            0
+        }
+    }
 }
 
 /// What its device has to do with it.

@@ -42,6 +42,9 @@ pub enum Evidence {
     },
     /// Its frame is for another station, though this address of its destination is that of the pod that it came to.
     OtherStation(IpAddr),
+    /// Its frame is for another station, though it came to this host by a device that leads nowhere else, and this address of its
+    /// destination is that of a pod here.
+    OtherHop(IpAddr),
     /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
     Burst(u32),
     /// A network emulator of the device loses packets on purpose.
@@ -74,9 +77,11 @@ impl Evidence {
             | Self::Loses(_)
             | Self::Policer { .. } => true,
             // On the node, or where the sender is.
-            Self::Neighbours(_) | Self::NotTranslated(_) | Self::OtherStation(_) | Self::Ports { .. } => {
-                false
-            }
+            Self::Neighbours(_)
+            | Self::NotTranslated(_)
+            | Self::OtherStation(_)
+            | Self::OtherHop(_)
+            | Self::Ports { .. } => false,
         }
     }
 }
@@ -118,7 +123,9 @@ pub(super) fn gather(
         return (Verdict { class: Class::Routing, ..verdict }, None);
     }
     if verdict.class == Class::Neighbour && record.circumstances & circumstance::OWN_ADDRESS != 0 {
-        return (verdict, address(record.ip_version, record.destination).map(Evidence::OtherStation));
+        let is_passing = limits.are_of(record.netns);
+        let evidence = if is_passing { Evidence::OtherHop } else { Evidence::OtherStation };
+        return (verdict, address(record.ip_version, record.destination).map(evidence));
     }
     // All namespaces share one neighbour table.
     if verdict.class == Class::NeighbourTable {

@@ -242,7 +242,7 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
 fn a_frame_for_another_station_tells_whose_address_it_has() {
     let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
     let gathered = |ip_version, circumstances, class| {
-        let mut record = DropRecord { ip_version, circumstances, ..record(100, 0) };
+        let mut record = DropRecord { ip_version, circumstances, netns: 1, ..record(100, 0) };
         record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
         let verdict = Verdict { class, harm: Harm::Harmful };
         gather(&sources, &record, "OTHERHOST", "ip_rcv_core", None, false, verdict).1
@@ -253,6 +253,14 @@ fn a_frame_for_another_station_tells_whose_address_it_has() {
     assert_eq!(gathered(6, own, Class::Neighbour), Some(Evidence::OtherStation(six)));
     assert_eq!(gathered(4, circumstance::OTHERS, Class::Neighbour), None);
     assert_eq!(gathered(4, own, Class::Other), None);
+    // In the host's namespace it was on its way to the pod.
+    let (proc, mut record) = own_namespace();
+    let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+    record.circumstances = own;
+    record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
+    let verdict = Verdict { class: Class::Neighbour, harm: Harm::Harmful };
+    let gathered = gather(&sources, &record, "OTHERHOST", "ip_rcv_core", None, false, verdict);
+    assert_eq!(gathered, (verdict, Some(Evidence::OtherHop([10, 244, 1, 10].into()))));
 }
 
 /// A port of a switch is not told by the packet: each that takes less may be the one.

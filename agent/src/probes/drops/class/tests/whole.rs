@@ -140,6 +140,7 @@ fn told() -> Vec<String> {
         (Class::NoSocket, "another port", other_ports(&[8080])),
         (Class::NoSocket, "three other ports", other_ports(&[80, 8080, 9090])),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
+        (Class::Neighbour, "another hop's", Evidence::OtherHop([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),
         (Class::Queue, "netem", Evidence::Loses(Netem { loss: Loss::Random(u32::MAX / 8), parent: None })),
         (

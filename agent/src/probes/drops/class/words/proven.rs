@@ -38,6 +38,10 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::OtherStation(address) => format!(
             "{address} is this pod's, and its frame is for another station: who sent it has an old neighbour entry (the address was another pod's before), or two have the address"
         ),
+        Evidence::OtherHop(address) => format!(
+            "it came by {} for {address}, a pod of this node, and its frame is for another station: who sent it has an old neighbour entry for this node, as when that device was made anew with another MAC",
+            about.device()
+        ),
         Evidence::Burst(burst) => format!(
             "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
             about.frame,
@@ -93,6 +97,10 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         Evidence::OtherPorts { .. } => "start what should listen there, or mend the port that the sender uses (of a Service: its targetPort)".to_owned(),
         Evidence::OtherStation(address) => format!(
             "`ip neigh flush to {address} nud all` where it was sent (an entry that the network plugin set for good it must set anew); if the old one comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
+        ),
+        Evidence::OtherHop(_) => format!(
+            "`ip link show {}` on this node tells the MAC that it must be sent to: where it was sent, `ip neigh` shows another for the next hop; `ip neigh flush to NEXT-HOP nud all` there, and an entry that the network plugin set for good it must set anew (restart the plugin on this node: it tells the others)",
+            about.device()
         ),
         // Room for a full frame of the device, with its link header.
         Evidence::Burst(_) => format!(
