@@ -16,8 +16,15 @@ const FRESH: Duration = Duration::from_secs(1);
 /// A namespace that is nobody's is not looked for again before: that goes through all processes.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Questions that are answered a second: each reads a list of sockets.
+/// Questions a second for which lists of sockets are read.
 const QUESTIONS: u32 = 8;
+
+/// Questions a second that are answered at all: those above [`QUESTIONS`] by what was read of the same namespace just before, so that a
+/// burst is told by the same cause as its first packet.
+const ANSWERS: u32 = 128;
+
+/// Bytes of lists that are kept for that, of each question that read some.
+const KEPT: usize = 64 << 10;
 
 /// Namespaces that are remembered: more are forgotten all at once.
 const MAX_NAMESPACES: usize = 64;
@@ -62,8 +69,24 @@ struct Shared {
     proc: PathBuf,
     /// The namespace, when it was looked for, and a process in it.
     processes: Mutex<Vec<(u32, Instant, Option<String>)>>,
-    /// Since when questions are counted, and how many there were.
-    asked: Mutex<(Instant, u32)>,
+    asked: Mutex<Asked>,
+}
+
+/// The questions of a second.
+#[derive(Debug)]
+struct Asked {
+    since: Instant,
+    count: u32,
+    /// What was read for them.
+    read: Vec<Lists>,
+}
+
+/// A protocol's sockets in a namespace, as the kernel lists them, of IPv4 and of IPv6.
+#[derive(Clone, Debug)]
+struct Lists {
+    netns: u32,
+    name: &'static str,
+    texts: Arc<[Option<String>; 2]>,
 }
 
 impl Sockets {
@@ -73,7 +96,7 @@ impl Sockets {
         Self(Arc::new(Shared {
             proc: proc.to_owned(),
             processes: Mutex::default(),
-            asked: Mutex::new((Instant::now(), 0)),
+            asked: Mutex::new(Asked { since: Instant::now(), count: 0, read: Vec::new() }),
         }))
     }
 
@@ -93,7 +116,7 @@ impl Sockets {
             UDP => "udp",
             _ => return None,
         };
-        let lists = self.lists(netns, name)?;
+        let lists = self.lists(netns, name, ANSWERS)?;
         let sockets = || lists.iter().flatten().flat_map(|text| list::sockets(text));
         let has_states = protocol == TCP;
         let listener = list::listener(sockets(), to, has_states);
@@ -109,16 +132,34 @@ impl Sockets {
     /// The TCP connections of this namespace to `peer` that are stuck at this moment. None, too, where they cannot be seen.
     #[must_use]
     pub fn stuck(&self, netns: u32, peer: IpAddr) -> Arc<[Stuck]> {
-        let lists = self.lists(netns, "tcp").into_iter().flatten().flatten().collect::<Vec<_>>();
-        list::stuck(lists.iter().flat_map(|text| list::sockets(text)), peer)
+        let lists = self.lists(netns, "tcp", QUESTIONS);
+        let texts = lists.iter().flat_map(|texts| texts.iter().flatten());
+        list::stuck(texts.flat_map(|text| list::sockets(text)), peer)
     }
 
     /// A namespace's lists of a protocol's sockets, of IPv4 and of IPv6; `None` if they may not be read now, or the namespace is nobody's
-    /// that we see.
-    fn lists(&self, netns: u32, name: &str) -> Option<[Option<String>; 2]> {
-        if !self.may_ask() {
+    /// that we see. A storm of packets to closed ports must not hold up what is told of others: at most `most` are answered a second.
+    fn lists(&self, netns: u32, name: &'static str, most: u32) -> Option<Arc<[Option<String>; 2]>> {
+        let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.since.elapsed() >= FRESH {
+            *asked = Asked { since: Instant::now(), count: 0, read: Vec::new() };
+        }
+        asked.count += 1;
+        if asked.count > most {
             return None;
         }
+        if asked.count > QUESTIONS {
+            let is_it = |lists: &&Lists| (lists.netns, lists.name) == (netns, name);
+            return asked.read.iter().rfind(is_it).map(|lists| lists.texts.clone());
+        }
+        let texts = Arc::new(self.read(netns, name)?);
+        if texts.iter().flatten().map(String::len).sum::<usize>() <= KEPT {
+            asked.read.push(Lists { netns, name, texts: texts.clone() });
+        }
+        Some(texts)
+    }
+
+    fn read(&self, netns: u32, name: &str) -> Option<[Option<String>; 2]> {
         let process = self.process(netns)?;
         // Without IPv6 there is one list.
         Some([name.to_owned(), format!("{name}6")].map(|list| {
@@ -127,16 +168,6 @@ impl Sockets {
             file.take(MOST).read_to_string(&mut text).ok()?;
             Some(text)
         }))
-    }
-
-    /// Whether a list may be read now: a storm of packets to closed ports must not hold up what is told of others.
-    fn may_ask(&self) -> bool {
-        let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.0.elapsed() >= FRESH {
-            *asked = (Instant::now(), 0);
-        }
-        asked.1 += 1;
-        asked.1 <= QUESTIONS
     }
 
     /// The number of a process in the namespace.
@@ -228,13 +259,38 @@ mod tests {
         assert_eq!(lengths.last(), Some(&1), "one more, and it begins again");
     }
 
+    /// A few questions a second read lists; more of the same namespace and protocol get what was read, and there is an end to these.
     #[test]
-    fn a_storm_is_asked_about_a_few_times_a_second() {
-        let sockets = Sockets::below(Path::new("/nonexistent"));
-        let asked = |times: u32| (0..times).filter(|_| sockets.may_ask()).count();
-        assert_eq!(asked(100), QUESTIONS as usize);
-        sockets.0.asked.lock().unwrap().0 -= FRESH;
-        assert_eq!(asked(100), QUESTIONS as usize, "and again in the next second");
+    #[cfg(target_endian = "little")]
+    fn a_storm_is_answered_by_what_was_read_for_its_first_packets() {
+        let proc = proc(&[("7", "net")]);
+        fs::create_dir(proc.path().join("7/net")).unwrap();
+        let listen = |port: u16| {
+            let text = format!("title\n 0: 00000000:{port:04X} 00000000:0000 0A 0 0\n");
+            fs::write(proc.path().join("7/net/tcp"), text).unwrap();
+        };
+        let sockets = Sockets::below(proc.path());
+        let ask = |protocol| {
+            let [to, from] = ["10.1.0.2:80", "10.1.0.3:5432"].map(|end| end.parse().unwrap());
+            sockets.explain(inode("net"), protocol, to, from, true)
+        };
+        let listens_on = |port: u16| Some(Seen::Ports([port].into()));
+        let times = |count: u32| (0..count).map(|_| ask(TCP)).collect::<Vec<_>>();
+        listen(1);
+        assert_eq!(ask(TCP), listens_on(1));
+        listen(2);
+        assert_eq!(times(QUESTIONS - 1), vec![listens_on(2); QUESTIONS as usize - 1], "read anew");
+        listen(3);
+        assert_eq!(ask(UDP), None, "another list, which was not read");
+        let rest = ANSWERS - QUESTIONS - 1;
+        assert_eq!(times(rest), vec![listens_on(2); rest as usize], "the last that was read");
+        assert_eq!(ask(TCP), None);
+        sockets.0.asked.lock().unwrap().since -= FRESH;
+        assert_eq!(ask(TCP), listens_on(3), "the next second");
+        // What is long is not kept.
+        fs::write(proc.path().join("7/net/tcp"), " ".repeat(KEPT + 1)).unwrap();
+        ask(TCP);
+        assert_eq!(sockets.0.asked.lock().unwrap().read.len(), 1);
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! A port that looks closed: the program listens, but not there.
 
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 use serde_json::Value;
+
+use crate::harness::packet::set;
 
 use super::{Scene, Trace, fix, has_module};
 
@@ -122,6 +126,33 @@ fn a_program_that_listens_on_another_port() {
     for port in [7305, 7307] {
         assert!(scene.is_let_in(web(port)[0]), "cured by {port}");
     }
+}
+
+/// A server that is gone without a word, as with its node, and one that was never asked: data are no call to a closed port.
+#[test]
+fn data_of_a_connection_that_is_gone() {
+    const REPAIR: i32 = 19;
+    let scene = Scene::new();
+    let trace = scene.trace("drops");
+    let [to, _] = web(7309);
+    let listener = scene.listen("0.0.0.0:7309");
+    let mut client = scene.ext.inside(|| TcpStream::connect(to).unwrap());
+    let (server, _) = listener.accept().unwrap();
+    // A socket that is closed under repair says nothing.
+    set(&server, libc::IPPROTO_TCP, REPAIR, 1);
+    drop((server, listener));
+    client.write_all(b"late").unwrap();
+    let (said, fix) = trace.closed(to);
+    assert!(said.contains("it belongs to no connection that is open there, and nobody listens"), "{said}");
+    assert!(fix.starts_with("see why the program closes that early or ended"), "{fix}");
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let told = client.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::ConnectionReset, "as the line says");
+    // A call is to a closed port, and its fix is another.
+    assert!(!scene.is_let_in(web(7310)[0]));
+    let (said, fix) = trace.closed(web(7310)[0]);
+    assert!(said.contains("nobody listens there"), "{said}");
+    assert!(fix.starts_with("start what should listen there"), "{fix}");
 }
 
 /// Its socket's address would take it, but not from that device.

@@ -3,9 +3,12 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::harness::has_reasons;
 use crate::harness::packet::{udp, udp_unfragmented};
 
-use super::{Scene, fix, has_module};
+use super::{Scene, Trace, fix, has_module};
 
 /// A tunnel that takes more than what carries it.
 struct Tunnel {
@@ -133,10 +136,44 @@ fn what_comes_in_a_tunnel_and_no_tunnel_takes() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         scene.ext.inside(|| udp("10.97.5.1:7720".parse().unwrap(), 1, 10));
         assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {kind}");
+        let send = || scene.ext.inside(|| udp("10.97.5.1:7720".parse().unwrap(), 1, 10));
+        scene.host.ip("link set t0 down\n");
+        send();
+        let lost = trace.expect_class("routing", |line| {
+            line["destination_port"] == 7720 && line["span_id"] != lost["span_id"]
+        });
+        assert!(fix(&lost).starts_with("see that its device is up"), "{kind}: {lost:#}");
+        scene.host.ip("link set t0 up\n");
+        send();
+        assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {kind} that is up");
+        if kind == "ipip" {
+            a_rule_that_sees_the_outer_packet(&scene, &trace);
+            send();
+            assert!(socket.recv(&mut [0; 100]).is_ok(), "cured: {kind} that passes");
+        }
         for netns in [&scene.host, &scene.ext] {
             netns.ip("link del t0\n");
         }
     }
+}
+
+/// Who looks for the pods inside in the rules finds nothing.
+fn a_rule_that_sees_the_outer_packet(scene: &Scene, trace: &Trace) {
+    scene.host.batch(
+        "nft",
+        "add table ip low\nadd chain ip low in { type filter hook input priority 0; }\nadd rule ip low in ip protocol 4 drop\n",
+    );
+    scene.ext.inside(|| udp("10.97.5.1:7720".parse().unwrap(), 1, 10));
+    let refused = |line: &Value| line["tunnel"] == "IP-in-IP" && line["destination_port"] == 7720;
+    let (class, place) =
+        if has_reasons() { ("policy", "nft_do_chain") } else { ("netfilter", "nf_hook_slow") };
+    let lost = trace.expect_class(class, refused);
+    if class == "policy" {
+        let told = "let pass what node 10.97.9.2 sends by IP-in-IP: rules see the outer packet";
+        assert!(fix(&lost).contains(told), "{lost:#}");
+    }
+    assert_eq!(lost["function"], place, "{lost:#}");
+    scene.host.batch("nft", "delete table ip low\n");
 }
 
 /// WireGuard knows no way there, and then one to a peer that does not answer.

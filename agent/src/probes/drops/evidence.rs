@@ -40,6 +40,8 @@ pub enum Evidence {
         /// Where programs listen.
         listen: Arc<[u16]>,
     },
+    /// It is TCP, does not open a connection, and nobody listens: its connection is gone, or was never there.
+    Unconnected,
     /// Its frame is for another station, though this address of its destination is that of the pod that it came to.
     OtherStation(IpAddr),
     /// Its frame is for another station, though it came to this host by a device that leads nowhere else, and this address of its
@@ -73,6 +75,7 @@ impl Evidence {
             | Self::Invalid(_)
             | Self::Listens { .. }
             | Self::OtherPorts { .. }
+            | Self::Unconnected
             | Self::Burst(_)
             | Self::Loses(_)
             | Self::Policer { .. } => true,
@@ -114,7 +117,8 @@ pub(super) fn gather(
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {
-        let evidence = by_sockets(sockets, record, from);
+        let evidence = by_sockets(sockets, record, from)
+            .or_else(|| (opens_connection(record) == Some(false)).then_some(Evidence::Unconnected));
         // A device would take it out of its tunnel, unless a program is to.
         let class = if is_tunnels && evidence.is_none() { Class::Routing } else { verdict.class };
         return (Verdict { class, ..verdict }, evidence);
@@ -220,23 +224,32 @@ pub(super) fn is_on_loopbacks_network(record: &DropRecord, function: &str) -> bo
 fn by_sockets(sockets: &Sockets, record: &DropRecord, from: SocketAddr) -> Option<Evidence> {
     let asked = address(record.ip_version, record.destination)?;
     let to = SocketAddr::new(asked, record.destination_port);
-    Some(match sockets.explain(record.netns, record.protocol, to, from, opens_connection(record))? {
-        Seen::Expects(peer) => Evidence::NotTranslated(peer),
-        Seen::ListensAt(at) => Evidence::Listens { at, asked },
-        Seen::Ports(listen) => Evidence::OtherPorts { asked: to.port(), listen },
-    })
+    Some(
+        match sockets.explain(
+            record.netns,
+            record.protocol,
+            to,
+            from,
+            opens_connection(record) == Some(true),
+        )? {
+            Seen::Expects(peer) => Evidence::NotTranslated(peer),
+            Seen::ListensAt(at) => Evidence::Listens { at, asked },
+            Seen::Ports(listen) => Evidence::OtherPorts { asked: to.port(), listen },
+        },
+    )
 }
 
-/// Whether it is a TCP segment that opens a connection.
-fn opens_connection(record: &DropRecord) -> bool {
+/// Whether it is a TCP segment that opens a connection; `None` of anything else, and where its flags are not seen.
+fn opens_connection(record: &DropRecord) -> Option<bool> {
     const SYN: u8 = 2;
     let header = record.header.get(..record.header_len.into()).unwrap_or_default();
     let tcp = match (record.ip_version, header) {
         (4, [first, ..]) => 4 * usize::from(first & 0xf),
         (6, [_, _, _, _, _, _, 6, ..]) => 40,
-        _ => return false,
+        _ => return None,
     };
-    record.protocol == 6 && header.get(tcp + 13).is_some_and(|flags| flags & SYN != 0)
+    let flags = header.get(tcp + 13).filter(|_| record.protocol == 6)?;
+    Some(flags & SYN != 0)
 }
 
 /// Whether it is an ICMP message about another packet.

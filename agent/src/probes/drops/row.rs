@@ -33,7 +33,7 @@ const DESTINATION: Column = Column::new("DESTINATION", 17, false).growing(70);
 
 /// The row's cells, in the order of [`COLUMNS`].
 pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>>) {
-    let (source_port, port) = event.ports().unzip();
+    let (_, port) = event.ports().unzip();
     let texts: [Cow<'a, str>; 12] = [
         time_of_day(event.at).into(),
         event.verdict.class.name().into(),
@@ -43,7 +43,7 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
         event.interface().unwrap_or("-".into()),
         event.protocol(),
         event.record.len.to_string().into(),
-        addresses((event.source(), source_port), (event.destination(), port)).to_string().into(),
+        ends(event).into(),
         place(event).into(),
         reason(event).into(),
         event.fix().unwrap_or_default(),
@@ -53,6 +53,18 @@ pub fn cells<'a>(event: &'a PacketDrop, pods: &'a Pods, cells: &mut Vec<Cell<'a>
         DESTINATION => end_cell(DESTINATION, pods.destination.as_deref(), event.destination(), port, 0),
         column => Cell::new(column, text),
     }));
+}
+
+/// Addresses and ports, and of what is in a tunnel those of what carries it as well: rules and routes see these.
+fn ends(event: &PacketDrop) -> String {
+    let (source_port, port) = event.ports().unzip();
+    let mut text = addresses((event.source(), source_port), (event.destination(), port)).to_string();
+    if let Some(inner) = event.inner
+        && let Some((from, to)) = event.outer_source().zip(event.outer_destination())
+    {
+        let _ = write!(text, " in {} {}", inner.name(), addresses((Some(from), None), (Some(to), None)));
+    }
+    text
 }
 
 /// The event's fields, in the order of the documented schema.

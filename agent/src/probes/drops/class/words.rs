@@ -186,7 +186,7 @@ impl Class {
             Self::Mtu => "larger than the next device or route takes".into(),
             Self::Policy => policy(about).into(),
             Self::Netfilter => {
-                "netfilter refused it: a rule, or conntrack or NAT themselves (a full table, no free port)".into()
+                "netfilter refused it: a rule, conntrack or NAT themselves (a full table, no free port), or IPVS (a service without a server)".into()
             }
             Self::NoSocket if about.is_answer => {
                 "nobody waits there any more: by its ports it is an answer, and the socket that asked is closed".into()
@@ -293,7 +293,7 @@ fn routing(about: &About<'_>) -> &'static str {
             }
             Some(Refused::Discarded) => "a blackhole route took it, or its route's device has just gone",
             Some(Refused::NoTunnel) => {
-                "no tunnel device here takes it: its key, VNI or addresses are those of none"
+                "no tunnel device here takes it: its key, VNI or addresses are those of none that is up"
             }
             Some(Refused::NoTunnelDevice) => {
                 "no device here takes it out of its tunnel: the device is gone or down, has another port, or its kernel module is not loaded"

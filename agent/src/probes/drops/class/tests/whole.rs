@@ -107,6 +107,8 @@ fn told() -> Vec<String> {
     told.push(case(Class::Routing, "on lo", About { device: Some("lo"), ..ON_ETH7 }));
     let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
     told.push(case(Class::Policy, "IPsec", ipsec));
+    let tunnel = Some((Tunnel::Ip, [10, 9, 0, 2].into()));
+    told.push(case(Class::Policy, "of a tunnel's packet", About { tunnel, ..ON_ETH7 }));
     told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
     let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
     told.push(case(Class::Neighbour, "WireGuard", unanswered));
@@ -139,6 +141,7 @@ fn told() -> Vec<String> {
         (Class::NoSocket, "not ready", listens("0.0.0.0:8080", "10.244.1.10")),
         (Class::NoSocket, "another port", other_ports(&[8080])),
         (Class::NoSocket, "three other ports", other_ports(&[80, 8080, 9090])),
+        (Class::NoSocket, "no connection", Evidence::Unconnected),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Neighbour, "another hop's", Evidence::OtherHop([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),

@@ -61,7 +61,7 @@ impl Class {
             Self::Mtu => "`r2c-agent trace mtu` names the device, the size that fits, and what to set".into(),
             Self::Policy => policy(about),
             Self::Netfilter => about.there(format!(
-                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; else find the rule ({})",
+                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; where kube-proxy uses IPVS, `ipvsadm -Ln` whether the service has a server (`sysctl -w net.ipv4.vs.expire_nodest_conn=1` ends what clings to one that is gone); else find the rule ({})",
                 about.rules()
             )),
             Self::NoSocket if about.is_answer => {
@@ -77,7 +77,7 @@ impl Class {
                 "`ip link set {device} up`; its IPv6 addresses and the routes by it may be gone, and must be set again"
             )),
             Self::NoCarrier => about.there(format!(
-                "bring up the other end of {device} (`ip -d link show {device}` tells what it is)"
+                "bring up the other end of {device} (`ip -d link show {device}` tells what it is; of a bond or bridge, that of its members: `ip link show master {device}`)"
             )),
             Self::Ipv6Off if about.mtu != 0 && about.mtu < 1280 => about.there(format!(
                 "`ip link set {device} mtu 1280`, or more, if all behind it takes that; {GONE}"
@@ -126,8 +126,9 @@ impl Class {
             Self::Neighbour if about.refused == Some(Refused::NoHandshake) => about.there(format!(
                 "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
             )),
+            // The question for its link address may be counted as a drop of its own, which here tells why.
             Self::Neighbour => about.there(format!(
-                "see that the next hop is up and has that address: `ip neigh show dev {device}`"
+                "see that the next hop is up, has that address, and is asked (at a bridge on the node, `bridge vlan show` and `bridge -d link show` tell whether the port takes the question; a macvlan or ipvlan never reaches its own host): `ip neigh show dev {device}`"
             )),
             Self::NeighbourTable => format!(
                 "raise `net.{family}.neigh.default.gc_thresh3` (and gc_thresh2) on the node above the entries of all its network namespaces: the first number (hex) of `/proc/net/stat/{}` there",
@@ -184,7 +185,7 @@ fn ttl(about: &About<'_>) -> Cow<'static, str> {
     match about.reason {
         "IPV6_NDISC_HOP_LIMIT" => "capture it (`tcpdump -vv icmp6`): no router may pass it on, and none but a neighbour send it".into(),
         "TCP_MINTTL" => "raise the sender's TTL (to 255), or lower what the program demands (of BGP: both ends' TTL security)".into(),
-        _ => "raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into(),
+        _ => "if no traceroute made it, raise the sender's TTL (of a cloud's metadata service: the instance's hop limit to 2), or break the routing loop that `tracepath` shows".into(),
     }
 }
 
@@ -207,8 +208,8 @@ fn policy(about: &About<'_>) -> Cow<'static, str> {
     match about.reason {
         "SOCKET_FILTER" => SOCKET_FILTER.into(),
         "BPF_CGROUP_EGRESS" => "`bpftool cgroup tree` names the program".into(),
-        "TC_INGRESS" => about.there(format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter")),
-        "TC_EGRESS" => about.there(format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter")),
+        "TC_INGRESS" => about.there(format!("`tc filter show dev {device} ingress` and `bpftool net show dev {device}` name the filter (one that redirects: see that the device it leads to is up)")),
+        "TC_EGRESS" => about.there(format!("`tc filter show dev {device} egress` and `bpftool net show dev {device}` name the filter (one that redirects: see that the device it leads to is up)")),
         "TC_RECLASSIFY_LOOP" => about.there(format!("`tc qdisc show dev {device}`, `tc filter show dev {device}` and the same with `ingress` and `egress` show what reclassifies or redirects it")),
         "XDP" => about.there(format!("`bpftool net show dev {device}` names the program")),
         "XFRM_POLICY" => about.there("`ip xfrm policy` shows what must be encrypted, `ip xfrm state` whether there is a key for it"),
@@ -224,6 +225,12 @@ fn policy(about: &About<'_>) -> Cow<'static, str> {
         _ if about.refused == Some(Refused::Ipsec) => about.there(
             "give both ends the same state (`ip xfrm state`; what sets it up is the key exchange or the network plugin); `cat /proc/net/xfrm_stat` there counts each cause",
         ),
+        // Rules see the packet that carries the other.
+        _ if let Some((tunnel, from)) = about.tunnel => about.there(format!(
+            "find the rule ({}) and let pass what node {from} sends by {}: rules see the outer packet, and policies of the pods inside do not apply",
+            about.rules(),
+            tunnel.name()
+        )),
         _ => about.there(format!(
             "find the rule ({}, NetworkPolicies of both pods) and let it pass",
             about.rules()
@@ -258,7 +265,7 @@ fn routing(about: &About<'_>) -> Cow<'static, str> {
                 if about.ip_version == 6 { "-6 " } else { "" }
             )),
             Some(Refused::NoTunnel) => about.there(
-                "let both ends of the tunnel agree: `ip -d link show` tells key, VNI, local and remote of each",
+                "see that its device is up, and let both ends of the tunnel agree: `ip -d link show` tells state, key, VNI, local and remote of each",
             ),
             Some(Refused::NoTunnelDevice) => about.there(format!(
                 "see whether the device that ends its tunnel{} is there and up, with the port or key by which the other end sends: `ip -d link show`; the network plugin makes it",
