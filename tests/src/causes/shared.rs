@@ -57,7 +57,7 @@ fn what_a_macvlan_does_not_get_by_a_smaller_parent() {
     } else {
         (
             "packets are freed on eth0 because the device they go to takes less, and nobody is told",
-            "give eth0 (MTU 1500) and the device that it hands them to one MTU: `ip -d link show eth0` tells what it is",
+            "give both one MTU: eth0 (MTU 1500) and the device that it hands packets to, which `ip -d link show eth0` tells",
         )
     };
     assert!(text.starts_with(says), "{text}");
