@@ -28,6 +28,7 @@ pub mod ends;
 pub mod event;
 pub mod finding;
 pub mod fragments;
+pub mod heed;
 pub mod hooks;
 pub mod labels;
 pub mod row;

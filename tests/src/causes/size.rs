@@ -177,6 +177,9 @@ fn a_hundred_destinations_behind_one_device() {
     let of_one: std::collections::BTreeSet<String> =
         verdicts.iter().map(|line| line["trace_id"].to_string()).collect();
     assert_eq!(of_one.len(), 1, "{verdicts:#?}");
+    // It is told of each once, and heeds that.
+    let goes_on = |line: &&serde_json::Value| line["message"].as_str().unwrap().contains("goes on");
+    assert_eq!(verdicts.iter().find(goes_on), None);
 }
 
 /// The server is on the Internet, and does not hear that its packets are too large for the pod.

@@ -7,6 +7,7 @@ use agent_common::mtu::{Fate, Kind};
 use super::destinations::Destinations;
 use super::event::{Absurd, Limit, TooBig};
 use super::finding::{Finding, Judgement};
+use super::heed::Heeds;
 use super::labels::{fate_name, kind_name};
 use super::stall::Stalls;
 use super::told::Told;
@@ -30,6 +31,8 @@ pub struct Findings {
     lost_since: u64,
     /// TCP connections that are stuck.
     stalls: Stalls,
+    /// How often who sends too much was told.
+    heeds: Heeds,
     /// MTUs that were told.
     told: Told,
     /// Events by kind and fate, in the order of the declarations: at least so many, or exactly.
@@ -56,6 +59,7 @@ impl Absorb for Findings {
         }
         self.lost = other.lost.or(self.lost.take());
         self.stray = other.stray.or(self.stray.take());
+        self.heeds.absorb(other.heeds);
         self.told.absorb(&other.told);
         self.taken = self.taken.saturating_add(other.taken);
         self.lost_since = self.lost_since.saturating_add(other.lost_since);
@@ -136,8 +140,14 @@ impl Evidence<TooBig> for Findings {
         if is_told_of_path(event) {
             is_news |= self.told.add(event.record.mtu);
         }
+        if event.kind == Kind::Made && event.fate == Fate::Unknown {
+            self.heeds.add(event);
+        }
         if event.kind != Kind::Lost {
-            let more = |best: &TooBig| (weight(event), smaller(event)) > (weight(best), smaller(best));
+            // Of those that one device is too small for, who does not heed it has more to tell than who does.
+            let ignores = |event: &TooBig| self.heeds.ignored(event).is_some();
+            let rank = |event: &TooBig| (weight(event), smaller(event), ignores(event));
+            let more = |best: &TooBig| rank(event) > rank(best);
             if self.best.as_ref().is_none_or(|best| more(&best.0)) {
                 is_news |= self.best.as_ref().is_some_and(|best| weight(&best.0) < weight(event));
                 self.best = Some(Box::new((event.clone(), pods.clone())));
@@ -149,7 +159,14 @@ impl Evidence<TooBig> for Findings {
 
     fn verdict(&self) -> Option<Verdict<'_>> {
         let (event, pods, judgement) = self.judge()?;
-        let Judgement { finding, confidence, what, fix } = judgement;
+        let Judgement { finding, confidence, what, mut fix } = judgement;
+        // Else the fix cures one of them.
+        if let (Some(fix), Some(to)) = (&mut fix, event.destination())
+            && self.destinations.count() > 1
+            && fix.contains(&to.to_string())
+        {
+            fix.push_str("; likewise for the other destinations");
+        }
         let mut message = format!("{what}{}; {}", self.destinations.text(), self.tally());
         if let Some(fix) = &fix {
             message = format!("{message}. Fix: {fix}");
@@ -198,12 +215,6 @@ impl Findings {
     /// Packets of which some fragments never came.
     fn incomplete(&self) -> u64 {
         self.counts.get(Kind::Incomplete as usize - 1).map_or(0, |fates| fates.iter().sum())
-    }
-
-    /// How often the sender was told, as far as that was seen.
-    fn heed(&self) -> words::Heed {
-        let told = self.counts.get(Kind::Made as usize - 1).map_or(0, |fates| fates[Fate::Unknown as usize]);
-        words::Heed { told, took: self.took() }
     }
 
     /// From the first event to the last.
@@ -255,7 +266,7 @@ impl Findings {
         if event.kind == Kind::Incomplete {
             return Some((event, pods, fragments::judge(event, pods, self.incomplete(), self.is_cut)));
         }
-        let mut judgement = words::judge(event, pods, self.longest, self.heed())?;
+        let mut judgement = words::judge(event, pods, self.longest, self.heeds.ignored(event))?;
         if judgement.finding == Finding::SmallHop && self.is_disbelieved(event) {
             judgement.confidence = Confidence::Low;
             judgement.what.push_str(", but TCP has not acted on it: the message may be forged");

@@ -1,7 +1,6 @@
 //! Verdicts in words: the hop or device, what it takes, who is hurt, and what to set.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use agent_common::mtu::{Fate, Kind, flags};
 use agent_common::quote::{Inner, Tunnel};
@@ -9,36 +8,21 @@ use agent_common::quote::{Inner, Tunnel};
 use super::ends::{Ends, goes_off};
 use super::event::{Absurd, Limit, TooBig, is_tunnel, kind_of, name};
 use super::finding::{Finding, Judgement};
+use super::heed::Heed;
 use super::silent::silent;
 use super::told::Told;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
 
-/// How often whoever sends too much was told so.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Heed {
-    /// Messages about its packets that left this node.
-    pub(super) told: u64,
-    /// From the first to the last.
-    pub(super) took: Duration,
-}
-
-impl Heed {
-    /// Whether it goes on all the same. Who hears of it stops within a round trip: what was under way by then is told of at once.
-    fn is_none(self) -> bool {
-        self.told >= 3 && self.took >= Duration::from_secs(1)
-    }
-}
-
 /// What the event that says most comes to; `None` of one that says nothing of the cause.
-pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, heed: Heed) -> Option<Judgement> {
+pub(super) fn judge(event: &TooBig, pods: &Pods, longest: u32, ignored: Option<Heed>) -> Option<Judgement> {
     let ends = Ends::of(event, pods);
     let Ends { who, to, .. } = &ends;
     let (finding, what, fix) = match event.kind {
         Kind::Oversize => silent(event, &ends),
         // What is no packet was sent by nobody: the kernel itself misreads what it relays (FOU of IPv6).
         Kind::Made if event.flow().is_none() => return None,
-        Kind::Made => made(event, &ends, longest, heed),
+        Kind::Made => made(event, &ends, longest, ignored),
         Kind::Received => received(event, &ends),
         Kind::Refused => refused(event, &ends),
         Kind::Learned => (
@@ -106,17 +90,22 @@ pub(super) fn untranslated(stray: &TooBig, pods: &Pods, stuck: &TooBig) -> Judge
 const NESTED: &str =
     "; nobody is told, since the packet is part of an ICMP message, but the route has learned it";
 
-fn made(event: &TooBig, ends: &Ends, longest: u32, heed: Heed) -> (Finding, String, Option<String>) {
+fn made(
+    event: &TooBig,
+    ends: &Ends,
+    longest: u32,
+    ignored: Option<Heed>,
+) -> (Finding, String, Option<String>) {
     let Ends { who, to, .. } = ends;
     let MtuLimits { device, mtu, fits } = MtuLimits::of(event);
     let up_to = if longest > mtu { format!(" up to {longest} bytes") } else { String::new() };
     let told = if event.fate == Fate::Nested {
         NESTED.to_owned()
-    } else if heed.is_none() {
+    } else if let Some(heed) = ignored {
         format!(
             "; it was told so {} times in {:.0} s and goes on: the messages do not reach it, or it does not heed them",
             heed.told,
-            heed.took.as_secs_f64()
+            heed.took().as_secs_f64()
         )
     } else {
         " and gets a message that says so".to_owned()

@@ -25,7 +25,7 @@ fn a_device_that_is_no_bridges_port_is_not_called_one() {
         ),
     ] {
         let event = TooBig { function: function.map(Into::into), ..event(&port) };
-        let judged = words::judge(&event, &Pods::default(), 0, words::Heed::default()).unwrap();
+        let judged = words::judge(&event, &Pods::default(), 0, None).unwrap();
         assert!(judged.what.starts_with(says), "{}", judged.what);
         let above = judged.fix.unwrap().starts_with("give what sends by uplink (an ipvlan ");
         assert_eq!(above, !says.starts_with("bridge"));

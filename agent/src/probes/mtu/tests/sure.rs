@@ -20,6 +20,26 @@ fn fields(records: &[MtuRecord], names: [&str; 3]) -> [Value<'static>; 3] {
     })
 }
 
+/// Each destination is told of once: nobody goes on. The one that is told of again and again does, and the line is about it.
+#[test]
+fn who_is_told_of_each_destination_once_heeds_it() {
+    let to = |last: u8, seconds: u64| {
+        let mut made = MtuRecord { ktime_ns: seconds * 1_000_000_000, ..record(Kind::Made, 1400) };
+        made.header[19] = last;
+        made
+    };
+    let each_once: Vec<_> = (1..=9).map(|last| to(last, last.into())).collect();
+    let (_, _, message) = verdict(&each_once);
+    assert!(
+        message.contains("10.244.1.10 sends up to 1428 bytes with DF to 198.51.100.1:443 and gets a message"),
+        "{message}"
+    );
+    let and_one_again = [each_once, vec![to(5, 10), to(5, 12)]].concat();
+    let (_, _, message) = verdict(&and_one_again);
+    let told = "10.244.1.10 sends up to 1428 bytes with DF to 198.51.100.5:443; it was told so 3 times in 7 s and goes on";
+    assert!(message.contains(told), "{message}");
+}
+
 /// A record speaks for those that were held back before it, and one that uses the budget up for nobody knows how many.
 #[test]
 fn a_record_speaks_for_those_that_were_held_back() {

@@ -44,8 +44,7 @@ fn a_row_of_an_unknown_kind_or_fate_is_another() {
 #[test]
 fn what_has_a_judge_of_its_own_has_none_here() {
     for kind in Kind::ALL {
-        let judged =
-            words::judge(&super::event(&record(kind, 1400)), &Pods::default(), 0, words::Heed::default());
+        let judged = words::judge(&super::event(&record(kind, 1400)), &Pods::default(), 0, None);
         assert_eq!(
             judged.is_none(),
             matches!(kind, Kind::Lost | Kind::Stalled | Kind::Incomplete),
