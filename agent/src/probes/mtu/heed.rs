@@ -93,7 +93,9 @@ mod tests {
             [(&[0, 999][..], false), (&[0, 500, 999], false), (&[0, 1000], false), (&[0, 0, 1000], true)]
         {
             let mut heeds = Heeds::default();
-            times.iter().for_each(|at| heeds.merge(heed(1, *at)));
+            for at in times {
+                heeds.merge(heed(1, *at));
+            }
             assert_eq!(heeds.0[0].is_none(), wanted, "{times:?}");
         }
     }
@@ -106,7 +108,9 @@ mod tests {
         assert!(heeds.0.iter().all(|heed| !heed.is_none()));
         // Two incidents that turn out to be one.
         let mut other = Heeds::default();
-        [0, 4000].into_iter().for_each(|at| other.merge(heed(2, at)));
+        for at in [0, 4000] {
+            other.merge(heed(2, at));
+        }
         heeds.absorb(other);
         let ignored: Vec<_> = heeds.0.iter().filter(|heed| heed.is_none()).collect();
         assert_eq!(

@@ -383,6 +383,8 @@ fn a_source_that_ipv6_forwards_nothing_from_is_why() {
 /// A segment of a connection that is gone is none of a server that is missing.
 #[test]
 fn a_segment_without_a_connection_is_told_from_a_call_to_a_closed_port() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
     let sources =
         Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/nonexistent")) };
     let gathered = |protocol, flags| {
@@ -391,8 +393,6 @@ fn a_segment_without_a_connection_is_told_from_a_call_to_a_closed_port() {
         let from = Some("10.244.1.9:80".parse().unwrap());
         gather(&sources, &record, "NO_SOCKET", "tcp_v4_rcv", from, false, NOBODY_LISTENS).1
     };
-    const SYN: u8 = 2;
-    const ACK: u8 = 16;
     assert_eq!(gathered(6, ACK), Some(Evidence::Unconnected));
     assert_eq!(gathered(6, SYN), None);
     assert_eq!(gathered(17, ACK), None, "UDP has no flags");

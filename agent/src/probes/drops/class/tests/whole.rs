@@ -105,13 +105,11 @@ fn told() -> Vec<String> {
         told.push(case(Class::Routing, "refused, IPv6", About { refused: Some(refused), ..v6 }));
     }
     told.push(case(Class::Routing, "on lo", About { device: Some("lo"), ..ON_ETH7 }));
-    let ipsec = About { refused: Some(Refused::Ipsec), ..ON_ETH7 };
-    told.push(case(Class::Policy, "IPsec", ipsec));
+    told.push(case(Class::Policy, "IPsec", About { refused: Some(Refused::Ipsec), ..ON_ETH7 }));
     let tunnel = Some((Tunnel::Ip, [10, 9, 0, 2].into()));
     told.push(case(Class::Policy, "of a tunnel's packet", About { tunnel, ..ON_ETH7 }));
     told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
-    let unanswered = About { refused: Some(Refused::NoHandshake), ..ON_ETH7 };
-    told.push(case(Class::Neighbour, "WireGuard", unanswered));
+    told.push(case(Class::Neighbour, "WireGuard", About { refused: Some(Refused::NoHandshake), ..ON_ETH7 }));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let chain =
