@@ -3,20 +3,19 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use thiserror::Error;
 
+mod line;
 mod live;
 #[cfg(test)]
 mod tests;
 
+use line::{Line, each};
 pub use live::Kallsyms;
-
-/// A line is an address, a letter, a name (`KSYM_NAME_LEN`, 512) and a module (64). A longer one is not the kernel's.
-const MAX_LINE: u64 = 1024;
 
 /// Kernels with every module loaded have some 300,000 text symbols; names are 25 bytes long in the mean.
 const MAX_SYMBOLS: usize = 2_000_000;
@@ -27,9 +26,6 @@ const MAX_FUNCTION: u64 = 256 << 10;
 
 /// Different modules never share a page of text.
 const PAGE_BITS: u32 = 12;
-
-/// Padding that compilers put before each function, with a name but without code of its own: half of all symbols.
-const PADDING: [&str; 2] = ["__pfx_", "__cfi_"];
 
 /// Why addresses cannot be named.
 #[derive(Debug, Error)]
@@ -260,69 +256,6 @@ fn bounds(modules: &str) -> HashMap<String, (u64, u64)> {
 
 fn open(file: &Path) -> io::Result<impl BufRead> {
     Ok(BufReader::with_capacity(64 << 10, File::open(file)?))
-}
-
-/// Goes through the text symbols for as long as `visit` wants more.
-fn each(
-    mut reader: impl BufRead,
-    mut visit: impl FnMut(&Line<'_>) -> Result<ControlFlow<()>, SymbolsError>,
-) -> Result<(), SymbolsError> {
-    let mut line = Vec::new();
-    while reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
-        if let Some(symbol) = Line::parse(&line)
-            && visit(&symbol)?.is_break()
-        {
-            break;
-        }
-        line.clear();
-    }
-    Ok(())
-}
-
-/// A line that is a text symbol.
-struct Line<'a> {
-    address: u64,
-    name: &'a str,
-    module: Option<&'a str>,
-}
-
-impl<'a> Line<'a> {
-    /// What a line is not kept for is looked at first: half of the hundreds of thousands read at each start are padding.
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let (digits, rest) = line.split_at(line.iter().position(|byte| *byte == b' ')?);
-        let [b' ', b't' | b'T' | b'w' | b'W', b' ', rest @ ..] = rest else { return None };
-        if PADDING.iter().any(|prefix| rest.starts_with(prefix.as_bytes())) {
-            return None;
-        }
-        let rest = rest.strip_suffix(b"\n").unwrap_or(rest);
-        let (name, module) = match rest.strip_suffix(b"]") {
-            Some(both) => {
-                let tab = both.iter().position(|byte| *byte == b'\t')?;
-                (both.get(..tab)?, both.get(tab + 1..)?.strip_prefix(b"["))
-            }
-            None => (rest, None),
-        };
-        let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
-        Some(Self {
-            address: hex(digits)?,
-            name,
-            module: module.and_then(|name| std::str::from_utf8(name).ok()),
-        })
-    }
-}
-
-fn hex(digits: &[u8]) -> Option<u64> {
-    if !(1..=16).contains(&digits.len()) {
-        return None;
-    }
-    digits.iter().try_fold(0, |number, digit| {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
-        };
-        Some(number << 4 | u64::from(digit))
-    })
 }
 
 /// Symbols in the order of the file, which is sorted for the kernel but not for modules.

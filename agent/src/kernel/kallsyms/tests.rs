@@ -1,5 +1,7 @@
 //! Naming addresses against texts written by hand, a slow search, and the running kernel.
 
+use std::io::Read as _;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -14,7 +14,6 @@
 //! What no socket can tell a walk does (`trace mtu --walk`): it sends small and large to the same place at the same time.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::Fate;
@@ -24,9 +23,12 @@ use super::encrypted;
 use super::ends::Ends;
 use super::event::TooBig;
 use super::finding::{Finding, Judgement};
-use crate::kernel::sockets::Stuck;
 use crate::probe::row::socket;
 use crate::probe::{Confidence, Pods};
+
+mod suspect;
+
+use suspect::Suspect;
 
 /// Connections that are remembered: two prove what there is to prove, and any may be the other one.
 const MAX_FLOWS: usize = 8;
@@ -35,9 +37,6 @@ const MAX_FLOWS: usize = 8;
 /// The second time it has been told that what it sent before has arrived, or it would have sent that again: the way there is
 /// open. The copy that was sent then vanished as well.
 const TALKS: u32 = 2;
-
-/// What is left of clocks and ticks that do not agree.
-const MARGIN: Duration = Duration::from_millis(50);
 
 /// The stuck connections of one incident.
 #[derive(Default)]
@@ -59,30 +58,6 @@ pub(super) struct Stalls {
     passes: u32,
     /// Payload of a segment when it was last sent, once the kernel looks for a smaller size; else 0.
     tries: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Suspect {
-    /// Both: of a server's connections the one alone is the same for all.
-    ports: (Option<u16>, Option<u16>),
-    /// An incident may have several.
-    destination: Option<IpAddr>,
-    at: SystemTime,
-    /// When its segment was first sent.
-    since: SystemTime,
-    /// When it was sent the last time before this: that copy has vanished.
-    vanished: SystemTime,
-    /// The timeout that had passed, and how many there were.
-    timeout: Duration,
-    retransmits: u32,
-    /// When the last of its segments was sent that is known to have arrived.
-    arrived: SystemTime,
-    /// What the peer had sent so far, bytes.
-    received: u64,
-    /// How often the peer was found to have sent more since the copy before.
-    talks: u32,
-    /// No full-size segment of it was ever acknowledged.
-    never_passed: bool,
 }
 
 impl Stalls {
@@ -187,21 +162,7 @@ impl Stalls {
 
     /// Remembers it; whether it is proven now that small segments do reach the peer, and full-size ones do not.
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
-        let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);
-        let arrived = event.at.checked_sub(Duration::from_micros(stall.arrived));
-        let mut new = Suspect {
-            ports: event.ports(),
-            destination: event.destination(),
-            at: event.at,
-            since: ago(since_sent(stall)),
-            vanished: ago(stall.timeout.into()),
-            timeout: jiffies(stall.timeout.into(), event.hertz),
-            retransmits: stall.retransmits,
-            arrived: arrived.unwrap_or(SystemTime::UNIX_EPOCH),
-            received: stall.received,
-            talks: 0,
-            never_passed: stall.never_passed(),
-        };
+        let mut new = Suspect::of(event, stall);
         let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(*stuck, event.at));
         let mut is_proven = false;
         for old in &self.suspects {
@@ -284,57 +245,6 @@ impl Stalls {
     }
 }
 
-impl Suspect {
-    /// Whether both are one connection.
-    fn is_of(&self, other: &Self) -> bool {
-        (self.ports, self.destination) == (other.ports, other.destination)
-    }
-
-    /// Whether `later` is of the same connection and the same segment.
-    fn goes_on(&self, later: &Self) -> bool {
-        later.at > self.at + MARGIN && later.since < self.at
-    }
-
-    /// Whether it is stuck all the time since: each timeout is twice the one before (and no longer than two minutes), and what is
-    /// acknowledged has them counted from the first again.
-    fn is_stuck_since(&self, stuck: Stuck, now: SystemTime) -> bool {
-        let since = now.duration_since(self.at).unwrap_or_default();
-        let mut timeout = self.timeout;
-        let (mut due, mut count) = (Duration::ZERO, self.retransmits);
-        while !timeout.is_zero() {
-            timeout *= 2;
-            due += timeout;
-            if due + MARGIN > since {
-                break;
-            }
-            count += 1;
-        }
-        self.ports.0.zip(self.ports.1) == Some(stuck.ports) && stuck.retransmits >= count
-    }
-
-    /// Two connections, of which no full-size segment ever passed, and which both are stuck: something small of the later one arrived
-    /// since the earlier one is. If the peer was away and came back just for that, it would have to be gone again before the first
-    /// full-size segment.
-    fn outlived_by(&self, later: &Self) -> bool {
-        let is_same_peer = self.destination == later.destination;
-        is_same_peer && self.never_passed && later.never_passed && later.arrived > self.since + MARGIN
-    }
-
-    /// Two connections, of which no full-size segment ever passed: something small of one arrived while the other was stuck,
-    /// and then full-size segments of both vanished. A peer that was away and has just come back would have taken those.
-    fn lived_with(&self, other: &Self) -> bool {
-        let proves = |one: &Self, stuck: &Self| {
-            one.arrived > stuck.since + MARGIN && stuck.vanished > one.arrived + MARGIN
-        };
-        // A peer that lives says nothing of another.
-        let is_same_peer = self.destination == other.destination;
-        is_same_peer
-            && self.never_passed
-            && other.never_passed
-            && (proves(self, other) || proves(other, self))
-    }
-}
-
 /// The walk that goes where the event's packets went.
 fn walk(event: &TooBig, pods: &Pods, who: &str) -> String {
     let (_, port) = event.ports();
@@ -369,84 +279,4 @@ fn before(at: SystemTime, count: u64, hertz: u32) -> SystemTime {
 /// So many jiffies.
 fn jiffies(count: u64, hertz: u32) -> Duration {
     Duration::from_millis(count.saturating_mul(1000) / u64::from(hertz.max(1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// So many milliseconds after some moment.
-    fn at(milliseconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000 + milliseconds)
-    }
-
-    /// Stuck since 1 s, its last copy but one sent at 3 s, seen at 4 s; of what arrived nothing was sent since.
-    fn suspect() -> Suspect {
-        Suspect {
-            ports: (Some(4000), Some(443)),
-            destination: Some([198, 51, 100, 2].into()),
-            at: at(4_000),
-            since: at(1_000),
-            vanished: at(3_000),
-            timeout: Duration::from_secs(1),
-            retransmits: 3,
-            arrived: at(0),
-            received: 0,
-            talks: 0,
-            never_passed: true,
-        }
-    }
-
-    /// From 4 s on copies are due after 2, 6, 14 s: whoever was sent fewer has been acknowledged something meanwhile.
-    #[test]
-    fn it_is_stuck_all_the_time_if_no_timeout_is_missing() {
-        let counted = |retransmits, now| {
-            let stuck = Stuck { ports: (4000, 443), retransmits };
-            suspect().is_stuck_since(stuck, at(now))
-        };
-        for (now, least) in
-            [(4_000, 3), (6_049, 3), (6_050, 4), (10_049, 4), (10_050, 5), (18_050, 6), (3_000, 3)]
-        {
-            assert!(counted(least, now) && counted(least + 9, now), "{least} at {now}");
-            assert!(!counted(least - 1, now), "{least} at {now}");
-        }
-        let another = Stuck { ports: (4001, 443), retransmits: 9 };
-        assert!(!suspect().is_stuck_since(another, at(5_000)));
-        let unknown = Suspect { timeout: Duration::ZERO, ..suspect() };
-        let stuck = Stuck { ports: (4000, 443), retransmits: 3 };
-        assert!(unknown.is_stuck_since(stuck, at(90_000)), "no timeout is known");
-    }
-
-    /// Clocks and ticks need not agree: what is within the margin is the same moment.
-    #[test]
-    fn a_segment_goes_on_if_it_is_seen_later_and_was_sent_before() {
-        let goes_on =
-            |seen, since| suspect().goes_on(&Suspect { at: at(seen), since: at(since), ..suspect() });
-        for (seen, since, wanted) in [
-            (4_000, 1_000, false),
-            (4_050, 1_000, false),
-            (4_051, 1_000, true),
-            (9_000, 3_999, true),
-            (9_000, 4_000, false),
-            (3_000, 5_000, false),
-        ] {
-            assert_eq!(goes_on(seen, since), wanted, "seen at {seen}, sent at {since}");
-        }
-    }
-
-    /// Something small of the other must have arrived after this one was stuck, and before a copy of this one vanished.
-    #[test]
-    fn a_peer_lives_if_it_took_something_between_two_that_vanish() {
-        let with = |other: Suspect| (suspect().lived_with(&other), other.lived_with(&suspect()));
-        let arrived = |milliseconds| Suspect { arrived: at(milliseconds), ..suspect() };
-        for (milliseconds, wanted) in
-            [(1_050, false), (1_051, true), (2_000, true), (2_949, true), (2_950, false), (3_020, false)]
-        {
-            assert_eq!(with(arrived(milliseconds)), (wanted, wanted), "it arrived at {milliseconds}");
-        }
-        let passed = Suspect { never_passed: false, ..arrived(2_000) };
-        assert_eq!(with(passed), (false, false), "a full one did pass");
-        let another = Suspect { destination: Some([198, 51, 100, 3].into()), ..arrived(2_000) };
-        assert_eq!(with(another), (false, false), "another peer");
-    }
 }

@@ -17,6 +17,7 @@ mod encrypted;
 mod joined;
 mod lines;
 mod news;
+mod packets;
 mod places;
 mod silent;
 mod stalls;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::whole::{db, in_vxlan, nobody, six, web};
+use super::packets::{db, in_vxlan, nobody, six, web};
 use super::*;
 use crate::probe::Level;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::whole::{in_vxlan, web};
+use super::packets::{in_vxlan, web};
 use super::*;
 use crate::probe::{PATIENCE, SOON};
 
@@ -213,7 +213,7 @@ fn an_mtu_is_absurd_up_to_the_least_that_may_be() {
         [Some(Absurd::NoLink(68)), Some(Absurd::NoPath(552)), Some(Absurd::NoPath(552)), None]
     );
     assert_eq!([1425, 1426].map(four), [None, Some(Absurd::Fits(1426))]);
-    let six = |mtu| absurd(super::whole::six(&fated(Kind::Received, Fate::Learned, mtu)));
+    let six = |mtu| absurd(super::packets::six(&fated(Kind::Received, Fate::Learned, mtu)));
     assert_eq!(
         [1279, 1280, 1447, 1448].map(six),
         [Some(Absurd::NoLink(1280)), None, None, Some(Absurd::Fits(1448))]

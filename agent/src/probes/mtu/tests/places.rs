@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::whole::{db, in_vxlan, nobody, web};
+use super::packets::{db, in_vxlan, nobody, web};
 use super::*;
 use crate::pod::{Slot, Subject};
 use crate::probes::mtu::cause::Cause;
