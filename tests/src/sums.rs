@@ -131,43 +131,27 @@ struct Cause {
     by_place: [&'static str; 2],
 }
 
+const fn cause(
+    kernel: [&'static str; 2],
+    sent: u64,
+    label: (&'static str, &'static str),
+    by_place: [&'static str; 2],
+) -> Cause {
+    Cause { kernel, sent, label, by_place }
+}
+
 const CAUSES: [Cause; 6] = [
-    Cause {
-        kernel: ["UdpNoPorts", "Udp6NoPorts"],
-        sent: 3,
-        label: ("reason", "NO_SOCKET"),
-        by_place: ["no_socket"; 2],
-    },
-    Cause {
-        kernel: ["IpInHdrErrors", "Ip6InHdrErrors"],
-        sent: 2,
-        label: ("class", "ttl"),
-        by_place: ["other", "forwarding_off"],
-    },
-    Cause {
-        kernel: ["IpExtInNoRoutes", "Ip6InNoRoutes"],
-        sent: 4,
-        label: ("class", "routing"),
-        by_place: ["routing"; 2],
-    },
-    Cause {
-        kernel: ["IpInAddrErrors", "Ip6InAddrErrors"],
-        sent: 5,
-        label: ("class", "forwarding_off"),
-        by_place: ["routing", "forwarding_off"],
-    },
-    Cause {
-        kernel: ["IpInUnknownProtos", "Ip6InUnknownProtos"],
-        sent: 7,
-        label: ("reason", "IP_NOPROTO"),
-        by_place: ["other"; 2],
-    },
-    Cause {
-        kernel: ["UdpInCsumErrors", "Udp6InCsumErrors"],
-        sent: 0,
-        label: ("class", "checksum"),
-        by_place: ["no_socket"; 2],
-    },
+    cause(["UdpNoPorts", "Udp6NoPorts"], 3, ("reason", "NO_SOCKET"), ["no_socket"; 2]),
+    cause(["IpInHdrErrors", "Ip6InHdrErrors"], 2, ("class", "ttl"), ["other", "forwarding_off"]),
+    cause(["IpExtInNoRoutes", "Ip6InNoRoutes"], 4, ("class", "routing"), ["routing"; 2]),
+    cause(
+        ["IpInAddrErrors", "Ip6InAddrErrors"],
+        5,
+        ("class", "forwarding_off"),
+        ["routing", "forwarding_off"],
+    ),
+    cause(["IpInUnknownProtos", "Ip6InUnknownProtos"], 7, ("reason", "IP_NOPROTO"), ["other"; 2]),
+    cause(["UdpInCsumErrors", "Udp6InCsumErrors"], 0, ("class", "checksum"), ["no_socket"; 2]),
 ];
 
 /// What the kernel counts of messages that a packet is too large, made and received. Of IPv4 these are all of type 3, so they

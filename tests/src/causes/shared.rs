@@ -12,6 +12,11 @@ use crate::mtu::knows_veth;
 use super::size::verdict;
 use super::{Scene, Trace, fix, has_module};
 
+/// A node whose kernel knows this kind of device.
+fn scene_with(kind: &str) -> Option<Scene> {
+    has_module(kind).then(Scene::new)
+}
+
 /// Whether a datagram of 1,428 bytes comes from one namespace to another. It may be cut where it is sent.
 fn arrives(from: &Netns, to: &Netns, at: &str) -> bool {
     let at: SocketAddr = at.parse().unwrap();
@@ -36,10 +41,7 @@ fn is_of_size(drops: &Trace, device: &str) {
 /// A pod on the node's own network: who sends to it sends to the node's device first, and that takes less.
 #[test]
 fn what_a_macvlan_does_not_get_by_a_smaller_parent() {
-    if !has_module("macvlan") {
-        return;
-    }
-    let scene = Scene::new();
+    let Some(scene) = scene_with("macvlan") else { return };
     let (web, ext) = (&scene.web.netns, &scene.ext);
     scene.host.ip("link set uplink mtu 1400\n");
     child(&scene, web, "macvlan mode bridge", 5);
@@ -74,10 +76,7 @@ fn what_a_macvlan_does_not_get_by_a_smaller_parent() {
 /// The kernel lets an ipvlan promise more than its parent takes.
 #[test]
 fn an_ipvlan_larger_than_its_parent() {
-    if !has_module("ipvlan") {
-        return;
-    }
-    let scene = Scene::new();
+    let Some(scene) = scene_with("ipvlan") else { return };
     let (web, ext) = (&scene.web.netns, &scene.ext);
     scene.host.ip("link set uplink mtu 1400\n");
     ext.ip("link set eth0 mtu 1400\n");
@@ -107,10 +106,7 @@ fn an_ipvlan_larger_than_its_parent() {
 /// Two pods on one parent: the kernel hands packets from one to the other, and the parent never sees them.
 #[test]
 fn an_ipvlan_beside_it_that_takes_less() {
-    if !has_module("ipvlan") {
-        return;
-    }
-    let scene = Scene::new();
+    let Some(scene) = scene_with("ipvlan") else { return };
     let (web, other) = (&scene.web.netns, &Netns::new());
     child(&scene, web, "ipvlan mode l2", 6);
     child(&scene, other, "ipvlan mode l2", 7);

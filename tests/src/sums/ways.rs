@@ -59,6 +59,17 @@ const fn tunnel(
     Way { name, modules, families, from: 1, between: Between::Tunnel(tunnel) }
 }
 
+/// A tunnel that is a device and nothing else.
+const fn device(
+    name: &'static str,
+    modules: &'static [&'static str],
+    families: &'static [u8],
+    over: u8,
+    link: &'static str,
+) -> Way {
+    tunnel(name, modules, families, Tunnel { over, link, ..PLAIN })
+}
+
 /// A state for each direction, and policies by which they are used.
 macro_rules! ipsec {
     ($chosen:literal, $own:literal, $other:literal) => {
@@ -112,46 +123,22 @@ pub(super) const WAYS: &[Way] = &[
         from: 1,
         between: Between::Nat,
     },
-    tunnel(
-        "vxlan",
-        &["vxlan"],
-        BOTH,
-        Tunnel { link: "type vxlan id 7 local LOCAL remote REMOTE dstport 4789 df set", ..PLAIN },
-    ),
-    tunnel(
-        "vxlan by IPv6",
-        &["vxlan"],
-        BOTH,
-        Tunnel { over: 6, link: "type vxlan id 7 local LOCAL remote REMOTE dstport 4789", ..PLAIN },
-    ),
-    tunnel("geneve", &["geneve"], BOTH, Tunnel { link: "type geneve id 7 remote REMOTE df set", ..PLAIN }),
-    tunnel(
-        "geneve by IPv6",
-        &["geneve"],
-        BOTH,
-        Tunnel { over: 6, link: "type geneve id 7 remote REMOTE", ..PLAIN },
-    ),
-    tunnel("ipip", &["ipip"], &[4], Tunnel { link: "type ipip local LOCAL remote REMOTE ttl 64", ..PLAIN }),
-    tunnel("sit", &["sit"], &[6], Tunnel { link: "type sit local LOCAL remote REMOTE ttl 64", ..PLAIN }),
-    tunnel(
+    device("vxlan", &["vxlan"], BOTH, 4, "type vxlan id 7 local LOCAL remote REMOTE dstport 4789 df set"),
+    device("vxlan by IPv6", &["vxlan"], BOTH, 6, "type vxlan id 7 local LOCAL remote REMOTE dstport 4789"),
+    device("geneve", &["geneve"], BOTH, 4, "type geneve id 7 remote REMOTE df set"),
+    device("geneve by IPv6", &["geneve"], BOTH, 6, "type geneve id 7 remote REMOTE"),
+    device("ipip", &["ipip"], &[4], 4, "type ipip local LOCAL remote REMOTE ttl 64"),
+    device("sit", &["sit"], &[6], 4, "type sit local LOCAL remote REMOTE ttl 64"),
+    device(
         "ip6tnl",
         &["ip6_tunnel"],
         BOTH,
-        Tunnel { over: 6, link: "type ip6tnl mode any local LOCAL remote REMOTE encaplimit none", ..PLAIN },
+        6,
+        "type ip6tnl mode any local LOCAL remote REMOTE encaplimit none",
     ),
-    tunnel("gre", &["ip_gre"], BOTH, Tunnel { link: "type gre local LOCAL remote REMOTE ttl 64", ..PLAIN }),
-    tunnel(
-        "gretap",
-        &["ip_gre"],
-        BOTH,
-        Tunnel { link: "type gretap local LOCAL remote REMOTE ttl 64", ..PLAIN },
-    ),
-    tunnel(
-        "ip6gre",
-        &["ip6_gre"],
-        BOTH,
-        Tunnel { over: 6, link: "type ip6gre local LOCAL remote REMOTE encaplimit none", ..PLAIN },
-    ),
+    device("gre", &["ip_gre"], BOTH, 4, "type gre local LOCAL remote REMOTE ttl 64"),
+    device("gretap", &["ip_gre"], BOTH, 4, "type gretap local LOCAL remote REMOTE ttl 64"),
+    device("ip6gre", &["ip6_gre"], BOTH, 6, "type ip6gre local LOCAL remote REMOTE encaplimit none"),
     tunnel(
         "FOU",
         &["fou", "ipip"],
