@@ -209,7 +209,8 @@ impl Growth<'_> {
         found.into_iter().map(|(what, sent, count)| format!("{what}: {count}, and {sent} were to be"))
     }
 
-    /// Made, received, and received by the pod, by family: what it is, the kernel's count, the agent's.
+    /// Made, received, and received by the pod, by family: what it is, the kernel's count, the agent's. Of what the agent counts
+    /// of the whole node nothing says in which namespace it was: its lines join the messages of one cause.
     fn messages(&self) -> Vec<(String, u64, u64)> {
         let mut numbers = Vec::new();
         for (family, [out, into]) in MESSAGES {
@@ -249,7 +250,13 @@ impl Growth<'_> {
         let agent = |kernel, label: (&str, &str)| of_ours(kernel, self.agent(NAME, &[label, HARM]), label);
         // What the stack below a tunnel's device refuses is an error of the device's as well.
         let [freed, refused] = self.way.errors().map(|name| self.kernel(&[name]));
-        let too_large = self.kernel(&["IpFragFails", "Ip6FragFails", ways::SILENT]) + freed - refused;
+        let freed = freed + self.kernel(&["IpFragFails", "Ip6FragFails", ways::SILENT]);
+        let what = self.way.name;
+        assert!(
+            refused <= freed,
+            "{what}: its device counts {refused} refused below it, and all freed {freed}"
+        );
+        let too_large = freed - refused;
         let mut numbers = vec![("too large".to_owned(), too_large, agent(too_large, ("class", "mtu")))];
         let mut all = too_large;
         let at = usize::from(self.family == 6);

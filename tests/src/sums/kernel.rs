@@ -73,13 +73,22 @@ impl Counters {
 
     /// By how much these have grown since `before`, added up. What the kernel has not counted yet has no row.
     pub(super) fn since(&self, before: &Self, names: &[&str]) -> u64 {
-        let of = |counters: &Self, name: &str| counters.0.get(name).copied().unwrap_or(0);
-        names.iter().map(|name| of(self, name) - of(before, name)).sum()
+        let by = |name: &&str| {
+            let [before, now] = [before, self].map(|counters| counters.value(name));
+            assert!(now >= before, "{name} was {before} and is {now}: a counter never falls");
+            now - before
+        };
+        names.iter().map(by).sum()
     }
 
-    /// All that has grown, for a person.
+    fn value(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// All that has grown, for a person. What is no counter, as the number of connections, may fall.
     pub(super) fn grown(&self, before: &Self) -> String {
-        let grown = self.0.keys().map(|name| (name, self.since(before, &[name])));
+        let grown =
+            self.0.iter().filter_map(|(name, now)| Some((name, now.checked_sub(before.value(name))?)));
         let words = grown.filter(|(_, by)| *by > 0).map(|(name, by)| format!("{name} {by}"));
         words.collect::<Vec<_>>().join(", ")
     }
