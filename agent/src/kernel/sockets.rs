@@ -49,6 +49,9 @@ pub enum Seen {
     ListensAt(SocketAddr),
     /// Nobody listens at that port, but programs do at these (TCP).
     Ports(Arc<[u16]>),
+    /// It opens no connection, and the socket that has its port is connected to this peer (TCP): the packet's source, or another, whose
+    /// connection this may be if its addresses are no longer translated.
+    Connected(SocketAddr),
 }
 
 /// A connection whose oldest segment is sent again and not acknowledged.
@@ -123,10 +126,15 @@ impl Sockets {
         // A server's port has many peers: another of them may have the port that this one had.
         let is_servers = has_states && listener.is_some();
         let expected = || list::expected(sockets().filter(|_| !is_servers), to.port(), from, has_states);
-        expected()
-            .map(Seen::Expects)
-            .or(listener.map(Seen::ListensAt))
-            .or_else(|| list::ports(sockets().filter(|_| opens && has_states), to.ip()).map(Seen::Ports))
+        expected().map(Seen::Expects).or(listener.map(Seen::ListensAt)).or_else(|| {
+            if !has_states {
+                None
+            } else if opens {
+                list::ports(sockets(), to.ip()).map(Seen::Ports)
+            } else {
+                list::connected(sockets(), to.port(), from).map(Seen::Connected)
+            }
+        })
     }
 
     /// The TCP connections of this namespace to `peer` that are stuck at this moment. None, too, where they cannot be seen.

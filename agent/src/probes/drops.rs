@@ -252,6 +252,11 @@ impl PacketDrop {
         self.inner.is_none() && self.record.protocol == UDP && self.ports().is_some_and(is_it)
     }
 
+    /// Whether it is a TCP segment that does not open a connection.
+    fn is_midway(&self) -> bool {
+        self.inner.is_none() && evidence::opens_connection(&self.record) == Some(false)
+    }
+
     /// How it carries what is inside, as far as that can be seen.
     fn carries(&self) -> Option<Cow<'static, str>> {
         let inner = self.inner.map(|inner| inner.name().to_string().into());

@@ -16,6 +16,7 @@ const MAX_STUCK: usize = 32;
 mod state {
     pub(super) const SYN_SENT: &str = "02";
     pub(super) const SYN_RECV: &str = "03";
+    pub(super) const TIME_WAIT: &str = "06";
     pub(super) const CLOSE: &str = "07";
     pub(super) const LISTEN: &str = "0A";
 }
@@ -65,6 +66,18 @@ pub(super) fn expected<'a>(
             && !socket.peer.ip().is_unspecified()
     };
     sockets.find(is_it).map(|socket| socket.peer)
+}
+
+/// The peer of the socket that has this local port and is connected: `from`, if one is connected to that.
+pub(super) fn connected<'a>(
+    sockets: impl Iterator<Item = Socket<'a>>,
+    local: u16,
+    from: SocketAddr,
+) -> Option<SocketAddr> {
+    let is_connected = |socket: &Socket<'_>| {
+        socket.local.port() == local && !socket.peer.ip().is_unspecified() && socket.state != state::TIME_WAIT
+    };
+    sockets.filter(is_connected).map(|socket| socket.peer).max_by_key(|peer| *peer == from)
 }
 
 /// Connections to `peer` that are made, and whose oldest segment is sent again and not acknowledged.

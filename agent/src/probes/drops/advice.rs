@@ -86,6 +86,7 @@ impl PacketDrop {
             told: self.is(circumstance::TOLD),
             refused: self.refused(),
             is_answer: self.is_answer(),
+            is_midway: self.is_midway(),
             home: self.home.as_ref(),
             evidence: self.evidence.as_ref(),
         }

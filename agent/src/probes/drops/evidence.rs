@@ -40,8 +40,8 @@ pub enum Evidence {
         /// Where programs listen.
         listen: Arc<[u16]>,
     },
-    /// It is TCP, does not open a connection, and nobody listens: its connection is gone, or was never there.
-    Unconnected,
+    /// It is TCP, and the socket that has its port is connected to this other peer.
+    TalksTo(SocketAddr),
     /// Its frame is for another station, though this address of its destination is that of the pod that it came to.
     OtherStation(IpAddr),
     /// Its frame is for another station, though it came to this host by a device that leads nowhere else, and this address of its
@@ -75,7 +75,7 @@ impl Evidence {
             | Self::Invalid(_)
             | Self::Listens { .. }
             | Self::OtherPorts { .. }
-            | Self::Unconnected
+            | Self::TalksTo(_)
             | Self::Burst(_)
             | Self::Loses(_)
             | Self::Policer { .. } => true,
@@ -117,8 +117,7 @@ pub(super) fn gather(
     if verdict == NOBODY_LISTENS
         && let Some(from) = from
     {
-        let evidence = by_sockets(sockets, record, from)
-            .or_else(|| (opens_connection(record) == Some(false)).then_some(Evidence::Unconnected));
+        let evidence = by_sockets(sockets, record, from);
         // A device would take it out of its tunnel, unless a program is to.
         let class = if is_tunnels && evidence.is_none() { Class::Routing } else { verdict.class };
         return (Verdict { class, ..verdict }, evidence);
@@ -235,13 +234,17 @@ fn by_sockets(sockets: &Sockets, record: &DropRecord, from: SocketAddr) -> Optio
             Seen::Expects(peer) => Evidence::NotTranslated(peer),
             Seen::ListensAt(at) => Evidence::Listens { at, asked },
             Seen::Ports(listen) => Evidence::OtherPorts { asked: to.port(), listen },
+            // Its connection is open: where the kernel gives no reason, something else refused it.
+            Seen::Connected(peer) if peer == from => return None,
+            Seen::Connected(peer) => Evidence::TalksTo(peer),
         },
     )
 }
 
-/// Whether it is a TCP segment that opens a connection; `None` of anything else, and where its flags are not seen.
-fn opens_connection(record: &DropRecord) -> Option<bool> {
-    const SYN: u8 = 2;
+/// Whether it is a TCP segment that opens a connection (SYN without ACK); `None` of anything else, and where its flags are not seen.
+pub(super) fn opens_connection(record: &DropRecord) -> Option<bool> {
+    const SYN: u8 = 1 << 1;
+    const ACK: u8 = 1 << 4;
     let header = record.header.get(..record.header_len.into()).unwrap_or_default();
     let tcp = match (record.ip_version, header) {
         (4, [first, ..]) => 4 * usize::from(first & 0xf),
@@ -249,7 +252,7 @@ fn opens_connection(record: &DropRecord) -> Option<bool> {
         _ => return None,
     };
     let flags = header.get(tcp + 13).filter(|_| record.protocol == 6)?;
-    Some(flags & SYN != 0)
+    Some(flags & (SYN | ACK) == SYN)
 }
 
 /// Whether it is an ICMP message about another packet.

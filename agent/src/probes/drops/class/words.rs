@@ -65,6 +65,8 @@ pub struct About<'a> {
     pub refused: Option<Refused>,
     /// By its ports it is an answer over UDP, to a port that a program asks from.
     pub is_answer: bool,
+    /// It is TCP, and does not open a connection.
+    pub is_midway: bool,
     /// Where it died; `None` where that is not known.
     pub home: Option<&'a Home>,
     /// What else speaks for the cause.
@@ -190,6 +192,13 @@ impl Class {
             }
             Self::NoSocket if about.is_answer => {
                 "nobody waits there any more: by its ports it is an answer, and the socket that asked is closed".into()
+            }
+            // Where there are no reasons, all that TCP refuses before it looks at the connection ends in one place.
+            Self::NoSocket if about.is_midway && about.reason.is_empty() => {
+                "no connection there takes it: that has ended or was never there, or a filter of its socket or cgroup, IPsec, a signature or a full backlog refused it".into()
+            }
+            Self::NoSocket if about.is_midway => {
+                "it belongs to no connection that is open there: that has ended, or is another host's; a reset tells the sender".into()
             }
             Self::NoSocket => "nobody listens there".into(),
             Self::Routing => routing(about).into(),

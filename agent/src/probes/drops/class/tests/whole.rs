@@ -24,6 +24,7 @@ const ON_ETH7: About<'static> = About {
     told: false,
     refused: None,
     is_answer: false,
+    is_midway: false,
     home: None,
     evidence: None,
 };
@@ -111,6 +112,9 @@ fn told() -> Vec<String> {
     told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
     told.push(case(Class::Neighbour, "WireGuard", About { refused: Some(Refused::NoHandshake), ..ON_ETH7 }));
     told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
+    for reason in ["NO_SOCKET", ""] {
+        told.push(case(Class::NoSocket, "no connection", About { is_midway: true, reason, ..ON_ETH7 }));
+    }
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
     let chain =
         |family, table: &str, name: &str| Chain { family, table: table.to_owned(), name: name.to_owned() };
@@ -139,7 +143,7 @@ fn told() -> Vec<String> {
         (Class::NoSocket, "not ready", listens("0.0.0.0:8080", "10.244.1.10")),
         (Class::NoSocket, "another port", other_ports(&[8080])),
         (Class::NoSocket, "three other ports", other_ports(&[80, 8080, 9090])),
-        (Class::NoSocket, "no connection", Evidence::Unconnected),
+        (Class::NoSocket, "another connection", Evidence::TalksTo(([10, 96, 0, 1], 80).into())),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Neighbour, "another hop's", Evidence::OtherHop([10, 244, 1, 10].into())),
         (Class::Mtu, "burst", Evidence::Burst(1000)),

@@ -67,6 +67,10 @@ impl Class {
             Self::NoSocket if about.is_answer => {
                 "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
             }
+            Self::NoSocket if about.is_midway => about.there(format!(
+                "see why the program closed the connection early, or ended (its log, its restarts; a client that has read enough harms nobody){}",
+                if about.reason.is_empty() { "; if `ss -tn` shows the connection open, see what filters its socket (`bpftool cgroup tree`, `ss -tmn`)" } else { "" }
+            )),
             Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
             Self::Routing => routing(about),
             Self::ReversePath => about.there(reverse_path(about)),

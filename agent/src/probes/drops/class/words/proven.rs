@@ -35,7 +35,9 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
                 [] => "none".to_owned(),
             }
         ),
-        Evidence::Unconnected => "it belongs to no connection that is open there, and nobody listens: the program closed it before all had come, or ended, or the connection is another host's; a reset tells the sender".to_owned(),
+        Evidence::TalksTo(peer) => format!(
+            "it belongs to no connection that is open there: the socket with that port talks to {peer}; if that is a service of the sender's, its packets are no longer translated back, else they are late ones of an earlier connection"
+        ),
         Evidence::OtherStation(address) => format!(
             "{address} is this pod's, and its frame is for another station: who sent it has an old neighbour entry (the address was another pod's before), or two have the address"
         ),
@@ -96,7 +98,9 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
         ),
         Evidence::Listens { at, asked } => listens_fix(*at, *asked, about),
         Evidence::OtherPorts { .. } => "start what should listen there, or mend the port that the sender uses (of a Service: its targetPort)".to_owned(),
-        Evidence::Unconnected => "see why the program closes that early or ended (its log, its restarts): a client that has read enough harms nobody; if none there had it, see who sends it there".to_owned(),
+        Evidence::TalksTo(peer) => format!(
+            "if {peer} is a service of the sender's, see why NAT has forgotten the connection: a conntrack table that is full or was flushed (`conntrack -S`), or an answer that goes past the node that translates"
+        ),
         Evidence::OtherStation(address) => format!(
             "`ip neigh flush to {address} nud all` where it was sent (an entry that the network plugin set for good it must set anew); if the old one comes back, another has the address, too: `ip neigh show {address}` there tells its MAC"
         ),
