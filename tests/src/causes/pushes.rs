@@ -4,13 +4,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::size::verdict;
 use super::{Scene, is_guest};
-use crate::harness::DEADLINE;
-use crate::harness::packet::ends_at_once;
+use crate::harness::packet::{ends_at_once, timeouts, udp_refused};
+use crate::harness::{DEADLINE, until};
 
-/// A registry behind a hop that swallows large packets. The first upload is a suspect; a request in between is answered; the second
-/// upload is stuck as the first still is, and that is proof, long before either is sent again.
+/// A registry behind a hop that swallows large packets. The first upload is a suspect; a request in between is answered, and the
+/// first is sent again, which proves nothing; the second upload is stuck as the first still is, and that is proof at once.
 #[test]
 fn a_second_upload_proves_what_the_first_lets_suspect() {
     let scene = Scene::new();
@@ -53,10 +55,22 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
         client.write_all(&[1; 100]).unwrap();
         server.set_read_timeout(Some(DEADLINE)).unwrap();
         server.read_exact(&mut [0; 100]).unwrap();
-        let is_proven = |line: &serde_json::Value| line["finding"] == "black_hole";
-        assert!(trace.lines(is_proven).is_empty(), "that peer may be one of several with this address");
+        // What the agent makes of the next timeout it has made before what is refused now; what is proven it says at once.
+        let so_far = timeouts(&first.0).0;
+        until("the first is sent again", || (timeouts(&first.0).0 > so_far).then_some(()));
+        scene.web.netns.inside(|| udp_refused("10.97.1.1:10".parse().unwrap(), 1700));
+        trace.expect("a datagram too large for the device", |line| line["event"] == "refused");
+        let told = trace.lines(|line| line["event"] == "stalled" && line["finding"] != "suspect");
+        assert_eq!(told.len(), 1, "that peer may be one of several with this address: {told:#?}");
         let second = push();
         let (proven, took) = judged("black_hole");
+        // Where the first proves nothing by being stuck, it is the next copies of the first itself that do, seconds later.
+        let port = second.0.local_addr().unwrap().port();
+        assert_eq!(
+            [&proven["source_port"], &proven["timeouts"]],
+            [&json!(port), &json!(3)],
+            "the second, as soon as it is told of: {proven:#}"
+        );
         assert!(took < Duration::from_secs(5) || !is_guest(), "{took:?}");
         assert_eq!(proven["confidence"], "medium", "{proven:#}");
         assert_eq!(proven["trace_id"], suspect["trace_id"], "{proven:#}");

@@ -1,6 +1,7 @@
 //! Packets that no polite program sends, and sockets with the options that ask for trouble.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use nix::libc;
@@ -266,4 +267,19 @@ pub(crate) fn send_on_wire(interface: &str, to: [u8; 6], packet: &[u8]) {
     // SAFETY: `raw` is a whole sockaddr_ll of that size.
     let to = unsafe { LinkAddr::from_raw((&raw const raw).cast(), Some(size)) }.unwrap();
     assert_eq!(sendto(wire.as_raw_fd(), packet, &to, MsgFlags::empty()), Ok(packet.len()));
+}
+
+/// What a socket says of itself (`struct tcp_info`): timeouts since anything was acknowledged, and how often the timer
+/// was doubled since.
+pub(crate) fn timeouts(stream: &TcpStream) -> (u8, u8) {
+    const RETRANSMITS: usize = 2;
+    const BACKOFF: usize = 4;
+    let mut facts = [0_u8; 8];
+    let mut size = libc::socklen_t::try_from(facts.len()).unwrap();
+    let to = facts.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most `size` bytes to a buffer that has them.
+    let got =
+        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size) };
+    assert_eq!(got, 0, "{}", io::Error::last_os_error());
+    (facts[RETRANSMITS], facts[BACKOFF])
 }

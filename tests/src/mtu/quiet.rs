@@ -19,14 +19,14 @@ use serde_json::Value;
 
 use crate::harness::agent::{Running, json};
 use crate::harness::netns::Netns;
-use crate::harness::packet::set;
+use crate::harness::packet::{set, timeouts};
 use crate::harness::pod::{Node, Pod};
 use crate::harness::scrape::Scrape;
 use crate::harness::{tool, until};
 
 mod talk;
 
-use talk::{MANNERS, PORT, connect, listen, serve, talk, timeouts};
+use talk::{MANNERS, PORT, connect, listen, serve, talk};
 
 /// What its ends do.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,32 +1,16 @@
 //! Segments that TCP would send again, and that do not even leave the host.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 
-use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
 use crate::harness::lab::{Lab, WEB};
+use crate::harness::packet::timeouts;
 use crate::harness::until;
 
 use super::black_hole::{Server, swallow, way};
 use super::{Watch, v4};
-
-/// `tcp_info.tcpi_retransmits`: timeouts since anything was acknowledged.
-fn timeouts(stream: &TcpStream) -> u8 {
-    use std::os::fd::AsRawFd as _;
-    // SAFETY: integers are valid for any bytes.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut size = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
-    // SAFETY: the pointers are to a `tcp_info` of that size and to the size, which outlive the call.
-    let status = unsafe {
-        let info = (&raw mut info).cast();
-        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info, &raw mut size)
-    };
-    assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
-    info.tcpi_retransmits
-}
 
 /// How many segments the kernel itself says it could not send again.
 fn refused(lab: &Lab) -> u64 {
@@ -56,7 +40,7 @@ fn what_is_not_sent_is_not_sent_again() {
     client.write_all(&[0; 3000]).unwrap();
     setsockopt(&client, sockopt::Mark, &7).unwrap();
     // One more than it takes to tell of a black hole.
-    until("it has been tried in vain for long", || (timeouts(&client) >= 5).then_some(()));
+    until("it has been tried in vain for long", || (timeouts(&client).0 >= 5).then_some(()));
     assert!(refused(&lab) - before >= 3, "the rule refused nothing");
     let (namespace, pod) = WEB.split_once('/').unwrap();
     let web = [("namespace", namespace), ("pod", pod), ("end", "source")];

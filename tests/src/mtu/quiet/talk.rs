@@ -2,12 +2,9 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
-
-use nix::libc;
 
 use crate::harness::netns::Netns;
 
@@ -29,21 +26,6 @@ pub(super) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(HANGS))?;
     stream.set_write_timeout(Some(HANGS))?;
     Ok(stream)
-}
-
-/// What a socket says of itself (`struct tcp_info`): timeouts since anything was acknowledged, and how often the timer
-/// was doubled since.
-pub(super) fn timeouts(stream: &TcpStream) -> (u8, u8) {
-    const RETRANSMITS: usize = 2;
-    const BACKOFF: usize = 4;
-    let mut facts = [0_u8; 8];
-    let mut size = libc::socklen_t::try_from(facts.len()).unwrap();
-    let to = facts.as_mut_ptr().cast();
-    // SAFETY: the kernel writes at most `size` bytes to a buffer that has them.
-    let got =
-        unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut size) };
-    assert_eq!(got, 0, "{}", io::Error::last_os_error());
-    (facts[RETRANSMITS], facts[BACKOFF])
 }
 
 /// Asks for `down` bytes with `up` bytes.
