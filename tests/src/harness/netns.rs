@@ -88,6 +88,17 @@ impl Netns {
         self.inside(|| fs::write(&path, value).unwrap_or_else(|error| panic!("{path} = {value}: {error}")));
     }
 
+    /// Sets `/proc/sys/net/<name>`, and puts it back when the result goes: also when the test fails.
+    #[must_use]
+    pub(crate) fn sysctl_meanwhile(&self, name: &str, value: &str) -> Setting {
+        let path = format!("/proc/sys/net/{name}");
+        let before =
+            self.inside(|| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}")));
+        let setting = Setting { netns: self.clone(), path, before };
+        self.sysctl(name, value);
+        setting
+    }
+
     /// `command`, to be started in it.
     pub(crate) fn enter(&self, command: &mut Command) {
         let netns = Arc::clone(&self.0);
@@ -164,6 +175,21 @@ impl Drop for Meanwhile {
     fn drop(&mut self) {
         if let Err(said) = self.netns.try_feed(self.name, stdin_of(self.name), self.undo) {
             eprintln!("{} {}: {said}", self.name, self.undo);
+        }
+    }
+}
+
+/// A sysctl that has another value for a while.
+pub(crate) struct Setting {
+    netns: Netns,
+    path: String,
+    before: String,
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = self.netns.inside(|| fs::write(&self.path, &self.before)) {
+            eprintln!("{} = {}: {error}", self.path, self.before);
         }
     }
 }

@@ -89,6 +89,8 @@ fn small_segments_arrive_and_full_ones_do_not() {
     for to in [v4([10, 99, 8, 2], 7910), v6(8, 7911), mapped] {
         let mut server = Server::start(underlay.tip(), to.port());
         let mut client = server.connect(&lab, to);
+        // The fix of one is not the next one's.
+        let _as_before = lab.web.netns.sysctl_meanwhile("ipv4/tcp_mtu_probing", "0");
         let watch = Watch::new(&lab);
         let begun = Instant::now();
         // Two full segments and a rest that fits.
@@ -122,7 +124,6 @@ fn small_segments_arrive_and_full_ones_do_not() {
         if address.is_ipv4() {
             lab.web.netns.ip(&format!("route del {address}\n"));
         }
-        lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "0");
     }
 }
 
@@ -221,13 +222,13 @@ fn a_kernel_that_looks_for_a_smaller_size() {
     // It looks after as many timeouts as prove it where nothing else is lost, and then the segment arrives.
     let other = v4([10, 99, 8, 10], 7929);
     settle(&lab, &mut Server::start(underlay.tip(), other.port()), other);
-    lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "1");
+    let probing = lab.web.netns.sysctl_meanwhile("ipv4/tcp_mtu_probing", "1");
     let mut client = server.connect(&lab, to);
     let watch = Watch::new(&lab);
     client.write_all(&[0; 3000]).unwrap();
     let mut all = [0; 3000];
     server.kept[0].read_exact(&mut all).unwrap();
-    lab.web.netns.sysctl("ipv4/tcp_mtu_probing", "0");
+    drop(probing);
     let tries = watch.verdict(&[
         ("finding", json!("black_hole")),
         ("destination_port", json!(7914)),

@@ -252,10 +252,15 @@ fn a_message_by_another_way_than_the_packet() {
         return;
     }
     let underlay = Underlay::routed(&lab);
-    lab.router.ip(&format!(
-        "link add ri address 02:00:0a:63:09:01 up type veth peer name hi netns {}\naddr add 10.99.9.1/24 dev ri\n",
-        underlay.hop.path()
-    ));
+    // What is set of the device goes with it.
+    let _other_way = lab.router.meanwhile(
+        "ip",
+        &format!(
+            "link add ri address 02:00:0a:63:09:01 up type veth peer name hi netns {}\naddr add 10.99.9.1/24 dev ri\n",
+            underlay.hop.path()
+        ),
+        "link del ri\n",
+    );
     // Not even ARP is answered to who comes by the wrong way.
     underlay.hop.ip(
         "link set hi up\naddr add 10.99.9.2/24 dev hi\nneigh add 10.99.9.1 lladdr 02:00:0a:63:09:01 dev hi\n\
@@ -276,7 +281,6 @@ fn a_message_by_another_way_than_the_packet() {
         lab.router.run("sh", &["-c", fix.split('`').nth(1).unwrap()]);
         is_learned(&lab, &[verdict]);
     }
-    lab.router.ip("link del ri\n");
 }
 
 /// A node that limits such messages makes them, and does not send them.
@@ -286,8 +290,8 @@ fn a_limit_on_messages() {
     if !sees_messages(&lab) {
         return;
     }
-    lab.router.sysctl("ipv6/icmp/ratemask", "0-127");
-    lab.router.sysctl("ipv6/icmp/ratelimit", "60000");
+    let _limited = [("ipv6/icmp/ratemask", "0-127"), ("ipv6/icmp/ratelimit", "60000")]
+        .map(|(name, value)| lab.router.sysctl_meanwhile(name, value));
     let watch = Watch::new(&lab);
     let to = host(3, 71, 7904);
     // One for each that it lets through, and more.
@@ -309,8 +313,6 @@ fn a_limit_on_messages() {
     lab.web.netns.inside(|| udp_unfragmented(to, 20, 1420));
     lab.barrier();
     assert_eq!(watch.counted("r2c_mtu_events_total", &labels), unsent, "cured: none has to wait for another");
-    lab.router.sysctl("ipv6/icmp/ratemask", "0-1,3-127");
-    lab.router.sysctl("ipv6/icmp/ratelimit", "1000");
     let made = watch.counted("r2c_mtu_events_total", &[("event", "made"), ("family", "ipv6")]);
     let received = watch.counted("r2c_mtu_events_total", &[("event", "received"), ("family", "ipv6")]);
     assert_eq!(made, unsent + received, "what is not unsent arrives");
