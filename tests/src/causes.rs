@@ -34,6 +34,7 @@ mod netfilter;
 mod pushes;
 mod queues;
 mod quiet;
+mod reasons;
 mod routes;
 mod shared;
 mod signatures;

@@ -202,6 +202,11 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         (true, true) => Confidence::Medium,
         _ => Confidence::Low,
     };
+    let back = if out.method == Some(Method::Echo) {
+        " (or their answers, which are as long, on the way back)"
+    } else {
+        ""
+    };
     let arrives = match passes.filter(|_| out.reached) {
         Some(passes) => format!("; {passes} bytes to {} arrive", about.to),
         None => format!("; {} itself answers nothing", about.to),
@@ -235,7 +240,7 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
         hop_ip: last,
         fits,
         says: None,
-        message: format!("{over} vanish {place}, and nobody says why{arrives}{message}{yet}"),
+        message: format!("{over} vanish {place}, and nobody says why{back}{arrives}{message}{yet}"),
         fix,
         is_narrow: !out.only_syns,
         is_known: true,
@@ -248,6 +253,11 @@ fn clear(out: &Outcome, about: &About) -> Verdict {
     } else {
         format!("{} takes", shown(&about.device.name).unwrap_or("its first device"))
     };
+    // Other answers are short: downloads may stall all the same.
+    let (takes, untried) = match out.method {
+        Some(Method::Echo) => ("takes, there and back,", ""),
+        _ => ("takes", "; the way back was not tried"),
+    };
     Verdict {
         finding: Finding::PathClear,
         confidence: if is_smooth(out) { Confidence::High } else { Confidence::Medium },
@@ -256,7 +266,7 @@ fn clear(out: &Outcome, about: &About) -> Verdict {
         fits: out.passes,
         says: None,
         message: format!(
-            "the path from {} to {} takes {} bytes: all that {what}",
+            "the path from {} to {} {takes} {} bytes: all that {what}{untried}",
             about.who.name, about.to, out.first
         ),
         fix: None,

@@ -33,7 +33,7 @@ pub mod row;
 pub mod summary;
 
 use crate::kernel::reasons::Reasons;
-use class::words::{Home, Refused};
+use class::words::{Home, Late, Refused};
 use class::{Class, Verdict};
 use decode::Decoder;
 use evidence::Evidence;
@@ -238,23 +238,28 @@ impl PacketDrop {
         if self.verdict.class == Class::Routing && evidence::is_on_loopbacks_network(&self.record, function) {
             return Some(Refused::Localnet);
         }
+        let is_itself = self.record.source == self.record.destination && self.record.ip_version != 0;
+        if self.verdict.class == Class::Routing && is_itself && self.direction == Direction::Received {
+            return Some(Refused::Itself);
+        }
         let refused = Refused::by_place(self.reason.as_deref(), function)?;
         let is_plain = refused == Refused::Ipsec && evidence::is_ip_in_ip(self.record.protocol);
         Some(if is_plain { Refused::NoTunnel } else { refused })
     }
 
-    /// Whether it goes from a port that servers have to one that the kernel gives to who asks (`net.ipv4.ip_local_port_range`
-    /// begins there unless it is set).
-    fn is_answer(&self) -> bool {
+    /// What of TCP and UDP may come when nobody waits for it any more. An answer over UDP goes from a port that servers have to one that
+    /// the kernel gives to who asks (`net.ipv4.ip_local_port_range` begins there unless it is set).
+    fn late(&self) -> Option<Late> {
         const UDP: u8 = 17;
         const FIRST_GIVEN: u16 = 32_768;
-        let is_it = |(from, to)| from < FIRST_GIVEN && to >= FIRST_GIVEN;
-        self.inner.is_none() && self.record.protocol == UDP && self.ports().is_some_and(is_it)
-    }
-
-    /// Whether it is a TCP segment that does not open a connection.
-    fn is_midway(&self) -> bool {
-        self.inner.is_none() && evidence::opens_connection(&self.record) == Some(false)
+        let is_answer = |(from, to)| from < FIRST_GIVEN && to >= FIRST_GIVEN;
+        if self.inner.is_some() {
+            None
+        } else if self.record.protocol == UDP && self.ports().is_some_and(is_answer) {
+            Some(Late::Answer)
+        } else {
+            (evidence::opens_connection(&self.record) == Some(false)).then_some(Late::Segment)
+        }
     }
 
     /// How it carries what is inside, as far as that can be seen.

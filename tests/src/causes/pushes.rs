@@ -4,12 +4,22 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::size::verdict;
-use super::{Scene, is_guest};
+use super::{Scene, Trace, is_guest};
 use crate::harness::packet::{ends_at_once, timeouts, udp_refused};
 use crate::harness::{DEADLINE, until};
+
+impl Scene {
+    /// Waits until the agent has looked at all that has happened: of what is refused now it tells behind that.
+    fn caught_up(&self, trace: &Trace, last: u8) {
+        self.web.netns.inside(|| udp_refused(([10, 97, 1, last], 9).into(), 1700));
+        trace.expect("a datagram too large for the device", |line| {
+            line["event"] == "refused" && line["destination_ip"] == format!("10.97.1.{last}")
+        });
+    }
+}
 
 /// A registry behind a hop that swallows large packets. The first upload is a suspect; a request in between is answered, and the
 /// first is sent again, which proves nothing; the second upload is stuck as the first still is, and that is proof at once.
@@ -31,8 +41,11 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
             ends_at_once(&client);
             (client, registry.accept().unwrap().0)
         };
-        let push = || {
-            let (mut client, server) = connect();
+        let push = |greeting: &[u8]| {
+            let (mut client, mut server) = connect();
+            server.set_read_timeout(Some(DEADLINE)).unwrap();
+            client.write_all(greeting).unwrap();
+            server.read_exact(&mut vec![0; greeting.len()]).unwrap();
             client.set_nonblocking(true).unwrap();
             let _ = client.write(&vec![7; 200_000]);
             (client, server)
@@ -44,7 +57,7 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
             });
             (found, begun.elapsed())
         };
-        let first = push();
+        let first = push(&[]);
         let (suspect, took) = judged("suspect");
         assert!(took < Duration::from_secs(5) || !is_guest(), "{took:?}");
         assert!(
@@ -58,22 +71,26 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
         // What the agent makes of the next timeout it has made before what is refused now; what is proven it says at once.
         let so_far = timeouts(&first.0).0;
         until("the first is sent again", || (timeouts(&first.0).0 > so_far).then_some(()));
-        scene.web.netns.inside(|| udp_refused("10.97.1.1:10".parse().unwrap(), 1700));
-        trace.expect("a datagram too large for the device", |line| line["event"] == "refused");
+        scene.caught_up(&trace, 10);
         let told = trace.lines(|line| line["event"] == "stalled" && line["finding"] != "suspect");
         assert_eq!(told.len(), 1, "that peer may be one of several with this address: {told:#?}");
-        let second = push();
+        // Its handshake alone may be a balancer's, or a firewall's that lets no data pass.
+        let mute = push(&[]);
+        let port = |(client, _): &(TcpStream, TcpStream)| client.local_addr().unwrap().port();
+        until("the mute is stuck as well", || (timeouts(&mute.0).0 >= 3).then_some(()));
+        scene.caught_up(&trace, 11);
+        assert_eq!(trace.lines(|line| line["finding"] == "black_hole"), Vec::<Value>::new());
+        let second = push(&[1; 100]);
         let (proven, took) = judged("black_hole");
         // Where the first proves nothing by being stuck, it is the next copies of the first itself that do, seconds later.
-        let port = second.0.local_addr().unwrap().port();
         assert_eq!(
             [&proven["source_port"], &proven["timeouts"]],
-            [&json!(port), &json!(3)],
+            [&json!(port(&second)), &json!(3)],
             "the second, as soon as it is told of: {proven:#}"
         );
         assert!(took < Duration::from_secs(5) || !is_guest(), "{took:?}");
         assert_eq!(proven["confidence"], "medium", "{proven:#}");
         assert_eq!(proven["trace_id"], suspect["trace_id"], "{proven:#}");
-        drop((first, second));
+        drop((first, mute, second));
     }
 }

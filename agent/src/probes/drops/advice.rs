@@ -85,8 +85,8 @@ impl PacketDrop {
             tunnel: self.inner.zip(self.outer_source()).map(|(inner, from)| (inner.tunnel, from)),
             told: self.is(circumstance::TOLD),
             refused: self.refused(),
-            is_answer: self.is_answer(),
-            is_midway: self.is_midway(),
+            late: self.late(),
+            is_portless: self.is(circumstance::PORTLESS),
             home: self.home.as_ref(),
             evidence: self.evidence.as_ref(),
         }

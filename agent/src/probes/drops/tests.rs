@@ -159,12 +159,15 @@ fn an_answer_goes_from_a_servers_port_to_one_that_was_given() {
         (40_000, 53, false),
     ] {
         let udp = but(|packet| (packet.record.source_port, packet.record.destination_port) = (from, to));
-        assert_eq!(udp.is_answer(), is_answer, "{from} to {to}");
+        assert_eq!(udp.late() == Some(Late::Answer), is_answer, "{from} to {to}");
         let tcp = PacketDrop { record: DropRecord { protocol: 6, ..udp.record }, ..udp.clone() };
-        assert!(!tcp.is_answer(), "TCP tells itself");
-        assert!(!PacketDrop { inner: Some(inner()), ..udp }.is_answer(), "a tunnel's own ports say nothing");
+        assert!(tcp.late() != Some(Late::Answer), "TCP tells itself");
+        assert!(
+            PacketDrop { inner: Some(inner()), ..udp }.late().is_none(),
+            "a tunnel's own ports say nothing"
+        );
     }
-    assert!(!but(|packet| packet.record.flags = flags::HAS_IP).is_answer(), "ports that were not read");
+    assert!(but(|packet| packet.record.flags = flags::HAS_IP).late().is_none(), "ports that were not read");
 }
 
 #[test]

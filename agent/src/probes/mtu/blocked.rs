@@ -28,7 +28,10 @@ pub(super) fn judge(lost: &TooBig, pods: &Pods, cause: Option<&TooBig>) -> Judge
     let (confidence, end) = if lost.sees_arrivals {
         (Confidence::High, format!("and {who} waits in vain"))
     } else {
-        (Confidence::Medium, "and whether others arrive is not seen: that hook does not hold".to_owned())
+        (
+            Confidence::Medium,
+            "and whether others arrive is not seen (no hook on icmp_unreach or icmpv6_notify)".to_owned(),
+        )
     };
     Judgement {
         finding: Finding::MessagesLost,

@@ -84,6 +84,8 @@ pub(super) fn judge(event: &TooBig, pods: &Pods, count: u64, is_cut: bool) -> Ju
             _ => Confidence::High,
         },
         what: format!("{many}: of the last, {}: {why}", arrived(fragments)),
-        fix: Some(format!("let fragments pass on the way from {who}; until then {until}")),
+        fix: Some(format!(
+            "let fragments pass on the way from {who} (unless `r2c-agent trace drops` tells of `memory` meanwhile: then this node has no room for more); until then {until}"
+        )),
     }
 }

@@ -10,8 +10,10 @@ use crate::probe::Absorb;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heed {
     ends: (IpAddr, IpAddr),
-    /// Messages about its packets that left this node.
+    /// Messages about its packets that left this node, of those that were told of: what was held back may be about others.
     pub(super) told: u64,
+    /// Whether there may have been more.
+    pub(super) is_cut: bool,
     first: SystemTime,
     last: SystemTime,
 }
@@ -29,6 +31,7 @@ impl Heed {
 
     fn add(&mut self, other: &Self) {
         self.told = self.told.saturating_add(other.told);
+        self.is_cut |= other.is_cut;
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
     }
@@ -39,14 +42,16 @@ impl Heed {
 pub(super) struct Heeds(Vec<Heed>);
 
 impl Heeds {
-    /// As many are kept. Who does not heed comes again and again: the one that was told of longest ago makes room.
+    /// As many are kept, and for so long after the last message. Who does not heed comes again and again: one of many is enough, and
+    /// would never be told twice if each made room for the next. (A route forgets what it was told in ten minutes.)
     const MOST: usize = 8;
+    const KEPT: Duration = Duration::from_secs(10);
 
     /// Takes in a message that was sent.
     pub(super) fn add(&mut self, event: &TooBig) {
         if let Some(ends) = event.source().zip(event.destination()) {
-            let told = event.record.held.saturating_add(1);
-            self.merge(Heed { ends, told, first: event.at, last: event.at });
+            let is_cut = event.record.held > 0 || event.is_cut();
+            self.merge(Heed { ends, told: 1, is_cut, first: event.at, last: event.at });
         }
     }
 
@@ -57,16 +62,13 @@ impl Heeds {
     }
 
     fn merge(&mut self, new: Heed) {
+        self.0.retain(|heed| new.first.duration_since(heed.last).unwrap_or_default() < Self::KEPT);
         if let Some(known) = self.0.iter_mut().find(|heed| heed.ends == new.ends) {
             return known.add(&new);
         }
-        if self.0.len() >= Self::MOST
-            && let Some(oldest) =
-                (0..self.0.len()).min_by_key(|index| self.0.get(*index).map(|heed| heed.last))
-        {
-            self.0.swap_remove(oldest);
+        if self.0.len() < Self::MOST {
+            self.0.push(new);
         }
-        self.0.push(new);
     }
 }
 
@@ -84,7 +86,13 @@ mod tests {
 
     fn heed(destination: u8, milliseconds: u64) -> Heed {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
-        Heed { ends: ([10, 0, 0, 1].into(), [10, 0, 1, destination].into()), told: 1, first: at, last: at }
+        Heed {
+            ends: ([10, 0, 0, 1].into(), [10, 0, 1, destination].into()),
+            told: 1,
+            is_cut: false,
+            first: at,
+            last: at,
+        }
     }
 
     #[test]
@@ -119,17 +127,17 @@ mod tests {
         );
     }
 
+    /// Twenty that are told by turns, and many that are told once.
     #[test]
     fn who_goes_on_is_kept_among_many() {
-        let mut heeds = Heeds::default();
-        for round in 0..100_u64 {
-            heeds.merge(heed(0, round * 100));
-            heeds.merge(heed(u8::try_from(round + 1).unwrap(), round * 100 + 1));
-            assert!(heeds.0.len() <= Heeds::MOST);
+        for ends in [20, 200] {
+            let mut heeds = Heeds::default();
+            for round in 0..2000_u64 {
+                heeds.merge(heed(u8::try_from(round % ends).unwrap(), round * 50));
+                assert!(heeds.0.len() <= Heeds::MOST);
+            }
+            let go_on = heeds.0.iter().filter(|heed| heed.is_none()).count();
+            assert_eq!(go_on, if ends == 20 { Heeds::MOST } else { 0 }, "of {ends}");
         }
-        assert_eq!(
-            heeds.0.iter().filter(|heed| heed.is_none()).map(|heed| heed.told).collect::<Vec<_>>(),
-            [100]
-        );
     }
 }

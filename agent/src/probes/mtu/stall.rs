@@ -265,7 +265,7 @@ fn since_sent(stall: &Stall) -> u64 {
 }
 
 /// Whether smaller segments were acknowledged before, and no full-size one.
-fn passed_before(stall: &Stall) -> bool {
+pub(super) fn passed_before(stall: &Stall) -> bool {
     // The SYN counts as a byte (net/ipv4/tcp_input.c, `tcp_snd_una_update`).
     const SYN: u64 = 1;
     stall.acked > SYN && stall.never_passed()

@@ -165,7 +165,7 @@ impl Evidence<TooBig> for Findings {
             && self.destinations.count() > 1
             && fix.contains(&to.to_string())
         {
-            fix.push_str("; likewise for the other destinations");
+            fix.push_str("; do the same for the other destinations");
         }
         let mut message = format!("{what}{}; {}", self.destinations.text(), self.tally());
         if let Some(fix) = &fix {

@@ -103,7 +103,8 @@ fn made(
         NESTED.to_owned()
     } else if let Some(heed) = ignored {
         format!(
-            "; it was told so {} times in {:.0} s and goes on: the messages do not reach it, or it does not heed them",
+            "; it was told so {}{} times in {:.0} s and goes on: the messages do not reach it, or it does not heed them",
+            if heed.is_cut { "at least " } else { "" },
             heed.told,
             heed.took().as_secs_f64()
         )

@@ -80,6 +80,9 @@ pub(super) const UDP_SOCKET: &str = "SOCKET_RCVBUFF or SOCKET_FILTER";
 /// IPv6's receiving, where a wrong header and IPv6 that is off free in one place.
 pub(super) const IPV6_INPUT: &str = "IP_INHDR or IPV6DISABLED";
 
+/// A fragment for which there is no room (`ip_find` and `fq_find` in `net/ipv4/ip_fragment.c`, `net/ipv6/reassembly.c`); no kernel gives a reason.
+pub(super) const NO_FRAGMENTS: &str = "no room for fragments";
+
 /// What a kernel with reasons calls what it frees there.
 pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
     ("CPU_BACKLOG", &["enqueue_to_backlog", "netif_rx_internal"]),
@@ -100,6 +103,7 @@ pub(super) const REASONS_BY_PLACE: &[(&str, &[&str])] = &[
     // Its queues' packets are freed elsewhere.
     ("TC_EGRESS", &["__dev_queue_xmit"]),
     (IPV6_INPUT, &["ip6_rcv_core", "ipv6_rcv"]),
+    (NO_FRAGMENTS, &["ip_defrag", "ipv6_frag_rcv"]),
     (UDP_SOCKET, &["udp_queue_rcv_one_skb", "udpv6_queue_rcv_one_skb"]),
 ];
 
@@ -204,6 +208,7 @@ pub(super) const PLACES: Table = &[
     (harmful(Class::Ipv6Off), &["ip6_output"]),
     // Who reads it computes it (`csum_copy_err`); the other packet that is freed here is one whose reader gave a bad address.
     (harmful(Class::Checksum), &["udp_recvmsg", "udpv6_recvmsg"]),
+    (harmful(Class::Memory), &["ip_defrag", "ipv6_frag_rcv"]),
     // BPDUs that a bridge has dealt with, protocols that nobody here speaks, a neighbour's question that was answered.
     (benign(Class::Other), &["stp_pdu_rcv", "llc_rcv", "mrp_rcv", "neigh_proxy_process"]),
     // Fragments whose packet never became whole.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use agent_common::quote::Tunnel;
 
 use super::Class;
-use super::tables::{IPSEC_DEVICES, IPV6_INPUT, TUNNELS, UDP_SOCKET};
+use super::tables::{IPSEC_DEVICES, IPV6_INPUT, NO_FRAGMENTS, TUNNELS, UDP_SOCKET};
 use crate::links::shell_word;
 use crate::pod::Pod;
 use crate::probe::row::{device_sysctl, end};
@@ -63,14 +63,23 @@ pub struct About<'a> {
     pub told: bool,
     /// What refused it, where the place tells more than the reason.
     pub refused: Option<Refused>,
-    /// By its ports it is an answer over UDP, to a port that a program asks from.
-    pub is_answer: bool,
-    /// It is TCP, and does not open a connection.
-    pub is_midway: bool,
+    /// What is late in coming to a port where nobody is.
+    pub late: Option<Late>,
+    /// Its device is a bridge that has no ports.
+    pub is_portless: bool,
     /// Where it died; `None` where that is not known.
     pub home: Option<&'a Home>,
     /// What else speaks for the cause.
     pub evidence: Option<&'a Evidence>,
+}
+
+/// What comes to a port when nobody waits there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// By its ports it is an answer over UDP, to a port that a program asks from.
+    Answer,
+    /// A TCP segment that does not open a connection.
+    Segment,
 }
 
 /// What refuses a packet, by the place where it died.
@@ -78,6 +87,8 @@ pub struct About<'a> {
 pub enum Refused {
     /// Routing: one of its addresses may not be seen there.
     Martian,
+    /// Routing: its source is its destination.
+    Itself,
     /// Routing: one of its addresses is of the loopback's network, and it came by another device.
     Localnet,
     /// IPv6 forwards nothing from such a source.
@@ -88,6 +99,8 @@ pub enum Refused {
     PerhapsByRoute,
     /// A blackhole route took it, or its route's device has just gone.
     Discarded,
+    /// A queue of netfilter's that no program reads.
+    NoQueue,
     /// No tunnel device takes what has come in a tunnel.
     NoTunnel,
     /// The same, for no device is there that takes any packet of that kind.
@@ -128,6 +141,7 @@ impl Refused {
             ) => Self::PerhapsByRoute,
             (_, "dst_discard" | "dst_discard_out") => Self::Discarded,
             (_, function) if TUNNELS.contains(&function) => Self::NoTunnel,
+            (_, "nf_queue" | "__nf_queue") => Self::NoQueue,
             (_, "xfrm_input") => Self::Ipsec,
             (_, function) if IPSEC_DEVICES.contains(&function) => Self::NoPolicy,
             (_, "wg_xmit") => Self::NoPeer,
@@ -187,20 +201,13 @@ impl Class {
             }
             Self::Mtu => "larger than the next device or route takes".into(),
             Self::Policy => policy(about).into(),
+            Self::Netfilter if about.refused == Some(Refused::NoQueue) => {
+                "a rule hands it to a program (NFQUEUE), and none reads that queue, or it is full".into()
+            }
             Self::Netfilter => {
                 "netfilter refused it: a rule, conntrack or NAT themselves (a full table, no free port), or IPVS (a service without a server)".into()
             }
-            Self::NoSocket if about.is_answer => {
-                "nobody waits there any more: by its ports it is an answer, and the socket that asked is closed".into()
-            }
-            // Where there are no reasons, all that TCP refuses before it looks at the connection ends in one place.
-            Self::NoSocket if about.is_midway && about.reason.is_empty() => {
-                "no connection there takes it: that has ended or was never there, or a filter of its socket or cgroup, IPsec, a signature or a full backlog refused it".into()
-            }
-            Self::NoSocket if about.is_midway => {
-                "it belongs to no connection that is open there: that has ended, or is another host's; a reset tells the sender".into()
-            }
-            Self::NoSocket => "nobody listens there".into(),
+            Self::NoSocket => no_socket(about).into(),
             Self::Routing => routing(about).into(),
             Self::ReversePath => "no way back to its source leads by the device that it came by (reverse path filter)".into(),
             // IPv6 frees in one place what it does not forward.
@@ -235,13 +242,44 @@ impl Class {
             Self::Neighbour if about.refused == Some(Refused::NoHandshake) => {
                 "its WireGuard peer does not answer the handshake".into()
             }
-            Self::Neighbour => "the next hop does not answer ARP or neighbour discovery".into(),
+            Self::Neighbour => neighbour(about),
             Self::NeighbourTable => "the neighbour table has no room for the next hop".into(),
             Self::Teardown => "left in the queue of something that was closed".into(),
             Self::Copy => "a copy or a remainder: the packet itself went on".into(),
             Self::LocalSocket => "a buffer of a local socket, not a packet of the network".into(),
             Self::Other => "the kernel gives no cause".into(),
         }
+    }
+}
+
+fn no_socket(about: &About<'_>) -> &'static str {
+    match about.late {
+        _ if about.reason == NO_PROTOCOL => "nobody here takes its protocol",
+        Some(Late::Answer) => {
+            "nobody waits there any more: by its ports it is an answer, and the socket that asked is closed"
+        }
+        // Where there are no reasons, all that TCP refuses before it looks at the connection ends in one place.
+        Some(Late::Segment) if about.reason.is_empty() => {
+            "no connection there takes it: that has ended or was never there, or a filter of its socket or cgroup, IPsec, a signature or a full backlog refused it"
+        }
+        Some(Late::Segment) => {
+            "it belongs to no connection that is open there: that has ended, or is another host's; a reset tells the sender"
+        }
+        None => "nobody listens there",
+    }
+}
+
+fn neighbour(about: &About<'_>) -> Cow<'static, str> {
+    if about.refused == Some(Refused::NoHandshake) {
+        "its WireGuard peer does not answer the handshake".into()
+    } else if about.is_portless {
+        format!(
+            "it goes to the network of the bridge {}, which has no ports: nobody there can answer. If its destination is elsewhere, both networks overlap",
+            about.device.unwrap_or_default()
+        )
+        .into()
+    } else {
+        "the next hop does not answer ARP or neighbour discovery".into()
     }
 }
 
@@ -270,11 +308,17 @@ fn policy(about: &About<'_>) -> &'static str {
     }
 }
 
+/// What the kernel calls it where no program and no module takes a packet's protocol.
+const NO_PROTOCOL: &str = "IP_NOPROTO";
+
 /// What the kernel calls it where an address of the loopback's network came by another device.
 const LOCALNET: &str = "IP_LOCALNET";
 
 fn routing(about: &About<'_>) -> &'static str {
     match about.reason {
+        _ if about.refused == Some(Refused::Itself) => {
+            "its source is its destination: what a pod sends to a service of its own, and is not masqueraded, comes back so"
+        }
         "IP_LOCAL_SOURCE" => "its source is one of this host's own addresses",
         _ if about.refused == Some(Refused::Source) => {
             "IPv6 forwards nothing from such a source (of its link, loopback, a group's, or none)"
@@ -338,6 +382,9 @@ fn memory(about: &About<'_>) -> &'static str {
         }
         "PROTO_MEM" => {
             "all memory of its protocol was used, or of TCP its socket's buffer was full: its program reads too slowly"
+        }
+        NO_FRAGMENTS => {
+            "all memory for fragments that wait for the rest of their packet is used here, or there is none"
         }
         _ => "no memory for it",
     }

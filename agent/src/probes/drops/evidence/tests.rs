@@ -414,9 +414,10 @@ fn a_segment_without_a_connection_is_told_from_a_call_to_a_closed_port() {
 fn a_syn_alone_opens_a_connection() {
     let opens = |protocol, ip_version, flags: u8| {
         let mut record = DropRecord { ip_version, protocol, header_len: 64, ..record(100, 0) };
-        match ip_version {
-            4 => (record.header[0], record.header[33]) = (0x45, flags),
-            _ => (record.header[6], record.header[53]) = (6, flags),
+        if ip_version == 4 {
+            (record.header[0], record.header[33]) = (0x45, flags);
+        } else {
+            (record.header[6], record.header[53]) = (6, flags);
         }
         opens_connection(&record)
     };

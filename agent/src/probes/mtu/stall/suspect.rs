@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_common::mtu::stall::Stall;
 
-use super::{before, jiffies, since_sent};
+use super::{before, jiffies, passed_before, since_sent};
 use crate::kernel::sockets::Stuck;
 use crate::probes::mtu::event::TooBig;
 
@@ -35,6 +35,8 @@ pub(super) struct Suspect {
     pub(super) talks: u32,
     /// No full-size segment of it was ever acknowledged.
     never_passed: bool,
+    /// But smaller ones were: a handshake alone may be made by a balancer, or a firewall that lets no data pass.
+    passed_smaller: bool,
 }
 
 impl Suspect {
@@ -47,13 +49,15 @@ impl Suspect {
             destination: event.destination(),
             at: event.at,
             since: ago(since_sent(stall)),
-            vanished: ago(stall.timeout.into()),
+            // The kernel's timers are late by up to an eighth (kernel/time/timer.c): that copy may have been sent so early.
+            vanished: ago(stall.timeout.saturating_add(stall.timeout / 8).into()),
             timeout: jiffies(stall.timeout.into(), event.hertz),
             retransmits: stall.retransmits,
             arrived: arrived.unwrap_or(SystemTime::UNIX_EPOCH),
             received: stall.received,
             talks: 0,
             never_passed: stall.never_passed(),
+            passed_smaller: passed_before(stall),
         }
     }
 
@@ -84,19 +88,19 @@ impl Suspect {
         self.ports.0.zip(self.ports.1) == Some(stuck.ports) && stuck.retransmits >= count
     }
 
-    /// Two connections, of which no full-size segment ever passed, and which both are stuck: something small of the later one arrived
-    /// since the earlier one is. If the peer was away and came back just for that, it would have to be gone again before the first
+    /// Two connections, of which no full-size segment ever passed, and which both are stuck: data of the later one, smaller than that,
+    /// arrived since the earlier one is. If the peer was away and came back just for that, it would have to be gone again before the first
     /// full-size segment.
     pub(super) fn outlived_by(&self, later: &Self) -> bool {
         let is_same_peer = self.destination == later.destination;
-        is_same_peer && self.never_passed && later.never_passed && later.arrived > self.since + MARGIN
+        is_same_peer && self.never_passed && later.passed_smaller && later.arrived > self.since + MARGIN
     }
 
-    /// Two connections, of which no full-size segment ever passed: something small of one arrived while the other was stuck,
+    /// Two connections, of which no full-size segment ever passed: smaller data of one arrived while the other was stuck,
     /// and then full-size segments of both vanished. A peer that was away and has just come back would have taken those.
     pub(super) fn lived_with(&self, other: &Self) -> bool {
         let proves = |one: &Self, stuck: &Self| {
-            one.arrived > stuck.since + MARGIN && stuck.vanished > one.arrived + MARGIN
+            one.passed_smaller && one.arrived > stuck.since + MARGIN && stuck.vanished > one.arrived + MARGIN
         };
         // A peer that lives says nothing of another.
         let is_same_peer = self.destination == other.destination;
@@ -130,6 +134,7 @@ mod tests {
             received: 0,
             talks: 0,
             never_passed: true,
+            passed_smaller: true,
         }
     }
 
@@ -184,5 +189,8 @@ mod tests {
         assert_eq!(with(passed), (false, false), "a full one did pass");
         let another = Suspect { destination: Some([198, 51, 100, 3].into()), ..arrived(2_000) };
         assert_eq!(with(another), (false, false), "another peer");
+        let greeted = Suspect { passed_smaller: false, ..arrived(2_000) };
+        assert_eq!(with(greeted), (false, false), "no more than a handshake");
+        assert!(!suspect().outlived_by(&greeted) && suspect().outlived_by(&arrived(2_000)));
     }
 }

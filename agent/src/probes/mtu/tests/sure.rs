@@ -107,7 +107,12 @@ fn where_arrivals_are_not_seen_a_lost_message_is_no_certainty() {
     for (ipv4, ipv6, confidence, end) in [
         (true, true, "high", " waits in vain"),
         (true, false, "high", " waits in vain"),
-        (false, true, "medium", "and whether others arrive is not seen: that hook does not hold"),
+        (
+            false,
+            true,
+            "medium",
+            "and whether others arrive is not seen (no hook on icmp_unreach or icmpv6_notify)",
+        ),
     ] {
         let mut decoder = decoder();
         decoder.sees_arrivals(ipv4, ipv6);

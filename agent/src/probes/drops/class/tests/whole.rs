@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use agent_common::quote::Tunnel;
 
-use super::tables::{IPV6_INPUT, UDP_SOCKET};
-use super::words::{About, Home, Refused};
+use super::tables::{IPV6_INPUT, NO_FRAGMENTS, UDP_SOCKET};
+use super::words::{About, Home, Late, Refused};
 use super::*;
 use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
 use crate::pod::Pod;
@@ -23,15 +23,15 @@ const ON_ETH7: About<'static> = About {
     tunnel: None,
     told: false,
     refused: None,
-    is_answer: false,
-    is_midway: false,
+    late: None,
+    is_portless: false,
     home: None,
     evidence: None,
 };
 const NOTHING: About<'static> = About { device: None, mtu: 0, ip_version: 0, ..ON_ETH7 };
 
 /// The reasons of which a class says more than of others.
-const REASONS: [(Class, &[&str]); 8] = [
+const REASONS: [(Class, &[&str]); 9] = [
     (
         Class::Policy,
         &[
@@ -54,9 +54,10 @@ const REASONS: [(Class, &[&str]); 8] = [
             "FULL_RING", "QDISC_DROP", UDP_SOCKET,
         ],
     ),
+    (Class::NoSocket, &["IP_NOPROTO"]),
     (Class::Ttl, &["IPV6_NDISC_HOP_LIMIT", "TCP_MINTTL"]),
     (Class::Fragment, &["FRAG_TOO_FAR"]),
-    (Class::Memory, &["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM"]),
+    (Class::Memory, &["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM", NO_FRAGMENTS]),
     (Class::Malformed, &[IPV6_INPUT]),
     (
         Class::TcpState,
@@ -67,6 +68,26 @@ const REASONS: [(Class, &[&str]); 8] = [
 fn case(class: Class, name: &str, about: About<'_>) -> String {
     let fix = class.fix(&about).unwrap_or("-".into());
     format!("{} {name}:\n  {}\n  {fix}\n", class.name(), class.means(&about))
+}
+
+/// What refuses a packet that is routed.
+fn of_routing() -> [String; 13] {
+    [
+        ("martian", Refused::Martian),
+        ("to itself", Refused::Itself),
+        ("of the loopback's network", Refused::Localnet),
+        ("by its source", Refused::Source),
+        ("refused by a route", Refused::ByRoute),
+        ("perhaps refused by a route", Refused::PerhapsByRoute),
+        ("discarded", Refused::Discarded),
+        ("without a tunnel", Refused::NoTunnel),
+        ("without a tunnel's device", Refused::NoTunnelDevice),
+        ("without a way back", Refused::NoWayBack),
+        ("without a peer", Refused::NoPeer),
+        ("without a flow", Refused::NoFlow),
+        ("without a port", Refused::Port),
+    ]
+    .map(|(name, refused)| case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }))
 }
 
 /// What is known of a drop, in every way that changes a word.
@@ -84,22 +105,7 @@ fn told() -> Vec<String> {
         let tunnel = Some((tunnel, [192, 0, 2, 1].into()));
         told.push(case(Class::Checksum, "in a tunnel", About { tunnel, ..ON_ETH7 }));
     }
-    for (name, refused) in [
-        ("martian", Refused::Martian),
-        ("of the loopback's network", Refused::Localnet),
-        ("by its source", Refused::Source),
-        ("refused by a route", Refused::ByRoute),
-        ("perhaps refused by a route", Refused::PerhapsByRoute),
-        ("discarded", Refused::Discarded),
-        ("without a tunnel", Refused::NoTunnel),
-        ("without a tunnel's device", Refused::NoTunnelDevice),
-        ("without a way back", Refused::NoWayBack),
-        ("without a peer", Refused::NoPeer),
-        ("without a flow", Refused::NoFlow),
-        ("without a port", Refused::Port),
-    ] {
-        told.push(case(Class::Routing, name, About { refused: Some(refused), ..ON_ETH7 }));
-    }
+    told.extend(of_routing());
     let source = About { reason: "IP_INADDRERRORS", refused: Some(Refused::Source), ..v6 };
     told.push(case(Class::Routing, "by its source, IPv6", source));
     for refused in [Refused::ByRoute, Refused::PerhapsByRoute] {
@@ -111,11 +117,18 @@ fn told() -> Vec<String> {
     told.push(case(Class::Policy, "of a tunnel's packet", About { tunnel, ..ON_ETH7 }));
     told.push(case(Class::Policy, "IPsec's device", About { refused: Some(Refused::NoPolicy), ..ON_ETH7 }));
     told.push(case(Class::Neighbour, "WireGuard", About { refused: Some(Refused::NoHandshake), ..ON_ETH7 }));
-    told.push(case(Class::NoSocket, "an answer", About { is_answer: true, ..ON_ETH7 }));
+    told.push(case(Class::NoSocket, "an answer", About { late: Some(Late::Answer), ..ON_ETH7 }));
     for reason in ["NO_SOCKET", ""] {
-        told.push(case(Class::NoSocket, "no connection", About { is_midway: true, reason, ..ON_ETH7 }));
+        told.push(case(
+            Class::NoSocket,
+            "no connection",
+            About { late: Some(Late::Segment), reason, ..ON_ETH7 },
+        ));
     }
     told.push(case(Class::Mtu, "told", About { told: true, ..ON_ETH7 }));
+    told.push(case(Class::Memory, "of fragments, IPv6", About { reason: NO_FRAGMENTS, ..v6 }));
+    told.push(case(Class::Netfilter, "of a queue", About { refused: Some(Refused::NoQueue), ..ON_ETH7 }));
+    told.push(case(Class::Neighbour, "at an idle bridge", About { is_portless: true, ..ON_ETH7 }));
     let chain =
         |family, table: &str, name: &str| Chain { family, table: table.to_owned(), name: name.to_owned() };
     let chains = [chain("ip", "filter", "KUBE-FORWARD"), chain("inet", "firewalld", "filter_FORWARD")];

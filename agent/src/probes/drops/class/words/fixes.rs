@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::super::Class;
-use super::super::tables::{IPV6_INPUT, UDP_SOCKET};
-use super::{About, Home, LOCALNET, Refused, is_signed, proven};
+use super::super::tables::{IPV6_INPUT, NO_FRAGMENTS, UDP_SOCKET};
+use super::{About, Home, LOCALNET, Late, NO_PROTOCOL, Refused, is_signed, proven};
 use crate::links::shell_word;
 
 /// What goes with IPv6 where it is off, and does not come back with it.
@@ -60,18 +60,14 @@ impl Class {
         Some(match self {
             Self::Mtu => "`r2c-agent trace mtu` names the device, the size that fits, and what to set".into(),
             Self::Policy => policy(about),
+            Self::Netfilter if about.refused == Some(Refused::NoQueue) => about.there(
+                "start the program that reads the queue (`cat /proc/net/netfilter/nfnetlink_queue` lists those that are read), or have the rule let pass what no program reads (`--queue-bypass`, of nftables `bypass`)",
+            ),
             Self::Netfilter => about.there(format!(
-                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; where kube-proxy uses IPVS, `ipvsadm -Ln` whether the service has a server (`sysctl -w net.ipv4.vs.expire_nodest_conn=1` ends what clings to one that is gone); else find the rule ({})",
+                "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max` and `conntrack -S` tell whether the table is full or ports are out; where kube-proxy uses IPVS, `ipvsadm -Ln` whether the service has a server (connections to one that is gone last until `sysctl -w net.ipv4.vs.expire_nodest_conn=1`); else find the rule ({})",
                 about.rules()
             )),
-            Self::NoSocket if about.is_answer => {
-                "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
-            }
-            Self::NoSocket if about.is_midway => about.there(format!(
-                "see why the program closed the connection early, or ended (its log, its restarts; a client that has read enough harms nobody){}",
-                if about.reason.is_empty() { "; if `ss -tn` shows the connection open, see what filters its socket (`bpftool cgroup tree`, `ss -tmn`)" } else { "" }
-            )),
-            Self::NoSocket => "start what should listen there, or mend the address or port that the sender uses".into(),
+            Self::NoSocket => no_socket(about),
             Self::Routing => routing(about),
             Self::ReversePath => about.there(reverse_path(about)),
             Self::ForwardingOff => forwarding(about),
@@ -117,6 +113,11 @@ impl Class {
             Self::Memory if about.reason == "PROTO_MEM" => {
                 "see whether all memory of its protocol is used, on the node: `cat /proc/net/sockstat` beside `sysctl net.ipv4.tcp_mem net.ipv4.udp_mem`, in pages; if it is, find who keeps it (`ss -tuam`), or raise all three numbers; of TCP also see whether its program reads too slowly (`ss -tm`): let it read faster, or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF)".into()
             }
+            Self::Memory if about.reason == NO_FRAGMENTS => about.there(format!(
+                "raise `net.{}frag_high_thresh` there (bytes; `grep FRAG /proc/net/sockstat{}` shows what is used), and see who sends so many (`r2c-agent trace mtu`)",
+                if about.ip_version == 6 { "ipv6.ip6" } else { "ipv4.ip" },
+                if about.ip_version == 6 { "6" } else { "" }
+            )),
             Self::Memory => "`sysctl net.ipv4.tcp_mem net.ipv4.udp_mem` and the memory of node and pod tell which limit".into(),
             Self::TcpState if matches!(about.reason, "TCP_ZEROWINDOW" | "TCP_OVERWINDOW") => about.there(
                 "see whether its program reads too slowly (`ss -tm`), and let it read faster or give it a larger buffer (the third number of `net.ipv4.tcp_rmem`, or its SO_RCVBUF); if `cat /proc/net/sockstat` on the node shows that TCP uses about as much (mem, in pages) as `sysctl net.ipv4.tcp_mem` allows, or more, raise that",
@@ -127,13 +128,7 @@ impl Class {
             Self::TcpState => about.there(
                 "see whether one end has forgotten the connection (a restart, an idle timeout on the way): `ss -tei`",
             ),
-            Self::Neighbour if about.refused == Some(Refused::NoHandshake) => about.there(format!(
-                "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
-            )),
-            // The question for its link address may be counted as a drop of its own, which here tells why.
-            Self::Neighbour => about.there(format!(
-                "see that the next hop is up, has that address, and is asked (at a bridge on the node, `bridge vlan show` and `bridge -d link show` tell whether the port takes the question; a macvlan or ipvlan never reaches its own host): `ip neigh show dev {device}`"
-            )),
+            Self::Neighbour => about.there(neighbour(about)),
             Self::NeighbourTable => format!(
                 "raise `net.{family}.neigh.default.gc_thresh3` (and gc_thresh2) on the node above the entries of all its network namespaces: the first number (hex) of `/proc/net/stat/{}` there",
                 if about.ip_version == 6 { "ndisc_cache" } else { "arp_cache" }
@@ -144,6 +139,43 @@ impl Class {
             )),
             Self::Teardown | Self::Copy | Self::LocalSocket => return None,
         })
+    }
+}
+
+fn no_socket(about: &About<'_>) -> Cow<'static, str> {
+    match about.late {
+        _ if about.reason == NO_PROTOCOL => about.there(
+            "if its protocol is meant to be spoken there, load the module of it on the node (`modprobe sctp`) and start its program",
+        ),
+        Some(Late::Answer) => {
+            "see why the program that asked did not wait for it (its timeout, its end), or why the answer took so long".into()
+        }
+        Some(Late::Segment) => about.there(format!(
+            "see why the program closed the connection early, or ended (its log, its restarts; a client that has read enough harms nobody){}",
+            if about.reason.is_empty() {
+                "; if `ss -tn` shows the connection open, see what filters its socket (`bpftool cgroup tree`, `ss -tmn`)"
+            } else {
+                ""
+            }
+        )),
+        None => "start what should listen there, or mend the address or port that the sender uses".into(),
+    }
+}
+
+fn neighbour(about: &About<'_>) -> String {
+    let device = about.device();
+    if about.refused == Some(Refused::NoHandshake) {
+        format!(
+            "`wg show {device}` tells the peer's endpoint and key: both ends need each other's, and UDP must pass between them"
+        )
+    } else if about.is_portless {
+        format!(
+            "if its destination is elsewhere, give the bridge another network (Docker: `bip`, `default-address-pools`), or `ip link del {device}` if nobody needs it; else start what has a port on it"
+        )
+    } else {
+        format!(
+            "see that the next hop is up and has that address: `ip neigh show dev {device}`. If so, see whether the question reaches it: a bridge's port may not take it (`bridge vlan show`, `bridge -d link show` on the node), a next hop that nobody has as an address needs proxy_arp at the other end of the veth (Calico), and a macvlan or ipvlan never reaches its own host"
+        )
     }
 }
 
@@ -236,7 +268,7 @@ fn policy(about: &About<'_>) -> Cow<'static, str> {
             tunnel.name()
         )),
         _ => about.there(format!(
-            "find the rule ({}, NetworkPolicies of both pods) and let it pass",
+            "find the rule ({}, NetworkPolicies of both pods) and let it pass; a rule of kube-proxy's that says `no endpoints` stands for a service without ready pods (on this node, where its traffic policy is Local)",
             about.rules()
         )),
     }
@@ -245,6 +277,9 @@ fn policy(about: &About<'_>) -> Cow<'static, str> {
 fn routing(about: &About<'_>) -> Cow<'static, str> {
     let device = about.device();
     match about.reason {
+        _ if about.refused == Some(Refused::Itself) => {
+            "masquerade what a pod sends to its own service or hostPort: of the portmap plugin `snat: true`, of kube-proxy the cluster's CIDR; by hand, on the node, `iptables -t nat -A POSTROUTING -s ADDRESS -d ADDRESS -j MASQUERADE`".into()
+        }
         "IP_LOCAL_SOURCE" => "see whether another host has the same address".into(),
         reason if reason == LOCALNET || about.refused == Some(Refused::Localnet) => about.there(format!(
             "mend the address that its sender uses; if a rule rewrites it to 127.0.0.1 on purpose (a hostPort, a nodePort, a service of the node), `sysctl -w {}=1`",
@@ -314,7 +349,7 @@ fn queue(about: &About<'_>) -> Cow<'static, str> {
         UDP_SOCKET => format!("{SLOW_READER}; if `ss -uam` shows that its buffer (rb) is not full, {SOCKET_FILTER}; if `cat /proc/net/sockstat` on the node shows that UDP uses about as much (mem, in pages) as `sysctl net.ipv4.udp_mem` allows, or more, raise that").into(),
         "SOCKET_BACKLOG" => about.there("see whether the program reads too slowly, or its buffer cannot grow: the third number of `net.ipv4.tcp_rmem` bounds it, or its SO_RCVBUF if it sets one"),
         "TCP_LISTEN_OVERFLOW" => about.there("make the program accept faster; or raise its listen() backlog and `net.core.somaxconn` there (of a pod: `securityContext.sysctls`), and start it again: they count from the next listen()"),
-        "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`")),
+        "NEIGH_QUEUEFULL" => about.there(format!("see that the next hop answers: `ip neigh show dev {device}`; if it does, but late, raise `net.{family}.neigh.{device}.unres_qlen_bytes`, or send less before it has", family = about.family())),
         "FULL_RING" => about.there(format!("have its reader read faster (a virtual machine, a VPN's program), or give it a larger ring: `ip link set {device} txqueuelen 5000`")),
         _ if about.is_unseen_qdisc() => about.there(format!(
             "`tc -s qdisc show dev {device}` tells which dropped it: take away an emulator that no test wants, give a token bucket a burst of a frame or more, and what is full a larger limit, or send less"
