@@ -384,7 +384,7 @@ fn memory(about: &About<'_>) -> &'static str {
             "all memory of its protocol was used, or of TCP its socket's buffer was full: its program reads too slowly"
         }
         NO_FRAGMENTS => {
-            "all memory for fragments that wait for the rest of their packet is used here, or there is none"
+            "there is no room here for more fragments that wait for the rest of their packet, or it does not fit those that came before"
         }
         _ => "no memory for it",
     }
