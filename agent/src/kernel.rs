@@ -17,6 +17,7 @@ pub mod btf;
 pub mod clock;
 pub mod kallsyms;
 pub mod limits;
+pub mod namespaces;
 pub mod reasons;
 pub mod sockets;
 #[cfg(test)]
@@ -238,10 +239,10 @@ impl Kernel {
         &self.symbols
     }
 
-    /// How full its tables are, in this process's network namespace.
+    /// How full its tables are, and what its rules and devices refuse.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        Limits::below(&self.roots.proc)
+        Limits::below(&self.roots.proc, &self.roots.processes)
     }
 
     /// Sockets that wait for an answer, in any network namespace with a process that this one sees.

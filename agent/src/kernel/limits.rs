@@ -1,19 +1,21 @@
 //! How full the kernel's tables are, what a device's queueing disciplines and policers and a switch's ports take, and which rules drop
 //! what is INVALID, at this moment: evidence for why a packet died.
 //!
-//! All of it is of the agent's own network namespace: a node's, where the agent uses the host's network. Each is read once a
-//! second at most, and rules more rarely, however many packets die.
+//! Conntrack's table and the rules are those of any network namespace with a process that we see; to read the rules of another than the
+//! agent's own needs `CAP_SYS_ADMIN`. All else is of its own: a node's, where the agent uses the host's network. Each is read once a second at most, and rules more rarely, however many packets die.
 
 use std::collections::HashMap;
 use std::fs;
 use std::hash::Hash;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_common::drops::Direction;
+
+use super::namespaces::Namespaces;
 
 mod netlink;
 mod police;
@@ -35,8 +37,8 @@ const RULES_FRESH: Duration = Duration::from_secs(5);
 /// What could not be read of them is not tried again for this long: they are too many, or the kernel does not let us.
 const RULES_UNREAD: Duration = Duration::from_mins(1);
 
-/// Devices whose queueing disciplines and policers are remembered: more are forgotten all at once.
-const MAX_DEVICES: usize = 256;
+/// Devices whose queueing disciplines and policers are remembered, and namespaces whose conntrack is: more are forgotten all at once.
+const MAX_REMEMBERED: usize = 256;
 
 /// Entries of a table, and how many it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl Fill {
     }
 }
 
-/// Conntrack's table of this namespace.
+/// Conntrack's table of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conntrack {
     /// How full it is.
@@ -74,26 +76,28 @@ struct Shared {
     proc: PathBuf,
     /// Inode of this process's network namespace; `None` if it cannot be read.
     netns: Option<u64>,
+    others: Namespaces,
     read: Mutex<Read>,
 }
 
 #[derive(Debug, Default)]
 struct Read {
     neighbours: [Option<(Instant, Option<Fill>)>; 2],
-    conntrack: Option<(Instant, Option<Conntrack>)>,
+    conntrack: HashMap<u32, (Instant, Option<Conntrack>)>,
     queueing: HashMap<u32, (Instant, Queueing)>,
     policed: HashMap<(u32, Side), (Instant, Policers)>,
     ports: Option<(Instant, Option<Arc<[Port]>>)>,
-    /// Of IPv4 and IPv6, each with when it is read again.
-    chains: [Option<(Instant, rules::Rules)>; 2],
+    /// Of a namespace and an IP version, each with when it is read again.
+    chains: HashMap<(u32, u8), (Instant, rules::Rules)>,
 }
 
 impl Limits {
-    /// Of the kernel whose `/proc` is `proc`.
+    /// Of the kernel whose `/proc` is `proc`, and whose processes `processes` has.
     #[must_use]
-    pub fn below(proc: &Path) -> Self {
+    pub fn below(proc: &Path, processes: &Path) -> Self {
         let netns = fs::metadata(proc.join("self/ns/net")).ok().map(|file| file.ino());
-        Self(Arc::new(Shared { proc: proc.to_owned(), netns, read: Mutex::default() }))
+        let others = Namespaces::below(processes);
+        Self(Arc::new(Shared { proc: proc.to_owned(), netns, others, read: Mutex::default() }))
     }
 
     /// Whether they are those of the network namespace with this inode.
@@ -117,17 +121,23 @@ impl Limits {
         })
     }
 
-    /// Conntrack's table; `None` if it is not in use or cannot be read.
+    /// Conntrack's table of this network namespace; `None` if it is not in use there or cannot be read.
     #[must_use]
-    pub fn conntrack(&self) -> Option<Conntrack> {
-        let mut read = self.lock();
-        fresh(&mut read.conntrack, || {
-            let entries = self.number("sys/net/netfilter/nf_conntrack_count")?;
-            let limit = self.number("sys/net/netfilter/nf_conntrack_max")?;
-            let stat = fs::read_to_string(self.0.proc.join("net/stat/nf_conntrack")).unwrap_or_default();
-            let invalid = column(&stat, "invalid").fold(0_u64, u64::saturating_add);
-            Some(Conntrack { fill: Fill { entries, limit }, invalid })
-        })
+    pub fn conntrack(&self, netns: u32) -> Option<Conntrack> {
+        remembered(&mut self.lock().conntrack, netns, || self.read_conntrack(netns))
+    }
+
+    fn read_conntrack(&self, netns: u32) -> Option<Conntrack> {
+        let stat = fs::read_to_string(self.net(netns)?.join("stat/nf_conntrack"));
+        // A row a processor, each with the table's entries first. `/proc/sys` is always that of who reads it.
+        let entries = if self.are_of(netns) {
+            self.number("sys/net/netfilter/nf_conntrack_count")?
+        } else {
+            column(stat.as_ref().ok()?, "entries").next()?
+        };
+        let limit = self.number("sys/net/netfilter/nf_conntrack_max")?;
+        let invalid = column(&stat.unwrap_or_default(), "invalid").fold(0_u64, u64::saturating_add);
+        Some(Conntrack { fill: Fill { entries, limit }, invalid })
     }
 
     /// What a device's queueing disciplines never let pass, or lose on purpose: nothing if that cannot be read.
@@ -151,41 +161,48 @@ impl Limits {
         fresh(&mut self.lock().ports, || ports::read().ok()).unwrap_or_default()
     }
 
-    /// The chains of nftables that have a rule that drops what conntrack calls INVALID and that packets of this IP version that go
-    /// this way may come to, if they are few enough to be named. It is empty where the kernel does not show its rules, or where
-    /// another kind of rule may be to blame: `function` is where the packet died, or empty. `None` where no rule asks for the
+    /// The chains of nftables in this network namespace that have a rule that drops what conntrack calls INVALID and that packets of this
+    /// IP version that go this way may come to, if they are few enough to be named. It is empty where the kernel does not show its rules,
+    /// or where another kind of rule may be to blame: `function` is where the packet died, or empty. `None` where no rule asks for the
     /// state of a connection.
     #[must_use]
     pub fn chains_dropping_invalid(
         &self,
+        netns: u32,
         ip_version: u8,
         direction: Direction,
         function: &str,
     ) -> Option<Arc<[Chain]>> {
-        self.chains_by(ip_version, direction, function, rules::dropping_invalid)
+        self.chains_by(netns, ip_version, direction, function, |ip_version| {
+            if self.are_of(netns) {
+                rules::dropping_invalid(ip_version)
+            } else {
+                self.0.others.inside(netns, || rules::dropping_invalid(ip_version))
+            }
+        })
     }
 
     /// The same, where `read_rules` reads the rules of an IP version.
     fn chains_by(
         &self,
+        netns: u32,
         ip_version: u8,
         direction: Direction,
         function: &str,
-        read_rules: impl Fn(u8) -> std::io::Result<rules::Rules>,
+        read_rules: impl Fn(u8) -> io::Result<rules::Rules>,
     ) -> Option<Arc<[Chain]>> {
-        if !self.is_nftables(ip_version, function) {
+        if !self.is_nftables(netns, ip_version, function) {
             return Some(Arc::default());
         }
         let named =
             |rules: &rules::Rules| (!rules.is_stateless).then(|| rules::named(&rules.found, direction));
         let mut read = self.lock();
-        let known = &mut read.chains[usize::from(ip_version == 6)];
-        if let Some((until, found)) = known
+        if let Some((until, found)) = read.chains.get(&(netns, ip_version))
             && Instant::now() < *until
         {
             return named(found);
         }
-        let has_changed = |error: &std::io::Error| error.kind() == ErrorKind::Interrupted;
+        let has_changed = |error: &io::Error| error.kind() == ErrorKind::Interrupted;
         let mut found = read_rules(ip_version);
         if found.as_ref().is_err_and(has_changed) {
             found = read_rules(ip_version);
@@ -193,27 +210,37 @@ impl Limits {
         let is_read = found.as_ref().map_or_else(has_changed, |_| true);
         let found = found.unwrap_or_default();
         let chains = named(&found);
-        *known = Some((Instant::now() + if is_read { RULES_FRESH } else { RULES_UNREAD }, found));
+        if read.chains.len() >= MAX_REMEMBERED {
+            read.chains.clear();
+        }
+        let again = if is_read { RULES_FRESH } else { RULES_UNREAD };
+        read.chains.insert((netns, ip_version), (Instant::now() + again, found));
         chains
     }
 
     /// Whether rules that netfilter drops a packet by can only be nftables'.
-    fn is_nftables(&self, ip_version: u8, function: &str) -> bool {
+    fn is_nftables(&self, netns: u32, ip_version: u8, function: &str) -> bool {
         match function {
             "nft_do_chain" => true,
             // Where rules of another kind drop.
             "ipt_do_table" | "ip6t_do_table" | "arpt_do_table" | "ebt_do_table" | "nf_hook_bpf" => false,
             _ => {
-                let legacy = if ip_version == 6 { "net/ip6_tables_names" } else { "net/ip_tables_names" };
+                let legacy = if ip_version == 6 { "ip6_tables_names" } else { "ip_tables_names" };
                 // A question about rules would load it.
                 let loaded = fs::read_to_string(self.0.proc.join("modules")).unwrap_or_default();
-                let has_legacy = match fs::read_to_string(self.0.proc.join(legacy)) {
+                let Some(net) = self.net(netns) else { return false };
+                let has_legacy = match fs::read_to_string(net.join(legacy)) {
                     Ok(tables) => !tables.is_empty(),
                     Err(error) => error.kind() != ErrorKind::NotFound,
                 };
                 !has_legacy && loaded.lines().any(|line| line.starts_with("nf_tables "))
             }
         }
+    }
+
+    /// Where the files of this network namespace are.
+    fn net(&self, netns: u32) -> Option<PathBuf> {
+        if self.are_of(netns) { Some(self.0.proc.join("net")) } else { self.0.others.net(netns) }
     }
 
     fn number(&self, file: &str) -> Option<u64> {
@@ -243,7 +270,7 @@ fn remembered<K: Eq + Hash, T: Clone>(
     of: K,
     read: impl FnOnce() -> T,
 ) -> T {
-    if known.len() >= MAX_DEVICES {
+    if known.len() >= MAX_REMEMBERED {
         known.clear();
     }
     if let Some((at, value)) = known.get(&of)

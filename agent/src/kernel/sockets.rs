@@ -1,20 +1,18 @@
 //! Sockets of a network namespace: what they wait for, where a packet came that none of them took; which are stuck.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::namespaces::Namespaces;
 
 mod list;
 
 /// Questions are counted for this long.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// A namespace that is nobody's is not looked for again before: that goes through all processes.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// Questions a second for which lists of sockets are read.
 const QUESTIONS: u32 = 8;
@@ -26,14 +24,8 @@ const ANSWERS: u32 = 128;
 /// Bytes of lists that are kept for that, of each question that read some.
 const KEPT: usize = 64 << 10;
 
-/// Namespaces that are remembered: more are forgotten all at once.
-const MAX_NAMESPACES: usize = 64;
-
 /// Bytes of a list that are read: some 10,000 sockets. Of a longer one the rest is not looked at.
 const MOST: u64 = 1536 << 10;
-
-/// Processes that are looked at to find one of a namespace.
-const MAX_PROCESSES: usize = 32_768;
 
 const TCP: u8 = 6;
 
@@ -69,9 +61,7 @@ pub struct Sockets(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    proc: PathBuf,
-    /// The namespace, when it was looked for, and a process in it.
-    processes: Mutex<Vec<(u32, Instant, Option<String>)>>,
+    namespaces: Namespaces,
     asked: Mutex<Asked>,
 }
 
@@ -97,8 +87,7 @@ impl Sockets {
     #[must_use]
     pub fn below(proc: &Path) -> Self {
         Self(Arc::new(Shared {
-            proc: proc.to_owned(),
-            processes: Mutex::default(),
+            namespaces: Namespaces::below(proc),
             asked: Mutex::new(Asked { since: Instant::now(), count: 0, read: Vec::new() }),
         }))
     }
@@ -168,104 +157,24 @@ impl Sockets {
     }
 
     fn read(&self, netns: u32, name: &str) -> Option<[Option<String>; 2]> {
-        let process = self.process(netns)?;
+        let net = self.0.namespaces.net(netns)?;
         // Without IPv6 there is one list.
         Some([name.to_owned(), format!("{name}6")].map(|list| {
             let mut text = String::new();
-            let file = File::open(self.0.proc.join(&process).join("net").join(list)).ok()?;
+            let file = File::open(net.join(list)).ok()?;
             file.take(MOST).read_to_string(&mut text).ok()?;
             Some(text)
         }))
-    }
-
-    /// The number of a process in the namespace.
-    fn process(&self, netns: u32) -> Option<String> {
-        let is_in = |name: &str| {
-            let link = self.0.proc.join(name).join("ns/net");
-            fs::metadata(link).is_ok_and(|file| file.ino() == u64::from(netns))
-        };
-        let mut known = self.0.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.iter().find(|(of, ..)| *of == netns) {
-            // A process may have ended, and its number may be another's.
-            Some((_, _, Some(process))) if is_in(process) => return Some(process.clone()),
-            Some((_, at, None)) if at.elapsed() < AGAIN => return None,
-            _ => {}
-        }
-        let entries = fs::read_dir(&self.0.proc).ok()?.flatten().take(MAX_PROCESSES);
-        let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let process = names.find(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && is_in(name));
-        known.retain(|(of, ..)| *of != netns);
-        if known.len() >= MAX_NAMESPACES {
-            known.clear();
-        }
-        known.push((netns, Instant::now(), process.clone()));
-        process
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::UdpSocket;
 
     use super::*;
-
-    /// Processes by their number, each in a namespace of this process's: its network's, or another that stands for one.
-    fn proc(processes: &[(&str, &str)]) -> tempfile::TempDir {
-        let proc = tempfile::tempdir().unwrap();
-        for (process, of) in processes {
-            enter(proc.path(), process, of);
-        }
-        proc
-    }
-
-    fn enter(proc: &Path, process: &str, of: &str) {
-        fs::create_dir_all(proc.join(process).join("ns")).unwrap();
-        std::os::unix::fs::symlink(format!("/proc/self/ns/{of}"), proc.join(process).join("ns/net")).unwrap();
-    }
-
-    fn inode(of: &str) -> u32 {
-        fs::metadata(format!("/proc/self/ns/{of}")).unwrap().ino().try_into().unwrap()
-    }
-
-    #[test]
-    fn a_namespace_has_the_process_that_lives_in_it_now() {
-        let proc = proc(&[("self", "net"), ("7", "net"), ("8", "uts")]);
-        let sockets = Sockets::below(proc.path());
-        assert_eq!(sockets.process(1), None, "nobody's");
-        assert_eq!(
-            sockets.process(inode("net")).as_deref(),
-            Some("7"),
-            "that another is nobody's is no matter"
-        );
-        assert_eq!(sockets.process(inode("uts")).as_deref(), Some("8"));
-        fs::rename(proc.path().join("7"), proc.path().join("9")).unwrap();
-        enter(proc.path(), "7", "uts");
-        assert_eq!(sockets.process(inode("net")).as_deref(), Some("9"), "the number is another's by now");
-    }
-
-    /// To look for one goes through all processes.
-    #[test]
-    fn a_namespace_of_nobody_is_not_looked_for_again_at_once() {
-        let proc = proc(&[]);
-        let sockets = Sockets::below(proc.path());
-        let remembered = || sockets.0.processes.lock().unwrap();
-        assert_eq!(sockets.process(inode("net")), None);
-        enter(proc.path(), "7", "net");
-        assert_eq!(sockets.process(inode("net")), None);
-        remembered()[0].1 -= AGAIN;
-        assert_eq!(sockets.process(inode("net")).as_deref(), Some("7"));
-        assert_eq!(remembered().len(), 1, "one line a namespace");
-        // Else each that is gone would stay in memory.
-        let most = u32::try_from(MAX_NAMESPACES).unwrap();
-        let lengths: Vec<usize> = (1..=most)
-            .map(|nobodys| {
-                sockets.process(nobodys);
-                remembered().len()
-            })
-            .collect();
-        assert_eq!(lengths.iter().max(), Some(&MAX_NAMESPACES));
-        assert_eq!(lengths.last(), Some(&1), "one more, and it begins again");
-    }
+    use crate::kernel::namespaces::tests::{inode, proc};
 
     /// A few questions a second read lists; more of the same namespace and protocol get what was read, and there is an end to these.
     #[test]
@@ -351,7 +260,7 @@ mod tests {
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(peer.local_addr().unwrap()).unwrap();
-        let netns = fs::metadata("/proc/self/ns/net").unwrap().ino().try_into().unwrap();
+        let netns = inode("net");
         let answer = SocketAddr::new("127.0.0.9".parse().unwrap(), peer.local_addr().unwrap().port());
         let sockets = Sockets::below(Path::new("/proc"));
         let (asked, own) = (peer.local_addr().unwrap(), socket.local_addr().unwrap());

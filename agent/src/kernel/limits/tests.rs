@@ -1,6 +1,7 @@
 //! What is read of a kernel's tables, how long it serves, and whose rules are asked for.
 
 use super::*;
+use crate::kernel::namespaces::tests::{enter, inode};
 
 const CONNTRACK: &str = "entries  clashres found new invalid ignore\n\
                          0000001e  00000000 00000000 00000000 0000000a 00000000\n\
@@ -8,12 +9,21 @@ const CONNTRACK: &str = "entries  clashres found new invalid ignore\n\
 
 fn proc(files: &[(&str, &str)]) -> tempfile::TempDir {
     let proc = tempfile::tempdir().unwrap();
+    enter(proc.path(), "self", "net");
     for (file, text) in files {
         let file = proc.path().join(file);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, text).unwrap();
     }
     proc
+}
+
+fn below(proc: &Path) -> Limits {
+    Limits::below(proc, proc)
+}
+
+fn own() -> u32 {
+    inode("net")
 }
 
 #[test]
@@ -28,13 +38,33 @@ fn a_full_table_is_told_by_its_entries_and_its_limit() {
         ("sys/net/netfilter/nf_conntrack_count", "30\n"),
         ("sys/net/netfilter/nf_conntrack_max", "30\n"),
     ]);
-    let limits = Limits::below(proc.path());
+    let limits = below(proc.path());
     assert_eq!(limits.neighbours(4), Some(Fill { entries: 16, limit: 16 }));
     assert_eq!(limits.neighbours(6), None);
-    let conntrack = limits.conntrack().unwrap();
+    let conntrack = limits.conntrack(own()).unwrap();
     assert_eq!(conntrack, Conntrack { fill: Fill { entries: 30, limit: 30 }, invalid: 0x1a });
     assert!(conntrack.fill.is_full());
     assert!(!limits.are_of(0));
+}
+
+/// A pod has a table of its own, whose files are those of its processes. The limit is the kernel's.
+#[test]
+fn conntracks_table_is_that_of_the_namespace_asked_for() {
+    let proc = proc(&[
+        ("net/stat/nf_conntrack", CONNTRACK),
+        ("sys/net/netfilter/nf_conntrack_count", "30"),
+        ("sys/net/netfilter/nf_conntrack_max", "40"),
+        ("8/net/stat/nf_conntrack", "entries invalid\n00000028 00000001\n00000028 00000002\n"),
+    ]);
+    enter(proc.path(), "8", "uts");
+    let limits = below(proc.path());
+    let told = |netns| limits.conntrack(netns).map(|now| (now.fill.entries, now.fill.limit, now.invalid));
+    assert_eq!(told(own()), Some((30, 40, 0x1a)));
+    assert_eq!(told(inode("uts")), Some((40, 40, 3)));
+    assert_eq!(told(inode("user")), None, "nobody's");
+    fs::remove_file(proc.path().join("8/net/stat/nf_conntrack")).unwrap();
+    limits.lock().conntrack.clear();
+    assert_eq!(told(inode("uts")), None, "conntrack is not there, or not shown");
 }
 
 #[test]
@@ -49,12 +79,12 @@ fn a_table_is_full_in_its_last_hundredth() {
 fn a_reading_serves_for_a_second() {
     let proc =
         proc(&[("sys/net/netfilter/nf_conntrack_count", "1"), ("sys/net/netfilter/nf_conntrack_max", "9")]);
-    let limits = Limits::below(proc.path());
-    assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
+    let limits = below(proc.path());
+    assert_eq!(limits.conntrack(own()).unwrap().fill.entries, 1);
     fs::write(proc.path().join("sys/net/netfilter/nf_conntrack_count"), "2").unwrap();
-    assert_eq!(limits.conntrack().unwrap().fill.entries, 1);
-    limits.lock().conntrack = None;
-    assert_eq!(limits.conntrack().unwrap().fill.entries, 2);
+    assert_eq!(limits.conntrack(own()).unwrap().fill.entries, 1);
+    limits.lock().conntrack.clear();
+    assert_eq!(limits.conntrack(own()).unwrap().fill.entries, 2);
 }
 
 /// Rules of netfilter are asked for only where they can be no other kind's: to ask would load a module, and blame a wrong chain.
@@ -63,7 +93,7 @@ fn rules_of_another_kind_are_not_taken_for_those_of_nftables() {
     const LOADED: (&str, &str) = ("modules", "x_tables 1 0 - Live 0x0\nnf_tables 1 0 - Live 0x0\n");
     const LEGACY: (&str, &str) = ("net/ip_tables_names", "filter\n");
     let is = |files: &[(&str, &str)], ip_version, function| {
-        Limits::below(proc(files).path()).is_nftables(ip_version, function)
+        below(proc(files).path()).is_nftables(own(), ip_version, function)
     };
     assert!(is(&[LEGACY], 4, "nft_do_chain"), "it died in one of its chains");
     for function in ["ipt_do_table", "ip6t_do_table", "arpt_do_table", "ebt_do_table", "nf_hook_bpf"] {
@@ -92,10 +122,10 @@ fn dropping(name: &str, is_stateless: bool) -> rules::Rules {
 #[test]
 fn rules_are_read_once_for_many_packets() {
     let proc = proc(&[("modules", "nf_tables 1 0 - Live 0x0\n")]);
-    let limits = Limits::below(proc.path());
+    let limits = below(proc.path());
     let reads = std::cell::RefCell::new(Vec::new());
     let chains = |ip_version, direction, function| {
-        let chains = limits.chains_by(ip_version, direction, function, |ip_version| {
+        let chains = limits.chains_by(own(), ip_version, direction, function, |ip_version| {
             reads.borrow_mut().push(ip_version);
             Ok(dropping(if ip_version == 6 { "six" } else { "four" }, false))
         });
@@ -108,7 +138,7 @@ fn rules_are_read_once_for_many_packets() {
         assert_eq!(chains(6, Direction::Received, "").as_deref(), Some(&["six".to_owned()][..]));
     }
     assert_eq!(*reads.borrow(), [4, 6]);
-    limits.lock().chains[0].as_mut().unwrap().0 = Instant::now();
+    limits.lock().chains.get_mut(&(own(), 4)).unwrap().0 = Instant::now();
     let _ = (chains(6, Direction::Received, ""), chains(4, Direction::Received, ""));
     assert_eq!(*reads.borrow(), [4, 6, 4], "what was read is too old");
 }
@@ -116,10 +146,10 @@ fn rules_are_read_once_for_many_packets() {
 #[test]
 fn rules_that_ask_for_no_state_do_not_drop_for_it() {
     let proc = proc(&[("modules", "nf_tables 1 0 - Live 0x0\n")]);
-    let limits = Limits::below(proc.path());
+    let limits = below(proc.path());
     // As read, and as remembered.
     for _ in 0..2 {
-        assert_eq!(limits.chains_by(4, Direction::Received, "", |_| Ok(dropping("c", true))), None);
+        assert_eq!(limits.chains_by(own(), 4, Direction::Received, "", |_| Ok(dropping("c", true))), None);
     }
 }
 
@@ -128,15 +158,15 @@ fn rules_that_cannot_be_read_are_left_alone_for_a_while() {
     let proc = proc(&[("modules", "nf_tables 1 0 - Live 0x0\n")]);
     // How often they were read, and how long that is remembered.
     let tried = |error: ErrorKind| {
-        let limits = Limits::below(proc.path());
+        let limits = below(proc.path());
         let reads = std::cell::Cell::new(0);
         let before = Instant::now();
-        let chains = limits.chains_by(4, Direction::Received, "", |_| {
+        let chains = limits.chains_by(own(), 4, Direction::Received, "", |_| {
             reads.set(reads.get() + 1);
             Err(error.into())
         });
         assert_eq!(chains, Some(Arc::default()), "any rule may be to blame");
-        let (until, _) = limits.lock().chains[0].clone().unwrap();
+        let (until, _) = limits.lock().chains[&(own(), 4)].clone();
         (reads.get(), until.saturating_duration_since(before))
     };
     let (reads, pause) = tried(ErrorKind::PermissionDenied);
@@ -167,5 +197,5 @@ fn devices_are_remembered_until_there_are_too_many() {
 
 #[test]
 fn a_device_that_is_gone_has_no_queues() {
-    assert_eq!(Limits::below(Path::new("/proc")).queueing(u32::MAX >> 1), Queueing::default());
+    assert_eq!(below(Path::new("/proc")).queueing(u32::MAX >> 1), Queueing::default());
 }

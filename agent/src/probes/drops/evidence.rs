@@ -8,7 +8,7 @@ use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Conntrack, Fill, Limits, Netem, Policed, Port, Side};
+use crate::kernel::limits::{Chain, Fill, Limits, Netem, Policed, Port, Side};
 use crate::kernel::sockets::{Seen, Sockets};
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
@@ -135,41 +135,46 @@ pub(super) fn gather(
         let fill = limits.neighbours(record.ip_version).filter(|fill| fill.is_full());
         return (verdict, fill.map(Evidence::Neighbours));
     }
-    if !limits.are_of(record.netns) {
-        return (verdict, None);
-    }
-    if let Some(evidence) = too_long(limits, record, reason, function, verdict) {
+    let is_own = limits.are_of(record.netns);
+    if is_own && let Some(evidence) = too_long(limits, record, reason, function, verdict) {
         return (Verdict { class: Class::Mtu, ..verdict }, Some(evidence));
     }
-    if verdict == (Verdict { class: Class::Queue, harm: Harm::Harmful })
+    if is_own
+        && verdict == (Verdict { class: Class::Queue, harm: Harm::Harmful })
         && side(reason, function) == Some(Side::Queue)
     {
         return (verdict, limits.queueing(record.ifindex).netem.map(Evidence::Loses));
     }
-    match verdict.class {
-        Class::Netfilter | Class::Policy => {
-            let conntrack = limits.conntrack();
-            let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
-            let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
-            // What has a route conntrack has seen, and what then has a connection it has not refused. Where there are no reasons
-            // it is not known which that is.
-            let has_connection = !reason.is_empty()
-                && !is_untracked
-                && matches!(direction, Direction::Forwarded | Direction::Sent);
-            let may_be_full = verdict.class == Class::Netfilter && !has_connection;
-            let full = conntrack.filter(|now| may_be_full && now.fill.is_full());
-            // Conntrack also calls an ICMP error INVALID if it knows no connection that the error is about, and does not count that.
-            let calls_invalid =
-                |now: &Conntrack| now.invalid > 0 || now.fill.entries > 0 && is_icmp_error(record);
-            let invalid = conntrack.filter(|now| is_untracked && calls_invalid(now));
-            let evidence = full.map(|now| Evidence::Conntrack(now.fill)).or_else(|| {
-                let chains = |_| limits.chains_dropping_invalid(record.ip_version, direction, function);
-                invalid.and_then(chains).map(Evidence::Invalid)
-            });
-            (verdict, evidence)
-        }
-        _ => (verdict, None),
+    let is_refused = matches!(verdict.class, Class::Netfilter | Class::Policy);
+    let evidence = is_refused.then(|| by_conntrack(limits, record, reason, function, verdict)).flatten();
+    (verdict, evidence)
+}
+
+/// What conntrack says of a packet that netfilter has refused: of any namespace, since a pod may have rules of its own (a service mesh's
+/// drop what is INVALID).
+fn by_conntrack(
+    limits: &Limits,
+    record: &DropRecord,
+    reason: &str,
+    function: &str,
+    verdict: Verdict,
+) -> Option<Evidence> {
+    let now = limits.conntrack(record.netns)?;
+    let is_untracked = record.circumstances & circumstance::UNTRACKED != 0;
+    let direction = Direction::from_wire(record.direction).unwrap_or(Direction::Unknown);
+    // What has a route conntrack has seen, and what then has a connection it has not refused. Where there are no reasons
+    // it is not known which that is.
+    let has_connection =
+        !reason.is_empty() && !is_untracked && matches!(direction, Direction::Forwarded | Direction::Sent);
+    if verdict.class == Class::Netfilter && !has_connection && now.fill.is_full() {
+        return Some(Evidence::Conntrack(now.fill));
     }
+    // Conntrack also calls an ICMP error INVALID if it knows no connection that the error is about, and does not count that.
+    if !is_untracked || now.invalid == 0 && (now.fill.entries == 0 || !is_icmp_error(record)) {
+        return None;
+    }
+    let chains = limits.chains_dropping_invalid(record.netns, record.ip_version, direction, function);
+    chains.map(Evidence::Invalid)
 }
 
 /// The class that the packet's header proves, where reason and place are those of other causes as well.

@@ -91,7 +91,8 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
     let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
     let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
     let told = |record: &DropRecord, class| {
-        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources =
+            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
         // Who sent it matters only where nobody listens.
         let from = Some(([10, 1, 0, 3], 5432).into());
@@ -118,7 +119,8 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
     let says = |reason, direction: Direction, circumstances| {
         let mut record = own;
         (record.direction, record.circumstances) = (direction as u8, circumstances);
-        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources =
+            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
         gather(&sources, &record, reason, "nf_hook_slow", None, false, netfilter).1.is_some()
     };
     let untracked = circumstance::UNTRACKED;
@@ -182,7 +184,8 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
                 ("sys/net/netfilter/nf_conntrack_max", "16"),
             ],
         );
-        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources =
+            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
         let record = DropRecord { circumstances, ..record };
         for class in [Class::Policy, Class::Netfilter] {
             let verdict = Verdict { class, harm: Harm::Harmful };
@@ -190,6 +193,17 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
             assert_eq!(told, (verdict, wanted.clone()), "{calls} {circumstances:#x}");
         }
     }
+    // A pod's table is its own, and it may have rules of its own.
+    std::fs::create_dir_all(proc.path().join("8/ns")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/ns/uts", proc.path().join("8/ns/net")).unwrap();
+    write(proc.path(), &[("8/net/stat/nf_conntrack", "entries invalid\n00000001 00000001\n")]);
+    let pods = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/uts").unwrap());
+    let pods = DropRecord { netns: pods.try_into().unwrap(), circumstances: untracked, ..own };
+    let sources =
+        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let policy = Verdict { class: Class::Policy, harm: Harm::Harmful };
+    let told = gather(&sources, &pods, "", "", None, false, policy);
+    assert_eq!(told, (policy, Some(Evidence::Invalid([].into()))));
 }
 
 /// A `/proc` of this process's own network namespace, and a record of a packet in that.
@@ -210,7 +224,8 @@ fn own_namespace() -> (tempfile::TempDir, DropRecord) {
 fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
     let (proc, own) = own_namespace();
     let gathered = |record: &DropRecord, place: (&str, &str), class, burst, policed: &[_]| {
-        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: None }, policed);
+        let limits =
+            Limits::below(proc.path(), proc.path()).knowing(7, Queueing { burst, netem: None }, policed);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
         let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
@@ -242,7 +257,10 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
 
 #[test]
 fn a_frame_for_another_station_tells_whose_address_it_has() {
-    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let sources = Sources {
+        limits: Limits::below(Path::new("/"), Path::new("/")),
+        sockets: Sockets::below(Path::new("/")),
+    };
     let gathered = |ip_version, circumstances, class| {
         let mut record = DropRecord { ip_version, circumstances, netns: 1, ..record(100, 0) };
         record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
@@ -257,7 +275,8 @@ fn a_frame_for_another_station_tells_whose_address_it_has() {
     assert_eq!(gathered(4, own, Class::Other), None);
     // In the host's namespace it was on its way to the pod.
     let (proc, mut record) = own_namespace();
-    let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+    let sources =
+        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
     record.circumstances = own;
     record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
     let verdict = Verdict { class: Class::Neighbour, harm: Harm::Harmful };
@@ -272,7 +291,7 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
     let port = |name: &str, mtu| Port { name: name.to_owned(), mtu };
     let ports = [port("pb", 1400), port("pc", 1485), port("pd", 1486), port("pa", 1500)];
     let gathered = |record: &DropRecord, place: (&str, &str), class| {
-        let limits = Limits::below(proc.path()).with_ports(&ports);
+        let limits = Limits::below(proc.path(), proc.path()).with_ports(&ports);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
         let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
@@ -303,7 +322,8 @@ fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
     let (proc, own) = own_namespace();
     let netem = Netem { loss: Loss::Random(1 << 31), parent: Some((1, 2)) };
     let gathered = |burst, place: (&str, &str), class, harm| {
-        let limits = Limits::below(proc.path()).knowing(7, Queueing { burst, netem: Some(netem) }, &[]);
+        let limits =
+            Limits::below(proc.path(), proc.path()).knowing(7, Queueing { burst, netem: Some(netem) }, &[]);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         gather(&sources, &own, place.0, place.1, None, false, Verdict { class, harm }).1
     };
@@ -319,7 +339,10 @@ fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
 /// Where IPsec's devices are, plain tunnels end at its door.
 #[test]
 fn a_plain_tunnels_packet_that_ipsec_refuses_is_no_policy() {
-    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let sources = Sources {
+        limits: Limits::below(Path::new("/"), Path::new("/")),
+        sockets: Sockets::below(Path::new("/")),
+    };
     let refused = Verdict { class: Class::Policy, harm: Harm::Harmful };
     for (protocol, function, class) in [
         (4, "xfrm_input", Class::Routing),
@@ -342,7 +365,8 @@ fn an_answer_from_another_address_is_not_translated_back() {
     write(proc.path(), &[("1/net/udp", list)]);
     let own = DropRecord { protocol: 17, destination_port: 47_222, ..own };
     let told = |record: &DropRecord, from: Option<SocketAddr>, verdict| {
-        let sources = Sources { limits: Limits::below(proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources =
+            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
         let (same, evidence) = gather(&sources, record, "NO_SOCKET", "__udp4_lib_rcv", from, false, verdict);
         assert_eq!(same, verdict);
         evidence
@@ -359,7 +383,10 @@ fn an_answer_from_another_address_is_not_translated_back() {
 /// What IPv6 does not forward for its source dies where it does when forwarding is off.
 #[test]
 fn a_source_that_ipv6_forwards_nothing_from_is_why() {
-    let sources = Sources { limits: Limits::below(Path::new("/")), sockets: Sockets::below(Path::new("/")) };
+    let sources = Sources {
+        limits: Limits::below(Path::new("/"), Path::new("/")),
+        sockets: Sockets::below(Path::new("/")),
+    };
     let told = |source: &str, reason, function, class| {
         let mut record = record(100, 0);
         (record.ip_version, record.source) = (6, source.parse::<Ipv6Addr>().unwrap().octets());
