@@ -95,13 +95,15 @@ pub mod circumstance {
     pub const NO_PACKET: u16 = 1 << 9;
     /// Its frame was for another station.
     pub const OTHERS: u16 = 1 << 10;
-    /// It is ARP or IPv6's neighbour discovery, with which kernels ask each other.
+    /// It is ARP, IPv6's neighbour discovery, or an ICMP redirect, with which kernels tell each other the way.
     pub const DISCOVERY: u16 = 1 << 11;
     /// The kernel has just made a message about it: it is too large.
     pub const TOLD: u16 = 1 << 12;
     /// It is a TCP segment that resets a connection, or one without payload and SYN. The kernel side sets this only if the reason
     /// is `NO_SOCKET`, or there is none.
     pub const ENDING: u16 = 1 << 13;
+    /// Both of these, which no TCP segment has: it is an ICMP or ICMPv6 redirect. All 16 bits are taken.
+    pub const REDIRECT: u16 = DISCOVERY | ENDING;
     /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died, or, in the host's,
     /// of any pod of this node.
     pub const OWN_ADDRESS: u16 = 1 << 14;

@@ -109,7 +109,7 @@ fn ctrl_c_ends_a_trace_with_a_summary_as_a_closed_terminal_does() {
         assert!(said.contains(" events in ") && said.contains("shown"), "{said}");
         let rows = UDP4_RCV.map(|place| format!("{} in {place}, received", reason("NO_SOCKET")));
         assert!(rows.iter().any(|row| said.contains(row)), "{said}");
-        assert!(said.contains("nothing lost"), "{said}");
+        assert!(said.contains("no event lost"), "{said}");
         assert!(said.lines().all(|line| line.starts_with("r2c-agent: ")), "{said}");
         assert!(!agent.stdout.text().contains("events in"), "data and notes are mixed");
     }

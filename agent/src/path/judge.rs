@@ -220,7 +220,13 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
     } else {
         "fragmentation-needed (ICMP type 3 code 4)"
     };
-    let who = if last.is_some() { format!("hop {}", edge.after) } else { "the hop in question".to_owned() };
+    let has_spoken = out.told.iter().any(|told| told.from.is_some() && told.from == last);
+    let who = match last {
+        // It has said what it takes itself: another is silent.
+        Some(_) if has_spoken => format!("what lies behind hop {}", edge.after),
+        Some(_) => format!("hop {}", edge.after),
+        None => "the hop in question".to_owned(),
+    };
     let until = match (edge.after, edge.before) {
         // No router is there that could say anything.
         (0, Some(1)) => format!("the link to hop 1 takes {} bytes", out.first),

@@ -193,8 +193,8 @@ impl Sums {
             (events, _) => losses.push(format!("{events} not written")),
         }
         match (losses.is_empty(), self.uncounted) {
-            (true, None) => losses.push("nothing lost".to_owned()),
-            (true, Some(uncounted)) => losses.push(format!("nothing lost that is counted: {uncounted}")),
+            (true, None) => losses.push("no event lost".to_owned()),
+            (true, Some(uncounted)) => losses.push(format!("no event lost that is counted: {uncounted}")),
             (false, uncounted) => losses.extend(uncounted.map(str::to_owned)),
         }
         let unseen = |lost: Lost| {

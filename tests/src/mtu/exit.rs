@@ -48,7 +48,7 @@ fn a_finding_that_is_told_is_an_exit_code() {
         let is_finding = code == FINDINGS;
         // It ends as any trace does: what is pending is told, and what it all came to.
         assert!(
-            said.contains("nothing lost") && said.contains("3 dropped for their size"),
+            said.contains("no event lost") && said.contains("3 dropped for their size"),
             "{args:?}: {said}"
         );
         let named = said.contains("findings were told (--fail-on-findings)");
@@ -69,7 +69,7 @@ fn nothing_is_no_finding() {
     let all_hold = sees_all(&lab, &["--fail-on-findings"], &said);
     assert_eq!(ended, if all_hold { 0 } else { UNSEEN }, "{said}");
     assert_eq!(agent.stdout.count(), 0);
-    assert!(said.contains(" 0 shown") && said.contains("nothing lost"), "{said}");
+    assert!(said.contains(" 0 shown") && said.contains("no event lost"), "{said}");
 }
 
 /// Hooks of one rung alone: what the others would have told is not seen, on any kernel.
@@ -82,7 +82,7 @@ fn silence_of_some_hooks_is_no_all_clear() {
     assert_eq!(ended, UNSEEN, "{said}");
     assert!(!sees_all(&lab, &["--fail-on-findings"], &said), "{said}");
     assert!(
-        said.contains("nothing lost; 11 of 13 hooks ") && said.contains("left out (--rung), so"),
+        said.contains("no event lost; 11 of 13 hooks ") && said.contains("left out (--rung), so"),
         "{said}"
     );
 }

@@ -97,5 +97,5 @@ fn a_trace_for_a_person() {
     assert!(rows.iter().all(|row| row.chars().count() <= 80), "wider than a terminal: {table}");
     let said = agent.stderr.text();
     assert!(said.contains("3 dropped for their size without a word, ipv4"), "{said}");
-    assert!(said.contains("nothing lost"), "{said}");
+    assert!(said.contains("no event lost"), "{said}");
 }

@@ -55,9 +55,7 @@ pub(super) unsafe fn of<R: Read>(
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
         }
-        if is_discovery::<R>(freed.skb, header, ip_version) {
-            bits |= circumstance::DISCOVERY;
-        }
+        bits |= discovery::<R>(freed.skb, header, ip_version);
         if header.is_to_itself(ip_version) {
             bits |= circumstance::TO_ITSELF;
         }
@@ -160,20 +158,31 @@ unsafe fn has_no_queue<R: Read>(dev: *const u8) -> bool {
     }
 }
 
-/// Whether it is ARP, or one of IPv6's messages about neighbours and routers.
+/// Whether it is ARP, one of IPv6's messages about neighbours and routers, or a redirect.
 #[inline(always)]
-unsafe fn is_discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> bool {
+unsafe fn discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8) -> u16 {
+    const ICMP: u8 = 1;
     const ICMPV6: u8 = 58;
     const ARP: u16 = 0x0806;
+    // RFC 792; RFC 4861, 4.
+    const REDIRECTS: [u8; 2] = [5, 137];
+    let protocol = header.protocol(ip_version);
     // SAFETY: integers are valid for any bytes.
     unsafe {
-        match ip_version {
-            6 if header.protocol(ip_version) == ICMPV6 => {
-                // Router solicitation to redirect (RFC 4861, 4).
-                (133..=137).contains(&kernel::copy::<u8>(packet::network_header::<R>(skb).wrapping_add(40)))
-            }
-            0 => packet::ethertype::<R>(skb) == ARP,
-            _ => false,
+        if ip_version == 0 {
+            return if packet::ethertype::<R>(skb) == ARP { circumstance::DISCOVERY } else { 0 };
+        }
+        if protocol != ICMP && protocol != ICMPV6 {
+            return 0;
+        }
+        let Some(transport) = header.transport(ip_version) else { return 0 };
+        let kind = kernel::copy::<u8>(packet::network_header::<R>(skb).wrapping_add(transport));
+        if kind == REDIRECTS[usize::from(ip_version == 6)] {
+            circumstance::REDIRECT
+        } else if ip_version == 6 && (133..=136).contains(&kind) {
+            circumstance::DISCOVERY
+        } else {
+            0
         }
     }
 }

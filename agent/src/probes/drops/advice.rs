@@ -23,6 +23,12 @@ impl PacketDrop {
             Harm::Benign if self.is(circumstance::ENDING) && self.verdict.class == Class::NoSocket => {
                 "it ends a connection, or has no payload, and that connection is already gone here".into()
             }
+            Harm::Benign
+                if self.record.circumstances & circumstance::REDIRECT == circumstance::REDIRECT
+                    && self.verdict.class == Class::Netfilter =>
+            {
+                "NAT lets no redirect pass about a connection that it translates".into()
+            }
             Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
                 let means = self.verdict.class.means(&about);
                 format!("sent to a group or to all, as devices do when they come up; {means}").into()

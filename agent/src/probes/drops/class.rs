@@ -249,6 +249,9 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         || has(fact::GROUP) && is_group_for_nobody(class, reason, function)
         || has(fact::DISCOVERY) && is_question_to_nobody(class, reason)
         || has(fact::STRANGERS) && class == Class::BridgePort && AMONG_PORTS.contains(&function)
+        // NAT lets no redirect about a connection pass that it translates (`nf_nat_icmp_reply_translation`): it would name an address
+        // that its sender has not asked, and the packet that it is about went its way.
+        || circumstances & fact::REDIRECT == fact::REDIRECT && class == Class::Netfilter
         // By which a device of IPsec announces itself: nobody has asked for that to be encrypted.
         || has(fact::GROUP) && has(fact::DISCOVERY) && IPSEC_DEVICES.contains(&function)
     {

@@ -102,7 +102,7 @@ fn what_is_encrypted_says_so() {
 /// What harms nobody is told apart from what does by the words alone, where a person asks for all.
 #[test]
 fn what_harms_nobody_says_why_it_does_not() {
-    use Class::{BridgePort, NoSocket, Routing};
+    use Class::{BridgePort, Netfilter, NoSocket, Routing};
     use Harm::{Benign, Harmful};
     let said = |class, harm, circumstances| {
         let verdict = Verdict { class, harm };
@@ -111,6 +111,7 @@ fn what_harms_nobody_says_why_it_does_not() {
     };
     let ending = "it ends a connection, or has no payload, and that connection is already gone here";
     let flooded = "the switch behind that port sends what is for another station, or for one here whose own port does not take it";
+    let redirect = "NAT lets no redirect pass about a connection that it translates";
     let group = "sent to a group or to all, as devices do when they come up; ";
     let plain = |class: Class| class.means(&About::default()).into_owned();
     for (class, harm, circumstances, wanted) in [
@@ -123,6 +124,8 @@ fn what_harms_nobody_says_why_it_does_not() {
         (Routing, Benign, fact::ENDING, plain(Routing)),
         (NoSocket, Harmful, fact::ENDING, plain(NoSocket)),
         (NoSocket, Benign, 0, plain(NoSocket)),
+        (Netfilter, Benign, fact::REDIRECT, redirect.to_owned()),
+        (Netfilter, Benign, fact::DISCOVERY, plain(Netfilter)),
         (Routing, Benign, fact::GROUP, format!("{group}{}", plain(Routing))),
         (Routing, Harmful, fact::GROUP, plain(Routing)),
         (NoSocket, Benign, fact::GROUP, plain(NoSocket)),

@@ -68,7 +68,7 @@ fn what_was_not_examined_is_named_with_what_helps() {
     let mut lines = silent.lines(took, &[], "benign");
     lines.extend(silent.hint(false, "--pod web", "benign"));
     assert!(lines[1].contains("--ring-kib"), "{lines:?}");
-    assert!(!lines.iter().any(|line| line.contains("benign") || line.contains("nothing lost")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("benign") || line.contains("no event lost")), "{lines:?}");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn silence_says_what_it_means() {
     );
     assert_eq!(hint(Sums { produced: 1, filtered: 1, ..Sums::default() }, false), "nothing matched --port 7");
     let one = Sums { produced: 1, shown: 1, ..Sums::default() };
-    assert_eq!(one.lines(Duration::ZERO, &[], "benign"), ["1 event in 0.0 s: 1 shown", "nothing lost"]);
+    assert_eq!(one.lines(Duration::ZERO, &[], "benign"), ["1 event in 0.0 s: 1 shown", "no event lost"]);
     assert_eq!(one.hint(false, "", "benign"), None);
 }
 
@@ -104,7 +104,7 @@ fn what_is_not_counted_may_be_lost() {
     let last = |sums: Sums| sums.lines(Duration::ZERO, &[], "benign").pop().unwrap();
     let uncounted = Some("this kernel does not count what its kprobes miss");
     let mut sums = Sums { uncounted, ..Sums::default() };
-    assert_eq!(last(sums), "nothing lost that is counted: this kernel does not count what its kprobes miss");
+    assert_eq!(last(sums), "no event lost that is counted: this kernel does not count what its kprobes miss");
     sums.undecoded = 2;
     assert_eq!(
         last(sums),
@@ -120,7 +120,7 @@ fn what_lost_hooks_would_tell_is_not_seen() {
     let mut sums = Sums::default();
     sums.do_not_hold(None, Some(Lost { hooks: 11, of: 13, refused: 11 }));
     let unseen = "11 of 13 hooks were refused, so not all is seen: `r2c-agent doctor` says what is missing";
-    assert_eq!(last(sums), format!("nothing lost; {unseen}"));
+    assert_eq!(last(sums), format!("no event lost; {unseen}"));
     assert_eq!(
         sums.hint(false, "", "benign").as_deref(),
         Some("nothing happened that the hooks that hold can see")

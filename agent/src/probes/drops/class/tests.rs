@@ -242,6 +242,13 @@ fn the_end_of_a_connection_is_told_from_nobody_there() {
         assert_eq!(judge("NO_SOCKET", function, fact::ENDING), benign(Class::NoSocket), "{function}");
     }
     assert_eq!(judge("", "nf_hook_slow", fact::ENDING), harmful(Class::Netfilter));
+    // NAT's own business, unlike a neighbour solicitation that a rule refuses, or what a rule does to redirects where rules have a
+    // place.
+    for reason in ["", "NETFILTER_DROP"] {
+        assert_eq!(judge(reason, "nf_hook_slow", fact::REDIRECT), benign(Class::Netfilter));
+        assert_eq!(judge(reason, "nf_hook_slow", fact::DISCOVERY), harmful(Class::Netfilter));
+        assert_eq!(judge(reason, "nft_do_chain", fact::REDIRECT), harmful(Class::Policy));
+    }
 }
 
 #[test]
