@@ -14,9 +14,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::agent::{Agent, command, json};
+use crate::harness::guest::{has_module, is_guest};
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, Pod};
-use crate::harness::{tool, until};
+use crate::harness::until;
 
 mod addresses;
 mod anycast;
@@ -243,15 +244,4 @@ fn link_local(netns: &Netns, device: &str) -> Ipv6Addr {
     let shown = netns.run("ip", &["-6", "-o", "address", "show", "dev", device, "scope", "link"]);
     let address = shown.split_once(" inet6 ").and_then(|(_, rest)| rest.split('/').next());
     address.unwrap_or_else(|| panic!("none on {device}: {shown}")).parse().unwrap()
-}
-
-/// Whether the machine is ours alone.
-pub(crate) fn is_guest() -> bool {
-    std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here")
-}
-
-/// Loads a module; whether its symbols are there then, or were all the time.
-pub(crate) fn has_module(name: &str) -> bool {
-    let loaded = tool("modprobe").args(["-q", name]).status().is_ok_and(|status| status.success());
-    loaded || fs::exists(format!("/sys/module/{name}")).unwrap()
 }

@@ -10,14 +10,14 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::harness::agent::{Agent, Running, command, json, without_capabilities};
+use crate::harness::guest::is_guest;
 use crate::harness::netns::Netns;
 use crate::harness::pod::Node;
 use crate::harness::{UDP4_RCV, lines_of, reason, until};
 
 /// Time to end in: issue 3's two seconds, and ten times that where the processor is emulated.
 fn patience() -> Duration {
-    let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
-    Duration::from_secs(if slow { 20 } else { 2 })
+    Duration::from_secs(if is_guest() { 20 } else { 2 })
 }
 
 #[test]

@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::agent::{Lines, Running, command};
+use crate::harness::guest::is_guest;
 use crate::harness::lab::{Lab, WEB};
 use crate::harness::netns::Netns;
 use crate::harness::packet::{udp, udp_hops};
@@ -221,7 +222,7 @@ fn a_ring_that_is_far_too_small() {
 /// this machine's own kernel, five in a guest, which shares a processor with the other.
 #[test]
 fn the_selftest_many_times() {
-    let runs = if std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here") { 5 } else { 20 };
+    let runs = if is_guest() { 5 } else { 20 };
     let mut selftest = command(&Node::new(), &["selftest", "--drops", "100000", "--runs", &runs.to_string()]);
     let ended = selftest.output().unwrap();
     let (printed, said) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));

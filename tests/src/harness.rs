@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 pub(crate) mod agent;
 pub(crate) mod bpf;
 pub(crate) mod crowd;
+pub(crate) mod guest;
 pub(crate) mod lab;
 pub(crate) mod netns;
 pub(crate) mod ovs;

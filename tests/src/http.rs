@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::harness::agent::{Agent, Running, command, free_address, json};
 use crate::harness::crowd::{Crowd, RUDE};
+use crate::harness::guest::is_guest;
 use crate::harness::netns::Netns;
 use crate::harness::pod::{Node, bounding_threads};
 use crate::harness::scrape::{CLASSIC, get};
@@ -74,8 +75,7 @@ fn a_port_that_the_system_chose_is_named() {
 
 /// A probe's time: kubelet gives it a second. Ten where the processor is emulated.
 fn patience() -> Duration {
-    let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
-    Duration::from_secs(if slow { 10 } else { 1 })
+    Duration::from_secs(if is_guest() { 10 } else { 1 })
 }
 
 /// A node's address, an agent on it in the host's network, and a hundred addresses of pods.

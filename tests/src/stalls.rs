@@ -12,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::agent::{command, free_address};
+use crate::harness::guest::is_guest;
 use crate::harness::netns::Netns;
 use crate::harness::pod::Node;
 use crate::harness::scrape::{CLASSIC, Scrape, get};
@@ -68,8 +69,7 @@ impl Drop for Muted {
 
 /// The two seconds, and ten times that where the processor is emulated.
 fn patience(seconds: u64) -> Duration {
-    let slow = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
-    Duration::from_secs(if slow { 10 * seconds } else { seconds })
+    Duration::from_secs(if is_guest() { 10 * seconds } else { seconds })
 }
 
 /// `run`, ready, that describes all it sees.

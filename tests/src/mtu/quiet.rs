@@ -18,11 +18,12 @@ use nix::libc;
 use serde_json::Value;
 
 use crate::harness::agent::{Running, json};
+use crate::harness::guest::has_module;
 use crate::harness::netns::Netns;
 use crate::harness::packet::{set, timeouts};
 use crate::harness::pod::{Node, Pod};
 use crate::harness::scrape::Scrape;
-use crate::harness::{tool, until};
+use crate::harness::until;
 
 mod talk;
 
@@ -335,14 +336,8 @@ fn seconds() -> u64 {
     std::env::var("R2C_QUIET_SECONDS").map_or(20, |seconds| seconds.parse().unwrap())
 }
 
-/// The machine's own kernel may have none; a guest's must.
 fn has_modules() -> bool {
-    ["sch_netem", "bridge"].into_iter().all(|module| {
-        let is_there = tool("modprobe").args(["-q", module]).status().unwrap().success();
-        let is_guest = std::env::var("R2C_GUEST").is_ok_and(|guest| guest != "here");
-        assert!(is_there || !is_guest, "{module} is needed");
-        is_there
-    })
+    ["sch_netem", "bridge"].into_iter().all(has_module)
 }
 
 fn expect_silence(ways: &[(&'static str, &str, Does)], seconds: u64) {

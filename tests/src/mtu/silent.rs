@@ -7,16 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::harness::DEADLINE;
+use crate::harness::guest::has_module;
 use crate::harness::lab::{DB, Lab, WEB};
 use crate::harness::netns::Meanwhile;
 use crate::harness::packet::{udp_for, udp_unfragmented};
-use crate::harness::{DEADLINE, tool};
 
 use super::{Watch, knows_veth, pod, v4};
-
-fn has_module(name: &str) -> bool {
-    tool("modprobe").args(["--dry-run", "--quiet", name]).status().unwrap().success()
-}
 
 #[test]
 fn a_veth_whose_other_end_takes_less() {
@@ -158,7 +155,6 @@ fn a_byte_more_than_a_vlan_tag_has_room_for() {
 /// Which device an ipvlan hands its packets to, no field of theirs says; that they were too large for it, the place does.
 #[test]
 fn an_ipvlan_beside_it_that_takes_less() {
-    // Every guest's kernel has these modules; one that was built by hand may have none.
     if !["dummy", "ipvlan"].iter().all(|module| has_module(module)) {
         return;
     }
