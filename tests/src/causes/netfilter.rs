@@ -1,14 +1,15 @@
 //! What netfilter drops, and whether a rule does.
 
 use std::fs;
+use std::net::SocketAddr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::netns::Netns;
-use crate::harness::packet::{ipv4, send_routed, tcp_segment};
+use crate::harness::packet::{ipv4, ipv6, send_routed, tcp_segment};
 use crate::harness::{has_reasons, until};
 
-use super::{EXT4, Scene, fix, has_module};
+use super::{EXT4, EXT6, Scene, fix, has_module};
 
 /// `SYN` and `ACK`: the answer to a question that came another way.
 const SYN_ACK: u8 = 0x12;
@@ -47,20 +48,36 @@ impl<'a> Refuses<'a> {
     }
 }
 
+/// From where and to where an answer goes, by IPv4 and by IPv6.
+const ANSWERS: [[&str; 2]; 2] =
+    [["10.97.1.2:8080", "10.97.9.2:5000"], ["[fd97:1::2]:8080", "[fd97:9::2]:5000"]];
+
 /// An answer to a connection that the node has not seen begin.
-fn answer_from_elsewhere(scene: &Scene) {
-    let segment = tcp_segment("10.97.1.2:8080".parse().unwrap(), "10.97.9.2:5000".parse().unwrap(), SYN_ACK);
-    let packet = ipv4([10, 97, 1, 2].into(), [10, 97, 9, 2].into(), 6, &segment, true);
-    scene.web.netns.inside(|| send_routed([10, 97, 9, 2].into(), &packet).unwrap());
+fn answer_from_elsewhere(scene: &Scene, ends: [&str; 2]) {
+    let [from, to] = ends.map(|end| end.parse::<SocketAddr>().unwrap());
+    let segment = tcp_segment(from, to, SYN_ACK);
+    let packet = match (from, to) {
+        (SocketAddr::V4(from), SocketAddr::V4(to)) => ipv4(*from.ip(), *to.ip(), 6, &segment, true),
+        (SocketAddr::V6(from), SocketAddr::V6(to)) => ipv6(*from.ip(), *to.ip(), 6, &segment),
+        _ => unreachable!("both are of one family"),
+    };
+    scene.web.netns.inside(|| send_routed(to.ip(), &packet).unwrap());
 }
 
 /// What is told of an answer to what came another way: the node has not seen the connection begin, and drops what conntrack
 /// calls INVALID.
 fn refused(scene: &Scene, class: &str) -> Value {
-    assert!(scene.is_answered(EXT4), "what is known passes");
+    refused_of(scene, class, ANSWERS[0])
+}
+
+/// The same of this answer.
+fn refused_of(scene: &Scene, class: &str, ends: [&str; 2]) -> Value {
+    assert!(scene.is_answered(EXT4) && scene.is_answered(EXT6), "what is known passes");
     let trace = scene.trace("drops");
-    answer_from_elsewhere(scene);
+    answer_from_elsewhere(scene, ends);
     let event = trace.expect_class(class, |event| event["destination_port"] == 5000);
+    let [from, to] = ends.map(|end| end.parse::<SocketAddr>().unwrap().ip().to_string());
+    assert_eq!(json!([event["source_ip"], event["destination_ip"]]), json!([from, to]), "{event:#}");
     assert!(event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
     assert!(fix(&event).contains("route both directions through this node"), "{event:#}");
     event
@@ -149,6 +166,30 @@ fn an_answer_to_what_came_another_way() {
     names(&refused(&scene, class()), None);
 }
 
+/// The same by IPv6: a chain of IPv4's drops none of it, one of both families does.
+#[test]
+fn an_answer_by_ipv6_to_what_came_another_way() {
+    if !has_module("nf_conntrack") {
+        return;
+    }
+    let scene = Scene::new();
+    let drops = |family: &str, table: &str, chain: &str| {
+        format!(
+            "add table {family} {table}\nadd chain {family} {table} {chain} {{ type filter hook forward priority 0; }}\n\
+             add rule {family} {table} {chain} ct state invalid counter drop\n"
+        )
+    };
+    scene.host.batch("nft", &[drops("ip", "filter", "four"), drops("ip6", "filter", "six")].concat());
+    let refused = || refused_of(&scene, class(), ANSWERS[1]);
+    names(&refused(), Some("six (nft table ip6 filter)"));
+    scene
+        .host
+        .batch("nft", &["delete table ip6 filter\n".to_owned(), drops("inet", "wall", "wide")].concat());
+    names(&refused(), Some("wide (nft table inet wall)"));
+    // Who has its connection passes.
+    assert!(scene.is_answered(EXT6));
+}
+
 /// The same by both kinds of iptables. The older one's rules are not read: nobody says that it has none.
 #[test]
 fn an_answer_that_iptables_refuses() {
@@ -187,7 +228,7 @@ fn a_rule_without_a_state() {
         .host
         .batch("nft", "flush chain ip filter forward\nadd rule ip filter forward tcp dport 5000 drop\n");
     let trace = scene.trace("drops");
-    answer_from_elsewhere(&scene);
+    answer_from_elsewhere(&scene, ANSWERS[0]);
     let event = trace.expect_class(class(), |event| event["destination_port"] == 5000);
     // Whether a kernel without reasons has nftables, which it may have built in, is not seen.
     let is_known = has_reasons() || fs::exists("/sys/module/nf_tables").unwrap();
