@@ -77,6 +77,7 @@ impl Scene {
              link add mtu 1400 name on type veth peer name eth0 netns {}\nlink set on up\n\
              addr add 10.96.8.1/24 dev on\naddr add fd96:8::1/64 dev on nodad\n\
              route add 10.96.0.0/21 via 10.96.7.1\nroute add fd96::/29 via fd96:7::1\n\
+             route add 10.96.14.0/24 via 10.96.7.1\nroute add fd96:e::/64 via fd96:7::1\n\
              route add 10.96.12.0/24 via 10.96.8.2\nroute add fd96:c::/64 via fd96:8::2\n",
             tip.path()
         ));
@@ -225,20 +226,27 @@ fn pods(node: &Netns, ways: &[&'static Way]) -> (Vec<(&'static Way, Netns)>, Opt
                  link set lan5 address 02:00:00:00:96:01\n"
             ),
             6 => format!("link add lan6 mtu 1440 {peer}\n"),
+            14 => format!(
+                "link add trunk type veth peer name trunk netns {}\nlink set trunk up\n\
+                 link add link trunk name lan14 type vlan id 14\n",
+                pod.path()
+            ),
             0 => format!(
                 "link add red type vrf table 10\nlink set red up\nlink add lan0 {peer}\nlink set lan0 master red\n"
             ),
             _ => format!("link add lan{net} {peer}\n"),
         });
         node.ip(&format!(
-            "addr add 10.96.{net}.1/24 dev lan{net}\naddr add fd96:{net}::1/64 dev lan{net} nodad\nlink set lan{net} up\n"
+            "addr add 10.96.{net}.1/24 dev lan{net}\naddr add fd96:{net:x}::1/64 dev lan{net} nodad\nlink set lan{net} up\n"
         ));
-        if net == 5 {
-            pod.ip("link set eth0 address 02:00:00:00:96:02\n");
+        match net {
+            5 => pod.ip("link set eth0 address 02:00:00:00:96:02\n"),
+            14 => pod.ip("link set trunk up\nlink add link trunk name eth0 type vlan id 14\n"),
+            _ => {}
         }
         pod.ip(&format!(
-            "link set lo up\naddr add 10.96.{net}.2/24 dev eth0\naddr add fd96:{net}::2/64 dev eth0 nodad\n\
-             link set eth0 up\nroute add default via 10.96.{net}.1\nroute add default via fd96:{net}::1\n"
+            "link set lo up\naddr add 10.96.{net}.2/24 dev eth0\naddr add fd96:{net:x}::2/64 dev eth0 nodad\n\
+             link set eth0 up\nroute add default via 10.96.{net}.1\nroute add default via fd96:{net:x}::1\n"
         ));
         match net {
             5 => bridge = Some(switch(node, &pod)),

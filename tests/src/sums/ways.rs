@@ -116,6 +116,7 @@ pub(super) const WAYS: &[Way] = &[
     routed("Open vSwitch", &["openvswitch"], 5),
     routed("a veth whose ends differ", &[], 6),
     routed("VRF", &["vrf"], 0),
+    routed("a VLAN", &["8021q"], 14),
     Way {
         name: "NAT",
         modules: &["nf_tables", "nft_chain_nat"],
