@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::size::verdict;
+use super::size::{is_all_acknowledged, verdict};
 use super::{Scene, Trace, is_guest};
 use crate::harness::packet::{ends_at_once, timeouts, udp_refused};
 use crate::harness::{DEADLINE, until};
@@ -23,6 +23,54 @@ impl Scene {
             line["event"] == "refused" && line["destination_ip"] == "10.97.1.10"
         });
     }
+
+    /// Lets `ext` take nothing that is longer than 1372 bytes, and say nothing.
+    fn swallow(&self, family: &str) {
+        self.ext.batch(
+            "nft",
+            &format!(
+                "add table {family} hole\nadd chain {family} hole it {{ type filter hook prerouting priority -450; }}\n\
+                 add rule {family} hole it meta length gt 1372 drop\n"
+            ),
+        );
+    }
+}
+
+/// As HTTP puts it: the head arrives and is acknowledged, and of the body, which begins behind it, nothing. What arrived before
+/// proves nothing; that it hangs is told in time, and how to find out why.
+#[test]
+fn a_body_that_vanishes_behind_its_head() {
+    let scene = Scene::new();
+    let store = scene.ext.inside(|| TcpListener::bind("[::]:5001").unwrap());
+    for (to, family) in [("10.97.9.2:5001", "ip"), ("[fd97:9::2]:5001", "ip6")] {
+        scene.swallow(family);
+        let trace = scene.trace("mtu");
+        let mut client = scene.web.netns.inside(|| TcpStream::connect(to).unwrap());
+        ends_at_once(&client);
+        let mut server = store.accept().unwrap().0;
+        client.write_all(&[1; 200]).unwrap();
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        server.read_exact(&mut [0; 200]).unwrap();
+        until("the head is acknowledged", || is_all_acknowledged(&client).then_some(()));
+        client.set_nonblocking(true).unwrap();
+        let begun = Instant::now();
+        let length = client.write(&vec![7; 200_000]).unwrap();
+        let port = json!(client.local_addr().unwrap().port());
+        let row = trace.expect("a row", |line| {
+            line["event"] == "stalled" && line["finding"].is_null() && line["source_port"] == port
+        });
+        assert_eq!([&row["fate"], &row["level"]], ["suspect", "WARN"], "{row:#}");
+        let suspect =
+            verdict(&trace, "a suspect", |line| line["finding"] == "suspect" && line["source_port"] == port);
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5) || !is_guest(), "{took:?}");
+        assert_eq!(suspect["trace_id"], row["trace_id"], "{suspect:#}");
+        let walk = format!("`r2c-agent trace mtu --to {to} --from-pod shop/web-0` tells which");
+        assert!(suspect["fix"].as_str().unwrap().contains(&walk), "{suspect:#}");
+        // It was the hop.
+        scene.ext.batch("nft", &format!("delete table {family} hole\n"));
+        server.read_exact(&mut vec![0; length]).unwrap();
+    }
 }
 
 /// A registry behind a hop that swallows large packets. The first upload is a suspect; a request in between is answered, and the
@@ -32,13 +80,7 @@ fn a_second_upload_proves_what_the_first_lets_suspect() {
     let scene = Scene::new();
     let registry = scene.ext.inside(|| TcpListener::bind("[::]:5000").unwrap());
     for (to, family) in [("10.97.9.2:5000", "ip"), ("[fd97:9::2]:5000", "ip6")] {
-        scene.ext.batch(
-            "nft",
-            &format!(
-                "add table {family} hole\nadd chain {family} hole it {{ type filter hook prerouting priority -450; }}\n\
-                 add rule {family} hole it meta length gt 1372 drop\n"
-            ),
-        );
+        scene.swallow(family);
         let trace = scene.trace("mtu");
         let connect = || {
             let client = scene.web.netns.inside(|| TcpStream::connect(to).unwrap());
