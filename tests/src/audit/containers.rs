@@ -4,11 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::harness::agent::without_capabilities;
+use crate::harness::agent::{Agent, command, json, without_capabilities};
+use crate::harness::guest::{has_module, is_guest};
 use crate::harness::netns::Netns;
+use crate::harness::packet::ends_at_once;
 use crate::harness::pod::{Node, Pod};
+use crate::harness::until;
 
 use super::fixes::apply;
 use super::rights::SYS_ADMIN;
@@ -69,6 +72,20 @@ impl Docker {
         let node = Node::routing(&host);
         let pod = Pod::start(&node, RUNNER, &runner);
         Self { host, job, runner, server, node, pod }
+    }
+
+    /// The verdict on a server there that goes on to send what is too large.
+    fn judged(&self, agent: &Agent, at: SocketAddr) -> Value {
+        let listener = self.server.inside(|| TcpListener::bind(at).unwrap());
+        let _client = self.job.inside(|| TcpStream::connect(at).unwrap());
+        let (mut server, _) = listener.accept().unwrap();
+        ends_at_once(&server);
+        server.write_all(&vec![7; 50_000]).unwrap();
+        let is_it = |line: &Value| {
+            line["finding"] == "small_device" && line["message"].as_str().unwrap().contains(" goes on:")
+        };
+        let found = agent.stdout.wait(0, |lines| lines.iter().filter_map(|line| json(line)).find(is_it));
+        found.unwrap_or_else(|| panic!("{}{}", agent.stdout.text(), agent.stderr.text()))
     }
 
     /// Whether the container gets all of what it asks the server for.
@@ -155,5 +172,73 @@ fn docker_is_seen_from_outside_of_the_pod() {
     let finding = said.only("inner_larger_than_uplink");
     assert_eq!(json!([finding["fits"], finding["confidence"]]), json!([1450, "low"]), "{finding:#}");
     assert!(finding["fix"].as_str().unwrap().contains("in the container behind vjob"), "{finding:#}");
+    docker.pod.stop();
+}
+
+/// A trace of its node, attached; `None` where the kernel lets it see no messages.
+fn trace(docker: &Docker) -> Option<Agent> {
+    let args = ["trace", "mtu", "--duration", "0", "-o", "json"];
+    let mut command = command(&docker.node, &args);
+    docker.host.enter(&mut command);
+    let agent = Agent::spawn(&mut command);
+    // It says so once it is attached.
+    until("it traces", || agent.stderr.text().contains("; Ctrl-C ends it").then_some(()));
+    let sees = agent.stderr.text().contains(" __icmp_send (");
+    assert!(sees || !is_guest(), "a guest's kernel lets it listen there");
+    sees.then_some(agent)
+}
+
+/// While it hangs: the server is told again and again, so it is the container that has to ask for less. Docker gives it the pod's
+/// address by IPv4; by IPv6 its own is routed.
+#[test]
+fn docker_in_a_pod_whose_server_does_not_heed() {
+    if !has_devices() || !has_module("nft_masq") {
+        return;
+    }
+    let docker = Docker::new();
+    docker.runner.batch(
+        "nft",
+        "add table ip docker\nadd chain ip docker post { type nat hook postrouting priority 100; }\n\
+         add rule ip docker post ip saddr 172.17.0.0/16 oifname \"eth0\" masquerade\n",
+    );
+    // Where messages vanish no kernel is that the agent sees: here what ends in a dummy is no drop.
+    docker.server.batch("nft", "flush ruleset\n");
+    docker.server.ip("link add far up type dummy\n");
+    let is_deaf = docker.server.tries(
+        "tc",
+        "qdisc add dev eth0 clsact\n\
+         filter add dev eth0 ingress protocol ip flower ip_proto icmp action mirred egress redirect dev far\n\
+         filter add dev eth0 ingress protocol ipv6 flower ip_proto icmpv6 type 2 action mirred egress redirect dev far\n",
+    );
+    if !is_deaf {
+        assert!(!is_guest(), "a guest's kernel has tc");
+        return;
+    }
+    let in_the_pod = "in ci/runner-0, give every interface and bridge that its connections come from an MTU of 1450, or clamp their MSS on this node (`iptables ";
+    let on_the_node = "clamp the MSS of what [fd17::2]:";
+    for (server, port, told) in [("10.9.0.2", 8011, in_the_pod), ("fd09::2", 8021, on_the_node)] {
+        let at = |more: u16| SocketAddr::new(server.parse().unwrap(), port + more);
+        let Some(agent) = trace(&docker) else { return };
+        let found = docker.judged(&agent, at(0));
+        let (text, fix) = (found["message"].as_str().unwrap(), found["fix"].as_str().unwrap());
+        assert!(text.contains(&format!("va takes 1450 bytes: {server} sends up to 1500 bytes")), "{text}");
+        assert!(text.contains("; it was told so ") && text.contains(" times in "), "{text}");
+        let begins =
+            format!("{server} is not known as a pod of this node, so let TCP ask it for less: {told}");
+        assert!(fix.starts_with(&begins), "{fix}");
+        drop(agent);
+
+        assert!(!docker.transfers(&at(1).to_string()));
+        let bridge = |mtu: u32| {
+            docker.job.ip(&format!("link set eth0 mtu {mtu}\n"));
+            docker.runner.ip(&format!("link set docker0 mtu {mtu}\nlink set vjob mtu {mtu}\n"));
+        };
+        bridge(1450);
+        assert!(docker.transfers(&at(2).to_string()), "{server}: the pod's own bridge was the cause");
+        bridge(1500);
+        assert!(!docker.transfers(&at(3).to_string()));
+        apply(fix, &docker.host, &[]);
+        assert!(docker.transfers(&at(4).to_string()), "that was a cure: {fix}");
+    }
     docker.pod.stop();
 }
