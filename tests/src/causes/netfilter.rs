@@ -52,8 +52,8 @@ impl<'a> Refuses<'a> {
 const ANSWERS: [[&str; 2]; 2] =
     [["10.97.1.2:8080", "10.97.9.2:5000"], ["[fd97:1::2]:8080", "[fd97:9::2]:5000"]];
 
-/// An answer to a connection that the node has not seen begin.
-fn answer_from_elsewhere(scene: &Scene, ends: [&str; 2]) {
+/// An answer to a connection that nobody has seen begin, from this namespace.
+fn answer_from(netns: &Netns, ends: [&str; 2]) {
     let [from, to] = ends.map(|end| end.parse::<SocketAddr>().unwrap());
     let segment = tcp_segment(from, to, SYN_ACK);
     let packet = match (from, to) {
@@ -61,7 +61,12 @@ fn answer_from_elsewhere(scene: &Scene, ends: [&str; 2]) {
         (SocketAddr::V6(from), SocketAddr::V6(to)) => ipv6(*from.ip(), *to.ip(), 6, &segment),
         _ => unreachable!("both are of one family"),
     };
-    scene.web.netns.inside(|| send_routed(to.ip(), &packet).unwrap());
+    netns.inside(|| send_routed(to.ip(), &packet).unwrap());
+}
+
+/// The same from the pod, by the node.
+fn answer_from_elsewhere(scene: &Scene, ends: [&str; 2]) {
+    answer_from(&scene.web.netns, ends);
 }
 
 /// What is told of an answer to what came another way: the node has not seen the connection begin, and drops what conntrack
@@ -251,4 +256,36 @@ fn a_rule_is_a_rule() {
     assert!(!event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
     scene.host.batch("nft", "delete table ip filter\n");
     until("cured", || scene.is_answered(EXT4).then_some(()));
+}
+
+/// By a pod's own rules, as a service mesh's.
+#[test]
+fn an_answer_that_the_pod_itself_refuses() {
+    if !has_module("nf_conntrack") {
+        return;
+    }
+    let scene = Scene::new();
+    let pod = &scene.web.netns;
+    let chain = "add table inet mesh\nadd chain inet mesh in { type filter hook input priority 0; }\n";
+    pod.batch("nft", &format!("{chain}add rule inet mesh in ct state invalid drop\n"));
+    let trace = scene.trace("drops");
+    let told = |ends: [&str; 2]| {
+        answer_from(&scene.ext, ends);
+        let port = ends[1].parse::<SocketAddr>().unwrap().port();
+        trace.expect_class(class(), |event| event["destination_port"] == port)
+    };
+    for ends in [["10.97.9.2:8080", "10.97.1.2:5000"], ["[fd97:9::2]:8080", "[fd97:1::2]:5001"]] {
+        let event = told(ends);
+        assert!(event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
+        names(&event, Some("in (nft table inet mesh)"));
+        assert!(fix(&event).ends_with("(in shop/web-0)"), "{event:#}");
+    }
+    // What a rule drops that does not ask is not INVALID, whatever was before: rules are read again every few seconds.
+    pod.batch("nft", "flush chain inet mesh in\nadd rule inet mesh in tcp sport 8080 drop\n");
+    drop(trace);
+    let trace = scene.trace("drops");
+    answer_from(&scene.ext, ["10.97.9.2:8080", "10.97.1.2:5002"]);
+    let event = trace.expect_class(class(), |event| event["destination_port"] == 5002);
+    let is_known = has_reasons() || fs::exists("/sys/module/nf_tables").unwrap();
+    assert!(!is_known || !event["message"].as_str().unwrap().contains("INVALID"), "{event:#}");
 }

@@ -128,6 +128,7 @@ fn a_full_conntrack_table() {
     trace.agent.signal(Signal::SIGINT);
     trace.agent.ended();
     let summary = trace.agent.stderr.text();
+    assert!(summary.contains("cause of netfilter: conntrack's table is full: 2"), "{summary}");
     assert!(summary.contains("fix of netfilter: `sysctl -w net.netfilter.nf_conntrack_max=40`"), "{summary}");
 }
 

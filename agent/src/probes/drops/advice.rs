@@ -7,7 +7,7 @@ use agent_common::drops::circumstance;
 use super::class::words::{About, Home};
 use super::class::{Class, Harm, reason_by_place};
 use super::labels::Labels;
-use super::summary::{self, Fixes};
+use super::summary::{self, Fixes, Said};
 use super::{PacketDrop, evidence};
 
 impl PacketDrop {
@@ -67,7 +67,9 @@ impl PacketDrop {
             };
             of(&plain).is_some_and(|plain| plain == fix)
         };
-        fixes.learn(labels, self.verdict.class, &fix, place, is_plain);
+        let class = self.verdict.class;
+        let cause = self.evidence.as_ref().map(|_| class.means(&about).into_owned());
+        fixes.learn(labels, Said { class, cause, fix: &fix, place }, is_plain);
     }
 
     /// The kernel's reason, or what the place stands for where it gives none.

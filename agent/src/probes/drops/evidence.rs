@@ -24,6 +24,8 @@ pub enum Evidence {
     /// Conntrack is in use, has called packets INVALID, and knows no connection that this one belongs to.
     /// These chains have a rule that drops such packets; none are named where it is not known, or there are too many.
     Invalid(Arc<[Chain]>),
+    /// The same of an ICMP message about another packet: it is that packet's connection which is not known.
+    InvalidMessage(Arc<[Chain]>),
     /// It answers a socket there that has asked another address.
     NotTranslated(SocketAddr),
     /// A program listens at that port, and did not get it.
@@ -73,6 +75,7 @@ impl Evidence {
         match self {
             Self::Conntrack(_)
             | Self::Invalid(_)
+            | Self::InvalidMessage(_)
             | Self::Listens { .. }
             | Self::OtherPorts { .. }
             | Self::TalksTo(_)
@@ -174,7 +177,7 @@ fn by_conntrack(
         return None;
     }
     let chains = limits.chains_dropping_invalid(record.netns, record.ip_version, direction, function);
-    chains.map(Evidence::Invalid)
+    chains.map(if is_icmp_error(record) { Evidence::InvalidMessage } else { Evidence::Invalid })
 }
 
 /// The class that the packet's header proves, where reason and place are those of other causes as well.

@@ -1,5 +1,6 @@
 //! The largest counts in words, and what cures them.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,8 @@ struct Known {
 #[derive(Clone)]
 struct Fix {
     class: Class,
+    /// What was evident of the first event that had it.
+    cause: Option<String>,
     /// With a mark for the places.
     text: String,
     /// One more than is told says that there are more.
@@ -46,6 +49,35 @@ pub(super) const PLACE: Home = Home::Named(MARK);
 /// Places of a fix that are named.
 const MAX_PLACES: usize = 3;
 
+/// What one event said of itself.
+pub(super) struct Said<'a> {
+    pub(super) class: Class,
+    /// What was evident of it, beside the kernel's reason.
+    pub(super) cause: Option<String>,
+    /// With [`PLACE`] for where it is to be made.
+    pub(super) fix: &'a str,
+    pub(super) place: Option<String>,
+}
+
+/// What the summary says of a class: why, where that was evident, and what cures it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cure {
+    class: Class,
+    cause: Option<String>,
+    fix: String,
+    /// It is the class's own: of events that were only counted, beside others that were described.
+    is_rest: bool,
+}
+
+impl Cure {
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let class = self.class.name();
+        let rest = if self.is_rest { " (of those only counted)" } else { "" };
+        let cause = self.cause.as_ref().map(|cause| format!("cause of {class}: {cause}"));
+        cause.into_iter().chain([format!("fix of {class}{rest}: {}", self.fix)])
+    }
+}
+
 impl Fix {
     fn told(&self) -> String {
         let more = if self.places.len() > MAX_PLACES { " and others" } else { "" };
@@ -59,16 +91,9 @@ impl Fix {
 pub(super) struct Fixes(Arc<Mutex<ByLabels>>);
 
 impl Fixes {
-    /// One more event's, with [`PLACE`] for where it is to be made. `is_plain` tells whether it cures all of its reason; it is asked
-    /// once for each fix.
-    pub(super) fn learn(
-        &self,
-        labels: &Labels,
-        class: Class,
-        fix: &str,
-        place: Option<String>,
-        is_plain: impl FnOnce() -> bool,
-    ) {
+    /// One more event's. `is_plain` tells whether its fix cures all of its reason; it is asked once for each fix.
+    pub(super) fn learn(&self, labels: &Labels, said: Said<'_>, is_plain: impl FnOnce() -> bool) {
+        let Said { class, cause, fix, place } = said;
         let mut all = self.lock();
         if !all.contains_key(labels) {
             all.insert(labels.clone(), Known::default());
@@ -81,25 +106,28 @@ impl Fixes {
         } else if known.fixes.len() <= MAX_FIXES {
             known.is_plain |= is_plain();
             let places = place.into_iter().collect();
-            known.fixes.push(Fix { class, text: fix.to_owned(), places });
+            known.fixes.push(Fix { class, cause, text: fix.to_owned(), places });
         }
     }
 
     /// What cures what was counted under these so many times: what its events said; and what the class does, if some of them
     /// were only counted and none that was described is like all, or too many need something of their own.
-    fn of(&self, labels: &Labels, events: u64) -> Vec<(Class, String)> {
+    fn of(&self, labels: &Labels, events: u64) -> Vec<Cure> {
         let Labels { reason, verdict, .. } = labels;
         let mut known = self.lock().get(labels).cloned().unwrap_or_default();
         if known.fixes.len() > MAX_FIXES {
             known = Known::default();
         }
-        let mut fixes: Vec<_> = known.fixes.iter().map(|fix| (fix.class, fix.told())).collect();
+        let of_event =
+            |fix: &Fix| Cure { class: fix.class, cause: fix.cause.clone(), fix: fix.told(), is_rest: false };
+        let mut cures: Vec<_> = known.fixes.iter().map(of_event).collect();
         if known.described < events && !known.is_plain && verdict.harm == Harm::Harmful {
             let about = About { reason, home: Some(&Home::Any), ..About::default() };
-            let fix = verdict.class.fix(&about);
-            fixes.extend(fix.map(|fix| (verdict.class, fix.into_owned())));
+            let is_rest = !cures.is_empty();
+            let fix = verdict.class.fix(&about).map(Cow::into_owned);
+            cures.extend(fix.map(|fix| Cure { class: verdict.class, cause: None, fix, is_rest }));
         }
-        fixes
+        cures
     }
 
     fn lock(&self) -> MutexGuard<'_, ByLabels> {
@@ -136,9 +164,9 @@ pub(super) fn of(counts: &Counts<DropRows>, fixes: &Fixes) -> Vec<String> {
     }
     let mut cured = BTreeSet::new();
     for ((labels, _), events) in sums.iter().take(SUMMARY_ROWS) {
-        for (class, fix) in fixes.of(labels, *events) {
-            if cured.insert(fix.clone()) {
-                lines.push(format!("fix of {}: {fix}", class.name()));
+        for cure in fixes.of(labels, *events) {
+            if cured.insert(cure.fix.clone()) {
+                lines.extend(cure.lines());
             }
         }
     }
@@ -157,14 +185,15 @@ mod tests {
         let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
         let labels = Labels::new("NETFILTER_DROP", netfilter, Direction::Received);
         let fixes = Fixes::default();
-        let told = |events| fixes.of(&labels, events).into_iter().map(|(_, fix)| fix).collect::<Vec<_>>();
+        let told = |events| fixes.of(&labels, events).into_iter().map(|cure| cure.fix).collect::<Vec<_>>();
         let of_class = told(1);
         assert!(
             matches!(&of_class[..], [fix] if fix.contains("`conntrack -S`")),
             "only counted: {of_class:?}"
         );
         let learn = |fix: &str, place: Option<&str>, is_plain| {
-            fixes.learn(&labels, Class::Netfilter, fix, place.map(str::to_owned), || is_plain);
+            let place = place.map(str::to_owned);
+            fixes.learn(&labels, Said { class: Class::Netfilter, cause: None, fix, place }, || is_plain);
         };
         for (at, (fix, count)) in (1..).zip([("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)]) {
             learn(fix, None, false);
@@ -177,6 +206,7 @@ mod tests {
         let benign = Labels::new("", Verdict { harm: Harm::Benign, ..netfilter }, Direction::Received);
         assert_eq!(fixes.of(&benign, 1), []);
     }
+
     /// Pods alike are one line, and what is only counted beside them needs no other.
     #[test]
     fn a_fix_is_told_once_with_where_it_is_to_be_made() {
@@ -192,8 +222,29 @@ mod tests {
             ("d", "mend it (in a, b, c and others)"),
             ("e", "mend it (in a, b, c and others)"),
         ] {
-            fixes.learn(&labels, Class::Netfilter, &fix, Some(pod.to_owned()), || true);
-            assert_eq!(fixes.of(&labels, 1000), [(Class::Netfilter, told.to_owned())], "{pod}");
+            let place = Some(pod.to_owned());
+            // What was evident of the first stands for all: numbers change from one to the next.
+            let cause = Some(format!("16 of 16, {pod}"));
+            fixes.learn(&labels, Said { class: Class::Netfilter, cause, fix: &fix, place }, || true);
+            let lines: Vec<_> = fixes.of(&labels, 1000).iter().flat_map(Cure::lines).collect();
+            let wanted = ["cause of netfilter: 16 of 16, a".to_owned(), format!("fix of netfilter: {told}")];
+            assert_eq!(lines, wanted, "{pod}");
         }
+    }
+
+    /// What is only counted may be something else than what was described.
+    #[test]
+    fn what_was_only_counted_is_told_apart() {
+        let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
+        let labels = Labels::new("NETFILTER_DROP", netfilter, Direction::Received);
+        let fixes = Fixes::default();
+        let lines = || fixes.of(&labels, 2).iter().flat_map(Cure::lines).collect::<Vec<_>>();
+        assert!(matches!(&lines()[..], [fix] if fix.starts_with("fix of netfilter: ")), "{:?}", lines());
+        fixes.learn(&labels, Said { class: Class::Netfilter, cause: None, fix: "mend", place: None }, || {
+            false
+        });
+        let told = lines();
+        assert_eq!(told[0], "fix of netfilter: mend");
+        assert!(told[1].starts_with("fix of netfilter (of those only counted): "), "{told:?}");
     }
 }

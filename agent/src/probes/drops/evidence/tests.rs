@@ -155,6 +155,7 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
     let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
     // Which rules there are is not known: no module of nftables is loaded.
     let invalid = Some(Evidence::Invalid([].into()));
+    let message = Some(Evidence::InvalidMessage([].into()));
     let untracked = circumstance::UNTRACKED;
     let about = |protocol, kind: u16| {
         let mut record = own;
@@ -163,12 +164,13 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
     };
     let unread = DropRecord { flags: 0, ..about(1, 3) };
     for (calls, circumstances, record, wanted) in [
-        ("1", untracked, own, invalid.clone()),
+        ("1", untracked, own, invalid),
         ("1", !untracked, own, None),
         ("0", untracked, own, None),
-        ("0", untracked, about(1, 3), invalid.clone()),
-        ("0", untracked, about(1, 11), invalid.clone()),
-        ("0", untracked, about(58, 2), invalid),
+        ("1", untracked, about(1, 3), message.clone()),
+        ("0", untracked, about(1, 3), message.clone()),
+        ("0", untracked, about(1, 11), message.clone()),
+        ("0", untracked, about(58, 2), message),
         ("0", untracked, about(1, 8), None),
         ("0", untracked, about(58, 128), None),
         ("0", untracked, about(58, 135), None),

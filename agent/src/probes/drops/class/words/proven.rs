@@ -23,6 +23,13 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it has not seen the connection begin (an asymmetric path), or has forgotten it",
             named(chains)
         ),
+        Evidence::InvalidMessage(chains) if chains.is_empty() => {
+            "a rule refused it, and it is a message about a packet whose connection conntrack does not know: it may call it INVALID (the connection is another node's that answers at the same address, takes another way, or is forgotten)".to_owned()
+        }
+        Evidence::InvalidMessage(chains) => format!(
+            "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it is a message about a packet whose connection is not known here (it is another node's that answers at the same address, takes another way, or is forgotten)",
+            named(chains)
+        ),
         Evidence::NotTranslated(expected) => format!(
             "not translated back, or sent from another of the server's addresses: a socket with that port waits for an answer from {expected}, and this one comes from another address"
         ),
@@ -83,16 +90,13 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             2 * limit
         ),
         Evidence::Invalid(chains) => {
-            let first = if chains.is_empty() {
-                String::new()
-            } else {
-                format!(": look first in chain {}", named(chains))
-            };
-            format!(
-                "route both directions through this node, or let it pass before the rule that drops `ct state invalid` ({}){first}",
-                about.rules()
-            )
+            format!("{}{}", let_pass(about, "it"), first_in(chains))
         }
+        Evidence::InvalidMessage(chains) => format!(
+            "`r2c-agent trace mtu` says whose connection a message about size belongs to, and what cures: no rule here, if that is another node's; if it is this node's, {}{}",
+            let_pass(about, "the message"),
+            first_in(chains)
+        ),
         Evidence::NotTranslated(expected) => format!(
             "let the answer pass where the packets to {expected} are translated: between pods of one bridge `modprobe br_netfilter` and `sysctl -w net.bridge.bridge-nf-call-iptables=1` (net.bridge.bridge-nf-call-ip6tables=1); if nothing translates them, let the server answer from the address that it is asked at"
         ),
@@ -246,4 +250,17 @@ fn named(chains: &[Chain]) -> String {
     let named =
         chains.iter().map(|Chain { family, table, name }| format!("{name} (nft table {family} {table})"));
     named.collect::<Vec<_>>().join(" or ")
+}
+
+/// What lets such a packet be what conntrack knows, or pass although it is not.
+fn let_pass(about: &About<'_>, what: &str) -> String {
+    format!(
+        "route both directions through this node, or let {what} pass before the rule that drops `ct state invalid` ({})",
+        about.rules()
+    )
+}
+
+/// Where to look for that rule.
+fn first_in(chains: &[Chain]) -> String {
+    if chains.is_empty() { String::new() } else { format!(": look first in chain {}", named(chains)) }
 }
