@@ -117,13 +117,13 @@ fn made(
         _ => format!("{device} takes {mtu} bytes"),
     };
     let sender = ends.sends_less_there(fits);
-    // Where a tunnel's own packet is too large, who is inside is not told: the message goes to the tunnel's end.
+    // Where a tunnel's own packet is too large, the message goes to the tunnel's end: some tell who is inside by one of their own.
     if let Some(inner) = event.tunnel() {
         let tunnel = inner.name();
         let told = if event.fate == Fate::Nested {
             NESTED.to_owned()
         } else {
-            format!(", and the message goes to the tunnel's end, not to {who}")
+            format!(", and the message goes to the tunnel's end, which has to tell {who} in turn")
         };
         return (
             Finding::SmallUnderlay,
