@@ -104,6 +104,12 @@ pub mod circumstance {
     pub const ENDING: u16 = 1 << 13;
     /// Both of these, which no TCP segment has: it is an ICMP or ICMPv6 redirect. All 16 bits are taken.
     pub const REDIRECT: u16 = DISCOVERY | ENDING;
+
+    /// Whether these bits say that it is a redirect.
+    #[must_use]
+    pub const fn is_redirect(bits: u16) -> bool {
+        bits & REDIRECT == REDIRECT
+    }
     /// Its frame was for another station, and its destination is the address of the pod in whose namespace it died, or, in the host's,
     /// of any pod of this node.
     pub const OWN_ADDRESS: u16 = 1 << 14;

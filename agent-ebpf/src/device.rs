@@ -19,47 +19,62 @@ static BRIDGE_PORT: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static BRIDGE: Global<u32> = Global::new(0);
 
-/// Whether a device is a bridge's port by which the network outside of this node comes: a NIC, which has no kind, or a bond, a team
-/// or a VLAN of some. False where the kernel does not tell.
+/// What a device leads to, by its kind's first four bytes, which no other kind of the kernel's begins with.
+#[derive(Clone, Copy)]
+pub struct Leads(u32);
+
+impl Leads {
+    /// Where the kernel does not tell.
+    const UNKNOWN: u32 = u32::MAX;
+
+    /// # Safety
+    /// `dev` is the kernel's `struct net_device *`.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn of(dev: *const u8) -> Self {
+        if DEV_LINK_OPS.load() == ABSENT || !kernel::reads() {
+            return Self(Self::UNKNOWN);
+        }
+        // SAFETY: pointers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
+        unsafe {
+            let ops: *const u8 = kernel::field::<Probed, _>(dev, &DEV_LINK_OPS);
+            let name: *const u8 = kernel::field::<Probed, _>(ops, &LINK_OPS_KIND);
+            // A NIC has no kind: what cannot be read is zero.
+            Self(kernel::copy(name.cast()))
+        }
+    }
+
+    /// Whether all that comes by it is for this host, as what a tunnel or the routed veth of a pod carries. False where the kernel
+    /// does not tell. (A port of a bridge hands what it takes to the bridge.)
+    #[inline(always)]
+    #[must_use]
+    pub fn to_the_host(self) -> bool {
+        self.is_one_of([*b"vxla", *b"gene", *b"veth"])
+    }
+
+    /// Whether the network outside of this node may be behind it: it is a NIC, a bond, a team or a VLAN. False where the kernel does not
+    /// tell.
+    #[inline(always)]
+    #[must_use]
+    pub fn outside(self) -> bool {
+        self.0 == 0 || self.is_one_of([*b"bond", *b"team", *b"vlan"])
+    }
+
+    #[inline(always)]
+    fn is_one_of(self, kinds: [[u8; 4]; 3]) -> bool {
+        kinds.iter().any(|kind| self.0 == u32::from_ne_bytes(*kind))
+    }
+}
+
+/// Whether a device is a bridge's port; false where the kernel does not tell.
 ///
 /// # Safety
 /// `dev` is the kernel's `struct net_device *` as `R` reads it.
 #[inline(always)]
 #[must_use]
-pub unsafe fn is_outer_port<R: Read>(dev: *const u8) -> bool {
-    // SAFETY: as above.
-    unsafe {
-        kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0
-            && is_of_kind(dev, true, [*b"bond", *b"team", *b"vlan"])
-    }
-}
-
-/// Whether all that comes by a device is for this host, as what a tunnel or the routed veth of a pod carries. False where the kernel
-/// does not tell. (A port of a bridge hands what it takes to the bridge.)
-///
-/// # Safety
-/// `dev` is the kernel's `struct net_device *`.
-#[inline(always)]
-#[must_use]
-pub unsafe fn leads_to_the_host(dev: *const u8) -> bool {
-    // SAFETY: as above.
-    unsafe { is_of_kind(dev, false, [*b"vxla", *b"gene", *b"veth"]) }
-}
-
-/// Whether a device's kind is one of these, by its first four bytes, which no other kind of the kernel's begins with, or whether it
-/// has none (and `plain`). False where the kernel does not tell.
-#[inline(always)]
-unsafe fn is_of_kind(dev: *const u8, plain: bool, kinds: [[u8; 4]; 3]) -> bool {
-    if DEV_LINK_OPS.load() == ABSENT || !kernel::reads() {
-        return false;
-    }
-    // SAFETY: pointers are valid for any bytes. By helper: for a pointer the verifier would look through all types.
-    unsafe {
-        let ops: *const u8 = kernel::field::<Probed, _>(dev, &DEV_LINK_OPS);
-        let name: *const u8 = kernel::field::<Probed, _>(ops, &LINK_OPS_KIND);
-        let kind = kernel::copy::<u32>(name.cast());
-        plain && ops.is_null() || kinds.iter().any(|known| kind == u32::from_ne_bytes(*known))
-    }
+pub unsafe fn is_bridge_port<R: Read>(dev: *const u8) -> bool {
+    // SAFETY: integers are valid for any bytes.
+    unsafe { kernel::field::<R, u32>(dev, &DEV_PRIV_FLAGS) & BRIDGE_PORT.load() != 0 }
 }
 
 /// Whether a device is a bridge that has no ports (an idle `docker0`); false where the kernel does not tell.

@@ -181,13 +181,13 @@ unsafe fn key<R: Read>(freed: &Freed) -> DropKey {
     let ip_version = header.version() | zero;
     // SAFETY: as above.
     let direction = unsafe { direction::<R>(freed.skb, &site, &header, ip_version) } as u8 | zero;
-    let (source, destination) = ends(&site, &header, ip_version, direction, zero);
+    let ends = ends(&site, &header, ip_version, direction, zero);
     // SAFETY: as above.
-    let circumstances = unsafe {
-        circumstances::of::<R>(freed, &site, &header, ip_version, direction, (source, destination))
-    };
+    let circumstances =
+        unsafe { circumstances::of::<R>(freed, &site, &header, ip_version, direction, &ends) };
     #[expect(clippy::cast_possible_truncation, reason = "the low half is all that a key needs")]
     let place = freed.location as u32;
+    let Ends { source, destination, .. } = ends;
     DropKey { place, reason: freed.reason, source, destination, direction, ip_version, circumstances }
 }
 
@@ -248,20 +248,35 @@ unsafe fn direction<R: Read>(skb: *const u8, site: &Site, header: &Header, ip_ve
     if received { Direction::Received } else { Direction::Forwarded }
 }
 
+/// The slots of pods at both ends, 0 where there is none.
+struct Ends {
+    source: u16,
+    destination: u16,
+    /// By the destination address alone.
+    addressed: u16,
+    /// The pod in whose namespace it died; [`FOREIGN`] in one that is neither the host's nor a known pod's.
+    here: u16,
+}
+
+/// No slot: there are fewer.
+const FOREIGN: u16 = u16::MAX;
+
 /// The pods at both ends: the namespace the packet died in is one of them for certain, addresses say the rest. They do
 /// so only where the host's routing holds.
 #[inline(always)]
-fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u8) -> (u16, u16) {
+fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u8) -> Ends {
     let here = Here::of(site.netns);
     let nobody = u16::from(zero);
+    // Zero as well; but any number for the verifier, that would otherwise know what `FOREIGN` is not.
+    let any = nobody.wrapping_mul(u16::MAX);
     if here.foreign {
-        return (nobody, nobody);
+        return Ends { source: nobody, destination: nobody, addressed: nobody, here: FOREIGN ^ any };
     }
-    let here = here.slot;
+    let here = here.slot ^ any;
     let (mut source, mut destination) = (nobody, nobody);
     if here != 0 {
         if site.ifindex == LOOPBACK || site.input_ifindex == LOOPBACK {
-            return (here, here);
+            return Ends { source: here, destination: here, addressed: here, here };
         }
         if direction == Direction::Sent as u8 {
             source = here;
@@ -270,7 +285,12 @@ fn ends(site: &Site, header: &Header, ip_version: u8, direction: u8, zero: u8) -
         }
     }
     let (from, to) = slots::of_header(header, ip_version, zero);
-    (if source == 0 { from } else { source }, if destination == 0 { to } else { destination })
+    Ends {
+        source: if source == 0 { from } else { source },
+        destination: if destination == 0 { to } else { destination },
+        addressed: to,
+        here,
+    }
 }
 
 /// Fills every byte of the record: ring memory is not zeroed, and what is left in it would be a stranger's. All is read

@@ -94,7 +94,7 @@ pub(super) fn clear(
         // Only the loopback interface is there: to say that all fits would be true and misleading.
         (true, None) if of_host + of_pods == 0 => "nothing to judge",
         (true, None) => "everything fits",
-        (true, Some(_)) => "what was judged fits, of what was read",
+        (true, Some(_)) => "all that was judged fits",
         (false, _) => "what was read fits",
     }
     .to_owned();
@@ -182,9 +182,7 @@ mod tests {
         };
         assert_eq!(
             clear(&Unseen::default()),
-            format!(
-                "what was judged fits, of what was read: 3 links of the host; no pod is known here; {said}"
-            )
+            format!("all that was judged fits: 3 links of the host; no pod is known here; {said}")
         );
         assert!(clear(&Unseen { nameless: 1, ..Unseen::default() }).starts_with("what was read fits: "));
     }

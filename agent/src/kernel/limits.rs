@@ -40,6 +40,13 @@ const RULES_UNREAD: Duration = Duration::from_mins(1);
 /// Devices whose queueing disciplines and policers are remembered, and namespaces whose conntrack is: more are forgotten all at once.
 const MAX_REMEMBERED: usize = 256;
 
+/// What is read a second of other namespaces than the agent's own, whose number and rules are tenants'.
+const OTHERS: u32 = 24;
+
+/// What reading conntrack's table takes of that, and reading rules.
+const TABLE: u32 = 1;
+const RULES: u32 = 8;
+
 /// Entries of a table, and how many it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fill {
@@ -89,6 +96,19 @@ struct Read {
     ports: Option<(Instant, Option<Arc<[Port]>>)>,
     /// Of a namespace and an IP version, each with when it is read again.
     chains: HashMap<(u32, u8), (Instant, rules::Rules)>,
+    /// The second that [`OTHERS`] is counted in, and what was read.
+    others: Option<(Instant, u32)>,
+}
+
+impl Read {
+    /// Whether so much more may be read of another namespace: what is read holds up what is told of all others.
+    fn may_take(&mut self, cost: u32) -> bool {
+        let (since, taken) =
+            self.others.filter(|(since, _)| since.elapsed() < FRESH).unwrap_or((Instant::now(), 0));
+        let is_left = taken + cost <= OTHERS;
+        self.others = Some((since, if is_left { taken + cost } else { taken }));
+        is_left
+    }
 }
 
 impl Limits {
@@ -124,7 +144,12 @@ impl Limits {
     /// Conntrack's table of this network namespace; `None` if it is not in use there or cannot be read.
     #[must_use]
     pub fn conntrack(&self, netns: u32) -> Option<Conntrack> {
-        remembered(&mut self.lock().conntrack, netns, || self.read_conntrack(netns))
+        let mut read = self.lock();
+        let is_known = read.conntrack.get(&netns).is_some_and(|(at, _)| at.elapsed() < FRESH);
+        if !is_known && !self.are_of(netns) && !read.may_take(TABLE) {
+            return None;
+        }
+        remembered(&mut read.conntrack, netns, || self.read_conntrack(netns))
     }
 
     fn read_conntrack(&self, netns: u32) -> Option<Conntrack> {
@@ -202,9 +227,13 @@ impl Limits {
         {
             return named(found);
         }
+        let is_own = self.are_of(netns);
+        if !is_own && !read.may_take(RULES) {
+            return Some(Arc::default());
+        }
         let has_changed = |error: &io::Error| error.kind() == ErrorKind::Interrupted;
         let mut found = read_rules(ip_version);
-        if found.as_ref().is_err_and(has_changed) {
+        if is_own && found.as_ref().is_err_and(has_changed) {
             found = read_rules(ip_version);
         }
         let is_read = found.as_ref().map_or_else(has_changed, |_| true);
@@ -264,7 +293,7 @@ fn fresh<T: Clone>(known: &mut Option<(Instant, Option<T>)>, read: impl FnOnce()
     value
 }
 
-/// The same of a device.
+/// The same of one of many.
 fn remembered<K: Eq + Hash, T: Clone>(
     known: &mut HashMap<K, (Instant, T)>,
     of: K,

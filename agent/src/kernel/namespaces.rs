@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Namespaces that are remembered: more are forgotten all at once.
-const MAX_NAMESPACES: usize = 64;
+const MAX_NAMESPACES: usize = 256;
 
 /// Processes that are looked at to find one of a namespace.
 const MAX_PROCESSES: usize = 32_768;

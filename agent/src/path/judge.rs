@@ -223,14 +223,14 @@ fn black_hole(out: &Outcome, about: &About, dies: u32) -> Verdict {
     let has_spoken = out.told.iter().any(|told| told.from.is_some() && told.from == last);
     let who = match last {
         // It has said what it takes itself: another is silent.
-        Some(_) if has_spoken => format!("what lies behind hop {}", edge.after),
-        Some(_) => format!("hop {}", edge.after),
-        None => "the hop in question".to_owned(),
+        Some(_) if has_spoken => format!("from behind hop {}", edge.after),
+        Some(_) => format!("of hop {}", edge.after),
+        None => "of the hop in question".to_owned(),
     };
     let until = match (edge.after, edge.before) {
         // No router is there that could say anything.
         (0, Some(1)) => format!("the link to hop 1 takes {} bytes", out.first),
-        _ => format!("{word} of {who} is let through"),
+        _ => format!("{word} {who} is let through"),
     };
     // Nothing is too large there, as far as it is known: no MTU would be right.
     let fix = if out.only_syns {

@@ -96,7 +96,7 @@ fn a_policy_adds_to_what_pods_send() {
     let said = Said::of(&node, &[]);
     let text = said.text.replace("\n   ", " ");
     let gap = "not judged: IPsec policy to 10.2.0.0/24 (no IPsec state says what it adds)";
-    assert!(text.contains("what was judged fits, of what was read: ") && text.contains(gap), "{text}");
+    assert!(text.contains("all that was judged fits: ") && text.contains(gap), "{text}");
     pod.stop();
 }
 

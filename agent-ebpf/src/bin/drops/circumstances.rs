@@ -8,10 +8,9 @@ use agent_ebpf::kernel::{
     SKB_REFDST, TX_QDISC,
 };
 use agent_ebpf::packet::{self, Header, LinkType};
-use agent_ebpf::slots::{self, Here};
 use aya_ebpf::Global;
 
-use super::{Freed, Site, told};
+use super::{Ends, FOREIGN, Freed, Site, told};
 
 /// `SKB_DROP_REASON_NETFILTER_DROP` of the running kernel.
 #[unsafe(no_mangle)]
@@ -44,7 +43,7 @@ pub(super) unsafe fn of<R: Read>(
     header: &Header,
     ip_version: u8,
     direction: u8,
-    ends: (u16, u16),
+    ends: &Ends,
 ) -> u16 {
     let mut bits = u16::from(kernel::zero());
     // SAFETY: integers and pointers are valid for any bytes; what cannot be read is zero.
@@ -54,6 +53,10 @@ pub(super) unsafe fn of<R: Read>(
             bits |= circumstance::GROUP;
         } else if link_type == Some(LinkType::Others) {
             bits |= circumstance::OTHERS;
+            // Here, and not where the bit is set, which would keep the ways to it apart.
+            if !site.dev.is_null() && site.ifindex != 0 {
+                bits |= of_others::<R>(site, ends);
+            }
         }
         bits |= discovery::<R>(freed.skb, header, ip_version);
         if header.is_to_itself(ip_version) {
@@ -69,9 +72,6 @@ pub(super) unsafe fn of<R: Read>(
         } else if site.ifindex != 0 {
             // Where the pointer is none any more (UDP's receive path reuses it) there is no index either.
             bits |= of_device::<R>(freed, site, ip_version, direction);
-            if bits & circumstance::OTHERS != 0 {
-                bits |= of_others::<R>(site, header, ip_version, ends);
-            }
         }
         if freed.reason == REASON_NO_SOCKET.load() && is_ending::<R>(freed.skb, header, ip_version) {
             bits |= circumstance::ENDING;
@@ -89,23 +89,16 @@ pub(super) unsafe fn of<R: Read>(
 
 /// Whether a frame for another station was lost, or only passed by.
 #[inline(always)]
-unsafe fn of_others<R: Read>(site: &Site, header: &Header, ip_version: u8, ends: (u16, u16)) -> u16 {
-    let here = Here::of(site.netns);
-    if here.foreign {
-        return 0;
-    }
-    let to = slots::of_header(header, ip_version, kernel::zero()).1;
+unsafe fn of_others<R: Read>(site: &Site, ends: &Ends) -> u16 {
+    let Ends { source, destination, addressed, here } = *ends;
     // SAFETY: the caller's.
-    unsafe {
-        // The host sees more than what is for it: a bridge that tcpdump listens on shows it all that its pods say to each other.
-        if to != 0 && (to == here.slot || here.slot == 0 && device::leads_to_the_host(site.dev)) {
-            circumstance::OWN_ADDRESS
-        } else if ends == (0, 0) && device::is_outer_port::<R>(site.dev) {
-            circumstance::STRANGERS
-        } else {
-            0
-        }
-    }
+    let (leads, is_port) = unsafe { (device::Leads::of(site.dev), device::is_bridge_port::<R>(site.dev)) };
+    // The host sees more than what is for it: a bridge that tcpdump listens on shows it all that its pods say to each other.
+    let is_own = addressed != 0 && (addressed == here || here == 0 && leads.to_the_host());
+    let is_nobodys = (source | destination) == 0 && here != FOREIGN;
+    let is_strangers = is_nobodys && is_port && leads.outside();
+    circumstance::OWN_ADDRESS * u16::from(kernel::unknown(is_own.into()))
+        | circumstance::STRANGERS * u16::from(kernel::unknown(is_strangers.into()))
 }
 
 /// What its device has to do with it.
@@ -164,26 +157,22 @@ unsafe fn discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8) ->
     const ICMP: u8 = 1;
     const ICMPV6: u8 = 58;
     const ARP: u16 = 0x0806;
-    // RFC 792; RFC 4861, 4.
-    const REDIRECTS: [u8; 2] = [5, 137];
     let protocol = header.protocol(ip_version);
     // SAFETY: integers are valid for any bytes.
     unsafe {
-        if ip_version == 0 {
-            return if packet::ethertype::<R>(skb) == ARP { circumstance::DISCOVERY } else { 0 };
+        let is_arp = ip_version == 0 && packet::ethertype::<R>(skb) == ARP;
+        // An echo reply, and none of IPv6.
+        let mut kind = kernel::zero();
+        if protocol == if ip_version == 6 { ICMPV6 } else { ICMP }
+            && let Some(transport) = header.transport(ip_version)
+        {
+            kind = kernel::copy(packet::network_header::<R>(skb).wrapping_add(transport));
         }
-        if protocol != ICMP && protocol != ICMPV6 {
-            return 0;
-        }
-        let Some(transport) = header.transport(ip_version) else { return 0 };
-        let kind = kernel::copy::<u8>(packet::network_header::<R>(skb).wrapping_add(transport));
-        if kind == REDIRECTS[usize::from(ip_version == 6)] {
-            circumstance::REDIRECT
-        } else if ip_version == 6 && (133..=136).contains(&kind) {
-            circumstance::DISCOVERY
-        } else {
-            0
-        }
+        // RFC 792; RFC 4861, 4: from router solicitation to redirect.
+        let (first, redirect) = if ip_version == 6 { (133, 137) } else { (5, 5) };
+        let is_discovery = kernel::unknown(u8::from(is_arp || (first..=redirect).contains(&kind)));
+        let is_redirect = kernel::unknown(u8::from(kind == redirect));
+        circumstance::DISCOVERY * u16::from(is_discovery) | circumstance::REDIRECT * u16::from(is_redirect)
     }
 }
 

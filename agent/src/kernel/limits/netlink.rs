@@ -20,7 +20,7 @@ const REPLY: usize = 64 * 1024;
 /// How long all answers may take.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// A socket in this process's namespace.
+/// A socket in this thread's network namespace.
 pub(super) struct Netlink {
     socket: Socket,
     buffer: Vec<u8>,

@@ -70,6 +70,9 @@ pub struct Chain {
 /// A chain with a rule that drops what is INVALID, and the hooks that lead to it.
 pub(super) type Found = (Chain, u8);
 
+/// Rules that are remembered: of more, which may be any tenant's, none.
+const MOST_FOUND: usize = 256;
+
 /// What the rules do to packets of one IP version that are INVALID.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules {
@@ -116,6 +119,10 @@ fn found_in(lists: &mut impl Lists, ip_version: u8) -> io::Result<Rules> {
                 }
             }
         }
+    }
+    // More are never named, and stay in memory.
+    if found.len() > MOST_FOUND {
+        found.clear();
     }
     Ok(Rules { found: found.into(), is_stateless })
 }

@@ -199,3 +199,33 @@ fn devices_are_remembered_until_there_are_too_many() {
 fn a_device_that_is_gone_has_no_queues() {
     assert_eq!(below(Path::new("/proc")).queueing(u32::MAX >> 1), Queueing::default());
 }
+
+/// Tenants make as many namespaces and rules as they like.
+#[test]
+fn what_is_read_of_other_namespaces_in_a_second_has_a_limit() {
+    let proc = proc(&[
+        ("modules", "nf_tables 1 0 - Live 0x0\n"),
+        ("8/net/stat/nf_conntrack", "entries invalid\n00000001 00000001\n"),
+        ("sys/net/netfilter/nf_conntrack_count", "1"),
+        ("sys/net/netfilter/nf_conntrack_max", "40"),
+    ]);
+    enter(proc.path(), "8", "uts");
+    let other = inode("uts");
+    let limits = below(proc.path());
+    let reads = std::cell::Cell::new(0);
+    let named = |netns| {
+        let chains = limits.chains_by(netns, 4, Direction::Received, "", |_| {
+            reads.set(reads.get() + 1);
+            Ok(dropping(if netns == other { "pods" } else { "nodes" }, false))
+        });
+        chains.unwrap().iter().map(|chain| chain.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!([named(own()), named(other)], [["nodes"], ["pods"]], "each has its own");
+    limits.lock().chains.clear();
+    limits.lock().others = Some((Instant::now() + Duration::from_hours(1), OTHERS));
+    assert!(limits.conntrack(other).is_none() && named(other).is_empty(), "no more in this second");
+    assert!(limits.conntrack(own()).is_some() && named(own()) == ["nodes"], "the node's own come first");
+    limits.lock().others = Some((Instant::now().checked_sub(FRESH).unwrap(), OTHERS));
+    assert!(limits.conntrack(other).is_some() && named(other) == ["pods"]);
+    assert_eq!(reads.get(), 4);
+}

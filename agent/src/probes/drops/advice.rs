@@ -24,10 +24,10 @@ impl PacketDrop {
                 "it ends a connection, or has no payload, and that connection is already gone here".into()
             }
             Harm::Benign
-                if self.record.circumstances & circumstance::REDIRECT == circumstance::REDIRECT
+                if circumstance::is_redirect(self.record.circumstances)
                     && self.verdict.class == Class::Netfilter =>
             {
-                "NAT lets no redirect pass about a connection that it translates".into()
+                "NAT drops redirects about connections that it translates".into()
             }
             Harm::Benign if self.is(circumstance::GROUP) && self.verdict.class != Class::NoSocket => {
                 let means = self.verdict.class.means(&about);
@@ -68,8 +68,8 @@ impl PacketDrop {
             of(&plain).is_some_and(|plain| plain == fix)
         };
         let class = self.verdict.class;
-        let cause = self.evidence.as_ref().map(|_| class.means(&about).into_owned());
-        fixes.learn(labels, Said { class, cause, fix: &fix, place }, is_plain);
+        let cause = || self.evidence.as_ref().map(|_| class.means(&about).into_owned());
+        fixes.learn(labels, Said { class, fix: &fix, place }, cause, is_plain);
     }
 
     /// The kernel's reason, or what the place stands for where it gives none.

@@ -195,7 +195,8 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
     if has(fact::OTHERS) && is_others {
         // Who sends it to an address that is here takes this for another station. A question whether the old one is still there is
         // how a kernel finds that out.
-        let is_lost = has(fact::OWN_ADDRESS) && !has(fact::DISCOVERY);
+        let is_question = has(fact::DISCOVERY) && !fact::is_redirect(circumstances);
+        let is_lost = has(fact::OWN_ADDRESS) && !is_question;
         return if is_lost { harmful(Class::Neighbour) } else { benign(Class::Other) };
     }
     // A FIN sent twice, or the acknowledgement of one, finds its connection gone: that told its peer so itself when it went. Where
@@ -251,7 +252,7 @@ pub fn judge(reason: &str, function: &str, circumstances: u16) -> Verdict {
         || has(fact::STRANGERS) && class == Class::BridgePort && AMONG_PORTS.contains(&function)
         // NAT lets no redirect about a connection pass that it translates (`nf_nat_icmp_reply_translation`): it would name an address
         // that its sender has not asked, and the packet that it is about went its way.
-        || circumstances & fact::REDIRECT == fact::REDIRECT && class == Class::Netfilter
+        || fact::is_redirect(circumstances) && !has(fact::UNTRACKED) && class == Class::Netfilter
         // By which a device of IPsec announces itself: nobody has asked for that to be encrypted.
         || has(fact::GROUP) && has(fact::DISCOVERY) && IPSEC_DEVICES.contains(&function)
     {

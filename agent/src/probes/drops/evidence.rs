@@ -73,8 +73,7 @@ impl Evidence {
     /// Whether what cures it is to be set in the network namespace where the packet died.
     pub(super) const fn is_there(&self) -> bool {
         match self {
-            Self::Conntrack(_)
-            | Self::Invalid(_)
+            Self::Invalid(_)
             | Self::InvalidMessage(_)
             | Self::Listens { .. }
             | Self::OtherPorts { .. }
@@ -84,6 +83,7 @@ impl Evidence {
             | Self::Policer { .. } => true,
             // On the node, or where the sender is.
             Self::Neighbours(_)
+            | Self::Conntrack(_)
             | Self::NotTranslated(_)
             | Self::OtherStation(_)
             | Self::OtherHop(_)
@@ -176,7 +176,10 @@ fn by_conntrack(
     if !is_untracked || now.invalid == 0 && (now.fill.entries == 0 || !is_icmp_error(record)) {
         return None;
     }
-    let chains = limits.chains_dropping_invalid(record.netns, record.ip_version, direction, function);
+    let chains = limits
+        .chains_dropping_invalid(record.netns, record.ip_version, direction, function)
+        // Where it cannot read the rules of a pod, any of them may have dropped the packet, of a family that conntrack is not used for.
+        .filter(|chains| !chains.is_empty() || limits.are_of(record.netns));
     chains.map(if is_icmp_error(record) { Evidence::InvalidMessage } else { Evidence::Invalid })
 }
 

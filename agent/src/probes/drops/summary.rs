@@ -52,8 +52,6 @@ const MAX_PLACES: usize = 3;
 /// What one event said of itself.
 pub(super) struct Said<'a> {
     pub(super) class: Class,
-    /// What was evident of it, beside the kernel's reason.
-    pub(super) cause: Option<String>,
     /// With [`PLACE`] for where it is to be made.
     pub(super) fix: &'a str,
     pub(super) place: Option<String>,
@@ -64,6 +62,8 @@ pub(super) struct Said<'a> {
 struct Cure {
     class: Class,
     cause: Option<String>,
+    /// The cause is one of several places', with its addresses.
+    is_of_many: bool,
     fix: String,
     /// It is the class's own: of events that were only counted, beside others that were described.
     is_rest: bool,
@@ -73,7 +73,8 @@ impl Cure {
     fn lines(&self) -> impl Iterator<Item = String> {
         let class = self.class.name();
         let rest = if self.is_rest { " (of those only counted)" } else { "" };
-        let cause = self.cause.as_ref().map(|cause| format!("cause of {class}: {cause}"));
+        let first = if self.is_of_many { " (the first one's)" } else { "" };
+        let cause = self.cause.as_ref().map(|cause| format!("cause of {class}{first}: {cause}"));
         cause.into_iter().chain([format!("fix of {class}{rest}: {}", self.fix)])
     }
 }
@@ -91,9 +92,16 @@ impl Fix {
 pub(super) struct Fixes(Arc<Mutex<ByLabels>>);
 
 impl Fixes {
-    /// One more event's. `is_plain` tells whether its fix cures all of its reason; it is asked once for each fix.
-    pub(super) fn learn(&self, labels: &Labels, said: Said<'_>, is_plain: impl FnOnce() -> bool) {
-        let Said { class, cause, fix, place } = said;
+    /// One more event's. `cause` tells what was evident of it beside the kernel's reason, and `is_plain` whether its fix cures all of its
+    /// reason; they are asked once for each fix.
+    pub(super) fn learn(
+        &self,
+        labels: &Labels,
+        said: Said<'_>,
+        cause: impl FnOnce() -> Option<String>,
+        is_plain: impl FnOnce() -> bool,
+    ) {
+        let Said { class, fix, place } = said;
         let mut all = self.lock();
         if !all.contains_key(labels) {
             all.insert(labels.clone(), Known::default());
@@ -106,7 +114,7 @@ impl Fixes {
         } else if known.fixes.len() <= MAX_FIXES {
             known.is_plain |= is_plain();
             let places = place.into_iter().collect();
-            known.fixes.push(Fix { class, cause, text: fix.to_owned(), places });
+            known.fixes.push(Fix { class, cause: cause(), text: fix.to_owned(), places });
         }
     }
 
@@ -118,14 +126,25 @@ impl Fixes {
         if known.fixes.len() > MAX_FIXES {
             known = Known::default();
         }
-        let of_event =
-            |fix: &Fix| Cure { class: fix.class, cause: fix.cause.clone(), fix: fix.told(), is_rest: false };
+        let of_event = |fix: &Fix| Cure {
+            class: fix.class,
+            cause: fix.cause.clone(),
+            is_of_many: fix.places.len() > 1,
+            fix: fix.told(),
+            is_rest: false,
+        };
         let mut cures: Vec<_> = known.fixes.iter().map(of_event).collect();
         if known.described < events && !known.is_plain && verdict.harm == Harm::Harmful {
             let about = About { reason, home: Some(&Home::Any), ..About::default() };
             let is_rest = !cures.is_empty();
             let fix = verdict.class.fix(&about).map(Cow::into_owned);
-            cures.extend(fix.map(|fix| Cure { class: verdict.class, cause: None, fix, is_rest }));
+            cures.extend(fix.map(|fix| Cure {
+                class: verdict.class,
+                cause: None,
+                is_of_many: false,
+                fix,
+                is_rest,
+            }));
         }
         cures
     }
@@ -193,7 +212,7 @@ mod tests {
         );
         let learn = |fix: &str, place: Option<&str>, is_plain| {
             let place = place.map(str::to_owned);
-            fixes.learn(&labels, Said { class: Class::Netfilter, cause: None, fix, place }, || is_plain);
+            fixes.learn(&labels, Said { class: Class::Netfilter, fix, place }, || None, || is_plain);
         };
         for (at, (fix, count)) in (1..).zip([("max=60", 1), ("max=60", 1), ("max=120", 2), ("max=240", 3)]) {
             learn(fix, None, false);
@@ -225,9 +244,11 @@ mod tests {
             let place = Some(pod.to_owned());
             // What was evident of the first stands for all: numbers change from one to the next.
             let cause = Some(format!("16 of 16, {pod}"));
-            fixes.learn(&labels, Said { class: Class::Netfilter, cause, fix: &fix, place }, || true);
+            fixes.learn(&labels, Said { class: Class::Netfilter, fix: &fix, place }, || cause, || true);
             let lines: Vec<_> = fixes.of(&labels, 1000).iter().flat_map(Cure::lines).collect();
-            let wanted = ["cause of netfilter: 16 of 16, a".to_owned(), format!("fix of netfilter: {told}")];
+            let first = if told == "mend it (in a)" { "" } else { " (the first one's)" };
+            let wanted =
+                [format!("cause of netfilter{first}: 16 of 16, a"), format!("fix of netfilter: {told}")];
             assert_eq!(lines, wanted, "{pod}");
         }
     }
@@ -240,9 +261,8 @@ mod tests {
         let fixes = Fixes::default();
         let lines = || fixes.of(&labels, 2).iter().flat_map(Cure::lines).collect::<Vec<_>>();
         assert!(matches!(&lines()[..], [fix] if fix.starts_with("fix of netfilter: ")), "{:?}", lines());
-        fixes.learn(&labels, Said { class: Class::Netfilter, cause: None, fix: "mend", place: None }, || {
-            false
-        });
+        let said = Said { class: Class::Netfilter, fix: "mend", place: None };
+        fixes.learn(&labels, said, || None, || false);
         let told = lines();
         assert_eq!(told[0], "fix of netfilter: mend");
         assert!(told[1].starts_with("fix of netfilter (of those only counted): "), "{told:?}");

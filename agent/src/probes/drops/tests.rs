@@ -111,7 +111,7 @@ fn what_harms_nobody_says_why_it_does_not() {
     };
     let ending = "it ends a connection, or has no payload, and that connection is already gone here";
     let flooded = "the switch behind that port sends what is for another station, or for one here whose own port does not take it";
-    let redirect = "NAT lets no redirect pass about a connection that it translates";
+    let redirect = "NAT drops redirects about connections that it translates";
     let group = "sent to a group or to all, as devices do when they come up; ";
     let plain = |class: Class| class.means(&About::default()).into_owned();
     for (class, harm, circumstances, wanted) in [

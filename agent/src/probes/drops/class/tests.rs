@@ -248,6 +248,9 @@ fn the_end_of_a_connection_is_told_from_nobody_there() {
         assert_eq!(judge(reason, "nf_hook_slow", fact::REDIRECT), benign(Class::Netfilter));
         assert_eq!(judge(reason, "nf_hook_slow", fact::DISCOVERY), harmful(Class::Netfilter));
         assert_eq!(judge(reason, "nft_do_chain", fact::REDIRECT), harmful(Class::Policy));
+        // Without a connection there is nothing to translate: a rule refused it.
+        let untracked = fact::REDIRECT | fact::UNTRACKED;
+        assert_eq!(judge(reason, "nf_hook_slow", untracked), harmful(Class::Netfilter));
     }
 }
 

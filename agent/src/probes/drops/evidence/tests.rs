@@ -199,13 +199,20 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
     std::fs::create_dir_all(proc.path().join("8/ns")).unwrap();
     std::os::unix::fs::symlink("/proc/self/ns/uts", proc.path().join("8/ns/net")).unwrap();
     write(proc.path(), &[("8/net/stat/nf_conntrack", "entries invalid\n00000001 00000001\n")]);
+    // Which, though, are not read: this process cannot enter that.
     let pods = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/uts").unwrap());
     let pods = DropRecord { netns: pods.try_into().unwrap(), circumstances: untracked, ..own };
     let sources =
         Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
     let policy = Verdict { class: Class::Policy, harm: Harm::Harmful };
-    let told = gather(&sources, &pods, "", "", None, false, policy);
-    assert_eq!(told, (policy, Some(Evidence::Invalid([].into()))));
+    assert_eq!(gather(&sources, &pods, "", "", None, false, policy), (policy, None));
+    // It is full, whatever the node's is.
+    write(proc.path(), &[("8/net/stat/nf_conntrack", "entries invalid\n00000010 00000001\n")]);
+    let sources =
+        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
+    let full = Evidence::Conntrack(Fill { entries: 16, limit: 16 });
+    assert_eq!(gather(&sources, &pods, "", "", None, false, netfilter), (netfilter, Some(full)));
 }
 
 /// A `/proc` of this process's own network namespace, and a record of a packet in that.

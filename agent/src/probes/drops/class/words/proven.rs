@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::About;
+use super::{About, Home};
 use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
 use crate::probes::drops::evidence::Evidence;
 
@@ -24,7 +24,7 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             named(chains)
         ),
         Evidence::InvalidMessage(chains) if chains.is_empty() => {
-            "a rule refused it, and it is a message about a packet whose connection conntrack does not know: it may call it INVALID (the connection is another node's that answers at the same address, takes another way, or is forgotten)".to_owned()
+            "a rule refused this message about a packet whose connection conntrack does not know: conntrack may call the message INVALID (the connection is another node's that answers at the same address, takes another way, or is forgotten)".to_owned()
         }
         Evidence::InvalidMessage(chains) => format!(
             "conntrack calls it INVALID, and chain {} has a rule that drops such packets: it is a message about a packet whose connection is not known here (it is another node's that answers at the same address, takes another way, or is forgotten)",
@@ -86,14 +86,16 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             family = about.family()
         ),
         Evidence::Conntrack(Fill { limit, .. }) => format!(
-            "`sysctl -w net.netfilter.nf_conntrack_max={}`, and more if it fills up again; `conntrack -L` shows who fills it",
-            2 * limit
+            "`sysctl -w net.netfilter.nf_conntrack_max={}` on the node, and more if it fills up again; `conntrack -L`{} shows who fills it",
+            2 * limit,
+            // All namespaces have the node's limit, and a table each.
+            about.home.filter(|home| **home != Home::Host).map(|home| format!(" in {home}")).unwrap_or_default()
         ),
         Evidence::Invalid(chains) => {
             format!("{}{}", let_pass(about, "it"), first_in(chains))
         }
         Evidence::InvalidMessage(chains) => format!(
-            "`r2c-agent trace mtu` says whose connection a message about size belongs to, and what cures: no rule here, if that is another node's; if it is this node's, {}{}",
+            "`r2c-agent trace mtu` says whose connection a message about size belongs to, and what cures. If it is another node's, no rule here helps; if it is this node's, {}{}",
             let_pass(about, "the message"),
             first_in(chains)
         ),
