@@ -87,6 +87,12 @@ pub(super) unsafe fn of<R: Read>(
     bits
 }
 
+/// This bit, if that holds: of which the verifier knows nothing, that would walk all that follows once for each.
+#[inline(always)]
+fn bit(bit: u16, holds: bool) -> u16 {
+    bit * u16::from(kernel::unknown(holds.into()))
+}
+
 /// Whether a frame for another station was lost, or only passed by.
 #[inline(always)]
 unsafe fn of_others<R: Read>(site: &Site, ends: &Ends) -> u16 {
@@ -97,8 +103,7 @@ unsafe fn of_others<R: Read>(site: &Site, ends: &Ends) -> u16 {
     let is_own = addressed != 0 && (addressed == here || here == 0 && leads.to_the_host());
     let is_nobodys = (source | destination) == 0 && here != FOREIGN;
     let is_strangers = is_nobodys && is_port && leads.outside();
-    circumstance::OWN_ADDRESS * u16::from(kernel::unknown(is_own.into()))
-        | circumstance::STRANGERS * u16::from(kernel::unknown(is_strangers.into()))
+    bit(circumstance::OWN_ADDRESS, is_own) | bit(circumstance::STRANGERS, is_strangers)
 }
 
 /// What its device has to do with it.
@@ -170,9 +175,8 @@ unsafe fn discovery<R: Read>(skb: *const u8, header: &Header, ip_version: u8) ->
         }
         // RFC 792; RFC 4861, 4: from router solicitation to redirect.
         let (first, redirect) = if ip_version == 6 { (133, 137) } else { (5, 5) };
-        let is_discovery = kernel::unknown(u8::from(is_arp || (first..=redirect).contains(&kind)));
-        let is_redirect = kernel::unknown(u8::from(kind == redirect));
-        circumstance::DISCOVERY * u16::from(is_discovery) | circumstance::REDIRECT * u16::from(is_redirect)
+        let is_discovery = is_arp || (first..=redirect).contains(&kind);
+        bit(circumstance::DISCOVERY, is_discovery) | bit(circumstance::REDIRECT, kind == redirect)
     }
 }
 
