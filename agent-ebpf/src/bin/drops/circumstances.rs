@@ -220,7 +220,8 @@ unsafe fn is_no_packet<R: Read>(skb: *const u8) -> bool {
     }
 }
 
-/// Whether it has a route, which it gets after conntrack has seen it, and no connection, though nobody exempted it.
+/// Whether it has a route, which what comes in gets after conntrack has seen it, and no connection, though nobody exempted it. (What is
+/// sent here has its route before: a rule of `raw` may drop it unseen.)
 #[inline(always)]
 unsafe fn is_untracked<R: Read>(skb: *const u8) -> bool {
     /// `IP_CT_UNTRACKED` (`linux/netfilter/nf_conntrack_common.h`): a rule says that conntrack is to ignore it.
