@@ -2,7 +2,8 @@
 //! what is INVALID, at this moment: evidence for why a packet died.
 //!
 //! Conntrack's table and the rules are those of any network namespace with a process that we see; to read the rules of another than the
-//! agent's own needs `CAP_SYS_ADMIN`. All else is of its own: a node's, where the agent uses the host's network. Each is read once a second at most, and rules more rarely, however many packets die.
+//! agent's own needs `CAP_SYS_ADMIN`. The rest is the agent's own namespace's: a node's, where the agent uses the host's network. Of a
+//! namespace each is read once a second at most, and rules more rarely, however many packets die; of all others together, [`OTHERS`].
 
 use std::collections::HashMap;
 use std::fs;

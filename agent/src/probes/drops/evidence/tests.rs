@@ -82,17 +82,17 @@ fn write(proc: &std::path::Path, files: &[(&str, &str)]) {
     }
 }
 
+/// What is read below this `/proc`, of all namespaces.
+fn below(proc: &Path) -> Sources {
+    Sources { limits: Limits::below(proc, proc), sockets: Sockets::below(proc) }
+}
+
 /// An advice to make a table larger that has room, or that is another namespace's, would send a person the wrong way.
 #[test]
 fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
-    let proc = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
-    std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
-    let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
-    let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+    let (proc, own) = own_namespace();
     let told = |record: &DropRecord, class| {
-        let sources =
-            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources = below(proc.path());
         let verdict = Verdict { class, harm: Harm::Harmful };
         // Who sent it matters only where nobody listens.
         let from = Some(([10, 1, 0, 3], 5432).into());
@@ -119,8 +119,7 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
     let says = |reason, direction: Direction, circumstances| {
         let mut record = own;
         (record.direction, record.circumstances) = (direction as u8, circumstances);
-        let sources =
-            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources = below(proc.path());
         gather(&sources, &record, reason, "nf_hook_slow", None, false, netfilter).1.is_some()
     };
     let untracked = circumstance::UNTRACKED;
@@ -148,11 +147,7 @@ fn a_table_is_to_blame_if_it_is_full_and_the_packets_own() {
 
 #[test]
 fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
-    let proc = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(proc.path().join("self/ns")).unwrap();
-    std::os::unix::fs::symlink("/proc/self/ns/net", proc.path().join("self/ns/net")).unwrap();
-    let own = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/net").unwrap());
-    let own = DropRecord { netns: own.try_into().unwrap(), ip_version: 4, ..record(1500, 0) };
+    let (proc, own) = own_namespace();
     // Which rules there are is not known: no module of nftables is loaded.
     let invalid = Some(Evidence::Invalid([].into()));
     let message = Some(Evidence::InvalidMessage([].into()));
@@ -186,8 +181,7 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
                 ("sys/net/netfilter/nf_conntrack_max", "16"),
             ],
         );
-        let sources =
-            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources = below(proc.path());
         let record = DropRecord { circumstances, ..record };
         for class in [Class::Policy, Class::Netfilter] {
             let verdict = Verdict { class, harm: Harm::Harmful };
@@ -202,14 +196,12 @@ fn a_packet_of_no_connection_is_invalid_where_conntrack_calls_some_that() {
     // Which, though, are not read: this process cannot enter that.
     let pods = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata("/proc/self/ns/uts").unwrap());
     let pods = DropRecord { netns: pods.try_into().unwrap(), circumstances: untracked, ..own };
-    let sources =
-        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let sources = below(proc.path());
     let policy = Verdict { class: Class::Policy, harm: Harm::Harmful };
     assert_eq!(gather(&sources, &pods, "", "", None, false, policy), (policy, None));
     // It is full, whatever the node's is.
     write(proc.path(), &[("8/net/stat/nf_conntrack", "entries invalid\n00000010 00000001\n")]);
-    let sources =
-        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let sources = below(proc.path());
     let netfilter = Verdict { class: Class::Netfilter, harm: Harm::Harmful };
     let full = Evidence::Conntrack(Fill { entries: 16, limit: 16 });
     assert_eq!(gather(&sources, &pods, "", "", None, false, netfilter), (netfilter, Some(full)));
@@ -266,10 +258,7 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
 
 #[test]
 fn a_frame_for_another_station_tells_whose_address_it_has() {
-    let sources = Sources {
-        limits: Limits::below(Path::new("/"), Path::new("/")),
-        sockets: Sockets::below(Path::new("/")),
-    };
+    let sources = below(Path::new("/"));
     let gathered = |ip_version, circumstances, class| {
         let mut record = DropRecord { ip_version, circumstances, netns: 1, ..record(100, 0) };
         record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
@@ -284,8 +273,7 @@ fn a_frame_for_another_station_tells_whose_address_it_has() {
     assert_eq!(gathered(4, own, Class::Other), None);
     // In the host's namespace it was on its way to the pod.
     let (proc, mut record) = own_namespace();
-    let sources =
-        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let sources = below(proc.path());
     record.circumstances = own;
     record.destination[..4].copy_from_slice(&[10, 244, 1, 10]);
     let verdict = Verdict { class: Class::Neighbour, harm: Harm::Harmful };
@@ -348,10 +336,7 @@ fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
 /// Where IPsec's devices are, plain tunnels end at its door.
 #[test]
 fn a_plain_tunnels_packet_that_ipsec_refuses_is_no_policy() {
-    let sources = Sources {
-        limits: Limits::below(Path::new("/"), Path::new("/")),
-        sockets: Sockets::below(Path::new("/")),
-    };
+    let sources = below(Path::new("/"));
     let refused = Verdict { class: Class::Policy, harm: Harm::Harmful };
     for (protocol, function, class) in [
         (4, "xfrm_input", Class::Routing),
@@ -374,8 +359,7 @@ fn an_answer_from_another_address_is_not_translated_back() {
     write(proc.path(), &[("1/net/udp", list)]);
     let own = DropRecord { protocol: 17, destination_port: 47_222, ..own };
     let told = |record: &DropRecord, from: Option<SocketAddr>, verdict| {
-        let sources =
-            Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+        let sources = below(proc.path());
         let (same, evidence) = gather(&sources, record, "NO_SOCKET", "__udp4_lib_rcv", from, false, verdict);
         assert_eq!(same, verdict);
         evidence
@@ -392,10 +376,7 @@ fn an_answer_from_another_address_is_not_translated_back() {
 /// What IPv6 does not forward for its source dies where it does when forwarding is off.
 #[test]
 fn a_source_that_ipv6_forwards_nothing_from_is_why() {
-    let sources = Sources {
-        limits: Limits::below(Path::new("/"), Path::new("/")),
-        sockets: Sockets::below(Path::new("/")),
-    };
+    let sources = below(Path::new("/"));
     let told = |source: &str, reason, function, class| {
         let mut record = record(100, 0);
         (record.ip_version, record.source) = (6, source.parse::<Ipv6Addr>().unwrap().octets());

@@ -9,8 +9,7 @@ fn a_segment_without_a_connection_is_told_from_a_call_to_a_closed_port() {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
     let (proc, own) = own_namespace();
-    let sources =
-        Sources { limits: Limits::below(proc.path(), proc.path()), sockets: Sockets::below(proc.path()) };
+    let sources = below(proc.path());
     std::fs::create_dir(proc.path().join("1/net")).unwrap();
     // A server at another port, and a client's socket with a service (10.96.0.10:80).
     let lists = "title\n 0: 00000000:1F90 00000000:0000 0A 0 0\n 1: 0A01F40A:9C40 0A00600A:0050 01 0 0\n";
