@@ -10,6 +10,7 @@ use crate::pod::Pod;
 
 mod attributes;
 mod beside;
+mod bucket;
 mod ipsec;
 mod link;
 mod name;
@@ -26,6 +27,7 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
+pub use bucket::{Bucket, bucket, in_bytes, rate};
 pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
 pub use name::{is_plain, shell_word};
 pub use netns::{Place, Unread};
@@ -95,6 +97,12 @@ pub struct Link {
     pub peers: Option<Vec<Option<IpAddr>>>,
     /// What may send its packets elsewhere than routes say: `XDP`, `tc`, `tcx`.
     pub program: Option<&'static str>,
+    /// A filter of tc may police its packets or redirect them.
+    pub filtered: bool,
+    /// Bytes of the header that it puts before each packet, which its MTU does not count and its queues do.
+    pub header: u32,
+    /// Its token bucket, the smallest if it has several.
+    pub bucket: Option<Bucket>,
 }
 
 /// The other end of a veth.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::links::{Encapsulation, Esp, Link, Namespace, NetnsId, Route, Tunnel};
 use crate::sink::Confidence;
 
+mod bucket;
 mod cure;
 mod finding;
 mod inner;
@@ -87,6 +88,7 @@ pub fn judge(namespaces: &[Namespace]) -> Judgement {
     let mut findings = ports::veths(&nets);
     findings.extend(ports::far_ends(&nets));
     findings.extend(ports::bridges(&nets));
+    findings.extend(bucket::small(&nets));
     findings.extend(path::overlays(&nets));
     findings.extend(path::routes(&nets));
     findings.extend(path::pods(&nets));

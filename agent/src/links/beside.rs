@@ -1,12 +1,13 @@
 //! What is asked from inside a network namespace beside its routes: `WireGuard`'s peers, BPF programs, IPsec; its fragments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use super::bucket::{Bucket, bucket};
 use super::ipsec::{self, Ipsec};
 use super::netns::{self, Unread};
-use super::programs;
+use super::programs::{self, Filtered};
 use super::socket::{Netlink, SocketError};
 use super::wireguard::Wireguard;
 use super::{Fragments, Link};
@@ -15,8 +16,9 @@ use crate::rights::{Act, Right};
 /// What [`Unread`] calls these.
 const PEERS: &str = "WireGuard peers";
 const IPSEC: &str = "IPsec policies";
-const PROGRAMS: &str = "BPF programs of devices";
-pub(super) const NAMES: [&str; 3] = [PEERS, IPSEC, PROGRAMS];
+const PROGRAMS: &str = "BPF programs and filters of devices";
+const BUCKETS: &str = "token buckets of devices";
+pub(super) const NAMES: [&str; 4] = [PEERS, IPSEC, PROGRAMS, BUCKETS];
 
 /// Devices of one namespace that are asked of one by one.
 const MOST: usize = 512;
@@ -25,8 +27,9 @@ const MOST: usize = 512;
 #[derive(Default)]
 pub(super) struct Beside {
     peers: Vec<(u32, Vec<Option<std::net::IpAddr>>)>,
-    tc: BTreeSet<u32>,
+    filtered: Filtered,
     tcx: BTreeSet<u32>,
+    buckets: BTreeMap<u32, Bucket>,
     ipsec: Option<Ipsec>,
     unread: Vec<Unread>,
 }
@@ -75,24 +78,45 @@ pub(super) fn read(socket: &mut Netlink, links: &[Link]) -> Beside {
         });
         with.collect::<Result<BTreeSet<u32>, SocketError>>()
     };
-    let found = programs::filtered(socket).and_then(|tc| Ok((tc, tcx()?)));
+    let found = programs::filtered(socket).and_then(|filtered| Ok((filtered, tcx()?)));
     match found {
-        Ok((tc, tcx)) => (beside.tc, beside.tcx) = (tc, tcx),
+        Ok((filtered, tcx)) => (beside.filtered, beside.tcx) = (filtered, tcx),
         Err(error) => beside.unread.push(note(PROGRAMS, &error)),
     }
+    match buckets(socket) {
+        Ok(buckets) => beside.buckets = buckets,
+        Err(error) => beside.unread.push(note(BUCKETS, &error)),
+    }
     beside
+}
+
+/// The smallest token bucket of each device of the socket's namespace that has any.
+fn buckets(socket: &mut Netlink) -> Result<BTreeMap<u32, Bucket>, SocketError> {
+    let (buckets, _) =
+        socket.dump(programs::RTM_GETQDISC, &programs::body(0, 0), BTreeMap::new, |all, payload| {
+            if let Some((device, found)) = bucket(payload) {
+                let least = all.entry(device).or_insert(found);
+                if found.holds() < least.holds() {
+                    *least = found;
+                }
+            }
+            true
+        })?;
+    Ok(buckets)
 }
 
 impl Beside {
     /// Gives each device what was read of it.
     pub(super) fn give(self, into: &mut super::Namespace) {
         for link in &mut into.links {
-            if self.tc.contains(&link.index) {
+            link.filtered = self.filtered.acting.contains(&link.index);
+            if self.filtered.bpf.contains(&link.index) {
                 link.program.get_or_insert("tc");
             }
             if self.tcx.contains(&link.index) {
                 link.program.get_or_insert("tcx");
             }
+            link.bucket = self.buckets.get(&link.index).copied();
         }
         for (index, peers) in self.peers {
             if let Some(link) = into.links.iter_mut().find(|link| link.index == index) {

@@ -5,11 +5,15 @@ use nix::libc::{
     IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU,
 };
 
-use super::attributes::{all, find, number, put_number, signed, text};
+use super::attributes::{all, find, number, put_number, short, signed, text};
 use super::{Link, NetnsId, tunnel};
 
 /// `struct ifinfomsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 16;
+
+/// `ARPHRD_ETHER` of `include/uapi/linux/if_arp.h`, and the bytes of its header.
+const ARPHRD_ETHER: u16 = 1;
+const ETHERNET: u32 = 14;
 
 /// `IFLA_TARGET_NETNSID` of `include/uapi/linux/if_link.h`: not one of the C library's.
 const IFLA_TARGET_NETNSID: u16 = 46;
@@ -60,6 +64,7 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
         up: flags & IFF_UP != 0,
         carrier: flags & IFF_LOWER_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
+        header: if short(payload.get(2..4)?)? == ARPHRD_ETHER { ETHERNET } else { 0 },
         ..Link::default()
     };
     for (kind, value) in all(payload.get(HEADER..)?) {

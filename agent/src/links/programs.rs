@@ -1,4 +1,4 @@
-//! BPF programs that a device's packets go through (tc, tcx): where they send them no route tells.
+//! What a device's packets go through before its routes count: BPF programs (tc, tcx) and other filters of tc.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use nix::libc;
 use super::attributes::{find, signed, text};
 use super::socket::{Netlink, SocketError};
 
-const RTM_GETQDISC: u16 = 38;
+pub(super) const RTM_GETQDISC: u16 = 38;
 const RTM_GETTFILTER: u16 = 46;
 /// `struct tcmsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 20;
@@ -21,34 +21,44 @@ const INGRESS: [u32; 1] = [0xffff_0000];
 const BPF_PROG_QUERY: libc::c_int = 16;
 const TCX: [u32; 2] = [46, 47];
 
-fn body(index: u32, parent: u32) -> Vec<u8> {
+/// A `struct tcmsg` about what a device has below this parent; 0 is any.
+pub(super) fn body(index: u32, parent: u32) -> Vec<u8> {
     let mut body = vec![0; HEADER];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     body[12..16].copy_from_slice(&parent.to_ne_bytes());
     body
 }
 
-/// Devices of the socket's namespace that have a BPF program as a filter of clsact or ingress.
-pub(super) fn filtered(socket: &mut Netlink) -> Result<BTreeSet<u32>, SocketError> {
+/// Devices of the socket's namespace that have filters of clsact or ingress, by what those are.
+#[derive(Default)]
+pub(super) struct Filtered {
+    /// A BPF program is among them.
+    pub(super) bpf: BTreeSet<u32>,
+    /// One has an action that may drop packets by their size, or send them elsewhere.
+    pub(super) acting: BTreeSet<u32>,
+}
+
+/// Reads which those are.
+pub(super) fn filtered(socket: &mut Netlink) -> Result<Filtered, SocketError> {
     let (hooks, _) = socket.dump(RTM_GETQDISC, &body(0, 0), Vec::new, |hooks, payload| {
         hooks.extend(kind(payload).and_then(|(index, kind)| Some((index, parents(kind)?))));
         true
     })?;
-    let mut found = BTreeSet::new();
+    let mut found = Filtered::default();
     for (index, parents) in hooks {
         for parent in parents {
-            let (is_bpf, _) = socket.dump(
+            let ((bpf, acting), _) = socket.dump(
                 RTM_GETTFILTER,
                 &body(index, *parent),
-                || false,
-                |is_bpf, payload| {
-                    *is_bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
-                    !*is_bpf
+                || (false, false),
+                |(bpf, acting), payload| {
+                    *bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
+                    *acting |= acts(payload);
+                    !(*bpf && *acting)
                 },
             )?;
-            if is_bpf {
-                found.insert(index);
-            }
+            found.bpf.extend(bpf.then_some(index));
+            found.acting.extend(acting.then_some(index));
         }
     }
     Ok(found)
@@ -67,6 +77,13 @@ fn parents(kind: &[u8]) -> Option<&'static [u32]> {
 fn kind(payload: &[u8]) -> Option<(u32, &[u8])> {
     let index = u32::try_from(signed(payload.get(4..8)?)?).ok()?;
     Some((index, text(find(payload.get(HEADER..)?, TCA_KIND)?)))
+}
+
+/// Whether a filter polices or redirects. Where a filter has its actions differs from classifier to classifier: their names alone
+/// are looked for, as the attribute `TCA_ACT_KIND` has them, with its NUL.
+fn acts(payload: &[u8]) -> bool {
+    let names: [&[u8]; 2] = [b"police\0", b"mirred\0"];
+    names.iter().any(|name| payload.windows(name.len()).any(|bytes| bytes == *name))
 }
 
 /// Whether a device of this thread's namespace has a program of tcx; none has before Linux 6.6.
@@ -126,6 +143,17 @@ mod tests {
         assert_eq!(parents(b"clsact"), Some(&[0xffff_fff2, 0xffff_fff3][..]), "both ways");
         assert_eq!(parents(b"ingress"), Some(&[0xffff_0000][..]));
         assert_eq!(parents(b"fq_codel"), None);
+    }
+
+    #[test]
+    fn a_filter_that_polices_or_redirects_acts() {
+        for (name, wanted) in
+            [(&b"police\0"[..], true), (b"mirred\0", true), (b"gact\0", false), (b"policed", false)]
+        {
+            let nested = [&[12, 0, 1, 0][..], name].concat();
+            assert_eq!(acts(&listed(2, &nested)), wanted, "{name:?}");
+        }
+        assert!(!acts(b""));
     }
 
     #[test]

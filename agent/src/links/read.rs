@@ -26,7 +26,8 @@ const LINKS: &str = "links";
 /// What [`Unread`] calls routes.
 const ROUTES: &str = "routes and PMTU exceptions";
 /// What it calls all that is asked from inside.
-const INSIDE: &str = "routes, PMTU exceptions, IPsec policies, WireGuard peers and BPF programs";
+const INSIDE: &str =
+    "routes, PMTU exceptions, IPsec policies, WireGuard peers, token buckets, filters and BPF programs";
 
 /// Other ends of a pod's veths that are asked for.
 const MAX_FAR: usize = 256;

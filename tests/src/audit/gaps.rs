@@ -105,6 +105,13 @@ fn bpf_programs_on_a_device() {
     assert!(Said::json(&node).events("not_judged").is_empty());
     host.batch("tc", "qdisc add dev va clsact\nfilter add dev va ingress matchall action pass\n");
     assert!(Said::json(&node).events("not_judged").is_empty(), "that is no program");
+    if host.tries(
+        "tc",
+        "filter replace dev va ingress pref 49152 handle 1 matchall action police rate 10mbit burst 1400 drop\n",
+    ) {
+        expect(&node, "va", "a filter (tc) polices packets of it, or sends them elsewhere");
+    }
+    host.batch("tc", "qdisc del dev va clsact\n");
 
     // What passes at XDP drops at tc, which here hurts nobody.
     for (program, name) in [(XDP, "XDP"), (TCX, "tcx")] {

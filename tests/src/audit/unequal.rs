@@ -53,6 +53,52 @@ fn a_bridge_with_unequal_ports() {
     flannel.pods.into_iter().for_each(Pod::stop);
 }
 
+/// The bandwidth plugin's bucket at the node's end of a pod, and one with a peak rate in the pod: named before a packet is
+/// sent, also where a trace begins; a bucket of what the fix says lets full frames pass.
+#[test]
+fn a_token_bucket_smaller_than_a_frame() {
+    let [host, web] = std::array::from_fn(|_| Netns::new());
+    host.ip(&format!(
+        "link add va up type veth peer name eth0 netns {}\naddr add 10.99.0.1/24 dev va\n",
+        web.path()
+    ));
+    web.ip("link set eth0 up\naddr add 10.99.0.2/24 dev eth0\n");
+    if !host.tries("tc", "qdisc add dev va root tbf rate 1gbit burst 1400 latency 50ms\n") {
+        return;
+    }
+    let node = Node::routing(&host);
+    let pod = Pod::start(&node, WEB, &web);
+    let passes = |size| {
+        host.shell(&format!("ping -q -c 1 -W 1 -s {size} 10.99.0.2 > /dev/null && echo yes || echo no"))
+            == "yes\n"
+    };
+    for (netns, rate, device) in
+        [(&host, "rate 1gbit", "va"), (&web, "rate 1gbit burst 100kb peakrate 2gbit", "eth0")]
+    {
+        let size = if device == "va" { "burst" } else { "minburst" };
+        let bucket =
+            |bytes: &str| format!("qdisc replace dev {device} root tbf {rate} {size} {bytes} latency 50ms\n");
+        netns.batch("tc", &bucket("1300"));
+        assert!(passes("1000") && !passes("1472"), "{device}");
+        let said = Said::json(&node);
+        let finding = said.only("burst_too_small");
+        // `tc` cuts it to whole microseconds.
+        let fits = finding["fits"].as_u64().unwrap();
+        assert!((1_000..=1286).contains(&fits), "{finding:#}");
+        assert_eq!(
+            [&finding["interface"], &finding["interface_mtu"], &finding["confidence"], &finding["pod_name"]],
+            [&json!(device), &1500.into(), &json!("high"), &json!("web-0")],
+            "{finding:#}"
+        );
+        let fix = finding["fix"].as_str().unwrap();
+        let enough = fix.split_once(&format!(" a {size} of ")).unwrap().1.split_once(' ').unwrap().0;
+        netns.batch("tc", &bucket(enough));
+        assert!(passes("1472"), "{device} is cured by {enough}");
+        assert!(Said::json(&node).events("finding").is_empty());
+    }
+    pod.stop();
+}
+
 #[test]
 fn a_route_that_promises_more_than_its_device() {
     if !has_devices() {

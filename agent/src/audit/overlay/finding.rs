@@ -24,6 +24,8 @@ pub enum Name {
     PodLargerThanIpsec,
     /// What is behind a bridge or a veth in a pod takes more than the device that leads out of the pod.
     InnerLargerThanUplink,
+    /// A device's token bucket holds less than a frame of its MTU: it drops what is longer and tells nobody.
+    BurstTooSmall,
     /// A device that IPv6 is expected on takes less than IPv6 needs.
     Ipv6Off,
 }
@@ -32,7 +34,10 @@ impl Name {
     /// Whether what is too large may be gone, or late, without a message to anybody. Else whoever sends it is told.
     #[must_use]
     pub const fn is_silent(self) -> bool {
-        matches!(self, Self::VethUnequal | Self::BridgePortUnequal | Self::OverlayTooLarge)
+        matches!(
+            self,
+            Self::VethUnequal | Self::BridgePortUnequal | Self::OverlayTooLarge | Self::BurstTooSmall
+        )
     }
 
     /// In `snake_case`.
@@ -46,6 +51,7 @@ impl Name {
             Self::PodLargerThanPath => "pod_larger_than_path",
             Self::PodLargerThanIpsec => "pod_larger_than_ipsec",
             Self::InnerLargerThanUplink => "inner_larger_than_uplink",
+            Self::BurstTooSmall => "burst_too_small",
             Self::Ipv6Off => "ipv6_off",
         }
     }

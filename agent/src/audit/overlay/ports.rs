@@ -109,7 +109,7 @@ fn bridge<'a>(nets: &Nets<'a>, at: At, mut ports: Vec<(At, &'a Link)>) -> Option
 }
 
 /// `eth0 of shop/web-0`, or the name alone on the host.
-fn placed(link: &Link, owner: Option<&Arc<Pod>>) -> String {
+pub(super) fn placed(link: &Link, owner: Option<&Arc<Pod>>) -> String {
     match owner {
         Some(pod) => format!("{} of {}", link.name, full_name(pod)),
         None => link.name.clone(),

@@ -94,6 +94,9 @@ fn reasons(nets: &Nets<'_>, at: At, link: &Link) -> Vec<NotJudged> {
     } else if link.kind == "netkit" {
         reasons.push(not("a BPF program (netkit) may send its packets elsewhere".into(), false));
     }
+    if link.filtered {
+        reasons.push(not("a filter (tc) polices packets of it, or sends them elsewhere".into(), false));
+    }
     match &link.tunnel {
         Some(tunnel) => {
             reasons.extend(of_tunnel(nets, at, link, tunnel).map(|(why, unread)| not(why, unread)));

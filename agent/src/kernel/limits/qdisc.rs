@@ -5,22 +5,18 @@ use std::io;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Lists, Netlink, find, number, text};
+use crate::links::{Bucket, bucket};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
 pub(super) const RTM_GETQDISC: u16 = 38;
 pub(super) const TCA_KIND: u16 = 1;
 pub(super) const TCA_OPTIONS: u16 = 2;
-const TCA_TBF_PARMS: u16 = 1;
-const TCA_TBF_RATE64: u16 = 4;
 const TCA_NETEM_LOSS: u16 = 5;
 /// In `struct tc_netem_qopt`: `loss`; and its size, behind which its attributes begin.
 const LOSS: usize = 8;
 const NETEM: usize = 24;
 /// `sizeof(struct tcmsg)`
 pub(super) const TCMSG: usize = 20;
-/// In `struct tc_tbf_qopt`: `rate.rate`, and `buffer`.
-const RATE: usize = 8;
-const BUFFER: usize = 28;
 
 /// Bytes that are read: a node has a few hundred devices.
 pub(super) const MOST: usize = 1 << 20;
@@ -28,8 +24,8 @@ pub(super) const MOST: usize = 1 << 20;
 /// What a device's queueing disciplines do to packets of any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queueing {
-    /// The smallest burst of its token bucket filters (`tc-tbf(8)`), bytes: a longer packet never passes.
-    pub burst: Option<u32>,
+    /// The smallest of its token bucket filters (`tc-tbf(8)`).
+    pub bucket: Option<Bucket>,
     /// Its network emulator (`tc-netem(8)`) that loses packets on purpose.
     pub netem: Option<Netem>,
 }
@@ -60,7 +56,8 @@ pub(super) fn read(ifindex: u32) -> io::Result<Queueing> {
 fn listed(lists: &mut impl Lists, ifindex: u32) -> io::Result<Queueing> {
     let mut read = Queueing::default();
     lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
-        read.burst = read.burst.into_iter().chain(burst(payload, ifindex)).min();
+        let found = bucket(payload).filter(|(device, _)| *device == ifindex).map(|(_, found)| found);
+        read.bucket = read.bucket.into_iter().chain(found).min_by_key(|bucket| bucket.holds());
         read.netem =
             read.netem.or_else(|| Some(Netem { loss: loss(payload, ifindex)?, parent: parent(payload) }));
     })?;
@@ -82,14 +79,6 @@ fn options<'a>(payload: &'a [u8], ifindex: u32, kind: &[u8]) -> Option<&'a [u8]>
     find(attributes, TCA_OPTIONS).filter(|_| is_it)
 }
 
-/// The burst, if it is a token bucket filter.
-fn burst(payload: &[u8], ifindex: u32) -> Option<u32> {
-    let options = options(payload, ifindex, b"tbf")?;
-    let parameters = find(options, TCA_TBF_PARMS)?;
-    let rate = rate(find(options, TCA_TBF_RATE64), parameters.get(RATE..)?)?;
-    in_bytes(rate, number(parameters.get(BUFFER..)?)?)
-}
-
 /// What is lost, if it is a network emulator that loses any.
 fn loss(payload: &[u8], ifindex: u32) -> Option<Loss> {
     let options = options(payload, ifindex, b"netem")?;
@@ -108,31 +97,18 @@ fn parent(payload: &[u8]) -> Option<(u16, u16)> {
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
 
-/// Bytes a second: of more than 32 bits, or else of 32.
-pub(super) fn rate(rate64: Option<&[u8]>, rate: &[u8]) -> Option<u64> {
-    let large = rate64.and_then(|rate| Some(u64::from_ne_bytes(rate.get(..8)?.try_into().ok()?)));
-    large.or_else(|| number(rate).map(u64::from))
-}
-
-/// The bytes that pass at this rate in so many ticks.
-pub(super) fn in_bytes(rate: u64, ticks: u32) -> Option<u32> {
-    /// `PSCHED_SHIFT`
-    const TICK_NS: u64 = 64;
-    let nanoseconds = u64::from(ticks) * TICK_NS;
-    u32::try_from(u128::from(rate) * u128::from(nanoseconds) / 1_000_000_000).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::netlink::{Answers, attribute as attr};
     use super::*;
 
     /// As the kernel answers of `tbf rate 10mbit burst 1400`.
-    fn answer(kind: &[u8], rate: u32, more: &[u8]) -> Vec<u8> {
+    fn answer(kind: &[u8], rate: u32) -> Vec<u8> {
         let mut qopt = [0; 36];
-        qopt[RATE..RATE + 4].copy_from_slice(&rate.to_ne_bytes());
-        qopt[BUFFER..BUFFER + 4].copy_from_slice(&17_500_u32.to_ne_bytes());
-        let options = [attr(TCA_TBF_PARMS, &qopt), more.to_vec()].concat();
+        // Its rate, and its buffer in ticks.
+        qopt[8..12].copy_from_slice(&rate.to_ne_bytes());
+        qopt[28..32].copy_from_slice(&17_500_u32.to_ne_bytes());
+        let options = attr(1, &qopt);
         let mut payload = of_device(7, 0);
         payload.extend(attr(TCA_KIND, kind));
         payload.extend(attr(TCA_OPTIONS, &options));
@@ -140,23 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_the_rate_times_the_buffer() {
-        assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 7), Some(1400));
-        let large = attr(TCA_TBF_RATE64, &12_500_000_000_u64.to_ne_bytes());
-        assert_eq!(burst(&answer(b"tbf\0", u32::MAX, &large), 7), Some(14_000_000));
-        assert_eq!(burst(&answer(b"fq_codel\0", 1_250_000, &[]), 7), None);
-        assert_eq!(burst(&answer(b"tbf\0", 1_250_000, &[]), 8), None, "another device's");
-    }
-
-    #[test]
     fn the_smallest_burst_and_the_first_loss_of_a_device_count() {
         let asked = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 12]].concat();
         let listed = [(b"tbf\0", 2_500_000), (b"tbf\0", 1_250_000), (b"htb\0", 1_000), (b"tbf\0", 5_000_000)];
-        let listed = listed.map(|(kind, rate)| answer(kind, rate, &[])).to_vec();
+        let listed = listed.map(|(kind, rate)| answer(kind, rate)).to_vec();
         let all = |listed| super::listed(&mut Answers(vec![(38, asked.clone(), listed)]), 7).unwrap();
         let lossy = [listed, vec![netem(0, &[]), netem(7, &[]), netem(9, &[])]].concat();
         let netem = Some(Netem { loss: Loss::Random(7), parent: Some((0, 0)) });
-        assert_eq!(all(lossy), Queueing { burst: Some(1400), netem });
+        let small = Bucket { is_root: false, ..Bucket::of(1400) };
+        assert_eq!(all(lossy), Queueing { bucket: Some(small), netem });
         assert_eq!(all(Vec::new()), Queueing::default());
         assert_eq!(read(u32::MAX >> 1).unwrap(), Queueing::default(), "there is no such device");
     }
@@ -166,14 +134,6 @@ mod tests {
         assert_eq!(parent(&of_device(7, u32::MAX)), None);
         assert_eq!(parent(&of_device(7, 0x8001_000a)), Some((0x8001, 10)));
         assert_eq!(parent(&of_device(7, 0x8001_000a)[..15]), None, "cut off");
-    }
-
-    #[test]
-    fn what_is_cut_off_is_nothing() {
-        let whole = answer(b"tbf\0", 1_250_000, &[]);
-        for length in 0..whole.len() {
-            assert_eq!(burst(&whole[..length], 7), None, "{length} bytes");
-        }
     }
 
     /// As it answers of `netem delay 20ms` with this loss, and more.
@@ -194,7 +154,7 @@ mod tests {
         assert_eq!(loss(&netem(0, &attr(TCA_NETEM_LOSS, &[0; 20])), 7), Some(Loss::Model));
         assert_eq!(loss(&netem(0, &attr(1, &[0; 12])), 7), None, "its delay is correlated");
         assert_eq!(loss(&netem(1 << 30, &[]), 8), None, "another device's");
-        assert_eq!(loss(&answer(b"tbf\0", 1_250_000, &[]), 7), None);
+        assert_eq!(loss(&answer(b"tbf\0", 1_250_000), 7), None);
         let whole = netem(1 << 30, &[]);
         for length in 0..whole.len() {
             assert_eq!(loss(&whole[..length], 7), None, "{length} bytes");

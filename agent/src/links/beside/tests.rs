@@ -13,16 +13,22 @@ fn each_device_is_given_what_was_read_of_it() {
     };
     namespace.links[4].program = Some("XDP");
     let unread = Unread { what: PEERS, why: "needs CAP_NET_ADMIN".to_owned() };
+    let small = Bucket::of(1400);
     let beside = Beside {
         peers: vec![(3, vec![Some([10, 0, 0, 2].into()), None]), (9, vec![None])],
-        tc: [2, 5].into(),
+        filtered: Filtered { bpf: [2, 5].into(), acting: [3, 5].into() },
         tcx: [2, 4].into(),
+        buckets: [(5, small)].into(),
         ipsec: Some(Ipsec { cut: true, ..Ipsec::default() }),
         unread: vec![unread.clone()],
     };
     beside.give(&mut namespace);
     let programs: Vec<_> = namespace.links.iter().map(|link| link.program).collect();
     assert_eq!(programs, [None, Some("tc"), None, Some("tcx"), Some("XDP")]);
+    let filtered: Vec<_> = namespace.links.iter().map(|link| link.filtered).collect();
+    assert_eq!(filtered, [false, false, true, false, true]);
+    let buckets: Vec<_> = namespace.links.iter().map(|link| link.bucket).collect();
+    assert_eq!(buckets, [None, None, None, None, Some(small)]);
     let peers: Vec<_> = namespace.links.iter().map(|link| link.peers.clone()).collect();
     assert_eq!(peers, [None, None, Some(vec![Some([10, 0, 0, 2].into()), None]), None, None]);
     assert_eq!(namespace.ipsec.map(|ipsec| ipsec.cut), Some(true));

@@ -41,7 +41,7 @@ fn a_process_that_is_gone_is_told_from_what_cannot_be_opened() {
 fn only_devices_and_routes_are_ways() {
     let is = |what| Unread { what, why: String::new() }.is_of_ways();
     assert!(is("links") && is("routes and PMTU exceptions"));
-    assert!(!is("WireGuard peers") && !is("IPsec policies") && !is("BPF programs of devices"));
+    assert!(!is("WireGuard peers") && !is("IPsec policies") && !is("BPF programs and filters of devices"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
 use crate::kernel::limits::{Chain, Fill, Limits, Netem, Policed, Port, Side};
 use crate::kernel::sockets::{Seen, Sockets};
+use crate::links::Bucket;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
 const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };
@@ -49,8 +50,8 @@ pub enum Evidence {
     /// Its frame is for another station, though it came to this host by a device that leads nowhere else, and this address of its
     /// destination is that of a pod here.
     OtherHop(IpAddr),
-    /// A token bucket of the device never holds enough for such a packet: its burst, bytes.
-    Burst(u32),
+    /// A token bucket of the device never holds enough for such a packet.
+    Burst(Bucket),
     /// A network emulator of the device loses packets on purpose.
     Loses(Netem),
     /// A policer of the device never lets such a packet pass.
@@ -291,7 +292,7 @@ fn too_long(
         return at_ports(record, &limits.switch_ports());
     }
     let side = side_of_size(reason, function, verdict)?;
-    let burst = || limits.queueing(record.ifindex).burst.filter(|burst| frame(record) > *burst);
+    let burst = || limits.queueing(record.ifindex).bucket.filter(|bucket| frame(record) > bucket.holds());
     let burst = if side == Side::Queue { burst() } else { None };
     burst.map(Evidence::Burst).or_else(|| {
         let policer = limits.policers(record.ifindex, side).of(record.ethertype);

@@ -1,7 +1,7 @@
 //! Ends that must agree and routes that promise too much, exactly at what is allowed and one byte beyond.
 
 use super::*;
-use crate::links::Far;
+use crate::links::{Bucket, Far};
 
 fn eth0(mtu: u32) -> Link {
     Link::up(1, "eth0", "physical", mtu)
@@ -54,6 +54,41 @@ fn the_smallest_port_of_a_bridge_frees_what_is_longer() {
     let on = |master: Link| bridge(vec![master, port(10, "p0", 9000), port(11, "p1", 1400)]);
     assert!(on(Link { kind: "bond".to_owned(), ..br0() }).is_empty());
     assert!(on(down(br0())).is_empty());
+}
+
+/// The queue of a device counts the link header as well, where it has one.
+#[test]
+fn a_token_bucket_holds_a_full_frame_or_drops_it() {
+    let on = |link: Link| {
+        let read = [host(vec![near(3, 1, 1500), link], Vec::new()), pod(1, 3, 1500)];
+        let found = judge(&read).findings.into_iter().filter(|found| found.name == Name::BurstTooSmall);
+        found.map(|found| (found.what, found.fix, found.fits, found.confidence)).collect::<Vec<_>>()
+    };
+    let with = |bucket| Link { header: 14, bucket: Some(bucket), ..eth0(1500) };
+    let what = "eth0 has MTU 1500, frames of 1514 bytes, but its token bucket holds 1513 at most (burst 1513) and drops what \
+                is longer without telling anybody: only 1499 fit";
+    let fix = "give the token bucket of eth0 a burst of 3028 bytes or more (`tc qdisc replace`; the bandwidth plugin's burst \
+               is in bits)";
+    let told = (what.to_owned(), fix.to_owned(), 1499, Confidence::High);
+    assert_eq!(on(with(Bucket::of(1513))), [told]);
+    assert!(on(with(Bucket::of(1514))).is_empty());
+    assert!(on(down(with(Bucket::of(1513)))).is_empty(), "what is down drops nothing");
+    assert!(on(Link { header: 0, ..with(Bucket::of(1500)) }).is_empty(), "it has no link header");
+    let [below] = &on(with(Bucket { is_root: false, ..Bucket::of(1400) }))[..] else { panic!("not told") };
+    assert!(below.0.contains("but a token bucket of one of its classes holds 1400"), "{}", below.0);
+    assert_eq!(below.3, Confidence::Medium);
+}
+
+/// Of the node's end of a pod's veth the pod is hurt, as by its own.
+#[test]
+fn a_token_bucket_before_a_pod_hurts_the_pod() {
+    for own in [false, true] {
+        let mut read = [host(vec![near(3, 1, 1500)], Vec::new()), pod(1, 3, 1500)];
+        read[usize::from(own)].links[0].bucket = Some(Bucket::of(1400));
+        let found = &judge(&read).findings[0];
+        assert_eq!(found.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["p1"], "{own}");
+        assert!(found.what.starts_with(if own { "eth0 of shop/p1 has" } else { "cali1 has" }));
+    }
 }
 
 #[test]

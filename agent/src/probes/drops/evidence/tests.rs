@@ -224,9 +224,9 @@ fn own_namespace() -> (tempfile::TempDir, DropRecord) {
 #[test]
 fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
     let (proc, own) = own_namespace();
-    let gathered = |record: &DropRecord, place: (&str, &str), class, burst, policed: &[_]| {
-        let limits =
-            Limits::below(proc.path(), proc.path()).knowing(7, Queueing { burst, netem: None }, policed);
+    let gathered = |record: &DropRecord, place: (&str, &str), class, burst: Option<u32>, policed: &[_]| {
+        let queueing = Queueing { bucket: burst.map(Bucket::of), netem: None };
+        let limits = Limits::below(proc.path(), proc.path()).knowing(7, queueing, policed);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         let verdict = Verdict { class, harm: Harm::Harmful };
         let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
@@ -234,10 +234,9 @@ fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
         (verdict.class, evidence)
     };
     let (queue, ingress) = (("QDISC_DROP", "__dev_queue_xmit"), ("TC_INGRESS", ""));
-    for (burst, told) in
-        [(1499, Some(Evidence::Burst(1499))), (1000, Some(Evidence::Burst(1000))), (1500, None), (1501, None)]
-    {
-        let class = if told.is_some() { Class::Mtu } else { Class::Queue };
+    for (burst, is_told) in [(1499, true), (1000, true), (1500, false), (1501, false)] {
+        let told = is_told.then(|| Evidence::Burst(Bucket::of(burst)));
+        let class = if is_told { Class::Mtu } else { Class::Queue };
         assert_eq!(gathered(&own, queue, Class::Queue, Some(burst), &[]), (class, told), "{burst}");
     }
     assert_eq!(gathered(&own, ingress, Class::Policy, Some(1000), &[]), (Class::Policy, None), "it comes in");
@@ -318,16 +317,19 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
 fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
     let (proc, own) = own_namespace();
     let netem = Netem { loss: Loss::Random(1 << 31), parent: Some((1, 2)) };
-    let gathered = |burst, place: (&str, &str), class, harm| {
-        let limits =
-            Limits::below(proc.path(), proc.path()).knowing(7, Queueing { burst, netem: Some(netem) }, &[]);
+    let gathered = |burst: Option<u32>, place: (&str, &str), class, harm| {
+        let queueing = Queueing { bucket: burst.map(Bucket::of), netem: Some(netem) };
+        let limits = Limits::below(proc.path(), proc.path()).knowing(7, queueing, &[]);
         let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
         gather(&sources, &own, place.0, place.1, None, false, Verdict { class, harm }).1
     };
     let (queue, ring) = (("QDISC_DROP", "__dev_queue_xmit"), ("FULL_RING", "tun_net_xmit"));
     let told = Some(Evidence::Loses(netem));
     assert_eq!(gathered(None, queue, Class::Queue, Harm::Harmful), told);
-    assert_eq!(gathered(Some(100), queue, Class::Queue, Harm::Harmful), Some(Evidence::Burst(100)));
+    assert_eq!(
+        gathered(Some(100), queue, Class::Queue, Harm::Harmful),
+        Some(Evidence::Burst(Bucket::of(100)))
+    );
     assert_eq!(gathered(None, queue, Class::Queue, Harm::Benign), None);
     assert_eq!(gathered(None, queue, Class::NoCarrier, Harm::Harmful), None);
     assert_eq!(gathered(None, ring, Class::Queue, Harm::Harmful), None, "another queue");

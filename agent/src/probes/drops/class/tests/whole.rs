@@ -8,6 +8,7 @@ use super::tables::{IPV6_INPUT, NO_FRAGMENTS, UDP_SOCKET};
 use super::words::{About, Home, Late, Refused};
 use super::*;
 use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
+use crate::links::Bucket;
 use crate::pod::Pod;
 use crate::probes::drops::evidence::Evidence;
 
@@ -161,7 +162,7 @@ fn told() -> Vec<String> {
         (Class::NoSocket, "another connection", Evidence::TalksTo(([10, 96, 0, 1], 80).into())),
         (Class::Neighbour, "another station's", Evidence::OtherStation([10, 244, 1, 10].into())),
         (Class::Neighbour, "another hop's", Evidence::OtherHop([10, 244, 1, 10].into())),
-        (Class::Mtu, "burst", Evidence::Burst(1000)),
+        (Class::Mtu, "burst", Evidence::Burst(Bucket::of(1000))),
         (Class::Queue, "netem", Evidence::Loses(Netem { loss: Loss::Random(u32::MAX / 8), parent: None })),
         (
             Class::Queue,
@@ -249,7 +250,7 @@ fn no_shell_obeys_a_devices_name() {
     let evidence = [
         None,
         Some(Evidence::Loses(Netem { loss: Loss::Model, parent: None })),
-        Some(Evidence::Burst(1000)),
+        Some(Evidence::Burst(Bucket::of(1000))),
         Some(Evidence::Policer { length: 1400, less: Policed { burst: Some(1000), mtu: None } }),
     ];
     let reasons = || REASONS.iter().flat_map(|(_, reasons)| *reasons).chain([&""]);

@@ -52,10 +52,11 @@ pub(super) fn means(evidence: &Evidence, about: &About<'_>) -> String {
             "it came by {} for {address}, a pod of this node, and its frame is for another station: who sent it has an old neighbour entry for this node, as when that device was made anew with another MAC",
             about.device()
         ),
-        Evidence::Burst(burst) => format!(
-            "a frame of {} bytes is more than the token bucket of {} ever holds (burst {burst})",
+        Evidence::Burst(bucket) => format!(
+            "a frame of {} bytes is more than the token bucket of {} ever holds ({})",
             about.frame,
-            about.device()
+            about.device(),
+            bucket.lacks(about.frame)
         ),
         Evidence::Loses(Netem { loss, .. }) => format!(
             "the network emulator (netem) of {} loses packets on purpose ({}), or its queue was full",
@@ -115,10 +116,10 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             about.device()
         ),
         // Room for a full frame of the device, with its link header.
-        Evidence::Burst(_) => format!(
-            "give the token bucket of {} a burst of {} bytes or more (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
+        Evidence::Burst(bucket) => format!(
+            "give the token bucket of {} {} (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
             about.device(),
-            about.frame.max(about.mtu + 14)
+            bucket.wants(about.frame.max(about.mtu + 14))
         ),
         Evidence::Loses(Netem { parent, .. }) => {
             let device = about.device();
