@@ -16,8 +16,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-use agent_common::mtu::Fate;
 use agent_common::mtu::stall::Stall;
+use agent_common::mtu::{Fate, flags};
 
 use super::encrypted;
 use super::ends::Ends;
@@ -249,7 +249,14 @@ impl Stalls {
 fn walk(event: &TooBig, pods: &Pods, who: &str) -> String {
     let (_, port) = event.ports();
     let address = socket(event.destination(), port);
-    let from = pods.source.as_ref().map_or_else(String::new, |_| format!(" --from-pod {who}"));
+    let from = match &pods.source {
+        Some(_) => format!(" --from-pod {who}"),
+        // Neither the node's nor a known pod's: from the node it would be another way.
+        None if event.has(flags::FOREIGN) => {
+            format!(" --netns $(lsns -no PID {} | head -n 1)", event.record.netns)
+        }
+        None => String::new(),
+    };
     format!("`r2c-agent trace mtu --to {address}{from}`")
 }
 

@@ -252,6 +252,8 @@ fn stuck_ones() -> Vec<Case> {
     let hardly = Stall { retransmits: 4, hole: 1448, ..small };
     let lossy = Stall { lost: 822, ..small };
     let later = MtuRecord { ktime_ns: hole.ktime_ns + 3_000_000_000, ..hole };
+    let elsewhere =
+        MtuRecord { flags: flags::FOREIGN, netns: 4_026_532_301, ..stalled(4000, Fate::Suspect, stuck()) };
     // What left a load balancer for 198.51.100.9, from the port of a connection to another address.
     let mut stray = seconds(&fated(Kind::Received, Fate::NoSocket, 1400), 3600);
     (stray.header[19], stray.header[20], stray.header[21]) = (9, 0x0f, 0xa0);
@@ -266,6 +268,7 @@ fn stuck_ones() -> Vec<Case> {
         ("a black hole, the kernel tries", of(&[MtuRecord { stall: probing, ..hole }]), web()),
         ("hardly chance", of(&[stalled(4000, Fate::Suspect, hardly)]), web()),
         ("a suspect", of(&[stalled(4000, Fate::Suspect, stuck())]), web()),
+        ("a suspect in another namespace", of(&[elsewhere]), nobody()),
         (
             "a suspect, and nothing passed before",
             of(&[stalled(4000, Fate::Suspect, Stall { acked: 1, ..stuck() })]),
