@@ -21,6 +21,9 @@ pub struct Stall {
     /// Microseconds since the last of the segments that are known to have arrived was sent (`tcp_sock.rack.mstamp`). Of all
     /// that a socket knows only this tells that the way there is open: a peer is heard while nothing reaches it, too.
     pub arrived: u64,
+    /// The same of the last connection to the same address and port that has closed, if small data of it arrived and no full
+    /// segment ([`Stall::took_small_alone`]); [`NEVER`](Self::NEVER) if there was none of late.
+    pub answered: u64,
     /// `tcp_sock.mss_cache`: payload of a full-size segment, bytes.
     pub mss: u32,
     /// `inet_connection_sock.icsk_pmtu_cookie`: the path MTU that the socket believes in, bytes.
@@ -48,7 +51,7 @@ pub struct Stall {
     pub lost: u32,
 }
 
-const _: () = assert!(size_of::<Stall>() == 72);
+const _: () = assert!(size_of::<Stall>() == 80);
 
 /// Timeouts after which small segments that arrive may prove something. Where one packet in twenty is lost, each way, a copy
 /// fails one time in ten, and there were four: what was sent first, again for SACK, and at each timeout but the
@@ -69,6 +72,16 @@ const MANY: u32 = 100;
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
     pub const PROBING: u32 = 1;
+    /// [`Stall::answered`] of none.
+    pub const NEVER: u64 = u64::MAX;
+
+    /// Whether the peer of a connection that closes has acknowledged data of it, and no full segment's worth. Its SYN and its
+    /// FIN count as a byte each.
+    #[inline]
+    #[must_use]
+    pub const fn took_small_alone(acked: u64, mss: u32) -> bool {
+        acked > 2 && acked < mss as u64
+    }
 
     /// What it says of a segment of `len` bytes; `None` as long as it is too early to say anything.
     #[inline]
@@ -171,6 +184,7 @@ mod tests {
         acked: 200,
         received: 0,
         arrived: 3_000_000,
+        answered: Stall::NEVER,
         mss: 1448,
         pmtu: 1500,
         retransmits: 3,
@@ -184,6 +198,14 @@ mod tests {
         hole: 0,
         lost: 0,
     };
+
+    #[test]
+    fn a_handshake_is_no_data_and_a_full_segment_is_not_small() {
+        for (acked, wanted) in [(0, false), (2, false), (3, true), (1447, true), (1448, false), (9000, false)]
+        {
+            assert_eq!(Stall::took_small_alone(acked, 1448), wanted, "{acked} bytes");
+        }
+    }
 
     #[test]
     fn small_ones_that_arrive_behind_a_full_one_are_proof() {

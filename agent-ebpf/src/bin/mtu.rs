@@ -22,6 +22,8 @@ use aya_ebpf::programs::{
 // Cargo would take files beside this one for binaries of their own.
 #[path = "mtu/again.rs"]
 mod again;
+#[path = "mtu/answered.rs"]
+mod answered;
 #[path = "mtu/fragments.rs"]
 mod fragments;
 #[path = "mtu/local.rs"]
@@ -228,6 +230,21 @@ fn tcp_retransmit_raw(ctx: RawTracePointContext) -> i32 {
     let error = if HAS_ERROR.load() == 0 { 0 } else { ctx.arg(2) };
     // SAFETY: as above.
     let _ = unsafe { stall::retransmit_probed(ctx.arg(0), ctx.arg(1), error) };
+    0
+}
+
+// include/trace/events/tcp.h: tcp_destroy_sock(struct sock *sk): once for each TCP socket that ends          5.10 to 7.2
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn tcp_destroy_btf(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the tracepoint's own argument.
+    let _ = unsafe { answered::closed_typed(ctx.arg(0)) };
+    0
+}
+
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+fn tcp_destroy_raw(ctx: RawTracePointContext) -> i32 {
+    // SAFETY: as above.
+    let _ = unsafe { answered::closed_probed(ctx.arg(0)) };
     0
 }
 

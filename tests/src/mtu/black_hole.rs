@@ -211,6 +211,48 @@ fn a_second_connection_proves_that_the_peer_lives() {
     );
 }
 
+/// What is stuck alone is suspected; a small request to the same place that is answered, and the next copy that vanishes, tell.
+#[test]
+fn a_request_that_is_answered_proves_that_the_peer_lives() {
+    let lab = Lab::lock();
+    let underlay = way(&lab);
+    let _swallows = swallow(&underlay.hop);
+    for to in [v4([10, 99, 8, 11], 7930), v6(8, 7931)] {
+        let mut server = Server::start(underlay.tip(), to.port());
+        let elsewhere = SocketAddr::new(to.ip(), to.port() + 10);
+        let mut other = Server::start(underlay.tip(), elsewhere.port());
+        let watch = Watch::new(&lab);
+        let mut stuck = server.connect(&lab, to);
+        stuck.set_nonblocking(true).unwrap();
+        let _ = stuck.write(&vec![0; 200_000]);
+        let suspect = |timeouts: u64| {
+            watch.first(&[
+                ("event", json!("stalled")),
+                ("fate", json!("suspect")),
+                ("destination_port", json!(to.port())),
+                ("timeouts", json!(timeouts)),
+            ])
+        };
+        suspect(3);
+        // Another program there says nothing of this one, nor does a handshake.
+        drop(other.connect(&lab, elsewhere));
+        let mute = lab.web.netns.inside(|| TcpStream::connect(to).unwrap());
+        ends_at_once(&mute);
+        drop(mute);
+        suspect(4);
+        assert!(watch.lines().iter().all(|line| line["finding"] != "black_hole"), "{:#?}", watch.messages());
+        let begun = Instant::now();
+        drop(server.connect(&lab, to));
+        let verdict = verdict(&watch, to);
+        eprintln!("a verdict {:?} after the answer", begun.elapsed());
+        assert_eq!(verdict["confidence"], "medium", "{verdict:#}");
+        assert!(
+            verdict["message"].as_str().unwrap().contains("while the peer answers smaller ones"),
+            "{verdict:#}"
+        );
+    }
+}
+
 /// The kernel finds a size that passes by itself; it is said that it looks.
 #[test]
 fn a_kernel_that_looks_for_a_smaller_size() {

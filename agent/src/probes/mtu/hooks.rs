@@ -124,18 +124,18 @@ const TCP_RETRANSMIT: Hook = Hook {
         Rung {
             name: "tp_btf",
             loses: "",
-            attach: &[Attach {
-                program: "tcp_retransmit_btf",
-                target: Target::BtfTracepoint("tcp_retransmit_skb"),
-            }],
+            attach: &[
+                Attach { program: "tcp_retransmit_btf", target: Target::BtfTracepoint("tcp_retransmit_skb") },
+                Attach { program: "tcp_destroy_btf", target: Target::BtfTracepoint("tcp_destroy_sock") },
+            ],
         },
         Rung {
             name: "raw_tp",
             loses: "costs more per segment",
-            attach: &[Attach {
-                program: "tcp_retransmit_raw",
-                target: Target::RawTracepoint("tcp_retransmit_skb"),
-            }],
+            attach: &[
+                Attach { program: "tcp_retransmit_raw", target: Target::RawTracepoint("tcp_retransmit_skb") },
+                Attach { program: "tcp_destroy_raw", target: Target::RawTracepoint("tcp_destroy_sock") },
+            ],
         },
     ],
 };

@@ -7,9 +7,12 @@
 //! field by field. On a busy node there is always a connection in between.
 //!
 //! Of another connection to the same address it takes full segments that vanish as well. Either both vanished after something small
-//! of one arrived; or the later one took something small while the earlier was stuck, which it still is, as its socket says. One
-//! that sends small ones only and is well may end at another host: an address of a Service leads to several, and one of these may
-//! be gone.
+//! of one arrived; or the later one took something small while the earlier was stuck, which it still is, as its socket says.
+//!
+//! One that sends small ones only, and is well, says less: an address of a Service leads to several hosts, and one of these may be
+//! gone. So it must go to the same port as well, and close well while this one is stuck, whose next copy vanishes too; and of this one
+//! no more may ever have been acknowledged than one full segment holds: a peer would have to be gone between its first words
+//! and its first full segment.
 //!
 //! What no socket can tell a walk does (`trace mtu --walk`): it sends small and large to the same place at the same time.
 
@@ -164,10 +167,11 @@ impl Stalls {
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
         let mut new = Suspect::of(event, stall);
         let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(*stuck, event.at));
-        let mut is_proven = false;
+        let mut is_proven = new.vanished_beside_an_answer();
         for old in &self.suspects {
             if !old.is_of(&new) {
-                is_proven |= old.lived_with(&new) || is_stuck(old) && old.outlived_by(&new);
+                is_proven |= old.lived_with(&new)
+                    || is_stuck(old) && (old.outlived_by(&new) || old.answered_before(&new));
             } else if old.goes_on(&new) {
                 is_proven |= old.talks >= TALKS;
                 new.talks = old.talks + u32::from(new.received > old.received);

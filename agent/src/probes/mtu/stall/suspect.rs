@@ -29,6 +29,9 @@ pub(super) struct Suspect {
     retransmits: u32,
     /// When the last of its segments was sent that is known to have arrived.
     arrived: SystemTime,
+    /// When the last segment was sent of another connection to the same address and port that has closed well, with small data and
+    /// without a full segment; `None` if none did of late.
+    answered: Option<SystemTime>,
     /// What the peer had sent so far, bytes.
     pub(super) received: u64,
     /// How often the peer was found to have sent more since the copy before.
@@ -43,7 +46,7 @@ impl Suspect {
     /// What the event and its socket say of it.
     pub(super) fn of(event: &TooBig, stall: &Stall) -> Self {
         let ago = |jiffies: u64| before(event.at, jiffies, event.hertz);
-        let arrived = event.at.checked_sub(Duration::from_micros(stall.arrived));
+        let sent = |before: u64| event.at.checked_sub(Duration::from_micros(before));
         Self {
             ports: event.ports(),
             destination: event.destination(),
@@ -53,7 +56,8 @@ impl Suspect {
             vanished: ago(stall.timeout.saturating_add(stall.timeout / 8).into()),
             timeout: jiffies(stall.timeout.into(), event.hertz),
             retransmits: stall.retransmits,
-            arrived: arrived.unwrap_or(SystemTime::UNIX_EPOCH),
+            arrived: sent(stall.arrived).unwrap_or(SystemTime::UNIX_EPOCH),
+            answered: Some(stall.answered).filter(|answered| *answered != Stall::NEVER).and_then(sent),
             received: stall.received,
             talks: 0,
             never_passed: stall.never_passed(),
@@ -96,6 +100,21 @@ impl Suspect {
         is_same_peer && self.never_passed && later.passed_smaller && later.arrived > self.since + MARGIN
     }
 
+    /// A third connection took small data while this one was stuck, of which no full-size segment ever passed, and then another copy of
+    /// it vanished. A peer that was away and has just come back would have taken that.
+    pub(super) fn vanished_beside_an_answer(&self) -> bool {
+        let between = |answered| answered > self.since + MARGIN && self.vanished > answered + MARGIN;
+        self.never_passed && self.answered.is_some_and(between)
+    }
+
+    /// Two connections that are stuck, of which no full-size segment ever passed, and between the beginnings of both a third one took
+    /// small data.
+    pub(super) fn answered_before(&self, later: &Self) -> bool {
+        let is_same_place = (self.destination, self.ports.1) == (later.destination, later.ports.1);
+        let between = |answered| answered > self.since + MARGIN && later.since + MARGIN > answered;
+        is_same_place && self.never_passed && later.never_passed && later.answered.is_some_and(between)
+    }
+
     /// Two connections, of which no full-size segment ever passed: smaller data of one arrived while the other was stuck,
     /// and then full-size segments of both vanished. A peer that was away and has just come back would have taken those.
     pub(super) fn lived_with(&self, other: &Self) -> bool {
@@ -131,6 +150,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             retransmits: 3,
             arrived: at(0),
+            answered: None,
             received: 0,
             talks: 0,
             never_passed: true,
@@ -173,6 +193,44 @@ mod tests {
         ] {
             assert_eq!(goes_on(seen, since), wanted, "seen at {seen}, sent at {since}");
         }
+    }
+
+    /// It must have been answered after this one was stuck, and before a copy of it vanished.
+    #[test]
+    fn a_third_connection_proves_that_the_peer_lives() {
+        let answered = |milliseconds| Suspect { answered: Some(at(milliseconds)), ..suspect() };
+        for (milliseconds, wanted) in
+            [(900, false), (1_050, false), (1_051, true), (2_949, true), (2_950, false), (3_500, false)]
+        {
+            assert_eq!(answered(milliseconds).vanished_beside_an_answer(), wanted, "at {milliseconds}");
+        }
+        assert!(!suspect().vanished_beside_an_answer(), "nobody was");
+        let passed = Suspect { never_passed: false, ..answered(2_000) };
+        assert!(!passed.vanished_beside_an_answer(), "a full one did pass");
+    }
+
+    /// The later one began after that, at 5 s, to the same place.
+    #[test]
+    fn two_that_are_stuck_and_a_third_that_is_answered_between_them() {
+        let ports = (Some(4001), Some(443));
+        let later =
+            |milliseconds| Suspect { ports, since: at(5_000), answered: Some(at(milliseconds)), ..suspect() };
+        for (milliseconds, wanted) in
+            [(1_050, false), (1_051, true), (5_049, true), (5_050, false), (6_000, false)]
+        {
+            assert_eq!(suspect().answered_before(&later(milliseconds)), wanted, "at {milliseconds}");
+        }
+        let to = |port| Suspect { ports: (Some(4001), Some(port)), ..later(3_000) };
+        assert!(
+            suspect().answered_before(&to(443)) && !suspect().answered_before(&to(80)),
+            "another program"
+        );
+        for none in [Suspect { answered: None, ..later(0) }, Suspect { never_passed: false, ..later(3_000) }]
+        {
+            assert!(!suspect().answered_before(&none));
+        }
+        let passed = Suspect { never_passed: false, ..suspect() };
+        assert!(!passed.answered_before(&later(3_000)), "a full one did pass");
     }
 
     /// Something small of the other must have arrived after this one was stuck, and before a copy of this one vanished.

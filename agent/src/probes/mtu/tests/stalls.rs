@@ -127,6 +127,30 @@ fn what_was_acknowledged_before_proves_nothing() {
     }
 }
 
+/// A connection that is stuck since 1.4 s, its last copy but one sent 0.8 s ago, and another that closed well in between.
+#[test]
+fn one_that_closes_well_proves_it_if_a_copy_vanishes_after_it() {
+    let proven = |stall: Stall| {
+        let mut findings = Findings::default();
+        findings.add(&event(&stalled(4000, Fate::Suspect, stall)), &Pods::default());
+        is_black_hole(&findings)
+    };
+    let answered = |answered| Stall { answered, ..stuck() };
+    assert!(proven(answered(1_100_000)));
+    assert!(!proven(answered(500_000)), "no copy has vanished since");
+    assert!(!proven(answered(1_500_000)), "it was not stuck yet");
+    assert!(!proven(answered(Stall::NEVER)));
+    let passed = Stall { acked: 1 << 20, heard: 0, ..answered(1_100_000) };
+    assert!(!proven(passed), "full ones did pass");
+    let mut findings = Findings::default();
+    findings.add(&event(&stalled(4000, Fate::Suspect, answered(1_100_000))), &Pods::default());
+    let text = findings.verdict().unwrap().message;
+    assert!(
+        text.contains("while the peer answers smaller ones") && text.contains("from 10.244.1.10"),
+        "{text}"
+    );
+}
+
 /// The later one was made, or took something, when the earlier was already stuck, which it is all the time since.
 #[test]
 fn a_later_one_proves_it_if_the_earlier_is_still_stuck() {
@@ -156,6 +180,12 @@ fn a_later_one_proves_it_if_the_earlier_is_still_stuck() {
     assert!(!is_proven(1_400_000, &[], stuck(), None), "its sockets are not seen");
     assert!(is_proven(21_300_000, &[(4000, 443, 6)], stuck(), None), "a moment after");
     assert!(!is_proven(21_360_000, &[(4000, 443, 6)], stuck(), None), "at the same moment");
+    // The later one has no more than its handshake; a third one closed well before it began.
+    let mute = |answered| Stall { acked: 1, answered, ..stuck() };
+    assert!(is_proven(21_300_000, &[(4000, 443, 6)], mute(5_000_000), None));
+    assert!(!is_proven(21_300_000, &[(4000, 443, 5)], mute(5_000_000), None), "it has recovered");
+    assert!(!is_proven(21_300_000, &[(4000, 443, 6)], mute(21_500_000), None), "before both");
+    assert!(!is_proven(21_300_000, &[(4000, 443, 6)], mute(Stall::NEVER), None));
     let passed = Stall { acked: 1 << 20, heard: 0, ..stuck() };
     assert!(!is_proven(1_400_000, &[(4000, 443, 6)], passed, None), "full ones did pass");
     let over = stalled(4000, Fate::Ordinary, Stall { acked: 1 << 20, ..stuck() });
