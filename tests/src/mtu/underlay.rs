@@ -18,7 +18,7 @@ use super::v4;
 pub(super) const TIP: &str = "edge/tip-0";
 
 /// The tip's own, in both families. A sender and a destination are one incident: tests have theirs apart.
-const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=10;
+const ADDRESSES: std::ops::RangeInclusive<u8> = 2..=11;
 
 /// See the module. The hop is nobody's namespace that the agent knows.
 pub(super) struct Underlay<'a> {
