@@ -119,6 +119,10 @@ pub(super) mod tests {
             "that another is nobody's is no matter"
         );
         assert_eq!(namespaces.process(inode("uts")).as_deref(), Some("8"));
+        let looked = || namespaces.0.processes.lock().unwrap().iter().map(|(_, at, _)| *at).max();
+        let before = looked();
+        assert_eq!(namespaces.process(inode("uts")).as_deref(), Some("8"));
+        assert_eq!(looked(), before, "who lives there still is not looked for again");
         fs::rename(proc.path().join("7"), proc.path().join("9")).unwrap();
         enter(proc.path(), "7", "uts");
         assert_eq!(namespaces.process(inode("net")).as_deref(), Some("9"), "the number is another's by now");

@@ -153,6 +153,7 @@ pub(super) const ALL: &[Figure] = {
         row("other_rule.mtu_counters", "to a drop of another machine's", Count, AtMost(350.), EXACT),
         row("sent_again.mtu_counters", "to a segment that is sent again", Count, AtMost(350.), EXACT),
         row("stalls.last", "its program alone, at a sixth timeout", Count, None, EXACT),
+        row("closed.quiet", "the program at the end of a TCP socket, where none is stuck", Count, AtMost(100.), EXACT),
         row("made.mtu_counters", "to a frag-needed that is made, counted only", Count, AtMost(350.), EXACT),
         row("received.mtu_counters", "to one that is received", Count, AtMost(350.), EXACT),
         row("received.mtu_events", "the same in a storm, 8 a second described", Count, AtMost(350.), EXACT),

@@ -1,7 +1,7 @@
 //! What happens in the guests: each thing is started, measured and ended, one after another.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -214,8 +214,24 @@ fn stalls() -> Result<()> {
         executed.push((after.nanoseconds - before.nanoseconds) as f64);
     }
     figure("stalls.last", executed[TIMEOUTS - 1]);
+    figure("closed.quiet", closed(agent.pid())?);
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "0")?;
     agent.end()
+}
+
+/// What the program at a TCP socket's end executes for each, where no connection is suspected to be stuck.
+fn closed(agent: nix::unistd::Pid) -> Result<f64> {
+    const PAIRS: u8 = 8;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let to = listener.local_addr()?;
+    let before = maps::ran(agent, "tcp_destroy_")?;
+    for _ in 0..PAIRS {
+        let (one, other) = (TcpStream::connect(to)?, listener.accept()?);
+        drop(one);
+        drop(other);
+    }
+    let after = maps::ran(agent, "tcp_destroy_")?;
+    Ok((after.nanoseconds - before.nanoseconds) as f64 / f64::from(2 * PAIRS))
 }
 
 /// One drop in a hundred is described: what that adds to each drop, on the packet's own path and all in all.
