@@ -21,9 +21,10 @@ pub struct Stall {
     /// Microseconds since the last of the segments that are known to have arrived was sent (`tcp_sock.rack.mstamp`). Of all
     /// that a socket knows only this tells that the way there is open: a peer is heard while nothing reaches it, too.
     pub arrived: u64,
-    /// The same of the last connection to the same address and port that has closed, if small data of it arrived and no full
-    /// segment ([`Stall::took_small_alone`]); [`NEVER`](Self::NEVER) if there was none of late.
-    pub answered: u64,
+    /// The same of the last connection between the same addresses and to the same port that has ended, if the peer acknowledged small
+    /// data of it and no full segment ([`Stall::took_small_alone`]); [`NEVER`](Self::NEVER) if there was none lately. Its FIN counts
+    /// as a segment: the data may be older.
+    pub acknowledged: u64,
     /// `tcp_sock.mss_cache`: payload of a full-size segment, bytes.
     pub mss: u32,
     /// `inet_connection_sock.icsk_pmtu_cookie`: the path MTU that the socket believes in, bytes.
@@ -72,11 +73,11 @@ const MANY: u32 = 100;
 impl Stall {
     /// Bit of [`Stall::flags`]: the kernel looks for a smaller size by itself (`net.ipv4.tcp_mtu_probing`).
     pub const PROBING: u32 = 1;
-    /// [`Stall::answered`] of none.
+    /// [`Stall::acknowledged`] of none.
     pub const NEVER: u64 = u64::MAX;
 
-    /// Whether the peer of a connection that closes has acknowledged data of it, and no full segment's worth. Its SYN and its
-    /// FIN count as a byte each.
+    /// Whether the peer of a connection that ends has acknowledged data of it, and less than a full segment. A client's SYN and each
+    /// side's FIN count as a byte.
     #[inline]
     #[must_use]
     pub const fn took_small_alone(acked: u64, mss: u32) -> bool {
@@ -184,7 +185,7 @@ mod tests {
         acked: 200,
         received: 0,
         arrived: 3_000_000,
-        answered: Stall::NEVER,
+        acknowledged: Stall::NEVER,
         mss: 1448,
         pmtu: 1500,
         retransmits: 3,

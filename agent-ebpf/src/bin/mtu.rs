@@ -237,14 +237,14 @@ fn tcp_retransmit_raw(ctx: RawTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 fn tcp_destroy_btf(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's own argument.
-    let _ = unsafe { answered::closed_typed(ctx.arg(0)) };
+    unsafe { answered::ended_typed(ctx.arg(0)) };
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
 fn tcp_destroy_raw(ctx: RawTracePointContext) -> i32 {
     // SAFETY: as above.
-    let _ = unsafe { answered::closed_probed(ctx.arg(0)) };
+    unsafe { answered::ended_probed(ctx.arg(0)) };
     0
 }
 

@@ -1,49 +1,69 @@
-//! Connections that close well where others are stuck: small data arrives at the same address and port.
+//! Connections that end well where another is stuck: small data arrives at the same address and port.
 
-use agent_common::mtu::hook;
 use agent_common::mtu::stall::Stall;
 use agent_ebpf::kernel::{self, Probed, Read, SOCK_DPORT, TCP_ACKED, TCP_ARRIVED, TCP_MSS, Typed};
-use agent_ebpf::packet::{self, Address};
-use agent_ebpf::tally::passed;
+use agent_ebpf::packet::Flow;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap};
+use aya_ebpf::maps::Array;
 
-use crate::stall::flow;
+use crate::stall::{flow, netns};
 
-/// Places that are remembered: of those that nobody is stuck at any more the oldest make room.
-const PLACES: u32 = 64;
+/// Places that are remembered at a time. Where two fall together the later one is not, and what is stuck there stays suspected.
+const PLACES: u32 = 256;
 
-/// TCP waits no longer than two minutes between two copies (`TCP_RTO_MAX`): who is stuck is seen as often as that.
+/// TCP waits no longer than two minutes between two copies (`TCP_RTO_MAX`): a connection that is stuck is seen as often as that.
 const STALE_US: u64 = 150_000_000;
 
-/// Where connections lead.
-#[repr(C)]
+/// Between which addresses connections are, and to which port.
 #[derive(Clone, Copy)]
-struct Place {
-    address: [u64; 2],
-    netns: u32,
-    /// As it is on the wire.
-    port: u16,
-    zero: u16,
+pub(crate) struct Place([u64; 5]);
+
+impl Place {
+    /// `port` is as it is on the wire. `None` where the addresses cannot be read.
+    #[inline(always)]
+    pub(crate) fn of(flow: &Flow, netns: u32, port: u16) -> Option<Self> {
+        let ([a, b], [c, d]) = (*flow.source.words(), *flow.destination.words());
+        // All that cannot be read would be one place.
+        if c | d == 0 { None } else { Some(Self([a, b, c, d, u64::from(netns) << 16 | u64::from(port)])) }
+    }
+
+    /// Where it is remembered.
+    #[inline(always)]
+    fn slot(&self) -> Option<*mut Known> {
+        let [a, b, c, d, rest] = self.0;
+        // Knuth's multiplicative hash: the upper bits of the product hang on all of the factor.
+        let hash = (a ^ b ^ c.rotate_left(7) ^ d.rotate_left(13) ^ rest).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        #[expect(clippy::cast_possible_truncation, reason = "eight bits are left")]
+        STUCK_AT.get_ptr_mut((hash >> (64 - PLACES.ilog2())) as u32)
+    }
+
+    /// By words: arrays are compared by a function.
+    #[inline(always)]
+    fn is(&self, other: &[u64; 5]) -> bool {
+        let ([a, b, c, d, e], [f, g, h, i, j]) = (self.0, *other);
+        (a ^ f) | (b ^ g) | (c ^ h) | (d ^ i) | (e ^ j) == 0
+    }
 }
 
 /// What is known of one, in microseconds since the system began.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Known {
-    /// When a segment was last sent there again, and is suspected.
+    place: [u64; 5],
+    /// When a suspected segment was last sent there again.
     stuck: u64,
-    /// When the last segment was sent of a connection that closed well, 0 if none did.
-    answered: u64,
+    /// When the last segment was sent of a connection that ended well, 0 if none did.
+    acknowledged: u64,
 }
 
-/// Places at which a connection is stuck.
+/// Places at which a connection is stuck, each at one slot. Two CPUs that write at once may mix two up: that is no place that any
+/// connection has.
 #[map]
-static STUCK_AT: LruHashMap<Place, Known> = LruHashMap::with_max_entries(PLACES, 0);
+static STUCK_AT: Array<Known> = Array::with_max_entries(PLACES, 0);
 
-/// When the last of all entries was made: of a node where nothing is stuck each connection that closes costs this one look.
+/// When a segment was last suspected. Where none is, the end of a connection costs this one look.
 #[map]
 static LAST_STUCK: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -53,88 +73,75 @@ fn now_us() -> u64 {
     (unsafe { bpf_ktime_get_ns() }) / 1000
 }
 
-/// Remembers that a connection is stuck there; microseconds since one that closed well sent its last segment there.
+/// Remembers that a connection is stuck there; microseconds since one that ended well sent its last segment there.
 #[inline(always)]
-pub(crate) fn stuck_at(netns: u32, address: &Address, port: u16) -> u64 {
-    let place = Place { address: *address.words(), netns, port, zero: 0 };
+pub(crate) fn stuck_at(place: &Place) -> u64 {
     let now = now_us();
-    if let Some(last) = LAST_STUCK.get_ptr_mut(0) {
-        // SAFETY: the map's own memory, a plain number.
-        unsafe { *last = now };
-    }
-    let Some(known) = STUCK_AT.get_ptr_mut(&place) else {
-        // Without a place what answers there is not seen, and the segment stays suspected.
-        let _ = STUCK_AT.insert(place, Known { stuck: now, answered: 0 }, 0);
-        return Stall::NEVER;
-    };
-    // SAFETY: the map's own memory, of plain numbers: another CPU may write to it as well.
+    let (Some(last), Some(known)) = (LAST_STUCK.get_ptr_mut(0), place.slot()) else { return Stall::NEVER };
+    // SAFETY: the maps' own memory, of plain numbers. No reference is made: other CPUs write to it as well.
     unsafe {
-        let answered = (*known).answered;
-        (*known).stuck = now;
-        if answered == 0 { Stall::NEVER } else { now.saturating_sub(answered) }
+        *last = now;
+        let is_recent = now.saturating_sub((*known).stuck) <= STALE_US;
+        if place.is(&(*known).place) && is_recent {
+            (*known).stuck = now;
+            let acknowledged = (*known).acknowledged;
+            return if acknowledged == 0 { Stall::NEVER } else { now.saturating_sub(acknowledged) };
+        }
+        if !is_recent || (*known).stuck == 0 {
+            *known = Known { place: place.0, stuck: now, acknowledged: 0 };
+        }
     }
+    Stall::NEVER
 }
 
 /// By typed pointers, as [`crate::stall::retransmit_typed`].
 #[inline(always)]
-pub(crate) unsafe fn closed_typed(sk: *const u8) -> Option<()> {
-    if is_quiet() {
-        return passed(hook::TCP_RETRANSMIT);
-    }
-    // SAFETY: the verifier knows the type of `sk`; the helper gives NULL for what is no TCP socket.
-    unsafe {
-        let tcp: *const u8 = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
-        if tcp.is_null() { None } else { closed::<Typed>(sk, tcp) }
+pub(crate) unsafe fn ended_typed(sk: *const u8) {
+    if is_any_stuck() {
+        // SAFETY: the verifier knows the type of `sk`; the helper gives NULL for what is no TCP socket.
+        unsafe {
+            let tcp: *const u8 = bpf_skc_to_tcp_sock(sk.cast_mut().cast()).cast();
+            if !tcp.is_null() {
+                ended::<Typed>(sk, tcp);
+            }
+        }
     }
 }
 
 /// By helper.
 #[inline(always)]
-pub(crate) unsafe fn closed_probed(sk: *const u8) -> Option<()> {
-    if is_quiet() {
-        return passed(hook::TCP_RETRANSMIT);
+pub(crate) unsafe fn ended_probed(sk: *const u8) {
+    if is_any_stuck() {
+        // SAFETY: the caller's.
+        unsafe { ended::<Probed>(sk, sk) }
     }
-    // SAFETY: the caller's.
-    unsafe { closed::<Probed>(sk, sk) }
 }
 
-/// Whether nothing is stuck on this node, or was of late.
+/// Whether a connection of this node is suspected to be stuck, or was lately.
 #[inline(always)]
-fn is_quiet() -> bool {
+fn is_any_stuck() -> bool {
     // SAFETY: the map's own memory, a plain number.
     let last = LAST_STUCK.get_ptr(0).map_or(0, |last| unsafe { *last });
-    last == 0 || now_us().saturating_sub(last) > STALE_US
+    last != 0 && now_us().saturating_sub(last) <= STALE_US
 }
 
+/// A socket that its own program has reset knows nothing any more (`tcp_disconnect`), and is passed over.
 #[inline(always)]
-unsafe fn closed<R: Read>(sk: *const u8, tcp: *const u8) -> Option<()> {
+unsafe fn ended<R: Read>(sk: *const u8, tcp: *const u8) {
     // SAFETY: integers are valid for any bytes; the helpers check addresses.
     unsafe {
         let acked: u64 = kernel::field::<R, _>(tcp, &TCP_ACKED);
         let mss: u32 = kernel::field::<R, _>(tcp, &TCP_MSS);
-        if Stall::took_small_alone(acked, mss) {
-            let place = Place {
-                address: *flow::<R>(sk).destination.words(),
-                netns: netns::<R>(sk),
-                port: kernel::field::<R, _>(sk, &SOCK_DPORT),
-                zero: 0,
-            };
-            let arrived: u64 = kernel::field::<R, _>(tcp, &TCP_ARRIVED);
-            if let Some(known) = STUCK_AT.get_ptr_mut(&place)
-                && now_us().saturating_sub((*known).stuck) <= STALE_US
-            {
-                (*known).answered = arrived;
-            }
+        if !Stall::took_small_alone(acked, mss) {
+            return;
         }
-    }
-    passed(hook::TCP_RETRANSMIT)
-}
-
-/// By helper where that may be, as in [`crate::stall`].
-#[inline(always)]
-pub(crate) unsafe fn netns<R: Read>(sk: *const u8) -> u32 {
-    // SAFETY: the caller's.
-    unsafe {
-        if kernel::reads() { packet::socket_netns::<Probed>(sk) } else { packet::socket_netns::<R>(sk) }
+        let port: u16 = kernel::field::<R, _>(sk, &SOCK_DPORT);
+        let Some(place) = Place::of(&flow::<R>(sk), netns::<R>(sk), port) else { return };
+        let Some(known) = place.slot() else { return };
+        // What was stuck itself, and is given up, has sent nothing later that arrived.
+        let arrived: u64 = kernel::field::<R, _>(tcp, &TCP_ARRIVED);
+        if place.is(&(*known).place) && arrived > (*known).acknowledged {
+            (*known).acknowledged = arrived;
+        }
     }
 }

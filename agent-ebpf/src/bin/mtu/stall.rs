@@ -7,14 +7,15 @@ use agent_ebpf::kernel::{
     SOCK_DADDR6, SOCK_DPORT, SOCK_FAMILY, SOCK_PORT, SOCK_SADDR, SOCK_SADDR6, TCP_ACKED, TCP_ARRIVED,
     TCP_HEARD, TCP_MSS, TCP_RECEIVED, TCP_SACKED, TCP_SACKS, TCP_UNACKED, TCP_WINDOW, TCP_WRITTEN, Typed,
 };
-use agent_ebpf::packet::{Address, Flow};
+use agent_ebpf::packet::{self, Address, Flow};
 use agent_ebpf::tally::passed;
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_skc_to_tcp_sock};
 
+use crate::again;
+use crate::answered::{self, Place};
 use crate::seen::Seen;
-use crate::{again, answered};
 
 const AF_INET6: u16 = 10;
 
@@ -82,7 +83,7 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
             window: kernel::field::<R, _>(tcp, &TCP_WINDOW),
             timeout: kernel::field::<R, _>(tcp, &ICSK_RTO),
             heard: now.wrapping_sub(kernel::field::<R, _>(tcp, &TCP_HEARD)),
-            answered: Stall::NEVER,
+            acknowledged: Stall::NEVER,
             flags: u32::from(
                 kernel::field::<R, u32>(tcp, &ICSK_MTU_PROBING) & MTU_PROBING_ENABLED.load() != 0,
             ),
@@ -97,40 +98,38 @@ unsafe fn retransmit<R: Read>(sk: *const u8, tcp: *const u8, skb: *const u8) -> 
             stall.report(blocks, unacked);
         }
         let Some(fate) = stall.fate(len) else { return passed(hook::TCP_RETRANSMIT) };
-        let (flow, netns) = (flow::<R>(sk), answered::netns::<R>(sk));
+        let (flow, netns) = (flow::<R>(sk), netns::<R>(sk));
         let port: u16 = kernel::field::<R, _>(sk, &SOCK_DPORT);
-        if matches!(fate, Fate::Suspect) {
-            stall.answered = answered::stuck_at(netns, &flow.destination, port);
+        if matches!(fate, Fate::Suspect)
+            && let Some(place) = Place::of(&flow, netns, port)
+        {
+            stall.acknowledged = answered::stuck_at(&place);
         }
-        told::<R>(sk, len, &stall, fate, (flow, netns, port))
-    }
-}
-
-#[inline(always)]
-unsafe fn told<R: Read>(
-    sk: *const u8,
-    len: u32,
-    stall: &Stall,
-    fate: Fate,
-    (packet, netns, port): (Flow, u32, u16),
-) -> Option<()> {
-    // SAFETY: as above.
-    unsafe {
         let seen = Seen {
             hook: hook::TCP_RETRANSMIT,
             kind: Kind::Stalled,
             fate: kernel::unknown(fate as u8),
             netns,
-            packet,
+            packet: flow,
             len,
             is_from_here: true,
         };
         let (entry, record) = seen.admit()?;
-        (*record).stall = *stall;
+        (*record).stall = stall;
         (*record).source_port = kernel::field::<R, _>(sk, &SOCK_PORT);
         (*record).destination_port = u16::from_be(port);
         entry.submit(0);
         Some(())
+    }
+}
+
+/// Its network namespace, by helper where that may be: a pointer that is loaded by its type from a tracepoint's own argument has
+/// the verifier look through all of the kernel's types.
+#[inline(always)]
+pub(crate) unsafe fn netns<R: Read>(sk: *const u8) -> u32 {
+    // SAFETY: the caller's.
+    unsafe {
+        if kernel::reads() { packet::socket_netns::<Probed>(sk) } else { packet::socket_netns::<R>(sk) }
     }
 }
 

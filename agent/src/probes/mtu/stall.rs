@@ -10,9 +10,9 @@
 //! of one arrived; or the later one took something small while the earlier was stuck, which it still is, as its socket says.
 //!
 //! One that sends small ones only, and is well, says less: an address of a Service leads to several hosts, and one of these may be
-//! gone. So it must go to the same port as well, and close well while this one is stuck, whose next copy vanishes too; and of this one
-//! no more may ever have been acknowledged than one full segment holds: a peer would have to be gone between its first words
-//! and its first full segment.
+//! gone. So it must go to the same port as well, and end well while this one is stuck, whose next copy vanishes too. And of this one
+//! less than a full segment may ever have been acknowledged, and the peer must have been heard shortly before the first that vanishes: its
+//! host would have to die in these two seconds.
 //!
 //! What no socket can tell a walk does (`trace mtu --walk`): it sends small and large to the same place at the same time.
 
@@ -167,13 +167,13 @@ impl Stalls {
     fn suspect(&mut self, event: &TooBig, stall: &Stall) -> bool {
         let mut new = Suspect::of(event, stall);
         let is_stuck = |old: &Suspect| event.stuck.iter().any(|stuck| old.is_stuck_since(*stuck, event.at));
-        let mut is_proven = new.vanished_beside_an_answer();
+        let mut is_proven = false;
         for old in &self.suspects {
             if !old.is_of(&new) {
                 is_proven |= old.lived_with(&new)
-                    || is_stuck(old) && (old.outlived_by(&new) || old.answered_before(&new));
+                    || is_stuck(old) && (old.outlived_by(&new) || old.has_a_witness_with(&new));
             } else if old.goes_on(&new) {
-                is_proven |= old.talks >= TALKS;
+                is_proven |= old.talks >= TALKS || old.vanishes_beside_a_witness(&new);
                 new.talks = old.talks + u32::from(new.received > old.received);
             }
         }

@@ -349,7 +349,7 @@ fn stuck() -> Stall {
         timeout: hertz * 8 / 10,
         heard: hertz * 2,
         arrived: 2_000_000,
-        answered: Stall::NEVER,
+        acknowledged: Stall::NEVER,
         ..Stall::default()
     }
 }

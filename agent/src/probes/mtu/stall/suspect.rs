@@ -12,6 +12,9 @@ use crate::probes::mtu::event::TooBig;
 /// What is left of clocks and ticks that do not agree.
 const MARGIN: Duration = Duration::from_millis(50);
 
+/// The peer was heard so shortly before the segment was first sent.
+const RECENT: Duration = Duration::from_secs(2);
+
 /// One connection, as its socket was at an event.
 #[derive(Clone, Copy)]
 pub(super) struct Suspect {
@@ -29,9 +32,11 @@ pub(super) struct Suspect {
     retransmits: u32,
     /// When the last of its segments was sent that is known to have arrived.
     arrived: SystemTime,
-    /// When the last segment was sent of another connection to the same address and port that has closed well, with small data and
-    /// without a full segment; `None` if none did of late.
-    answered: Option<SystemTime>,
+    /// When the last segment was sent of another connection to the same address and port that has ended well, if one did lately.
+    acknowledged: Option<SystemTime>,
+    /// What such a one proves may be of this one: next to nothing else is lost, nothing behind the segment arrived, and the peer was heard
+    /// shortly before. Who was silent for long may be gone for as long, or a translator on the way may have forgotten the connection.
+    may_have_a_witness: bool,
     /// What the peer had sent so far, bytes.
     pub(super) received: u64,
     /// How often the peer was found to have sent more since the copy before.
@@ -57,7 +62,11 @@ impl Suspect {
             timeout: jiffies(stall.timeout.into(), event.hertz),
             retransmits: stall.retransmits,
             arrived: sent(stall.arrived).unwrap_or(SystemTime::UNIX_EPOCH),
-            answered: Some(stall.answered).filter(|answered| *answered != Stall::NEVER).and_then(sent),
+            acknowledged: Some(stall.acknowledged).filter(|before| *before != Stall::NEVER).and_then(sent),
+            may_have_a_witness: stall.never_passed()
+                && stall.is_alone()
+                && stall.sacked == 0
+                && ago(stall.heard.into()) + RECENT > ago(since_sent(stall)),
             received: stall.received,
             talks: 0,
             never_passed: stall.never_passed(),
@@ -100,19 +109,22 @@ impl Suspect {
         is_same_peer && self.never_passed && later.passed_smaller && later.arrived > self.since + MARGIN
     }
 
-    /// A third connection took small data while this one was stuck, of which no full-size segment ever passed, and then another copy of
-    /// it vanished. A peer that was away and has just come back would have taken that.
-    pub(super) fn vanished_beside_an_answer(&self) -> bool {
-        let between = |answered| answered > self.since + MARGIN && self.vanished > answered + MARGIN;
-        self.never_passed && self.answered.is_some_and(between)
+    /// When a third connection took small data, if that was while this one was stuck.
+    fn witness(&self, acknowledged: Option<SystemTime>) -> Option<SystemTime> {
+        acknowledged.filter(|at| self.may_have_a_witness && *at > self.since + MARGIN)
     }
 
-    /// Two connections that are stuck, of which no full-size segment ever passed, and between the beginnings of both a third one took
-    /// small data.
-    pub(super) fn answered_before(&self, later: &Self) -> bool {
+    /// `later` is of the same connection: a third one took small data before a copy of it was sent that has vanished. A peer that was away
+    /// and came back for that would have taken the copy.
+    pub(super) fn vanishes_beside_a_witness(&self, later: &Self) -> bool {
+        later.may_have_a_witness && self.witness(self.acknowledged).is_some_and(|at| self.at > at + MARGIN)
+    }
+
+    /// Two connections that are stuck, and a third one took small data when the earlier was, before a copy of the later one vanished.
+    pub(super) fn has_a_witness_with(&self, later: &Self) -> bool {
         let is_same_place = (self.destination, self.ports.1) == (later.destination, later.ports.1);
-        let between = |answered| answered > self.since + MARGIN && later.since + MARGIN > answered;
-        is_same_place && self.never_passed && later.never_passed && later.answered.is_some_and(between)
+        let proves = |acknowledged| self.witness(acknowledged).is_some_and(|at| later.vanished > at + MARGIN);
+        is_same_place && later.may_have_a_witness && (proves(self.acknowledged) || proves(later.acknowledged))
     }
 
     /// Two connections, of which no full-size segment ever passed: smaller data of one arrived while the other was stuck,
@@ -150,7 +162,8 @@ mod tests {
             timeout: Duration::from_secs(1),
             retransmits: 3,
             arrived: at(0),
-            answered: None,
+            acknowledged: None,
+            may_have_a_witness: true,
             received: 0,
             talks: 0,
             never_passed: true,
@@ -195,42 +208,35 @@ mod tests {
         }
     }
 
-    /// It must have been answered after this one was stuck, and before a copy of it vanished.
+    /// A small one must have been sent after this one was stuck, and before its next copy, which is seen at 4 s.
     #[test]
     fn a_third_connection_proves_that_the_peer_lives() {
-        let answered = |milliseconds| Suspect { answered: Some(at(milliseconds)), ..suspect() };
+        let with = |milliseconds| Suspect { acknowledged: Some(at(milliseconds)), ..suspect() };
         for (milliseconds, wanted) in
-            [(900, false), (1_050, false), (1_051, true), (2_949, true), (2_950, false), (3_500, false)]
+            [(900, false), (1_050, false), (1_051, true), (3_949, true), (3_950, false)]
         {
-            assert_eq!(answered(milliseconds).vanished_beside_an_answer(), wanted, "at {milliseconds}");
+            assert_eq!(with(milliseconds).vanishes_beside_a_witness(&suspect()), wanted, "at {milliseconds}");
         }
-        assert!(!suspect().vanished_beside_an_answer(), "nobody was");
-        let passed = Suspect { never_passed: false, ..answered(2_000) };
-        assert!(!passed.vanished_beside_an_answer(), "a full one did pass");
+        assert!(!suspect().vanishes_beside_a_witness(&with(2_000)), "which its next copy may not show yet");
+        let not = |suspect: Suspect| Suspect { may_have_a_witness: false, ..suspect };
+        assert!(!not(with(2_000)).vanishes_beside_a_witness(&suspect()));
+        assert!(!with(2_000).vanishes_beside_a_witness(&not(suspect())));
     }
 
-    /// The later one began after that, at 5 s, to the same place.
+    /// Of the later one a copy vanished that was sent at 3 s.
     #[test]
-    fn two_that_are_stuck_and_a_third_that_is_answered_between_them() {
-        let ports = (Some(4001), Some(443));
-        let later =
-            |milliseconds| Suspect { ports, since: at(5_000), answered: Some(at(milliseconds)), ..suspect() };
-        for (milliseconds, wanted) in
-            [(1_050, false), (1_051, true), (5_049, true), (5_050, false), (6_000, false)]
-        {
-            assert_eq!(suspect().answered_before(&later(milliseconds)), wanted, "at {milliseconds}");
+    fn two_that_are_stuck_and_a_third_between_them() {
+        let another = |port| Suspect { ports: (Some(4001), Some(port)), ..suspect() };
+        for (milliseconds, wanted) in [(1_050, false), (1_051, true), (2_949, true), (2_950, false)] {
+            let with = |suspect| Suspect { acknowledged: Some(at(milliseconds)), ..suspect };
+            assert_eq!(suspect().has_a_witness_with(&with(another(443))), wanted, "later, {milliseconds}");
+            assert_eq!(with(suspect()).has_a_witness_with(&another(443)), wanted, "before, {milliseconds}");
+            assert!(!with(suspect()).has_a_witness_with(&with(another(80))), "another program");
+            let not = |suspect| Suspect { may_have_a_witness: false, ..with(suspect) };
+            assert!(!not(suspect()).has_a_witness_with(&with(another(443))));
+            assert!(!with(suspect()).has_a_witness_with(&not(another(443))));
         }
-        let to = |port| Suspect { ports: (Some(4001), Some(port)), ..later(3_000) };
-        assert!(
-            suspect().answered_before(&to(443)) && !suspect().answered_before(&to(80)),
-            "another program"
-        );
-        for none in [Suspect { answered: None, ..later(0) }, Suspect { never_passed: false, ..later(3_000) }]
-        {
-            assert!(!suspect().answered_before(&none));
-        }
-        let passed = Suspect { never_passed: false, ..suspect() };
-        assert!(!passed.answered_before(&later(3_000)), "a full one did pass");
+        assert!(!suspect().has_a_witness_with(&another(443)), "there is none");
     }
 
     /// Something small of the other must have arrived after this one was stuck, and before a copy of this one vanished.

@@ -127,28 +127,35 @@ fn what_was_acknowledged_before_proves_nothing() {
     }
 }
 
-/// A connection that is stuck since 1.4 s, its last copy but one sent 0.8 s ago, and another that closed well in between.
+/// A connection that is stuck for 1.4 s, then for 3 s: between the two events a copy vanished.
 #[test]
-fn one_that_closes_well_proves_it_if_a_copy_vanishes_after_it() {
-    let proven = |stall: Stall| {
+fn one_that_ends_well_proves_it_if_a_copy_vanishes_after_it() {
+    let hertz = crate::kernel::clock::jiffies_a_second();
+    let proven = |first: Stall| {
         let mut findings = Findings::default();
-        findings.add(&event(&stalled(4000, Fate::Suspect, stall)), &Pods::default());
-        is_black_hole(&findings)
+        let (one, timeout) = (stalled(4000, Fate::Suspect, first), first.timeout * 2);
+        let next = Stall { retransmits: 4, timeout, heard: first.heard + timeout, ..first };
+        let other = stalled(4000, Fate::Suspect, Stall { acknowledged: 100_000, ..next });
+        let other = MtuRecord { ktime_ns: one.ktime_ns + 1_600_000_000, ..other };
+        findings.add(&event(&one), &Pods::default());
+        assert!(!is_black_hole(&findings), "its next copy may arrive");
+        findings.add(&event(&other), &Pods::default());
+        (is_black_hole(&findings), findings.verdict().unwrap().message)
     };
-    let answered = |answered| Stall { answered, ..stuck() };
-    assert!(proven(answered(1_100_000)));
-    assert!(!proven(answered(500_000)), "no copy has vanished since");
-    assert!(!proven(answered(1_500_000)), "it was not stuck yet");
-    assert!(!proven(answered(Stall::NEVER)));
-    let passed = Stall { acked: 1 << 20, heard: 0, ..answered(1_100_000) };
-    assert!(!proven(passed), "full ones did pass");
-    let mut findings = Findings::default();
-    findings.add(&event(&stalled(4000, Fate::Suspect, answered(1_100_000))), &Pods::default());
-    let text = findings.verdict().unwrap().message;
-    assert!(
-        text.contains("while the peer answers smaller ones") && text.contains("from 10.244.1.10"),
-        "{text}"
-    );
+    let with = |acknowledged| Stall { acknowledged, ..stuck() };
+    let (is_proven, text) = proven(with(500_000));
+    assert!(is_proven && text.contains("while the peer answers smaller ones"), "{text}");
+    assert!(!proven(with(1_500_000)).0, "it was not stuck yet");
+    assert!(!proven(with(Stall::NEVER)).0, "what ended a moment ago has no copy behind it");
+    let handshake = Stall { acked: 1, ..with(500_000) };
+    assert!(proven(handshake).0, "nothing of its own need have passed");
+    for (why, not) in [
+        ("full ones did pass", Stall { acked: 1 << 20, heard: 0, ..with(500_000) }),
+        ("much else is lost", Stall { lost: 5, ..with(500_000) }),
+        ("the peer was silent for long before", Stall { heard: hertz * 9 / 2, ..with(500_000) }),
+    ] {
+        assert!(!proven(not).0, "{why}");
+    }
 }
 
 /// The later one was made, or took something, when the earlier was already stuck, which it is all the time since.
@@ -180,11 +187,12 @@ fn a_later_one_proves_it_if_the_earlier_is_still_stuck() {
     assert!(!is_proven(1_400_000, &[], stuck(), None), "its sockets are not seen");
     assert!(is_proven(21_300_000, &[(4000, 443, 6)], stuck(), None), "a moment after");
     assert!(!is_proven(21_360_000, &[(4000, 443, 6)], stuck(), None), "at the same moment");
-    // The later one has no more than its handshake; a third one closed well before it began.
-    let mute = |answered| Stall { acked: 1, answered, ..stuck() };
+    // The later one has no more than its handshake; a third one ended well before its last copy.
+    let mute = |acknowledged| Stall { acked: 1, acknowledged, ..stuck() };
     assert!(is_proven(21_300_000, &[(4000, 443, 6)], mute(5_000_000), None));
     assert!(!is_proven(21_300_000, &[(4000, 443, 5)], mute(5_000_000), None), "it has recovered");
     assert!(!is_proven(21_300_000, &[(4000, 443, 6)], mute(21_500_000), None), "before both");
+    assert!(!is_proven(21_300_000, &[(4000, 443, 6)], mute(500_000), None), "after that");
     assert!(!is_proven(21_300_000, &[(4000, 443, 6)], mute(Stall::NEVER), None));
     let passed = Stall { acked: 1 << 20, heard: 0, ..stuck() };
     assert!(!is_proven(1_400_000, &[(4000, 443, 6)], passed, None), "full ones did pass");
