@@ -97,8 +97,8 @@ pub struct Link {
     pub peers: Option<Vec<Option<IpAddr>>>,
     /// What may send its packets elsewhere than routes say: `XDP`, `tc`, `tcx`.
     pub program: Option<&'static str>,
-    /// A filter of tc may police its packets or redirect them.
-    pub filtered: bool,
+    /// What a filter of tc does to packets of it, as in `polices`: by size, or it sends them elsewhere.
+    pub filter: Option<&'static str>,
     /// Bytes of the header that it puts before each packet, which its MTU does not count and its queues do.
     pub header: u32,
     /// Its token bucket, the smallest if it has several.

@@ -109,7 +109,7 @@ impl Beside {
     /// Gives each device what was read of it.
     pub(super) fn give(self, into: &mut super::Namespace) {
         for link in &mut into.links {
-            link.filtered = self.filtered.acting.contains(&link.index);
+            link.filter = self.filtered.acting.get(&link.index).copied();
             if self.filtered.bpf.contains(&link.index) {
                 link.program.get_or_insert("tc");
             }

@@ -18,29 +18,54 @@ const PEAK_RATE: usize = 20;
 const BUFFER: usize = 28;
 const PEAK_BUFFER: usize = 32;
 
-/// What a token bucket holds when it is full: a frame that is longer never passes.
+/// What a token bucket holds when it is full: a frame that is longer never passes. What its rate adds for headers (`overhead`,
+/// ATM cells) is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
-    /// Bytes of its `burst`.
-    pub burst: u32,
-    /// Bytes of its `minburst` (`mtu`), if it has a peak rate.
-    pub minburst: Option<u32>,
+    /// Its `burst`.
+    pub burst: Size,
+    /// Its `minburst` (`mtu`), if it has a peak rate.
+    pub minburst: Option<Size>,
     /// It takes all that leaves by its device, and is not below another queue, which gives it some.
     pub is_root: bool,
 }
 
+/// A size in bytes. The kernel tells it by the time that so much takes, in whole ticks: of fast rates a tick is many bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size {
+    /// The most that it may be.
+    pub most: u32,
+    /// What `tc` shows.
+    pub shown: u32,
+}
+
+impl Size {
+    /// What passes at this rate in so many ticks.
+    fn of(rate: u64, ticks: u32) -> Option<Self> {
+        Some(Self { most: in_bytes(rate, ticks.saturating_add(1))?, shown: in_bytes(rate, ticks)? })
+    }
+}
+
 impl Bucket {
-    /// Bytes of the longest frame that passes.
+    /// Bytes of the longest frame that may pass.
     #[must_use]
     pub fn holds(self) -> u32 {
-        self.minburst.map_or(self.burst, |minburst| minburst.min(self.burst))
+        self.minburst.map_or(self.burst, |minburst| minburst.min(self.burst)).most
+    }
+
+    /// What gives it enough for such frames; `named` is the bucket.
+    #[must_use]
+    pub fn cure(self, named: &str, frame: u32) -> String {
+        format!(
+            "give the token bucket of {named} {} (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
+            self.wants(frame)
+        )
     }
 
     /// What it must be given for such frames, as in `a burst of 3028 bytes or more`.
-    #[must_use]
-    pub fn wants(self, frame: u32) -> String {
+    fn wants(self, frame: u32) -> String {
         let names: Vec<_> = self.less(frame).map(|(name, _)| format!("a {name}")).collect();
-        // `tc` cuts it to whole microseconds: at 1 Gbit/s one is 125 bytes, at 10 Gbit/s 1250.
+        // Programs that hand it over as a time lose a part of it.
         format!("{} of {} bytes or more", names.join(" and "), frame.saturating_mul(2))
     }
 
@@ -54,7 +79,9 @@ impl Bucket {
     /// Which of its sizes keep a frame of so many bytes from passing, by the names that `tc` has for them.
     fn less(self, frame: u32) -> impl Iterator<Item = (&'static str, u32)> {
         let both = [("burst", Some(self.burst)), ("minburst", self.minburst)];
-        both.into_iter().filter_map(move |(name, bytes)| Some((name, bytes.filter(|bytes| *bytes < frame)?)))
+        let less =
+            move |(name, size): (_, Option<Size>)| Some((name, size.filter(|size| size.most < frame)?.shown));
+        both.into_iter().filter_map(less)
     }
 }
 
@@ -62,7 +89,7 @@ impl Bucket {
 impl Bucket {
     /// One of this burst that takes all.
     pub(crate) const fn of(burst: u32) -> Self {
-        Self { burst, minburst: None, is_root: true }
+        Self { burst: Size { most: burst, shown: burst }, minburst: None, is_root: true }
     }
 }
 
@@ -77,13 +104,13 @@ pub fn bucket(payload: &[u8]) -> Option<(u32, Bucket)> {
     let options =
         find(attributes, TCA_OPTIONS).filter(|_| find(attributes, TCA_KIND).map(text) == Some(b"tbf"))?;
     let parameters = find(options, TCA_TBF_PARMS)?;
-    let burst = in_bytes(
+    let burst = Size::of(
         rate(find(options, TCA_TBF_RATE64), parameters.get(RATE..)?)?,
         number(parameters.get(BUFFER..)?)?,
     )?;
     let peak = rate(find(options, TCA_TBF_PRATE64), parameters.get(PEAK_RATE..)?)?;
     let peak_buffer = number(parameters.get(PEAK_BUFFER..)?)?;
-    let minburst = (peak > 0).then(|| in_bytes(peak, peak_buffer)).flatten();
+    let minburst = (peak > 0).then(|| Size::of(peak, peak_buffer)).flatten();
     Some((device, Bucket { burst, minburst, is_root }))
 }
 

@@ -11,8 +11,8 @@ use super::{Link, NetnsId, tunnel};
 /// `struct ifinfomsg` of include/uapi/linux/rtnetlink.h.
 const HEADER: usize = 16;
 
-/// `ARPHRD_ETHER` of `include/uapi/linux/if_arp.h`, and the bytes of its header.
-const ARPHRD_ETHER: u16 = 1;
+/// `ARPHRD_ETHER` and `ARPHRD_LOOPBACK` of `include/uapi/linux/if_arp.h`, and the bytes of their header.
+const ETHERNETS: [u16; 2] = [1, 772];
 const ETHERNET: u32 = 14;
 
 /// `IFLA_TARGET_NETNSID` of `include/uapi/linux/if_link.h`: not one of the C library's.
@@ -64,7 +64,7 @@ pub(super) fn decode(payload: &[u8]) -> Option<Link> {
         up: flags & IFF_UP != 0,
         carrier: flags & IFF_LOWER_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
-        header: if short(payload.get(2..4)?)? == ARPHRD_ETHER { ETHERNET } else { 0 },
+        header: if ETHERNETS.contains(&short(payload.get(2..4)?)?) { ETHERNET } else { 0 },
         ..Link::default()
     };
     for (kind, value) in all(payload.get(HEADER..)?) {

@@ -1,6 +1,6 @@
 //! What a device's packets go through before its routes count: BPF programs (tc, tcx) and other filters of tc.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -35,7 +35,7 @@ pub(super) struct Filtered {
     /// A BPF program is among them.
     pub(super) bpf: BTreeSet<u32>,
     /// One has an action that may drop packets by their size, or send them elsewhere.
-    pub(super) acting: BTreeSet<u32>,
+    pub(super) acting: BTreeMap<u32, &'static str>,
 }
 
 /// Reads which those are.
@@ -50,15 +50,15 @@ pub(super) fn filtered(socket: &mut Netlink) -> Result<Filtered, SocketError> {
             let ((bpf, acting), _) = socket.dump(
                 RTM_GETTFILTER,
                 &body(index, *parent),
-                || (false, false),
+                || (false, None),
                 |(bpf, acting), payload| {
                     *bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
-                    *acting |= acts(payload);
-                    !(*bpf && *acting)
+                    *acting = acting.or_else(|| acts(payload));
+                    !(*bpf && acting.is_some())
                 },
             )?;
             found.bpf.extend(bpf.then_some(index));
-            found.acting.extend(acting.then_some(index));
+            found.acting.extend(acting.map(|acts| (index, acts)));
         }
     }
     Ok(found)
@@ -79,11 +79,12 @@ fn kind(payload: &[u8]) -> Option<(u32, &[u8])> {
     Some((index, text(find(payload.get(HEADER..)?, TCA_KIND)?)))
 }
 
-/// Whether a filter polices or redirects. Where a filter has its actions differs from classifier to classifier: their names alone
-/// are looked for, as the attribute `TCA_ACT_KIND` has them, with its NUL.
-fn acts(payload: &[u8]) -> bool {
-    let names: [&[u8]; 2] = [b"police\0", b"mirred\0"];
-    names.iter().any(|name| payload.windows(name.len()).any(|bytes| bytes == *name))
+/// What a filter does, if it polices or redirects. Where a filter has its actions differs from classifier to classifier: their names
+/// alone are looked for, as the attribute `TCA_ACT_KIND` has them, with its NUL.
+fn acts(payload: &[u8]) -> Option<&'static str> {
+    let names: [(&[u8], _); 2] = [(b"police\0", "polices"), (b"mirred\0", "redirects")];
+    let is_there = |name: &[u8]| payload.windows(name.len()).any(|bytes| bytes == name);
+    names.iter().find(|(name, _)| is_there(name)).map(|(_, acts)| *acts)
 }
 
 /// Whether a device of this thread's namespace has a program of tcx; none has before Linux 6.6.
@@ -147,13 +148,16 @@ mod tests {
 
     #[test]
     fn a_filter_that_polices_or_redirects_acts() {
-        for (name, wanted) in
-            [(&b"police\0"[..], true), (b"mirred\0", true), (b"gact\0", false), (b"policed", false)]
-        {
+        for (name, wanted) in [
+            (&b"police\0"[..], Some("polices")),
+            (b"mirred\0", Some("redirects")),
+            (b"gact\0", None),
+            (b"policed", None),
+        ] {
             let nested = [&[12, 0, 1, 0][..], name].concat();
             assert_eq!(acts(&listed(2, &nested)), wanted, "{name:?}");
         }
-        assert!(!acts(b""));
+        assert_eq!(acts(b""), None);
     }
 
     #[test]

@@ -231,7 +231,9 @@ fn closed(agent: nix::unistd::Pid) -> Result<f64> {
         drop(other);
     }
     let after = maps::ran(agent, "tcp_destroy_")?;
-    Ok((after.nanoseconds - before.nanoseconds) as f64 / f64::from(2 * PAIRS))
+    let ended = after.times - before.times;
+    ensure!(ended >= u64::from(2 * PAIRS), "{ended} sockets ended");
+    Ok((after.nanoseconds - before.nanoseconds) as f64 / ended as f64)
 }
 
 /// One drop in a hundred is described: what that adds to each drop, on the packet's own path and all in all.

@@ -49,6 +49,9 @@ pub(super) struct Ran {
     /// With `kernel.bpf_stats_enabled`; 0 until it has run.
     #[serde(rename = "run_time_ns", default)]
     pub(super) nanoseconds: u64,
+    /// How often.
+    #[serde(rename = "run_cnt", default)]
+    pub(super) times: u64,
 }
 
 /// What this process's program whose name begins so has executed so far: a name is cut after 15 bytes where bpftool is old.

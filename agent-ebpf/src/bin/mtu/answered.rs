@@ -42,8 +42,7 @@ impl Place {
     /// By words: arrays are compared by a function.
     #[inline(always)]
     fn is(&self, other: &[u64; 5]) -> bool {
-        let ([a, b, c, d, e], [f, g, h, i, j]) = (self.0, *other);
-        (a ^ f) | (b ^ g) | (c ^ h) | (d ^ i) | (e ^ j) == 0
+        self.0.iter().zip(other).fold(0, |differs, (own, its)| differs | (own ^ its)) == 0
     }
 }
 

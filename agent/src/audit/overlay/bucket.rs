@@ -24,11 +24,11 @@ fn finding(nets: &Nets<'_>, at: At, link: &Link, bucket: Bucket) -> Finding {
     let (whole, holds) = (frame(link), bucket.holds());
     let fits = holds.saturating_sub(link.header);
     let named = placed(link, owner);
-    // Which packets a class gets its filters decide.
+    // Which packets come to it the other queue decides.
     let (which, confidence) = if bucket.is_root {
         ("its token bucket", Confidence::High)
     } else {
-        ("a token bucket of one of its classes", Confidence::Medium)
+        ("a token bucket below another queue", Confidence::Medium)
     };
     Finding {
         name: Name::BurstTooSmall,
@@ -45,10 +45,7 @@ fn finding(nets: &Nets<'_>, at: At, link: &Link, bucket: Bucket) -> Finding {
             link.mtu,
             bucket.lacks(whole)
         ),
-        fix: format!(
-            "give the token bucket of {named} {} (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
-            bucket.wants(whole)
-        ),
+        fix: bucket.cure(&named, whole),
         fragments: None,
         pods: owner.or(theirs).cloned().into_iter().collect(),
     }

@@ -94,8 +94,8 @@ fn reasons(nets: &Nets<'_>, at: At, link: &Link) -> Vec<NotJudged> {
     } else if link.kind == "netkit" {
         reasons.push(not("a BPF program (netkit) may send its packets elsewhere".into(), false));
     }
-    if link.filtered {
-        reasons.push(not("a filter (tc) polices packets of it, or sends them elsewhere".into(), false));
+    if let Some(acts) = link.filter {
+        reasons.push(not(format!("a filter (tc) {acts} packets of it").into(), false));
     }
     match &link.tunnel {
         Some(tunnel) => {

@@ -16,7 +16,7 @@ fn each_device_is_given_what_was_read_of_it() {
     let small = Bucket::of(1400);
     let beside = Beside {
         peers: vec![(3, vec![Some([10, 0, 0, 2].into()), None]), (9, vec![None])],
-        filtered: Filtered { bpf: [2, 5].into(), acting: [3, 5].into() },
+        filtered: Filtered { bpf: [2, 5].into(), acting: [(3, "polices"), (5, "redirects")].into() },
         tcx: [2, 4].into(),
         buckets: [(5, small)].into(),
         ipsec: Some(Ipsec { cut: true, ..Ipsec::default() }),
@@ -25,8 +25,8 @@ fn each_device_is_given_what_was_read_of_it() {
     beside.give(&mut namespace);
     let programs: Vec<_> = namespace.links.iter().map(|link| link.program).collect();
     assert_eq!(programs, [None, Some("tc"), None, Some("tcx"), Some("XDP")]);
-    let filtered: Vec<_> = namespace.links.iter().map(|link| link.filtered).collect();
-    assert_eq!(filtered, [false, false, true, false, true]);
+    let filters: Vec<_> = namespace.links.iter().map(|link| link.filter).collect();
+    assert_eq!(filters, [None, None, Some("polices"), None, Some("redirects")]);
     let buckets: Vec<_> = namespace.links.iter().map(|link| link.bucket).collect();
     assert_eq!(buckets, [None, None, None, None, Some(small)]);
     let peers: Vec<_> = namespace.links.iter().map(|link| link.peers.clone()).collect();

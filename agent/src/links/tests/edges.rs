@@ -35,11 +35,11 @@ fn a_device_that_is_down_is_nothing_else() {
     assert_eq!(told(0x1_0000, &[]), Link { carrier: true, ..wanted.clone() });
 }
 
-/// `ARPHRD_ETHER`, and `ARPHRD_NONE` of a tunnel that carries IP.
+/// `ARPHRD_ETHER`, `ARPHRD_LOOPBACK`, and `ARPHRD_NONE` of a tunnel that carries IP.
 #[test]
 fn a_frame_of_ethernet_has_a_header() {
     let mut answer = message(7, 1, &[number(4, 1500)]);
-    for (kind, header) in [(1_u16, 14), (0xfffe, 0), (772, 0)] {
+    for (kind, header) in [(1_u16, 14), (0xfffe, 0), (772, 14)] {
         answer[2..4].copy_from_slice(&kind.to_ne_bytes());
         assert_eq!(decode(&answer).unwrap().header, header, "{kind}");
     }

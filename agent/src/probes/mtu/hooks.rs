@@ -117,7 +117,7 @@ const UDPV6_ERR: Hook = Hook {
 
 const TCP_RETRANSMIT: Hook = Hook {
     name: "tcp_retransmit_skb",
-    tells: "TCP segments that are sent again and again, and what their socket knows of it",
+    tells: "TCP segments that are sent again and again, what their socket knows of it, and what others beside it (tcp_destroy_sock)",
     module: None,
     provoked: false,
     ladder: &[
@@ -131,7 +131,7 @@ const TCP_RETRANSMIT: Hook = Hook {
         },
         Rung {
             name: "raw_tp",
-            loses: "costs more per segment",
+            loses: "costs more per segment and per connection",
             attach: &[
                 Attach { program: "tcp_retransmit_raw", target: Target::RawTracepoint("tcp_retransmit_skb") },
                 Attach { program: "tcp_destroy_raw", target: Target::RawTracepoint("tcp_destroy_sock") },

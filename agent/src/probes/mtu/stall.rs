@@ -255,8 +255,8 @@ fn walk(event: &TooBig, pods: &Pods, who: &str) -> String {
     let address = socket(event.destination(), port);
     let from = match &pods.source {
         Some(_) => format!(" --from-pod {who}"),
-        // Neither the node's nor a known pod's: from the node it would be another way.
-        None if event.has(flags::FOREIGN) => {
+        // It is not the node's, and whose it is is not known: from the node it would be another way.
+        None if event.has(flags::FOREIGN | flags::IN_POD) => {
             format!(" --netns $(lsns -no PID {} | head -n 1)", event.record.netns)
         }
         None => String::new(),

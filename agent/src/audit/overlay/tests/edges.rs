@@ -75,7 +75,7 @@ fn a_token_bucket_holds_a_full_frame_or_drops_it() {
     assert!(on(down(with(Bucket::of(1513)))).is_empty(), "what is down drops nothing");
     assert!(on(Link { header: 0, ..with(Bucket::of(1500)) }).is_empty(), "it has no link header");
     let [below] = &on(with(Bucket { is_root: false, ..Bucket::of(1400) }))[..] else { panic!("not told") };
-    assert!(below.0.contains("but a token bucket of one of its classes holds 1400"), "{}", below.0);
+    assert!(below.0.contains("but a token bucket below another queue holds 1400"), "{}", below.0);
     assert_eq!(below.3, Confidence::Medium);
 }
 

@@ -28,7 +28,7 @@ fn what_nothing_here_decides_is_not_judged() {
             Link::up(7, "tun0", "tun", 1500),
             Link { lower: Some(9), lower_netns: Some(NetnsId(44)), ..Link::up(8, "far", "veth", 1500) },
             Link::up(9, "nk0", "netkit", 1500),
-            Link { filtered: true, ..Link::up(11, "bw0", "veth", 1500) },
+            Link { filter: Some("polices"), ..Link::up(11, "bw0", "veth", 1500) },
             Link { up: false, ..Link::up(10, "tunl0", "tun", 1500) },
         ],
         Vec::new(),
@@ -38,7 +38,7 @@ fn what_nothing_here_decides_is_not_judged() {
     }
     assert_eq!(why(&read, "cilium_vxlan"), ["each packet says where it goes"]);
     assert_eq!(why(&read, "lxc1"), ["a BPF program (tc) may send its packets elsewhere"]);
-    assert_eq!(why(&read, "bw0"), ["a filter (tc) polices packets of it, or sends them elsewhere"]);
+    assert_eq!(why(&read, "bw0"), ["a filter (tc) polices packets of it"]);
     assert_eq!(why(&read, "nk0"), ["a BPF program (netkit) may send its packets elsewhere"]);
     assert_eq!(why(&read, "tun0"), ["what a device of kind tun adds is not known"]);
     assert_eq!(why(&read, "far"), ["its other end is in a network namespace that was not read"]);

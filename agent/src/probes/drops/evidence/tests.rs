@@ -5,6 +5,8 @@ use std::path::Path;
 use super::*;
 use crate::kernel::limits::{Loss, Queueing};
 
+mod shaped;
+
 mod segments;
 
 #[test]
@@ -220,41 +222,6 @@ fn own_namespace() -> (tempfile::TempDir, DropRecord) {
     (proc, record)
 }
 
-/// What never lets it pass is why it died, whatever else the queue or the filter there may refuse.
-#[test]
-fn a_bucket_or_a_policer_that_is_too_small_makes_it_too_long() {
-    let (proc, own) = own_namespace();
-    let gathered = |record: &DropRecord, place: (&str, &str), class, burst: Option<u32>, policed: &[_]| {
-        let queueing = Queueing { bucket: burst.map(Bucket::of), netem: None };
-        let limits = Limits::below(proc.path(), proc.path()).knowing(7, queueing, policed);
-        let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
-        let verdict = Verdict { class, harm: Harm::Harmful };
-        let (verdict, evidence) = gather(&sources, record, place.0, place.1, None, false, verdict);
-        assert_eq!(verdict.harm, Harm::Harmful);
-        (verdict.class, evidence)
-    };
-    let (queue, ingress) = (("QDISC_DROP", "__dev_queue_xmit"), ("TC_INGRESS", ""));
-    for (burst, is_told) in [(1499, true), (1000, true), (1500, false), (1501, false)] {
-        let told = is_told.then(|| Evidence::Burst(Bucket::of(burst)));
-        let class = if is_told { Class::Mtu } else { Class::Queue };
-        assert_eq!(gathered(&own, queue, Class::Queue, Some(burst), &[]), (class, told), "{burst}");
-    }
-    assert_eq!(gathered(&own, ingress, Class::Policy, Some(1000), &[]), (Class::Policy, None), "it comes in");
-    let less = Policed { burst: None, mtu: Some(1200) };
-    let policer = Some(Evidence::Policer { length: 1500, less });
-    for (place, class, side, other) in [
-        (ingress, Class::Policy, Side::Ingress, Side::Egress),
-        (("TC_EGRESS", ""), Class::Policy, Side::Egress, Side::Queue),
-        (queue, Class::Queue, Side::Queue, Side::Ingress),
-    ] {
-        let told = gathered(&own, place, class, None, &[(side, less)]);
-        assert_eq!(told, (Class::Mtu, policer.clone()), "{side:?}");
-        assert_eq!(gathered(&own, place, class, None, &[(other, less)]), (class, None), "{other:?}");
-    }
-    let elsewhere = DropRecord { netns: 1, ..own };
-    assert_eq!(gathered(&elsewhere, queue, Class::Queue, Some(1000), &[]), (Class::Queue, None));
-}
-
 #[test]
 fn a_frame_for_another_station_tells_whose_address_it_has() {
     let sources = below(Path::new("/"));
@@ -310,29 +277,6 @@ fn ports_of_open_vswitch_that_take_less_make_it_too_long() {
     assert_eq!(gathered(&DropRecord { netns: 1, ..own }, named, Class::Routing), routing, "of a pod");
     let explicit = ("OVS_DROP_EXPLICIT", "do_execute_actions");
     assert_eq!(gathered(&own, explicit, Class::Policy), (Class::Policy, None));
-}
-
-/// A packet that no bucket is too small for may have been lost on purpose: only by a queue.
-#[test]
-fn what_an_emulator_loses_is_told_where_a_queue_frees_it() {
-    let (proc, own) = own_namespace();
-    let netem = Netem { loss: Loss::Random(1 << 31), parent: Some((1, 2)) };
-    let gathered = |burst: Option<u32>, place: (&str, &str), class, harm| {
-        let queueing = Queueing { bucket: burst.map(Bucket::of), netem: Some(netem) };
-        let limits = Limits::below(proc.path(), proc.path()).knowing(7, queueing, &[]);
-        let sources = Sources { limits, sockets: Sockets::below(proc.path()) };
-        gather(&sources, &own, place.0, place.1, None, false, Verdict { class, harm }).1
-    };
-    let (queue, ring) = (("QDISC_DROP", "__dev_queue_xmit"), ("FULL_RING", "tun_net_xmit"));
-    let told = Some(Evidence::Loses(netem));
-    assert_eq!(gathered(None, queue, Class::Queue, Harm::Harmful), told);
-    assert_eq!(
-        gathered(Some(100), queue, Class::Queue, Harm::Harmful),
-        Some(Evidence::Burst(Bucket::of(100)))
-    );
-    assert_eq!(gathered(None, queue, Class::Queue, Harm::Benign), None);
-    assert_eq!(gathered(None, queue, Class::NoCarrier, Harm::Harmful), None);
-    assert_eq!(gathered(None, ring, Class::Queue, Harm::Harmful), None, "another queue");
 }
 
 /// Where IPsec's devices are, plain tunnels end at its door.

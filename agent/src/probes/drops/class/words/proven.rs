@@ -116,11 +116,7 @@ pub(super) fn fix(evidence: &Evidence, about: &About<'_>) -> String {
             about.device()
         ),
         // Room for a full frame of the device, with its link header.
-        Evidence::Burst(bucket) => format!(
-            "give the token bucket of {} {} (`tc qdisc replace`; the bandwidth plugin's burst is in bits)",
-            about.device(),
-            bucket.wants(about.frame.max(about.mtu + 14))
-        ),
+        Evidence::Burst(bucket) => bucket.cure(about.device().as_ref(), about.frame.max(about.mtu + 14)),
         Evidence::Loses(Netem { parent, .. }) => {
             let device = about.device();
             let mended = match parent {
