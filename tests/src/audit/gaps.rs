@@ -109,7 +109,8 @@ fn bpf_programs_on_a_device() {
     if has_module("act_police") {
         host.batch(
             "tc",
-            "filter replace dev va ingress pref 49152 handle 1 matchall action police rate 10mbit burst 1400 drop\n",
+            "filter del dev va ingress\n\
+             filter add dev va ingress matchall action police rate 10mbit burst 1400 conform-exceed drop\n",
         );
         expect(&node, "va", "a filter (tc) polices packets of it");
     }
