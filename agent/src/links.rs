@@ -10,7 +10,6 @@ use crate::pod::Pod;
 
 mod attributes;
 mod beside;
-mod bucket;
 mod ipsec;
 mod link;
 mod name;
@@ -27,7 +26,7 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
-pub use bucket::{Bucket, bucket, in_bytes, rate};
+pub use crate::netlink::bucket::Bucket;
 pub use ipsec::{Esp, Ipsec, Policy, State, Wrapping};
 pub use name::{is_plain, shell_word};
 pub use netns::{Place, Unread};

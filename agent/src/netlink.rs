@@ -6,6 +6,8 @@ use std::num::TryFromIntError;
 use netlink_packet_core::NlasIterator;
 use nix::libc::NLM_F_REQUEST;
 
+pub mod bucket;
+
 /// A question of this kind, with further flags.
 ///
 /// # Errors

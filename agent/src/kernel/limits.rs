@@ -24,6 +24,7 @@ mod ports;
 mod qdisc;
 mod rules;
 
+pub use crate::netlink::bucket::Bucket;
 pub use police::{Policed, Policers, Side};
 pub use ports::Port;
 pub use qdisc::{Loss, Netem, Queueing};

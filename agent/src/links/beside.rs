@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::bucket::{Bucket, bucket};
 use super::ipsec::{self, Ipsec};
 use super::netns::{self, Unread};
 use super::programs::{self, Filtered};
 use super::socket::{Netlink, SocketError};
 use super::wireguard::Wireguard;
-use super::{Fragments, Link};
+use super::{Bucket, Fragments, Link};
+use crate::netlink::bucket::bucket;
 use crate::rights::{Act, Right};
 
 /// What [`Unread`] calls these.

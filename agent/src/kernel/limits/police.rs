@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Lists, Netlink, attributes, find, number, text};
 use super::qdisc::{MOST, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, of_device};
-use crate::links::{in_bytes, rate};
+use crate::netlink::bucket::{in_bytes, rate};
 
 /// `linux/if_ether.h`, `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
 const ETH_P_ALL: u16 = 3;

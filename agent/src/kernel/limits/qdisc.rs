@@ -5,7 +5,7 @@ use std::io;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Lists, Netlink, find, number, text};
-use crate::links::{Bucket, bucket};
+use crate::netlink::bucket::{Bucket, bucket};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
 pub(super) const RTM_GETQDISC: u16 = 38;

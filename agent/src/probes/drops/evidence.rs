@@ -8,9 +8,8 @@ use agent_common::drops::{Direction, DropRecord, circumstance, flags};
 use super::address;
 use super::class::words::Refused;
 use super::class::{Class, Harm, Verdict};
-use crate::kernel::limits::{Chain, Fill, Limits, Netem, Policed, Port, Side};
+use crate::kernel::limits::{Bucket, Chain, Fill, Limits, Netem, Policed, Port, Side};
 use crate::kernel::sockets::{Seen, Sockets};
-use crate::links::Bucket;
 
 /// What is looked at: an echo reply that nobody waits for any more is none of it.
 const NOBODY_LISTENS: Verdict = Verdict { class: Class::NoSocket, harm: Harm::Harmful };

@@ -50,8 +50,7 @@ impl Heeds {
     /// Takes in a message that was sent.
     pub(super) fn add(&mut self, event: &TooBig) {
         if let Some(ends) = event.source().zip(event.destination()) {
-            let is_cut = event.record.held > 0 || event.is_cut();
-            self.merge(Heed { ends, told: 1, is_cut, first: event.at, last: event.at });
+            self.merge(Heed { ends, told: 1, is_cut: event.is_cut(), first: event.at, last: event.at });
         }
     }
 

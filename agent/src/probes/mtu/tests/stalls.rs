@@ -53,6 +53,8 @@ fn one_suspect_proves_nothing_and_two_do_if_the_peer_lived() {
     // A peer that has come back a moment ago: the copies that would tell are still to be sent.
     let back = Stall { arrived: 500_000, ..stuck() };
     assert_eq!(add(4002, back), (false, false));
+    // The last copy was sent 0.8 s ago, or, since timers are late by up to an eighth, 0.9.
+    assert_eq!(add(4006, Stall { arrived: 940_000, ..stuck() }), (false, false));
     assert_eq!(
         add(4003, Stall { heard: 0, ..stuck() }),
         (false, false),

@@ -38,6 +38,21 @@ fn who_is_told_of_each_destination_once_heeds_it() {
     let (_, _, message) = verdict(&and_one_again);
     let told = "10.244.1.10 sends up to 1428 bytes with DF to 198.51.100.5:443; it was told so 3 times in 7 s and goes on";
     assert!(message.contains(told), "{message}");
+    // One record that speaks for more, wherever it is, and it is a least number.
+    let three = [to(5, 1), to(5, 2), to(5, 4)];
+    for cut in 0..3 {
+        for more in
+            [MtuRecord { held: 1, ..three[cut] }, MtuRecord { flags: flags::LAST_OF_BUDGET, ..three[cut] }]
+        {
+            let mut records = three;
+            records[cut] = more;
+            let (_, _, message) = verdict(&records);
+            assert!(
+                message.contains("it was told so at least 3 times in 3 s and goes on"),
+                "{cut}: {message}"
+            );
+        }
+    }
 }
 
 /// A record speaks for those that were held back before it, and one that uses the budget up for nobody knows how many.

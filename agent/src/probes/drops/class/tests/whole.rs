@@ -7,8 +7,7 @@ use agent_common::quote::Tunnel;
 use super::tables::{IPV6_INPUT, NO_FRAGMENTS, UDP_SOCKET};
 use super::words::{About, Home, Late, Refused};
 use super::*;
-use crate::kernel::limits::{Chain, Fill, Loss, Netem, Policed, Port};
-use crate::links::Bucket;
+use crate::kernel::limits::{Bucket, Chain, Fill, Loss, Netem, Policed, Port};
 use crate::pod::Pod;
 use crate::probes::drops::evidence::Evidence;
 

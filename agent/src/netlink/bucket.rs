@@ -1,6 +1,6 @@
 //! A token bucket filter (`tc-tbf(8)`) out of the kernel's `RTM_NEWQDISC`: how long a packet it ever lets pass.
 
-use super::attributes::{find, number, text};
+use super::{find, number, text};
 
 /// `sizeof(struct tcmsg)` of `linux/rtnetlink.h`, and where it has the device and the parent.
 const HEADER: usize = 20;

@@ -1,7 +1,13 @@
 //! Answers as the kernel gives them of `tc qdisc add .. tbf`.
 
-use super::super::tests::attribute;
 use super::*;
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap();
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
 
 /// Of device 7: `rate 10mbit burst 1400`, with this peak rate and its ticks, below this parent.
 fn answer(kind: &[u8], rate: u32, peak: (u32, u32), parent: u32, more: &[u8]) -> Vec<u8> {
