@@ -45,6 +45,10 @@ impl Tally {
     }
 }
 
+/// Programs whose names begin so see no event, but what is worth knowing beside one: what the kernel leaves out of them is no event
+/// that was missed.
+pub const BESIDE: &str = "beside_";
+
 /// Hooks one probe can have: entries of its array of [`Tally`].
 pub const MAX_HOOKS: u32 = 16;
 

@@ -80,7 +80,8 @@ fn storm_is_counted(lab: &Lab) {
     let grown = after.grown(&before, "r2c_pod_drop_packets_total");
     assert_eq!(counted(&before, &after), wanted, "{grown}");
     assert_eq!(after.sum("r2c_drop_uncounted_packets_total", &[]), 0);
-    assert_eq!(after.sum("r2c_events_missed_total", &[]), 0);
+    // Of the storm: the agent of the lab has seen the tests before it as well.
+    assert_eq!(after.since(&before, "r2c_events_missed_total", &[]), 0);
 }
 
 #[test]

@@ -234,15 +234,16 @@ fn tcp_retransmit_raw(ctx: RawTracePointContext) -> i32 {
 }
 
 // include/trace/events/tcp.h: tcp_destroy_sock(struct sock *sk): once for each TCP socket that ends          5.10 to 7.2
+// (`beside_`: that one ends is no event, see `agent_common::BESIDE`)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
-fn tcp_destroy_btf(ctx: BtfTracePointContext) -> i32 {
+fn beside_tcp_btf(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the tracepoint's own argument.
     unsafe { answered::ended_typed(ctx.arg(0)) };
     0
 }
 
 #[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
-fn tcp_destroy_raw(ctx: RawTracePointContext) -> i32 {
+fn beside_tcp_raw(ctx: RawTracePointContext) -> i32 {
     // SAFETY: as above.
     unsafe { answered::ended_probed(ctx.arg(0)) };
     0

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use agent_common::BESIDE;
 use aya::Ebpf;
 
 /// A probe's loaded object. Its links die with it.
@@ -53,11 +54,12 @@ fn wait_for_programs() {
     unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, nix::libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
-/// `recursion_misses` of every loaded program, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
+/// `recursion_misses` of every loaded program that sees events, from `/proc/self/fdinfo` (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
 fn missed(bpf: Option<&Ebpf>) -> u64 {
     use std::os::fd::{AsFd, AsRawFd};
     let Some(bpf) = bpf else { return 0 };
     bpf.programs()
+        .filter(|(name, _)| !name.starts_with(BESIDE))
         .filter_map(|(_, program)| program.fd().ok())
         .filter_map(|fd| {
             std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).ok()

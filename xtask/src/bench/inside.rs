@@ -224,13 +224,13 @@ fn closed(agent: nix::unistd::Pid) -> Result<f64> {
     const PAIRS: u8 = 8;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let to = listener.local_addr()?;
-    let before = maps::ran(agent, "tcp_destroy_")?;
+    let before = maps::ran(agent, "beside_tcp_")?;
     for _ in 0..PAIRS {
         let (one, other) = (TcpStream::connect(to)?, listener.accept()?);
         drop(one);
         drop(other);
     }
-    let after = maps::ran(agent, "tcp_destroy_")?;
+    let after = maps::ran(agent, "beside_tcp_")?;
     let ended = after.times - before.times;
     ensure!(ended >= u64::from(2 * PAIRS), "{ended} sockets ended");
     Ok((after.nanoseconds - before.nanoseconds) as f64 / ended as f64)

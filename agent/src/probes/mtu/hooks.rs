@@ -126,7 +126,7 @@ const TCP_RETRANSMIT: Hook = Hook {
             loses: "",
             attach: &[
                 Attach { program: "tcp_retransmit_btf", target: Target::BtfTracepoint("tcp_retransmit_skb") },
-                Attach { program: "tcp_destroy_btf", target: Target::BtfTracepoint("tcp_destroy_sock") },
+                Attach { program: "beside_tcp_btf", target: Target::BtfTracepoint("tcp_destroy_sock") },
             ],
         },
         Rung {
@@ -134,7 +134,7 @@ const TCP_RETRANSMIT: Hook = Hook {
             loses: "costs more per segment and per connection",
             attach: &[
                 Attach { program: "tcp_retransmit_raw", target: Target::RawTracepoint("tcp_retransmit_skb") },
-                Attach { program: "tcp_destroy_raw", target: Target::RawTracepoint("tcp_destroy_sock") },
+                Attach { program: "beside_tcp_raw", target: Target::RawTracepoint("tcp_destroy_sock") },
             ],
         },
     ],
@@ -327,6 +327,16 @@ mod tests {
         assert_eq!(ends(&symbols, &["raw_rcv_skb"]), raw);
         assert_eq!(ends(&symbols, &["inlined", "raw_rcv_skb", "packet_rcv"]), raw, "the first that there is");
         assert_eq!(ends(&symbols, &["inlined"]), None);
+    }
+
+    /// Sockets end in processes and in interrupts all the time: one that the kernel does not hand over is no event that was missed.
+    #[test]
+    fn that_a_socket_ends_is_no_event() {
+        let attached = TCP_RETRANSMIT.ladder.iter().flat_map(|rung| rung.attach);
+        let (ends, others): (Vec<&Attach>, Vec<&Attach>) =
+            attached.partition(|one| format!("{:?}", one.target).contains("tcp_destroy_sock"));
+        assert!(ends.len() == 2 && ends.iter().all(|one| one.program.starts_with(agent_common::BESIDE)));
+        assert!(others.len() == 2 && others.iter().all(|one| !one.program.starts_with(agent_common::BESIDE)));
     }
 
     #[test]
