@@ -7,6 +7,7 @@ use netlink_packet_core::NlasIterator;
 use nix::libc::NLM_F_REQUEST;
 
 pub mod bucket;
+pub mod tc;
 
 /// A question of this kind, with further flags.
 ///

@@ -82,16 +82,21 @@ fn programs(elf: &[u8]) -> Vec<Vec<Instruction>> {
 #[test]
 fn what_is_counted_is_added_in_one_instruction() {
     for (name, object, least) in [("drops", drops::Drops::object(), 8), ("mtu", mtu::Mtu::object(), 8)] {
+        let atomic =
+            |code: &[Instruction]| code.iter().filter(|instruction| instruction.code == ATOMIC).count();
         let programs: Vec<_> = programs(object).into_iter().filter(|code| code.len() > 100).collect();
-        assert!(programs.len() >= 3, "{name} has {} sections with programs", programs.len());
-        for code in programs {
-            let atomic: Vec<_> = code.iter().filter(|instruction| instruction.code == ATOMIC).collect();
-            assert!(atomic.len() >= least, "{name}: {} atomic additions", atomic.len());
+        // The end of a socket is looked at, and not counted.
+        let counting = programs.iter().filter(|code| atomic(code) > 0);
+        assert!(counting.clone().count() >= 3, "{name} has {} sections with programs", programs.len());
+        for code in counting {
+            assert!(atomic(code) >= least, "{name}: {} atomic additions", atomic(code));
             assert!(
-                atomic.iter().all(|add| add.immediate == 0),
+                code.iter().filter(|add| add.code == ATOMIC).all(|add| add.immediate == 0),
                 "{name}: 5.10 has only additions, without a result"
             );
-            assert_eq!(plain_additions(&code), 0, "{name}: an interrupt would make it lose counts");
+        }
+        for code in &programs {
+            assert_eq!(plain_additions(code), 0, "{name}: an interrupt would make it lose counts");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask build`: the agent with its BPF objects, and the tests that run on a real kernel.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -37,12 +38,39 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Builds both. `release` is what ships; guests run the same build as everything else here, so that nothing is built
-/// twice (its profile is optimised enough for an emulated CPU).
+/// The agent's executable.
+const AGENT: &str = "r2c-agent";
+
+/// The tests' executable, and nothing else.
+const TESTS: [&str; 2] = ["--test", "kernel"];
+
+/// `cargo test` for all that has tests. Cargo chooses the features of what is shared for the packages that are named together,
+/// development dependencies included: with others named it would compile most of them again.
+pub(crate) fn cargo_test() -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.arg("test");
+    for package in ["agent", "agent-common", "xtask", "tests"] {
+        cargo.args(["--package", package]);
+    }
+    cargo.current_dir(tree::root());
+    cargo
+}
+
+/// Builds both. `release` is what ships; guests run the same build as the unit tests, so that nothing is built twice (its
+/// profile is optimised enough for an emulated CPU).
 pub(crate) fn build(release: bool) -> Result<Built> {
-    let agent = agent(release)?;
-    let tests = executable(Command::new("cargo").args(["test", "--no-run", "--package", "tests", "--lib"]))?;
-    Ok(Built { agent, tests })
+    if release {
+        return Ok(Built {
+            agent: agent(true)?,
+            tests: executable(cargo_test().arg("--no-run").args(TESTS), "kernel")?,
+        });
+    }
+    setup::need(&[setup::Part::Build])?;
+    // For a test of the agent's, cargo builds the agent as well.
+    let mut cargo = cargo_test();
+    let mut made = executables(cargo.args(["--no-run", "--test", "objects"]).args(TESTS))?;
+    let mut take = |name| made.remove(name).with_context(|| format!("`{}` made no {name}", shown(&cargo)));
+    Ok(Built { agent: take(AGENT)?, tests: take("kernel")? })
 }
 
 /// As [`build`], for a machine of `arch`.
@@ -52,10 +80,10 @@ pub(crate) fn build_for(arch: Arch, release: bool) -> Result<Built> {
     }
     setup::need(&[setup::Part::Build, setup::Part::Arm64])?;
     let profile: &[&str] = if release { &["--release"] } else { &[] };
-    let agent = [&["build", "--package", "agent", "--bin", "r2c-agent"], profile].concat();
+    let agent = [&["build", "--package", "agent", "--bin", AGENT], profile].concat();
     Ok(Built {
-        agent: executable(cross()?.args(agent))?,
-        tests: executable(cross()?.args(["test", "--no-run", "--package", "tests", "--lib"]))?,
+        agent: executable(cross()?.args(agent), AGENT)?,
+        tests: executable(cross()?.args(["test", "--no-run", "--package", "tests"]).args(TESTS), "kernel")?,
     })
 }
 
@@ -79,24 +107,47 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
     setup::need(&[setup::Part::Build])?;
     let profile: &[&str] = if release { &["--release"] } else { &[] };
     executable(
-        Command::new("cargo").args(["build", "--package", "agent", "--bin", "r2c-agent"]).args(profile),
+        Command::new("cargo").args(["build", "--package", "agent", "--bin", AGENT]).args(profile),
+        AGENT,
     )
 }
 
-/// Runs cargo, its progress and diagnostics on stderr, and gives the one executable it made.
-fn executable(cargo: &mut Command) -> Result<PathBuf> {
+/// The one of [`executables`] that has this name.
+fn executable(cargo: &mut Command, name: &str) -> Result<PathBuf> {
+    let made = executables(cargo)?.remove(name);
+    made.with_context(|| format!("`{}` made no {name}", shown(cargo)))
+}
+
+/// Runs cargo, its progress and diagnostics on stderr, and gives the executables it made, by the names of their targets.
+fn executables(cargo: &mut Command) -> Result<HashMap<String, PathBuf>> {
     cargo.arg("--message-format=json-render-diagnostics");
     cargo.current_dir(tree::root()).stdout(Stdio::piped()).dies_with_us();
     let mut child = cargo.spawn().with_context(|| shown(cargo))?;
-    let mut made = None;
+    let mut made = HashMap::new();
     for line in BufReader::new(child.stdout.take().context("cargo's output")?).lines() {
         let Ok(message) = serde_json::from_str::<Value>(&line?) else { continue };
-        if let Some(path) = message["executable"].as_str() {
-            made = Some(PathBuf::from(path));
+        if let (Some(path), Some(name)) = (message["executable"].as_str(), message["target"]["name"].as_str())
+        {
+            made.insert(name.to_owned(), PathBuf::from(path));
         }
     }
     if !child.wait()?.success() {
         bail!("`{}` failed", shown(cargo));
     }
-    made.with_context(|| format!("`{}` made no executable", shown(cargo)))
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::tree;
+
+    /// The stage `unit` and [`super::build`] name each of them.
+    #[test]
+    fn the_agent_has_one_test_beside_its_unit_tests() {
+        let there: Vec<_> = fs::read_dir(tree::root().join("agent/tests")).unwrap().collect();
+        let names: Vec<_> = there.into_iter().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["objects.rs"]);
+    }
 }

@@ -10,7 +10,6 @@ use super::programs::{self, Filtered};
 use super::socket::{Netlink, SocketError};
 use super::wireguard::Wireguard;
 use super::{Bucket, Fragments, Link};
-use crate::netlink::bucket::bucket;
 use crate::rights::{Act, Right};
 
 /// What [`Unread`] calls these.
@@ -78,31 +77,18 @@ pub(super) fn read(socket: &mut Netlink, links: &[Link]) -> Beside {
         });
         with.collect::<Result<BTreeSet<u32>, SocketError>>()
     };
-    let found = programs::filtered(socket).and_then(|filtered| Ok((filtered, tcx()?)));
-    match found {
-        Ok((filtered, tcx)) => (beside.filtered, beside.tcx) = (filtered, tcx),
-        Err(error) => beside.unread.push(note(PROGRAMS, &error)),
-    }
-    match buckets(socket) {
-        Ok(buckets) => beside.buckets = buckets,
-        Err(error) => beside.unread.push(note(BUCKETS, &error)),
+    match programs::queues(socket) {
+        Ok(queues) => {
+            let found = programs::filtered(socket, &queues).and_then(|filtered| Ok((filtered, tcx()?)));
+            match found {
+                Ok((filtered, tcx)) => (beside.filtered, beside.tcx) = (filtered, tcx),
+                Err(error) => beside.unread.push(note(PROGRAMS, &error)),
+            }
+            beside.buckets = queues.buckets;
+        }
+        Err(error) => beside.unread.extend([PROGRAMS, BUCKETS].map(|what| note(what, &error))),
     }
     beside
-}
-
-/// The smallest token bucket of each device of the socket's namespace that has any.
-fn buckets(socket: &mut Netlink) -> Result<BTreeMap<u32, Bucket>, SocketError> {
-    let (buckets, _) =
-        socket.dump(programs::RTM_GETQDISC, &programs::body(0, 0), BTreeMap::new, |all, payload| {
-            if let Some((device, found)) = bucket(payload) {
-                let least = all.entry(device).or_insert(found);
-                if found.holds() < least.holds() {
-                    *least = found;
-                }
-            }
-            true
-        })?;
-    Ok(buckets)
 }
 
 impl Beside {

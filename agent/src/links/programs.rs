@@ -7,12 +7,9 @@ use nix::libc;
 
 use super::attributes::{find, signed, text};
 use super::socket::{Netlink, SocketError};
+use crate::netlink::bucket::{Bucket, bucket};
+use crate::netlink::tc::{self, DEVICE, HEADER, RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND};
 
-pub(super) const RTM_GETQDISC: u16 = 38;
-const RTM_GETTFILTER: u16 = 46;
-/// `struct tcmsg` of include/uapi/linux/rtnetlink.h.
-const HEADER: usize = 20;
-const TCA_KIND: u16 = 1;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`, the same of egress, and the ingress qdisc itself.
 const CLSACT: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
 const INGRESS: [u32; 1] = [0xffff_0000];
@@ -21,12 +18,27 @@ const INGRESS: [u32; 1] = [0xffff_0000];
 const BPF_PROG_QUERY: libc::c_int = 16;
 const TCX: [u32; 2] = [46, 47];
 
-/// A `struct tcmsg` about what a device has below this parent; 0 is any.
-pub(super) fn body(index: u32, parent: u32) -> Vec<u8> {
-    let mut body = vec![0; HEADER];
-    body[4..8].copy_from_slice(&index.to_ne_bytes());
-    body[12..16].copy_from_slice(&parent.to_ne_bytes());
-    body
+/// What the queueing disciplines of the socket's namespace are to packets, by their device.
+#[derive(Default)]
+pub(super) struct Queues {
+    /// Where filters are asked for.
+    hooks: Vec<(u32, &'static [u32])>,
+    /// The smallest token bucket.
+    pub(super) buckets: BTreeMap<u32, Bucket>,
+}
+
+/// Reads them.
+pub(super) fn queues(socket: &mut Netlink) -> Result<Queues, SocketError> {
+    let (queues, _) =
+        socket.dump(RTM_GETQDISC, &tc::question(0, 0), Queues::default, |queues: &mut Queues, payload| {
+            queues.hooks.extend(kind(payload).and_then(|(index, kind)| Some((index, parents(kind)?))));
+            if let Some((index, found)) = bucket(payload) {
+                let least = queues.buckets.entry(index).or_insert(found);
+                *least = least.smaller(found);
+            }
+            true
+        })?;
+    Ok(queues)
 }
 
 /// Devices of the socket's namespace that have filters of clsact or ingress, by what those are.
@@ -39,17 +51,13 @@ pub(super) struct Filtered {
 }
 
 /// Reads which those are.
-pub(super) fn filtered(socket: &mut Netlink) -> Result<Filtered, SocketError> {
-    let (hooks, _) = socket.dump(RTM_GETQDISC, &body(0, 0), Vec::new, |hooks, payload| {
-        hooks.extend(kind(payload).and_then(|(index, kind)| Some((index, parents(kind)?))));
-        true
-    })?;
+pub(super) fn filtered(socket: &mut Netlink, queues: &Queues) -> Result<Filtered, SocketError> {
     let mut found = Filtered::default();
-    for (index, parents) in hooks {
+    for &(index, parents) in &queues.hooks {
         for parent in parents {
             let ((bpf, acting), _) = socket.dump(
                 RTM_GETTFILTER,
-                &body(index, *parent),
+                &tc::question(index, *parent),
                 || (false, None),
                 |(bpf, acting), payload| {
                     *bpf |= kind(payload).is_some_and(|(_, kind)| kind == b"bpf");
@@ -75,7 +83,7 @@ fn parents(kind: &[u8]) -> Option<&'static [u32]> {
 
 /// The device and kind that a message of a queue or a filter is about.
 fn kind(payload: &[u8]) -> Option<(u32, &[u8])> {
-    let index = u32::try_from(signed(payload.get(4..8)?)?).ok()?;
+    let index = u32::try_from(signed(payload.get(DEVICE..)?)?).ok()?;
     Some((index, text(find(payload.get(HEADER..)?, TCA_KIND)?)))
 }
 
@@ -158,12 +166,6 @@ mod tests {
             assert_eq!(acts(&listed(2, &nested)), wanted, "{name:?}");
         }
         assert_eq!(acts(b""), None);
-    }
-
-    #[test]
-    fn a_question_names_the_device_and_the_parent() {
-        let wanted = [&[0; 4][..], &7_u32.to_ne_bytes(), &[0; 4], &9_u32.to_ne_bytes(), &[0; 4]].concat();
-        assert_eq!(body(7, 9), wanted);
     }
 
     /// Without the right to ask, the answer is an error: also no program.

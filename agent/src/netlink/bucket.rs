@@ -1,13 +1,8 @@
 //! A token bucket filter (`tc-tbf(8)`) out of the kernel's `RTM_NEWQDISC`: how long a packet it ever lets pass.
 
+use super::tc::{DEVICE, HEADER, PARENT, TCA_KIND, TCA_OPTIONS};
 use super::{find, number, text};
 
-/// `sizeof(struct tcmsg)` of `linux/rtnetlink.h`, and where it has the device and the parent.
-const HEADER: usize = 20;
-const DEVICE: usize = 4;
-const PARENT: usize = 12;
-const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
 /// `linux/pkt_sched.h`.
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
@@ -51,6 +46,12 @@ impl Bucket {
     #[must_use]
     pub fn holds(self) -> u32 {
         self.minburst.map_or(self.burst, |minburst| minburst.min(self.burst)).most
+    }
+
+    /// The one that holds less.
+    #[must_use]
+    pub fn smaller(self, other: Self) -> Self {
+        if other.holds() < self.holds() { other } else { self }
     }
 
     /// What gives it enough for such frames; `named` is the bucket.

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Lists, Netlink, attributes, find, number, text};
-use super::qdisc::{MOST, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS, TCMSG, of_device};
+use super::qdisc::MOST;
 use crate::netlink::bucket::{in_bytes, rate};
+use crate::netlink::tc::{self, DEVICE, HEADER, RTM_GETQDISC, RTM_GETTFILTER, TCA_KIND, TCA_OPTIONS};
 
 /// `linux/if_ether.h`, `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
 const ETH_P_ALL: u16 = 3;
-const RTM_GETTFILTER: u16 = 46;
 const TCA_CHAIN: u16 = 11;
 const TCA_MATCHALL_ACT: u16 = 2;
 const TCA_BASIC_EMATCHES: u16 = 2;
@@ -124,7 +124,7 @@ fn listed(lists: &mut impl Lists, ifindex: u32, side: Side) -> io::Result<Police
     if side == Side::Egress {
         // Of `ingress` the kernel would show the filters for what comes in.
         let mut has_clsact = false;
-        lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
+        lists.dump(RTM_GETQDISC, &tc::question(ifindex, 0), |payload| {
             has_clsact |= is_clsact(payload, ifindex) == Some(true);
         })?;
         if !has_clsact {
@@ -132,7 +132,7 @@ fn listed(lists: &mut impl Lists, ifindex: u32, side: Side) -> io::Result<Police
         }
     }
     let mut firsts: Vec<First> = Vec::new();
-    lists.dump(RTM_GETTFILTER, &of_device(ifindex, parent), |payload| note(&mut firsts, payload))?;
+    lists.dump(RTM_GETTFILTER, &tc::question(ifindex, parent), |payload| note(&mut firsts, payload))?;
     Ok(Policers(firsts.into()))
 }
 
@@ -146,13 +146,13 @@ fn note(firsts: &mut Vec<First>, payload: &[u8]) {
 }
 
 fn is_clsact(payload: &[u8], ifindex: u32) -> Option<bool> {
-    let is_its = number(payload.get(4..)?)? == ifindex;
-    Some(is_its && text(find(payload.get(TCMSG..)?, TCA_KIND)?) == b"clsact")
+    let is_its = number(payload.get(DEVICE..)?)? == ifindex;
+    Some(is_its && text(find(payload.get(HEADER..)?, TCA_KIND)?) == b"clsact")
 }
 
 /// A filter as it is listed, if packets come to it without being sent there by another.
 fn filter(payload: &[u8]) -> Option<First> {
-    let attributes_of = payload.get(TCMSG..)?;
+    let attributes_of = payload.get(HEADER..)?;
     let protocol = u16::from_be(u16::try_from(number(payload.get(INFO..)?)? & 0xffff).ok()?);
     // A title comes before the filters of one priority.
     let options = find(attributes_of, TCA_OPTIONS)?;

@@ -6,17 +6,13 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::{Lists, Netlink, find, number, text};
 use crate::netlink::bucket::{Bucket, bucket};
+use crate::netlink::tc::{self, DEVICE, HEADER, PARENT, RTM_GETQDISC, TCA_KIND, TCA_OPTIONS};
 
-/// `linux/rtnetlink.h`, `linux/pkt_sched.h`.
-pub(super) const RTM_GETQDISC: u16 = 38;
-pub(super) const TCA_KIND: u16 = 1;
-pub(super) const TCA_OPTIONS: u16 = 2;
+/// `linux/pkt_sched.h`.
 const TCA_NETEM_LOSS: u16 = 5;
 /// In `struct tc_netem_qopt`: `loss`; and its size, behind which its attributes begin.
 const LOSS: usize = 8;
 const NETEM: usize = 24;
-/// `sizeof(struct tcmsg)`
-pub(super) const TCMSG: usize = 20;
 
 /// Bytes that are read: a node has a few hundred devices.
 pub(super) const MOST: usize = 1 << 20;
@@ -55,27 +51,20 @@ pub(super) fn read(ifindex: u32) -> io::Result<Queueing> {
 
 fn listed(lists: &mut impl Lists, ifindex: u32) -> io::Result<Queueing> {
     let mut read = Queueing::default();
-    lists.dump(RTM_GETQDISC, &of_device(ifindex, 0), |payload| {
-        let found = bucket(payload).filter(|(device, _)| *device == ifindex).map(|(_, found)| found);
-        read.bucket = read.bucket.into_iter().chain(found).min_by_key(|bucket| bucket.holds());
+    lists.dump(RTM_GETQDISC, &tc::question(ifindex, 0), |payload| {
+        if let Some((_, found)) = bucket(payload).filter(|(device, _)| *device == ifindex) {
+            read.bucket = Some(read.bucket.map_or(found, |least| least.smaller(found)));
+        }
         read.netem =
             read.netem.or_else(|| Some(Netem { loss: loss(payload, ifindex)?, parent: parent(payload) }));
     })?;
     Ok(read)
 }
 
-/// A `struct tcmsg` that asks for what a device has below this parent.
-pub(super) fn of_device(ifindex: u32, parent: u32) -> Vec<u8> {
-    let mut body = vec![0; TCMSG];
-    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    body[12..16].copy_from_slice(&parent.to_ne_bytes());
-    body
-}
-
 /// The options of a `struct tcmsg` and its attributes, if it is of this kind and device.
 fn options<'a>(payload: &'a [u8], ifindex: u32, kind: &[u8]) -> Option<&'a [u8]> {
-    let attributes = payload.get(TCMSG..)?;
-    let is_it = number(payload.get(4..)?)? == ifindex && text(find(attributes, TCA_KIND)?) == kind;
+    let attributes = payload.get(HEADER..)?;
+    let is_it = number(payload.get(DEVICE..)?)? == ifindex && text(find(attributes, TCA_KIND)?) == kind;
     find(attributes, TCA_OPTIONS).filter(|_| is_it)
 }
 
@@ -92,7 +81,7 @@ fn loss(payload: &[u8], ifindex: u32) -> Option<Loss> {
 fn parent(payload: &[u8]) -> Option<(u16, u16)> {
     /// `TC_H_ROOT`
     const ROOT: u32 = u32::MAX;
-    let parent = number(payload.get(12..)?).filter(|parent| *parent != ROOT)?;
+    let parent = number(payload.get(PARENT..)?).filter(|parent| *parent != ROOT)?;
     let [a, b, c, d] = parent.to_be_bytes();
     Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
 }
@@ -109,7 +98,7 @@ mod tests {
         qopt[8..12].copy_from_slice(&rate.to_ne_bytes());
         qopt[28..32].copy_from_slice(&17_500_u32.to_ne_bytes());
         let options = attr(1, &qopt);
-        let mut payload = of_device(7, 0);
+        let mut payload = tc::question(7, 0);
         payload.extend(attr(TCA_KIND, kind));
         payload.extend(attr(TCA_OPTIONS, &options));
         payload
@@ -131,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_discipline_is_the_root_or_below_a_class() {
-        assert_eq!(parent(&of_device(7, u32::MAX)), None);
-        assert_eq!(parent(&of_device(7, 0x8001_000a)), Some((0x8001, 10)));
-        assert_eq!(parent(&of_device(7, 0x8001_000a)[..15]), None, "cut off");
+        assert_eq!(parent(&tc::question(7, u32::MAX)), None);
+        assert_eq!(parent(&tc::question(7, 0x8001_000a)), Some((0x8001, 10)));
+        assert_eq!(parent(&tc::question(7, 0x8001_000a)[..15]), None, "cut off");
     }
 
     /// As it answers of `netem delay 20ms` with this loss, and more.
@@ -141,7 +130,7 @@ mod tests {
         let mut qopt = vec![0xff; NETEM];
         qopt[LOSS..LOSS + 4].copy_from_slice(&share.to_ne_bytes());
         qopt.extend(more);
-        let mut payload = of_device(7, 0);
+        let mut payload = tc::question(7, 0);
         payload.extend(attr(TCA_KIND, b"netem\0"));
         payload.extend(attr(TCA_OPTIONS, &qopt));
         payload

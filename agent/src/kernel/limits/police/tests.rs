@@ -25,7 +25,7 @@ fn drops() -> Vec<u8> {
 
 /// As it answers of a filter of this kind, protocol and chain with these options.
 fn written(kind: &str, protocol: u16, chain: u32, handle: u32, options: &[Vec<u8>]) -> Vec<u8> {
-    let mut head = of_device(7, 0);
+    let mut head = tc::question(7, 0);
     let info = 1 << 16 | u32::from(protocol.to_be());
     head[INFO..INFO + 4].copy_from_slice(&info.to_ne_bytes());
     head[HANDLE..HANDLE + 4].copy_from_slice(&handle.to_ne_bytes());
@@ -164,7 +164,7 @@ fn what_is_cut_off_is_nothing() {
 
 #[test]
 fn only_clsact_has_filters_of_its_own_on_the_way_out() {
-    let qdisc = |kind: &[u8]| [of_device(7, 0), attr(TCA_KIND, kind)].concat();
+    let qdisc = |kind: &[u8]| [tc::question(7, 0), attr(TCA_KIND, kind)].concat();
     assert_eq!(is_clsact(&qdisc(b"clsact\0"), 7), Some(true));
     assert_eq!(is_clsact(&qdisc(b"clsact\0"), 8), Some(false));
     assert_eq!(is_clsact(&qdisc(b"ingress\0"), 7), Some(false));
@@ -179,7 +179,7 @@ fn asked(parent: u32) -> Vec<u8> {
 fn each_side_is_asked_for_its_own_filters() {
     let filters = |parent| (46, asked(parent), vec![answer("matchall", IPV4, 0, &[drops()])]);
     let qdiscs = |kinds: &[&[u8]]| {
-        let qdisc = |kind: &&[u8]| [of_device(7, 0), attr(TCA_KIND, kind)].concat();
+        let qdisc = |kind: &&[u8]| [tc::question(7, 0), attr(TCA_KIND, kind)].concat();
         (38, asked(0), kinds.iter().map(qdisc).collect())
     };
     let of = |side, answers: Vec<_>| {
