@@ -197,7 +197,7 @@ fn table(reports: &[Report]) -> String {
 }
 
 /// The triple of this machine's compiler.
-fn host() -> Result<String> {
+pub(crate) fn host() -> Result<String> {
     let version = Command::new("rustc").arg("-vV").read()?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc -vV names no host")?.to_owned())

@@ -82,11 +82,10 @@ fn what_was_asked_for_is_shown_in_a_storm() {
     let said = agent.stderr.text();
     let verdict = verdict.unwrap_or_else(|| panic!("no verdict; {said}\n{}", agent.stdout.text()));
     assert_eq!(verdict["finding"], "silent_drop", "{verdict:#}");
-    let message = verdict["message"].as_str().unwrap();
-    assert!(
-        message.contains(&format!("; {NEEDLES} oversize in ")),
-        "each is counted, and nothing else: {message}"
-    );
+    // It comes while more of them do, where the machine is slow.
+    let told = number(verdict["message"].as_str().unwrap(), " oversize in ");
+    assert!((1..=NEEDLES).contains(&told), "nothing else is counted: {verdict:#}");
+    assert_eq!(number(&said, " events in "), STORM + NEEDLES, "each is counted: {said}");
     let lines: Vec<Value> = agent.stdout.since(0).iter().filter_map(|line| json(line)).collect();
     let events: Vec<&Value> = lines.iter().filter(|line| line["event"] == "oversize").collect();
     assert!(events.iter().all(|event| event["destination_port"] == PORT), "nothing else: {events:#?}");
